@@ -1,0 +1,1 @@
+//! Who runs where: topology, engines, control channel, run folder, checkpoint store.

@@ -1,0 +1,29 @@
+//! When checkpoints are written and which are kept.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// When checkpoints are written and which are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Checkpoints {
+    /// Steps between two checkpoints. One more is written after the last step.
+    #[schemars(range(min = 1))]
+    pub every: u64,
+    /// The newest so many are kept.
+    #[schemars(range(min = 1))]
+    pub keep_last: usize,
+    /// So many with the best `evaluation.metric` are kept besides.
+    pub keep_best: usize,
+    /// Checkpoints of every so many steps are kept besides; 0 for none.
+    pub keep_every: u64,
+    /// The finished model is the average of the newest so many.
+    #[schemars(range(min = 1))]
+    pub average: usize,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self { every: 1000, keep_last: 10, keep_best: 1, keep_every: 0, average: 10 }
+    }
+}

@@ -1,0 +1,93 @@
+//! Processes and devices.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Processes and devices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// What starts the workers.
+    pub engine: Engine,
+    /// Number of workers, one per GPU or per CPU share; 0 for one per GPU, or one on CPUs.
+    pub workers: usize,
+    /// What the workers compute on.
+    pub device: Device,
+    /// CPU threads per worker; 0 shares the CPUs out evenly.
+    pub threads: usize,
+    /// Gradients are summed in buckets of so many MiB.
+    #[schemars(range(min = 0.001))]
+    pub bucket_mib: f64,
+    /// After a failure the run goes on from its newest good checkpoint, so many times; a
+    /// published checkpoint resets the count.
+    pub max_restarts: usize,
+    /// How long each phase may go without progress.
+    pub deadlines: Deadlines,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            engine: Engine::Auto,
+            workers: 0,
+            device: Device::Auto,
+            threads: 0,
+            bucket_mib: 2.0,
+            max_restarts: 3,
+            deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// What starts the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// `solo` for one worker, else `mpirun`.
+    #[default]
+    Auto,
+    /// One worker, without MPI.
+    Solo,
+    /// Open MPI's mpirun.
+    Mpirun,
+}
+
+/// What the workers compute on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// GPUs where there are any, else CPUs.
+    #[default]
+    Auto,
+    /// CPUs.
+    Cpu,
+    /// GPUs; refused where there are none.
+    Cuda,
+}
+
+/// Seconds that each phase may go without progress before the attempt is ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Deadlines {
+    /// Start-up: connecting, loading, tokenising.
+    #[schemars(range(min = 1.0))]
+    pub start: f64,
+    /// One training step.
+    #[schemars(range(min = 1.0))]
+    pub step: f64,
+    /// One checkpoint.
+    #[schemars(range(min = 1.0))]
+    pub save: f64,
+    /// One batch of an evaluation or translation.
+    #[schemars(range(min = 1.0))]
+    pub evaluate: f64,
+    /// From a request to stop until the last worker has gone.
+    #[schemars(range(min = 1.0))]
+    pub stop: f64,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { start: 1800.0, step: 120.0, save: 600.0, evaluate: 300.0, stop: 120.0 }
+    }
+}

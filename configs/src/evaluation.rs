@@ -1,0 +1,43 @@
+//! When and on what the model is scored.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// When and on what the model is scored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evaluation {
+    /// Steps between two evaluations on `data.valid`; 0 for none while training.
+    pub every: u64,
+    /// At most so many sentences of `data.valid` are translated; 0 for the loss alone.
+    pub sentences: usize,
+    /// Which score decides the best checkpoint.
+    pub metric: Metric,
+    /// Sample translations shown in TensorBoard and in the report.
+    pub samples: usize,
+    /// Sentences timed one by one for the report's latency; 0 for none.
+    pub latency_sentences: usize,
+}
+
+impl Default for Evaluation {
+    fn default() -> Self {
+        Self {
+            every: 1000,
+            sentences: 500,
+            metric: Metric::Bleu,
+            samples: 5,
+            latency_sentences: 20,
+        }
+    }
+}
+
+/// Which score decides the best checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Metric {
+    /// sacreBLEU with 13a tokens, higher is better.
+    #[default]
+    Bleu,
+    /// The training loss on `data.valid`, lower is better.
+    Loss,
+}

@@ -1,0 +1,272 @@
+//! The model as a composition: an encoder, a decoder, an objective.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The model as a composition: an encoder, a decoder, an objective.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Reads the source.
+    pub encoder: Encoder,
+    /// Writes the target. Absent for the `mlm` objective, which trains an encoder alone.
+    pub decoder: Option<Decoder>,
+    /// What the model is trained for.
+    pub objective: Objective,
+}
+
+/// Reads the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Encoder {
+    /// A BERT, with bottleneck adapters behind its layers (Guo et al. 2020, equation 5).
+    Bert(BertEncoder),
+}
+
+/// Writes the target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Decoder {
+    /// A BERT, with cross-attention adapters behind its layers (Guo et al. 2020, equation 6).
+    Bert(BertDecoder),
+}
+
+/// A BERT that reads the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BertEncoder {
+    /// A Hugging Face folder, or a model's name on the hub. Either this or `new`.
+    pub pretrained: Option<String>,
+    /// The shape of a BERT that does not exist yet. Either this or `pretrained`.
+    pub new: Option<NewBert>,
+    /// Which weights are trained.
+    #[serde(default)]
+    pub train: Train,
+    /// The bottleneck adapters; none for the `mlm` objective.
+    pub adapters: Option<EncoderAdapters>,
+    /// Dropout inside the BERT while training; by default what its config.json says.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub dropout: Option<f64>,
+}
+
+/// A BERT that writes the target.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BertDecoder {
+    /// A Hugging Face folder, or a model's name on the hub.
+    pub pretrained: String,
+    /// Which weights are trained.
+    #[serde(default)]
+    pub train: Train,
+    /// The cross-attention adapters.
+    pub cross_attention: CrossAttention,
+    /// Dropout inside the BERT while training; by default what its config.json says.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub dropout: Option<f64>,
+}
+
+/// The shape of a BERT that does not exist yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewBert {
+    /// Number of layers.
+    #[schemars(range(min = 1, max = 128))]
+    pub layers: usize,
+    /// Width of the hidden states.
+    #[schemars(range(min = 1))]
+    pub hidden: usize,
+    /// Attention heads; must divide `hidden`.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+    /// Width of the feed-forward layers.
+    #[schemars(range(min = 1))]
+    pub feed_forward: usize,
+    /// Number of positions: the longest input in tokens.
+    #[serde(default = "positions")]
+    #[schemars(range(min = 2))]
+    pub positions: usize,
+    /// Dropout, written to its config.json.
+    #[serde(default = "tenth")]
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub dropout: f64,
+    /// Where its WordPiece vocabulary comes from.
+    pub vocabulary: Vocabulary,
+}
+
+/// Where a WordPiece vocabulary comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Vocabulary {
+    /// A vocab.txt that exists.
+    File {
+        /// The file, relative to the YAML file.
+        path: std::path::PathBuf,
+        /// Whether text is lower-cased and stripped of accents first.
+        lowercase: bool,
+    },
+    /// Learnt from the training text.
+    Learn {
+        /// Number of entries, with the five special tokens.
+        #[schemars(range(min = 100))]
+        size: usize,
+        /// Whether text is lower-cased and stripped of accents first.
+        lowercase: bool,
+    },
+}
+
+/// Which weights of one side are trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Train {
+    /// The adapters; the BERT stays frozen (AB-Net).
+    #[default]
+    Adapters,
+    /// Everything, starting from the pre-trained BERT (AB-Net-FB).
+    All,
+    /// Everything, starting from random weights (AB-Net-SC).
+    Scratch,
+}
+
+/// `A(h) = h + W2 · ReLU(W1 · LN(h))` behind each chosen layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderAdapters {
+    /// Width of the bottleneck; the paper has 2048 for WMT and 512 for IWSLT.
+    #[schemars(range(min = 1))]
+    pub dim: usize,
+    /// Which layers have one.
+    #[serde(default)]
+    pub layers: Layers,
+}
+
+/// `LN(x + dropout(MultiHead(x, H_E, H_E)))` behind each chosen layer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CrossAttention {
+    /// Attention heads; must divide the decoder's width.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+    /// Width of a feed-forward layer behind the attention; 0 for none, the paper's form. The
+    /// released code has 512 for IWSLT and 2048 for WMT.
+    #[serde(default)]
+    pub feed_forward: usize,
+    /// Which layers have one.
+    #[serde(default)]
+    pub layers: Layers,
+    /// Dropout on the adapters' outputs while training.
+    #[serde(default = "tenth")]
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub dropout: f64,
+}
+
+/// Which of a BERT's layers have an adapter.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Layers {
+    /// All layers.
+    #[default]
+    All,
+    /// The last so many layers.
+    Top(#[schemars(range(min = 1))] usize),
+    /// These layers, counted from 0 at the embeddings.
+    List(Vec<usize>),
+}
+
+impl Layers {
+    /// Whether layer `index` of `count` is chosen.
+    pub fn contains(&self, index: usize, count: usize) -> bool {
+        match self {
+            Self::All => index < count,
+            Self::Top(top) => index < count && index + top >= count,
+            Self::List(list) => index < count && list.contains(&index),
+        }
+    }
+}
+
+/// What the model is trained for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Objective {
+    /// Conditional masked language modelling with length prediction (Ghazvininejad et al. 2019).
+    Masked(Masked),
+    /// Masked language modelling on one language: BERT's own pre-training.
+    Mlm(Mlm),
+}
+
+/// Conditional masked language modelling with length prediction.
+///
+/// `k ~ U{1..T}` target positions are chosen and predicted. The loss of a step is
+/// `(Σ smoothed nll over chosen positions + length_loss · Σ length nll) / target tokens`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Masked {
+    /// Weight of the length prediction's negative log-likelihood.
+    #[schemars(range(min = 0.0))]
+    pub length_loss: f64,
+    /// Label smoothing of the word predictions; the length has none.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub label_smoothing: f64,
+    /// Number of length classes: target lengths up to one below it can be predicted.
+    #[schemars(range(min = 2))]
+    pub length_classes: usize,
+    /// What the decoder sees at the chosen positions.
+    pub corruption: Corruption,
+    /// Share of the source that is noised as one span; 0 in the paper, 0.1 in the released code.
+    #[schemars(range(min = 0.0, max = 0.9))]
+    pub source_noise: f64,
+}
+
+impl Default for Masked {
+    fn default() -> Self {
+        Self {
+            length_loss: 0.1,
+            label_smoothing: 0.1,
+            length_classes: 1024,
+            corruption: Corruption::default(),
+            source_noise: 0.0,
+        }
+    }
+}
+
+/// What takes the place of a chosen token. The remaining share keeps the token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Corruption {
+    /// Share replaced by [MASK]: 1 in the paper, 0.8 in the released code and in BERT.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub mask: f64,
+    /// Share replaced by a random token: 0 in the paper, 0.1 in the released code and in BERT.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub random: f64,
+}
+
+impl Default for Corruption {
+    fn default() -> Self {
+        Self { mask: 1.0, random: 0.0 }
+    }
+}
+
+/// Masked language modelling on one language (Devlin et al. 2019), without sentence pairs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Mlm {
+    /// Share of the tokens that are predicted.
+    #[schemars(range(min = 0.01, max = 0.99))]
+    pub predicted: f64,
+    /// What the model sees at the predicted positions.
+    pub corruption: Corruption,
+}
+
+impl Default for Mlm {
+    fn default() -> Self {
+        Self { predicted: 0.15, corruption: Corruption { mask: 0.8, random: 0.1 } }
+    }
+}
+
+fn positions() -> usize {
+    512
+}
+
+fn tenth() -> f64 {
+    0.1
+}

@@ -1,0 +1,1 @@
+//! What people type: the verbs, and the coordinator of a run.

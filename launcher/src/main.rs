@@ -1,0 +1,2 @@
+//! `tandem`: the launcher.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What one rank does: model, data, training, decoding.

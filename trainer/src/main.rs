@@ -1,0 +1,2 @@
+//! `tandem-worker`: one rank.
+fn main() {}
