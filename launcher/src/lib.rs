@@ -1,1 +1,3 @@
 //! What people type: the verbs, and the coordinator of a run.
+
+pub mod score;

@@ -1,0 +1,199 @@
+//! Corpus BLEU with one reference (Papineni et al. 2002).
+//!
+//! `BLEU = BP · exp(1/4 · Σ log p_n)`, n = 1..4, where `p_n` is the share of the hypotheses' n-grams
+//! that the references confirm, each counted at most as often as its reference has it, and
+//! `BP = exp(1 - r/h)` if the hypotheses (length h) are shorter than the references (length r).
+
+use std::collections::HashMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{tokenize_13a::tokenize_13a, words};
+
+/// Longest n-gram that BLEU counts.
+pub const MAX_ORDER: usize = 4;
+
+/// A BLEU score with all that it was made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bleu {
+    /// 0 to 100.
+    pub score: f64,
+    /// Precision of 1- to 4-grams, each 0 to 100, smoothed if the signature says so.
+    pub precisions: [f64; MAX_ORDER],
+    /// At most 1; below 1 if the hypotheses are too short.
+    pub brevity_penalty: f64,
+    /// Tokens in all hypotheses.
+    pub hypothesis_length: u64,
+    /// Tokens in all references.
+    pub reference_length: u64,
+    /// Hypothesis n-grams that the references confirm.
+    pub matches: [u64; MAX_ORDER],
+    /// Hypothesis n-grams.
+    pub totals: [u64; MAX_ORDER],
+    /// How the score was computed, in the form of sacreBLEU's signatures.
+    pub signature: String,
+}
+
+impl fmt::Display for Bleu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [p1, p2, p3, p4] = self.precisions;
+        write!(
+            f,
+            "BLEU = {:.2} {p1:.1}/{p2:.1}/{p3:.1}/{p4:.1} (BP = {:.3}, hyp_len = {}, ref_len = {})",
+            self.score, self.brevity_penalty, self.hypothesis_length, self.reference_length
+        )
+    }
+}
+
+/// What to do about an order without any match.
+#[derive(Clone, Copy)]
+enum Smoothing {
+    /// The precision is 0, and so is BLEU.
+    None,
+    /// The k-th such order counts 1/2^k of a match (mteval-v13a, sacreBLEU's `exp`).
+    Exponential,
+}
+
+/// sacreBLEU's default, of (hypothesis, reference) pairs of detokenised text.
+pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Bleu {
+    let mut counts = Counts::default();
+    for (hypothesis, reference) in pairs {
+        let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
+        counts.add(&hypothesis, &reference);
+    }
+    counts.bleu("13a", Smoothing::Exponential)
+}
+
+/// The paper's form, of (hypothesis, reference) pairs of space-separated tokens.
+pub(super) fn bleu_tokenized<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Bleu {
+    let mut counts = Counts::default();
+    for (hypothesis, reference) in pairs {
+        counts.add(hypothesis, reference);
+    }
+    counts.bleu("none", Smoothing::None)
+}
+
+/// The sums over sentences that BLEU is made of.
+#[derive(Default)]
+struct Counts {
+    hypothesis_length: u64,
+    reference_length: u64,
+    matches: [u64; MAX_ORDER],
+    totals: [u64; MAX_ORDER],
+}
+
+impl Counts {
+    fn add(&mut self, hypothesis: &str, reference: &str) {
+        let hypothesis: Vec<&str> = words(hypothesis).collect();
+        let reference: Vec<&str> = words(reference).collect();
+        self.hypothesis_length += hypothesis.len() as u64;
+        self.reference_length += reference.len() as u64;
+        for order in 1..=MAX_ORDER {
+            let mut unused: HashMap<&[&str], u64> = HashMap::new();
+            for ngram in reference.windows(order) {
+                *unused.entry(ngram).or_default() += 1;
+            }
+            for ngram in hypothesis.windows(order) {
+                self.totals[order - 1] += 1;
+                if let Some(left) = unused.get_mut(ngram).filter(|left| **left > 0) {
+                    *left -= 1;
+                    self.matches[order - 1] += 1;
+                }
+            }
+        }
+    }
+
+    fn bleu(self, tokenizer: &str, smoothing: Smoothing) -> Bleu {
+        let (smooth_name, mut missing) = match smoothing {
+            Smoothing::None => ("none", None),
+            Smoothing::Exponential => ("exp", Some(1.0)),
+        };
+        let mut precisions = [0.0; MAX_ORDER];
+        if self.matches.iter().any(|&matches| matches > 0) {
+            for (order, precision) in precisions.iter_mut().enumerate() {
+                let (matches, total) = (self.matches[order] as f64, self.totals[order] as f64);
+                if total == 0.0 {
+                    break;
+                }
+                *precision = match &mut missing {
+                    Some(halvings) if matches == 0.0 => {
+                        *halvings *= 2.0;
+                        100.0 / (*halvings * total)
+                    }
+                    _ => 100.0 * matches / total,
+                };
+            }
+        }
+        let brevity_penalty = self.brevity_penalty();
+        let mean_log = precisions.iter().map(|p| p.ln()).sum::<f64>() / MAX_ORDER as f64;
+        Bleu {
+            score: brevity_penalty * mean_log.exp(), // ln 0 = -inf, exp(-inf) = 0
+            precisions,
+            brevity_penalty,
+            hypothesis_length: self.hypothesis_length,
+            reference_length: self.reference_length,
+            matches: self.matches,
+            totals: self.totals,
+            signature: format!(
+                "nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:{smooth_name}|impl:tandem|version:{}",
+                env!("CARGO_PKG_VERSION")
+            ),
+        }
+    }
+
+    fn brevity_penalty(&self) -> f64 {
+        let (hypothesis, reference) = (self.hypothesis_length as f64, self.reference_length as f64);
+        if self.hypothesis_length >= self.reference_length {
+            1.0
+        } else if self.hypothesis_length == 0 {
+            0.0
+        } else {
+            (1.0 - reference / hypothesis).exp()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenized(hypothesis: &str, reference: &str) -> Bleu {
+        bleu_tokenized([(hypothesis, reference)].into_iter())
+    }
+
+    #[test]
+    fn an_ngram_counts_at_most_as_often_as_the_reference_has_it() {
+        // Papineni's example: 2 of 7 "the".
+        let bleu = tokenized("the the the the the the the", "the cat is on the mat");
+        assert_eq!((bleu.matches, bleu.totals), ([2, 0, 0, 0], [7, 6, 5, 4]));
+    }
+
+    #[test]
+    fn short_hypotheses_pay() {
+        let bleu = tokenized("a b c d", "a b c d e");
+        assert!((bleu.brevity_penalty - (1.0_f64 - 5.0 / 4.0).exp()).abs() < 1e-12);
+        assert!((bleu.score - 100.0 * bleu.brevity_penalty).abs() < 1e-9);
+    }
+
+    #[test]
+    fn smoothing_halves_for_each_order_without_a_match() {
+        // 1-grams 1/4; the three others have 0 of 3, 2, 1: 1/2 of 1/3, 1/4 of 1/2, 1/8 of 1/1.
+        let pair = ("a x y z", "a b c d");
+        let bleu = bleu_13a([pair].into_iter());
+        let expected = [25.0, 100.0 / 6.0, 12.5, 12.5];
+        for (found, expected) in bleu.precisions.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-12, "{:?}", bleu.precisions);
+        }
+        assert_eq!(tokenized(pair.0, pair.1).score, 0.0);
+    }
+
+    #[test]
+    fn signatures_name_tokens_and_smoothing() {
+        let bleu = bleu_13a(std::iter::empty());
+        assert!(
+            bleu.signature.starts_with("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|impl:tandem|")
+        );
+        assert!(tokenized("", "").signature.contains("|tok:none|smooth:none|"));
+    }
+}

@@ -1,0 +1,185 @@
+//! Scores of translations against references: BLEU in two labelled forms, and chrF.
+//!
+//! BLEU figures can be compared only when their tokens agree, so both forms carry a signature:
+//! - [`Scores::bleu_13a`]: sacreBLEU's default, on detokenised text. The figure to publish.
+//! - [`Scores::bleu_tokenized`]: the AB-Net paper's form, multi-bleu semantics on the tokens that
+//!   BERT's basic tokenizer makes of both sides. Only for comparison with the paper.
+
+mod bleu;
+mod chrf;
+mod tokenize_13a;
+
+pub use bleu::{Bleu, MAX_ORDER};
+pub use chrf::Chrf;
+
+use serde::{Deserialize, Serialize};
+
+/// One sentence of a decoded split, as the workers write it (a line of `rank-<r>.jsonl`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Translation {
+    /// Position in the split, from 0.
+    pub index: usize,
+    /// The source sentence.
+    #[serde(default)]
+    pub source: String,
+    /// The reference translation, as text.
+    pub reference: String,
+    /// The model's translation, as detokenised text.
+    pub hypothesis: String,
+    /// The reference as BERT's basic tokens, joined by spaces.
+    #[serde(default)]
+    pub reference_tokens: String,
+    /// The model's translation as BERT's basic tokens, joined by spaces.
+    #[serde(default)]
+    pub hypothesis_tokens: String,
+    /// Target length that was decoded, in wordpieces.
+    #[serde(default)]
+    pub length: usize,
+    /// Length of the reference, in wordpieces.
+    #[serde(default)]
+    pub reference_length: usize,
+}
+
+/// What a set of translations scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Number of sentences scored.
+    pub sentences: usize,
+    /// BLEU as sacreBLEU computes it by default: detokenised text, 13a tokens, exponential smoothing.
+    pub bleu_13a: Bleu,
+    /// BLEU as in the paper: tokens as given, no smoothing.
+    pub bleu_tokenized: Bleu,
+    /// chrF2 as sacreBLEU computes it by default.
+    pub chrf: Chrf,
+}
+
+/// Scores `translations` as one corpus.
+pub fn corpus(translations: &[Translation]) -> Scores {
+    Scores {
+        sentences: translations.len(),
+        bleu_13a: bleu::bleu_13a(translations.iter().map(|t| (&*t.hypothesis, &*t.reference))),
+        bleu_tokenized: bleu::bleu_tokenized(
+            translations.iter().map(|t| (&*t.hypothesis_tokens, &*t.reference_tokens)),
+        ),
+        chrf: chrf::chrf(translations.iter().map(|t| (&*t.hypothesis, &*t.reference))),
+    }
+}
+
+/// The words of a line, split as Python's `str.split` does, which sacreBLEU relies on.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(is_space).filter(|word| !word.is_empty())
+}
+
+/// Python's `str.isspace`: Unicode white space and the four ASCII separators.
+fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_line_is_read_whatever_else_it_holds() {
+        let line = r#"{"index":3,"source":"a","reference":"b","hypothesis":"c","logprob":-1.5,
+            "reference_tokens":"b","hypothesis_tokens":"c","length":1,"reference_length":2}"#;
+        let read: Translation = serde_json::from_str(line).unwrap();
+        assert_eq!((read.index, read.length, read.reference_length), (3, 1, 2));
+    }
+
+    #[test]
+    fn each_form_reads_its_own_strings() {
+        let scores = corpus(&[Translation {
+            reference: "One, two, three, four.".into(),
+            hypothesis: "One, two, three, four.".into(),
+            reference_tokens: "one , two , three , four .".into(),
+            hypothesis_tokens: "five , six , seven , eight .".into(),
+            ..Translation::default()
+        }]);
+        assert!((scores.bleu_13a.score - 100.0).abs() < 1e-9);
+        assert!((scores.chrf.score - 100.0).abs() < 1e-9);
+        assert_eq!(scores.bleu_tokenized.score, 0.0);
+        assert_eq!(scores.bleu_tokenized.matches, [4, 0, 0, 0]);
+    }
+
+    /// What the sacrebleu package makes of the same strings; see make_scores.py beside it.
+    const GOLDEN: &str = include_str!("../../tests/golden/scores.json");
+
+    #[derive(Deserialize)]
+    struct Golden {
+        tokens_13a: Vec<(String, String)>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        pairs: Vec<(String, String)>,
+        bleu_13a: Bleu,
+        bleu_tokenized: Bleu,
+        chrf: Chrf,
+    }
+
+    #[test]
+    fn tokens_are_those_of_sacrebleu() {
+        let golden: Golden = serde_json::from_str(GOLDEN).unwrap();
+        assert!(golden.tokens_13a.len() > 100);
+        for (line, tokens) in &golden.tokens_13a {
+            assert_eq!(&tokenize_13a::tokenize_13a(line), tokens, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn scores_are_those_of_sacrebleu() {
+        let golden: Golden = serde_json::from_str(GOLDEN).unwrap();
+        assert!(golden.cases.len() > 40);
+        for case in &golden.cases {
+            let translations: Vec<_> = case
+                .pairs
+                .iter()
+                .map(|(hypothesis, reference)| Translation {
+                    hypothesis: hypothesis.clone(),
+                    reference: reference.clone(),
+                    hypothesis_tokens: hypothesis.clone(),
+                    reference_tokens: reference.clone(),
+                    ..Translation::default()
+                })
+                .collect();
+            let scores = corpus(&translations);
+            assert_bleu(&scores.bleu_13a, &case.bleu_13a, &case.name);
+            assert_bleu(&scores.bleu_tokenized, &case.bleu_tokenized, &case.name);
+            assert_near(scores.chrf.score, case.chrf.score, &case.name);
+            assert_signature(&scores.chrf.signature, &case.chrf.signature);
+        }
+    }
+
+    fn assert_bleu(found: &Bleu, expected: &Bleu, name: &str) {
+        assert_near(found.score, expected.score, name);
+        assert_near(100.0 * found.brevity_penalty, 100.0 * expected.brevity_penalty, name);
+        for (found, expected) in found.precisions.iter().zip(expected.precisions) {
+            assert_near(*found, expected, name);
+        }
+        assert_eq!(found.matches, expected.matches, "{name}");
+        assert_eq!(found.totals, expected.totals, "{name}");
+        assert_eq!(found.hypothesis_length, expected.hypothesis_length, "{name}");
+        assert_eq!(found.reference_length, expected.reference_length, "{name}");
+        assert_signature(&found.signature, &expected.signature);
+    }
+
+    /// Ten times closer than the two decimals that are ever shown.
+    fn assert_near(found: f64, expected: f64, name: &str) {
+        assert!((found - expected).abs() < 1e-3, "{name}: {found} instead of {expected}");
+    }
+
+    /// The same settings as sacreBLEU's, under this program's own name and version.
+    fn assert_signature(found: &str, expected: &str) {
+        let settings = |signature: &str| signature.split_once("|version:").unwrap().0.to_owned();
+        assert_eq!(settings(found), settings(expected) + "|impl:tandem");
+    }
+
+    #[test]
+    fn nothing_scores_nothing() {
+        let scores = corpus(&[]);
+        assert_eq!((scores.sentences, scores.bleu_13a.score, scores.chrf.score), (0, 0.0, 0.0));
+    }
+}
