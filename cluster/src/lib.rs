@@ -1,1 +1,6 @@
-//! Who runs where: topology, engines, control channel, run folder, checkpoint store.
+//!
+//! - [`control`]: what workers and the coordinator tell each other.
+//! - [`process`]: process groups and their end.
+
+pub mod control;
+pub mod process;

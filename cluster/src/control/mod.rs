@@ -1,0 +1,87 @@
+//! The control channel: small messages between the workers and the coordinator of a run.
+//!
+//! JSON lines over TCP. A worker holds a [`Session`], the coordinator a [`Server`]. Each group of
+//! workers has a secret and a generation of its own; whoever has others is refused, so that a
+//! worker left over from an earlier attempt can neither report nor publish. Nothing here carries
+//! tensors.
+
+mod message;
+mod server;
+mod session;
+
+pub use message::{Phase, Report};
+pub use server::{Event, Server};
+pub use session::Session;
+
+use std::io;
+use std::time::Duration;
+
+/// Time between two heartbeats.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
+
+/// Where the coordinator listens, `host:port`.
+pub const ADDRESS_VARIABLE: &str = "TANDEM_CONTROL";
+/// The group's secret.
+pub const SECRET_VARIABLE: &str = "TANDEM_SECRET";
+/// The group's generation.
+pub const GENERATION_VARIABLE: &str = "TANDEM_GENERATION";
+/// How many workers the launcher started.
+pub const WORLD_SIZE_VARIABLE: &str = "TANDEM_WORLD_SIZE";
+
+/// Why a worker has no coordinator, or lost it.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The launcher's variables are incomplete.
+    #[error("{variable} is `{value}`, which is not {expected}; it is set by `tandem launch`")]
+    Variable {
+        /// Which one.
+        variable: &'static str,
+        /// What it holds.
+        value: String,
+        /// What it should hold.
+        expected: &'static str,
+    },
+    /// MPI made another world than was asked for.
+    #[error(
+        "the launcher started {expected} workers but MPI says {found}: is the worker linked \
+         against another MPI than the one whose mpirun starts it?"
+    )]
+    WorldSize {
+        /// The launcher's number.
+        expected: usize,
+        /// MPI's number.
+        found: usize,
+    },
+    /// Nobody listens.
+    #[error("cannot reach the coordinator at {address}: {source}")]
+    Unreachable {
+        /// Where it should be.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The coordinator does not want this worker.
+    #[error("the coordinator at {address} refuses this worker: {reason}")]
+    Refused {
+        /// Where it is.
+        address: String,
+        /// Its words.
+        reason: String,
+    },
+    /// Something else answered.
+    #[error("what answers at {address} is not a coordinator: {reason}")]
+    Protocol {
+        /// Where it is.
+        address: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// Reports did not arrive in time.
+    #[error("{waiting} reports were not acknowledged within {} s", deadline.as_secs_f64())]
+    NotDelivered {
+        /// How many.
+        waiting: u64,
+        /// How long was waited.
+        deadline: Duration,
+    },
+}

@@ -1,0 +1,116 @@
+//! Processes, by Linux's own means: groups, the parent's death, an end without ceremony.
+//!
+//! The only file of this crate with calls into libc.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Ends this process at once: no destructors, no exit handlers, which could wait for other ranks.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: `_exit` has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Makes the command the leader of a process group of its own, killed when the thread that
+/// starts it ends: that thread has to live as long as the command may run.
+pub fn lead_group_until_parent_dies(command: &mut Command) {
+    let parent = std::process::id() as libc::pid_t;
+    command.process_group(0);
+    let prepare = move || {
+        // SAFETY: both calls are async-signal-safe and touch no memory of ours.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the line above.
+            if libc::getppid() != parent {
+                libc::_exit(1);
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` allocates nothing and takes no lock between fork and exec.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Kills every process of a group; a group that is gone already is fine.
+pub fn kill_group(leader: u32) {
+    signal(-(leader as libc::pid_t), libc::SIGKILL);
+}
+
+/// Whether any process of a group is left, one that has ended and was not waited for included.
+pub fn group_exists(leader: u32) -> bool {
+    signal(-(leader as libc::pid_t), 0)
+}
+
+/// Kills one process.
+pub fn kill(pid: u32) {
+    signal(pid as libc::pid_t, libc::SIGKILL);
+}
+
+/// Whether a process of this number exists.
+pub fn exists(pid: u32) -> bool {
+    signal(pid as libc::pid_t, 0)
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) -> bool {
+    signal(pid as libc::pid_t, libc::SIGTERM)
+}
+
+fn signal(target: libc::pid_t, signal: libc::c_int) -> bool {
+    // SAFETY: `kill` takes two numbers; 0, 1 and -1 would address others than the one meant.
+    !(-1..=1).contains(&target) && unsafe { libc::kill(target, signal) } == 0
+}
+
+/// When a process started, in clock ticks since boot: with its number, it names one process for
+/// ever, since numbers are used again.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field, the program's name, may hold spaces and parentheses.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// This machine's name.
+pub fn host_name() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_else(|_| "localhost".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_dies_as_one() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 60 & sleep 60"]);
+        lead_group_until_parent_dies(&mut command);
+        let mut child = command.spawn().unwrap();
+        assert!(group_exists(child.id()));
+        kill_group(child.id());
+        child.wait().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while group_exists(child.id()) {
+            assert!(std::time::Instant::now() < deadline, "the group outlived its SIGKILL");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_process_is_named_by_number_and_start() {
+        let me = std::process::id();
+        assert!(exists(me));
+        assert_eq!(start_time(me), start_time(me));
+        assert!(start_time(me).is_some_and(|ticks| ticks > 0));
+        assert_eq!(start_time(u32::MAX), None);
+    }
+
+    #[test]
+    fn nobody_else_is_addressed_by_mistake() {
+        assert!(!signal(0, 0) && !signal(1, 0) && !signal(-1, 0));
+    }
+}
