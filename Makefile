@@ -1,0 +1,36 @@
+# What people type; `make` alone says what there is.
+
+# cpu or cuda; empty keeps what is there, and is cpu on a fresh checkout.
+TORCH ?=
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: help setup setup-test demo test bench
+
+help:
+	@echo 'make demo          set up, build, train the demo on this machine and report'
+	@echo 'make test          set up, build, check and test everything'
+	@echo 'make bench         compare the speed with plain PyTorch (downloads 3 GB the first time)'
+	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
+	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
+
+setup:
+	@trainer/setup/system.sh
+	@python3 trainer/setup/libtorch.py $(TORCH)
+
+setup-test: setup
+	@trainer/setup/venv.sh .deps/venv tests/requirements.txt
+
+demo: setup
+	cargo build --release
+	target/release/tandem launch configs/demo.yaml
+
+test: setup-test
+	cargo fmt --check
+	cargo clippy --release --all-targets -- -D warnings
+	cargo build --release
+	cargo test --release
+
+bench: setup
+	@trainer/setup/venv.sh .deps/bench-venv trainer/bench/requirements.txt
+	cargo build --release --package tandem-trainer
+	.deps/bench-venv/bin/python trainer/bench/compare.py

@@ -1,0 +1,63 @@
+#!/bin/sh
+# System packages and the Rust toolchain; says nothing when all is there.
+#
+# As root (a container, a fresh machine) what is missing is installed. Otherwise the one command
+# that a person has to run is printed, and set-up stops.
+set -eu
+
+# The C++ compiler, Open MPI, libclang for the MPI bindings, Python for the wheels of libtorch.
+packages="build-essential pkg-config libopenmpi-dev openmpi-bin libclang-dev python3 python3-venv
+ca-certificates curl git xz-utils"
+oldest_rust=1.90
+
+[ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || {
+    echo "set-up: $(uname -s) on $(uname -m) is not supported: libtorch is fetched for Linux on x86-64" >&2
+    exit 1
+}
+
+missing=""
+if command -v dpkg-query >/dev/null; then
+    for package in $packages; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||
+            missing="$missing $package"
+    done
+else
+    for program in c++ make pkg-config mpicc mpirun clang python3 curl; do
+        command -v "$program" >/dev/null || missing="$missing $program"
+    done
+    [ -z "$missing" ] || {
+        echo "set-up: missing:$missing (this system has no apt; install them by its own means)" >&2
+        exit 1
+    }
+fi
+if [ -n "$missing" ]; then
+    install="apt-get install -y --no-install-recommends$missing"
+    if [ "$(id -u)" != 0 ]; then
+        echo "set-up needs system packages; run this, then start again:" >&2
+        echo "  sudo apt-get update && sudo $install" >&2
+        exit 1
+    fi
+    echo "set-up: installing$missing"
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive $install -qq >/dev/null
+fi
+
+PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+if ! command -v cargo >/dev/null; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "set-up needs Rust; run this, then start again:" >&2
+        echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" >&2
+        exit 1
+    fi
+    echo "set-up: installing Rust into ${CARGO_HOME:-$HOME/.cargo}"
+    installer=$(mktemp)
+    trap 'rm -f "$installer"' EXIT
+    curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$installer" https://sh.rustup.rs
+    sh "$installer" -y -q --no-modify-path --profile minimal -c rustfmt -c clippy >/dev/null
+fi
+rust=$(rustc --version | cut -d' ' -f2)
+[ "$(printf '%s\n%s\n' "$oldest_rust" "$rust" | sort -V | head -n1)" = "$oldest_rust" ] || {
+    echo "set-up: $(command -v rustc) is Rust $rust, and $oldest_rust or newer is needed:" >&2
+    echo "  rustup update stable" >&2
+    exit 1
+}
