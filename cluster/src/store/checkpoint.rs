@@ -1,0 +1,137 @@
+//! A checkpoint that was found to be what its manifest says.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::manifest::{Base, MANIFEST, Manifest, hash_file};
+
+/// A checkpoint that was found to be what its manifest says; there is no other way to get one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    folder: PathBuf,
+    manifest: Manifest,
+}
+
+/// A folder that is not a whole checkpoint.
+#[derive(Debug, thiserror::Error)]
+#[error("checkpoint {} is damaged: {damage}", folder.display())]
+pub struct Damaged {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What is wrong with it.
+    pub damage: Damage,
+}
+
+/// What is wrong with a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// It was never finished, or lost its manifest.
+    #[error("it has no {MANIFEST}")]
+    NoManifest,
+    /// The manifest contradicts itself.
+    #[error("{MANIFEST} is not usable: {reason}")]
+    BadManifest {
+        /// Why.
+        reason: String,
+    },
+    /// A file of the manifest is not there.
+    #[error("{file} is missing")]
+    Missing {
+        /// Its name.
+        file: String,
+    },
+    /// A file is shorter or longer than it was.
+    #[error("{file} has {found} bytes instead of {expected}")]
+    Size {
+        /// Its name.
+        file: String,
+        /// Bytes by the manifest.
+        expected: u64,
+        /// Bytes now.
+        found: u64,
+    },
+    /// A file's content is not what it was.
+    #[error("{file} has another content than was written (SHA-256 {found} instead of {expected})")]
+    Altered {
+        /// Its name.
+        file: String,
+        /// SHA-256 by the manifest.
+        expected: String,
+        /// SHA-256 now.
+        found: String,
+    },
+    /// A file cannot be read.
+    #[error("{file} cannot be read: {source}")]
+    Unreadable {
+        /// Its name.
+        file: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint's folder, reading every byte of it.
+    ///
+    /// # Errors
+    /// What is wrong first.
+    pub fn verify(folder: &Path) -> Result<Self, Damaged> {
+        let damaged = |damage| Damaged { folder: folder.to_owned(), damage };
+        let manifest = read_manifest(folder).map_err(damaged)?;
+        for (file, record) in &manifest.files {
+            let file = file.clone();
+            let (found, sha256) = hash_file(&folder.join(&file)).map_err(|source| {
+                damaged(match source.kind() {
+                    io::ErrorKind::NotFound => Damage::Missing { file: file.clone() },
+                    _ => Damage::Unreadable { file: file.clone(), source },
+                })
+            })?;
+            if found != record.size {
+                return Err(damaged(Damage::Size { file, expected: record.size, found }));
+            }
+            if sha256 != record.sha256 {
+                let expected = record.sha256.clone();
+                return Err(damaged(Damage::Altered { file, expected, found: sha256 }));
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
+    /// The optimizer step; the newest one for an average.
+    pub fn step(&self) -> u64 {
+        self.manifest.step
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its file of this name.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.join(file)
+    }
+
+    /// The frozen BERTs on which it stands.
+    pub fn bases(&self) -> &[Base] {
+        &self.manifest.bases
+    }
+
+    /// All that the manifest says.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub(super) fn moved_to(self, folder: PathBuf) -> Self {
+        Self { folder, ..self }
+    }
+}
+
+/// The manifest of a folder, whose files may be anything.
+pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
+    let bytes = std::fs::read(folder.join(MANIFEST)).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => Damage::NoManifest,
+        _ => Damage::Unreadable { file: MANIFEST.into(), source },
+    })?;
+    Manifest::from_bytes(&bytes).map_err(|reason| Damage::BadManifest { reason })
+}

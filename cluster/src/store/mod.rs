@@ -1,0 +1,266 @@
+//! Checkpoints: folders that are either complete and verified, or do not exist.
+//!
+//! A worker writes a [`Draft`], `step-<n>.tmp-<generation>`, and seals it: every file synced, then
+//! the [`Manifest`] with their hashes. Only the coordinator publishes, with [`Store::publish`]:
+//! it verifies the draft, renames it to `step-<n>` and moves `latest`. So a worker that was cut
+//! off and comes back can write what it likes and publish nothing, and a crash between any two
+//! operations leaves the checkpoints that were there before.
+
+mod average;
+mod checkpoint;
+mod draft;
+mod manifest;
+mod retention;
+
+pub use checkpoint::{Checkpoint, Damage, Damaged};
+pub use draft::Draft;
+pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
+pub use retention::Retention;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The trained tensors, in a checkpoint's folder.
+pub const ADAPTERS: &str = "adapters.safetensors";
+/// The optimizer's state, in a checkpoint's folder.
+pub const OPTIMIZER: &str = "optimizer.safetensors";
+/// Where training stood, in a checkpoint's folder.
+pub const TRAINER: &str = "trainer.json";
+
+/// Why the store could not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A checkpoint is not what its manifest says.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+    /// A draft was written by another attempt or for another step.
+    #[error("{} was written by attempt {generation} at step {step}; it is not published", folder.display())]
+    Foreign {
+        /// The draft.
+        folder: PathBuf,
+        /// What its manifest says.
+        step: u64,
+        /// What its manifest says.
+        generation: u64,
+    },
+    /// There is no checkpoint of this name.
+    #[error("there is no checkpoint `{name}` in {}; there are: {}", folder.display(), list(present))]
+    Absent {
+        /// What was asked for.
+        name: String,
+        /// Where.
+        folder: PathBuf,
+        /// What could be asked for.
+        present: Vec<String>,
+    },
+    /// Checkpoints that cannot be averaged.
+    #[error("cannot average {}: {reason}", path.display())]
+    Average {
+        /// The file that does not fit.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() { "none".into() } else { names.join(", ") }
+}
+
+/// Names what was tried on which path, for the errors of the file system.
+trait Tried<T> {
+    fn tried(self, action: &'static str, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> Tried<T> for io::Result<T> {
+    fn tried(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
+    }
+}
+
+/// A run's folder of checkpoints.
+#[derive(Debug, Clone)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+impl Store {
+    /// The store in `folder`, which is made when the first draft is.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A new, empty draft for the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// Where the folder cannot be made or emptied.
+    pub fn draft(&self, step: u64, generation: u64) -> io::Result<Draft> {
+        Draft::create(self.draft_folder(step, generation), step, generation)
+    }
+
+    /// Makes a sealed draft the checkpoint of its step, and the latest.
+    ///
+    /// # Errors
+    /// A draft that is damaged or that another attempt wrote; it stays a draft. Where the file
+    /// system refuses, the checkpoints published before stay as they are.
+    pub fn publish(&self, step: u64, generation: u64) -> Result<Checkpoint, StoreError> {
+        let draft = self.draft_folder(step, generation);
+        let found = Checkpoint::verify(&draft)?;
+        let manifest = found.manifest();
+        if (manifest.step, manifest.generation) != (step, generation) {
+            let (step, generation) = (manifest.step, manifest.generation);
+            return Err(StoreError::Foreign { folder: draft, step, generation });
+        }
+        let name = step_name(step);
+        let published = self.replace(&draft, &name)?;
+        self.point("latest", &name)?;
+        Ok(found.moved_to(published))
+    }
+
+    /// The newest checkpoint that is what its manifest says, and the damaged ones passed over.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn newest_good(&self) -> Result<(Option<Checkpoint>, Vec<Damaged>), StoreError> {
+        let mut damaged = Vec::new();
+        for step in self.steps()?.into_iter().rev() {
+            match Checkpoint::verify(&self.folder.join(step_name(step))) {
+                Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
+                Err(found) => damaged.push(found),
+            }
+        }
+        Ok((None, damaged))
+    }
+
+    /// A checkpoint by name, verified: `latest`, `best`, `average`, or the number of a step.
+    ///
+    /// # Errors
+    /// No such checkpoint, or a damaged one.
+    pub fn open(&self, name: &str) -> Result<Checkpoint, StoreError> {
+        let target = match (name, name.parse()) {
+            ("latest" | "best", _) => fs::read_link(self.folder.join(name)).ok(),
+            ("average", _) => Some("average".into()),
+            (_, Ok(step)) => Some(step_name(step).into()),
+            _ => None,
+        };
+        match target.map(|target| self.folder.join(target)).filter(|folder| folder.is_dir()) {
+            Some(folder) => Ok(Checkpoint::verify(&folder)?),
+            None => {
+                let steps = self.steps()?.into_iter().map(|step| step.to_string());
+                let links = ["latest", "best", "average"].map(String::from).into_iter();
+                let present = links.filter(|link| self.folder.join(link).exists()).chain(steps);
+                let (folder, present) = (self.folder.clone(), present.collect());
+                Err(StoreError::Absent { name: name.into(), folder, present })
+            }
+        }
+    }
+
+    /// Makes `best` point to the checkpoint of `step`.
+    ///
+    /// # Errors
+    /// No such checkpoint, or where the file system refuses.
+    pub fn mark_best(&self, step: u64) -> Result<(), StoreError> {
+        let name = step_name(step);
+        let folder = self.folder.join(&name);
+        fs::metadata(&folder).tried("find", &folder)?;
+        self.point("best", &name)
+    }
+
+    /// The steps of the published checkpoints, oldest first, damaged ones included.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn steps(&self) -> Result<Vec<u64>, StoreError> {
+        let mut steps: Vec<u64> = self.entries()?.iter().filter_map(|name| step_of(name)).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// The names in the folder; none where there is no folder yet.
+    fn entries(&self) -> Result<Vec<String>, StoreError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).tried("list", &self.folder),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.tried("list", &self.folder)?.file_name();
+            names.extend(name.into_string());
+        }
+        Ok(names)
+    }
+
+    fn draft_folder(&self, step: u64, generation: u64) -> PathBuf {
+        self.folder.join(format!("{}.tmp-{generation}", step_name(step)))
+    }
+
+    /// Renames a draft to `name`; what had that name before goes when the new one is safe.
+    fn replace(&self, draft: &Path, name: &str) -> Result<PathBuf, StoreError> {
+        let target = self.folder.join(name);
+        let aside = self.folder.join(format!("{name}.removed"));
+        if target.exists() {
+            remove_folder(&aside).tried("remove", &aside)?;
+            fs::rename(&target, &aside).tried("set aside", &target)?;
+        }
+        fs::rename(draft, &target).tried("publish", draft)?;
+        sync_folder(&self.folder).tried("sync", &self.folder)?;
+        remove_folder(&aside).tried("remove", &aside)?;
+        Ok(target)
+    }
+
+    /// Moves the link `link` to `name` in one operation.
+    fn point(&self, link: &str, name: &str) -> Result<(), StoreError> {
+        let (link, next) = (self.folder.join(link), self.folder.join(format!("{link}.next")));
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).tried("remove", &next);
+            }
+            _ => {}
+        }
+        std::os::unix::fs::symlink(name, &next).tried("make the link", &next)?;
+        fs::rename(&next, &link).tried("move the link", &link)?;
+        sync_folder(&self.folder).tried("sync", &self.folder)
+    }
+}
+
+fn step_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (step_name(step) == name).then_some(step)
+}
+
+/// Removes a folder with everything in it; one that is not there is fine.
+fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes renames and new names in a folder survive a power cut.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests;

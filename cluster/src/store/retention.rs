@@ -1,0 +1,87 @@
+//! Which checkpoints stay.
+
+use std::collections::BTreeSet;
+
+use super::checkpoint::read_manifest;
+use super::{Store, StoreError, Tried, remove_folder, step_name, step_of};
+
+/// Which checkpoints stay. What `latest` and `best` point to always does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// The newest so many.
+    pub last: usize,
+    /// These steps: the best ones by some metric.
+    pub best: Vec<u64>,
+    /// Those whose step is a multiple of this; 0 for none.
+    pub every: u64,
+}
+
+impl Store {
+    /// Removes the checkpoints that need not stay, and drafts of earlier attempts; the removed
+    /// steps.
+    ///
+    /// A checkpoint without a usable manifest counts for nothing, and goes when it is older than
+    /// all that stay.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn retain(&self, keep: &Retention, generation: u64) -> Result<Vec<u64>, StoreError> {
+        for name in self.entries()? {
+            if is_left_over(&name, generation) {
+                let folder = self.folder().join(name);
+                remove_folder(&folder).tried("remove", &folder)?;
+            }
+        }
+        let steps = self.steps()?;
+        let usable = |step: &u64| read_manifest(&self.folder().join(step_name(*step))).is_ok();
+        let (good, bad): (Vec<u64>, Vec<u64>) = steps.into_iter().partition(usable);
+        let mut stay: BTreeSet<u64> = good.iter().rev().take(keep.last).copied().collect();
+        stay.extend(good.iter().filter(|step| keep.best.contains(step)));
+        stay.extend(good.iter().filter(|step| keep.every > 0 && *step % keep.every == 0));
+        stay.extend(["latest", "best"].iter().filter_map(|link| self.linked_step(link)));
+        let oldest = stay.first().copied().unwrap_or(0);
+        let gone: Vec<u64> = good
+            .into_iter()
+            .filter(|step| !stay.contains(step))
+            .chain(bad.into_iter().filter(|step| *step < oldest && !stay.contains(step)))
+            .collect();
+        for step in &gone {
+            // Renamed first, so that a crash does not leave what looks like a damaged checkpoint.
+            let folder = self.folder().join(step_name(*step));
+            let aside = self.folder().join(format!("{}.removed", step_name(*step)));
+            std::fs::rename(&folder, &aside).tried("set aside", &folder)?;
+            remove_folder(&aside).tried("remove", &aside)?;
+        }
+        Ok(gone)
+    }
+
+    /// The step of the checkpoint to which `latest` or `best` points.
+    pub fn linked_step(&self, link: &str) -> Option<u64> {
+        step_of(std::fs::read_link(self.folder().join(link)).ok()?.to_str()?)
+    }
+}
+
+/// A draft of an earlier attempt, or the remains of a removal.
+fn is_left_over(name: &str, generation: u64) -> bool {
+    if name.ends_with(".removed") {
+        return true;
+    }
+    match name.rsplit_once(".tmp-") {
+        Some((_, writer)) => writer.parse::<u64>().is_ok_and(|writer| writer < generation),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_left_over_goes() {
+        assert!(is_left_over("step-00000004.removed", 2));
+        assert!(is_left_over("step-00000004.tmp-1", 2));
+        assert!(!is_left_over("step-00000004.tmp-2", 2));
+        assert!(!is_left_over("step-00000004", 2));
+        assert!(!is_left_over("average", 2));
+    }
+}
