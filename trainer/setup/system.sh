@@ -52,8 +52,11 @@ if ! command -v cargo >/dev/null; then
     echo "set-up: installing Rust into ${CARGO_HOME:-$HOME/.cargo}"
     installer=$(mktemp)
     trap 'rm -f "$installer"' EXIT
-    curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$installer" https://sh.rustup.rs
-    sh "$installer" -y -q --no-modify-path --profile minimal -c rustfmt -c clippy >/dev/null
+    { curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$installer" https://sh.rustup.rs &&
+        sh "$installer" -y -q --profile minimal -c rustfmt -c clippy >/dev/null; } || {
+        echo "set-up: Rust could not be installed; https://rustup.rs tells other ways" >&2
+        exit 1
+    }
 fi
 rust=$(rustc --version | cut -d' ' -f2)
 [ "$(printf '%s\n%s\n' "$oldest_rust" "$rust" | sort -V | head -n1)" = "$oldest_rust" ] || {
