@@ -34,6 +34,18 @@ pub fn lead_group_until_parent_dies(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Has this process killed when its parent dies, even while it is stopped.
+///
+/// # Errors
+/// Where the system refuses.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: this option of `prctl` takes a signal number and no pointer.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Kills every process of a group; a group that is gone already is fine.
 pub fn kill_group(leader: u32) {
     signal(-(leader as libc::pid_t), libc::SIGKILL);
@@ -67,10 +79,20 @@ fn signal(target: libc::pid_t, signal: libc::c_int) -> bool {
 /// When a process started, in clock ticks since boot: with its number, it names one process for
 /// ever, since numbers are used again.
 pub fn start_time(pid: u32) -> Option<u64> {
+    stat_field(pid, 19)?.parse().ok()
+}
+
+/// Whether a process has ended and only waits for its parent to notice.
+pub fn is_zombie(pid: u32) -> bool {
+    stat_field(pid, 0).is_some_and(|state| state == "Z")
+}
+
+/// A field of /proc/PID/stat, counted from 0 behind the program's name.
+fn stat_field(pid: u32, index: usize) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field, the program's name, may hold spaces and parentheses.
+    // The program's name may hold spaces and parentheses.
     let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_whitespace().nth(19)?.parse().ok()
+    after_name.split_whitespace().nth(index).map(str::to_owned)
 }
 
 /// This machine's name.

@@ -73,6 +73,10 @@ impl Session {
             pid: std::process::id(),
             device: device.into(),
         };
+        // A stopped process cannot see that the connection is closed; the kernel ends it.
+        if let Err(error) = process::die_with_parent() {
+            eprintln!("control: this worker may outlive its launcher while stopped: {error}");
+        }
         Self::join(&address, hello, end_process).map(Some)
     }
 
@@ -197,13 +201,11 @@ impl Shared {
                     .unwrap_or_else(PoisonError::into_inner);
                 std::mem::take(&mut queue.waiting)
             };
-            let mut sent = Ok(());
+            next_beat = Instant::now() + HEARTBEAT;
+            // First of all where this rank is, so that reports are seen in their place.
+            let mut sent = send(&self.stream, &self.beat());
             for message in messages {
                 sent = sent.and_then(|()| send(&self.stream, &message));
-            }
-            if Instant::now() >= next_beat {
-                next_beat = Instant::now() + HEARTBEAT;
-                sent = sent.and_then(|()| send(&self.stream, &self.beat()));
             }
             if let Err(error) = sent {
                 return self.end(lost, &error.to_string());

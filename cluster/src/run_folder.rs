@@ -1,0 +1,274 @@
+//! The run folder: everything that a run writes, and the lock that keeps a second launcher out.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::process;
+use crate::store::Store;
+
+/// Why a run folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunFolderError {
+    /// Another launcher works in it.
+    #[error("{} is in use by {holder}; stop it with `tandem stop {}`", path.display(), path.display())]
+    Locked {
+        /// The run folder.
+        path: PathBuf,
+        /// Who works in it.
+        holder: Holder,
+    },
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The launcher that works in a run folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the launcher with process number {} on {}", self.pid, self.host)
+    }
+}
+
+/// A run's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// A run folder's lock; it ends with the process, however that ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl RunFolder {
+    /// The run folder at `path`, which need not exist.
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The resolved config.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.yaml")
+    }
+
+    /// Where the run stands, rewritten as it goes.
+    pub fn state(&self) -> PathBuf {
+        self.path.join("state.json")
+    }
+
+    /// What happened, a line each.
+    pub fn events(&self) -> PathBuf {
+        self.path.join("events.jsonl")
+    }
+
+    /// The finished run's report.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.md")
+    }
+
+    /// TensorBoard's files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
+    /// The finished model.
+    pub fn export(&self) -> PathBuf {
+        self.path.join("export")
+    }
+
+    /// All logs.
+    pub fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// One attempt's logs.
+    pub fn attempt_logs(&self, generation: u64) -> PathBuf {
+        self.logs().join(format!("attempt-{generation}"))
+    }
+
+    /// What one rank printed.
+    pub fn rank_log(&self, generation: u64, rank: usize) -> PathBuf {
+        self.attempt_logs(generation).join(format!("rank-{rank}.log"))
+    }
+
+    /// What the engine printed.
+    pub fn engine_log(&self, generation: u64) -> PathBuf {
+        self.attempt_logs(generation).join("engine.log")
+    }
+
+    /// The checkpoints.
+    pub fn store(&self) -> Store {
+        Store::new(self.path.join("checkpoints"))
+    }
+
+    /// The translations and scores of a split at a step.
+    pub fn evaluation(&self, split: &str, step: u64) -> PathBuf {
+        self.path.join("evaluation").join(format!("{split}-step-{step:08}"))
+    }
+
+    /// Its presence asks the launcher to write a checkpoint and stop.
+    pub fn stop_request(&self) -> PathBuf {
+        self.path.join("stop.request")
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
+    /// Makes the folder, if need be, and takes its lock.
+    ///
+    /// # Errors
+    /// Another launcher has it, or the file system refuses.
+    pub fn lock(&self) -> Result<Lock, RunFolderError> {
+        fs::create_dir_all(&self.path).map_err(|source| self.io("make", &self.path, source))?;
+        let path = self.lock_file();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|source| self.io("open", &path, source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = read_holder(&mut file);
+                return Err(RunFolderError::Locked { path: self.path.clone(), holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
+        }
+        let holder = Holder { host: process::host_name(), pid: std::process::id() };
+        let written = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| Ok(serde_json::to_vec(&holder)?))
+            .and_then(|text| file.write_all(&text));
+        written.map_err(|source| self.io("write", &path, source))?;
+        Ok(Lock { _file: file })
+    }
+
+    /// The launcher that works in this folder now.
+    pub fn holder(&self) -> Option<Holder> {
+        let mut file = File::open(self.lock_file()).ok()?;
+        match file.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Some(read_holder(&mut file)),
+            _ => None,
+        }
+    }
+
+    /// Replaces a file of the run folder in one operation: readers see the old or the new.
+    ///
+    /// # Errors
+    /// Where the file system refuses; the old file stays.
+    pub fn replace(&self, path: &Path, content: &str) -> Result<(), RunFolderError> {
+        let next = path.with_extension("next");
+        let written = File::create(&next).and_then(|mut file| {
+            file.write_all(content.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&next, path)
+        });
+        written.map_err(|source| self.io("write", path, source))
+    }
+
+    /// Appends one line to a file of the run folder.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn append(&self, path: &Path, line: &str) -> Result<(), RunFolderError> {
+        let appended = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        appended.map_err(|source| self.io("write", path, source))
+    }
+
+    /// The number of the newest attempt that has logs; 0 for none.
+    pub fn newest_attempt(&self) -> u64 {
+        let Ok(entries) = fs::read_dir(self.logs()) else { return 0 };
+        let number = |name: &str| name.strip_prefix("attempt-")?.parse().ok();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        names.filter_map(|name| number(&name)).max().unwrap_or(0)
+    }
+
+    fn io(&self, action: &'static str, path: &Path, source: io::Error) -> RunFolderError {
+        RunFolderError::Io { action, path: path.to_owned(), source }
+    }
+}
+
+fn read_holder(file: &mut File) -> Holder {
+    let mut text = String::new();
+    // A lock file that says nothing still locks.
+    let _ = file.read_to_string(&mut text);
+    serde_json::from_str(&text)
+        .unwrap_or_else(|_| Holder { host: "an unknown machine".into(), pid: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn a_run_folder_has_one_launcher() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().join("run"));
+        assert_eq!(run.holder(), None);
+        let lock = run.lock().unwrap();
+        let error = run.lock().unwrap_err().to_string();
+        assert!(error.contains(&format!("process number {}", std::process::id())), "{error}");
+        assert_eq!(run.holder().unwrap().pid, std::process::id());
+        drop(lock);
+        assert_eq!(run.holder(), None);
+        run.lock().unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_not_at_all() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        run.replace(&run.state(), "1").unwrap();
+        run.replace(&run.state(), "2").unwrap();
+        assert_eq!(fs::read_to_string(run.state()).unwrap(), "2");
+        // A full disk: the next file's name leads to a device that takes nothing.
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("state.next")).unwrap();
+        let error = run.replace(&run.state(), "3").unwrap_err().to_string();
+        assert!(error.contains("state.json"), "{error}");
+        assert_eq!(fs::read_to_string(run.state()).unwrap(), "2");
+    }
+
+    #[test]
+    fn attempts_are_counted_by_their_logs() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        assert_eq!(run.newest_attempt(), 0);
+        for generation in [2, 10] {
+            fs::create_dir_all(run.attempt_logs(generation)).unwrap();
+        }
+        assert_eq!(run.newest_attempt(), 10);
+    }
+}
