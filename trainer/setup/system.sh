@@ -9,6 +9,9 @@ set -eu
 packages="build-essential pkg-config libopenmpi-dev openmpi-bin libclang-dev python3 python3-venv
 ca-certificates curl git xz-utils"
 oldest_rust=1.90
+installed_rust=1.95.0 # the one that the lints of make test are for
+rustup=https://static.rust-lang.org/rustup/archive/1.28.2/x86_64-unknown-linux-gnu/rustup-init
+rustup_sha256=20a06e644b0d9bd2fbdbfd52d42540bdde820ea7df86e92e533c073da0cdd43c
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || {
     echo "set-up: $(uname -s) on $(uname -m) is not supported: libtorch is fetched for Linux on x86-64" >&2
@@ -50,10 +53,13 @@ if ! command -v cargo >/dev/null; then
         exit 1
     fi
     echo "set-up: installing Rust into ${CARGO_HOME:-$HOME/.cargo}"
-    installer=$(mktemp)
-    trap 'rm -f "$installer"' EXIT
-    { curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$installer" https://sh.rustup.rs &&
-        sh "$installer" -y -q --profile minimal -c rustfmt -c clippy >/dev/null; } || {
+    installer=$(mktemp -d)
+    trap 'rm -rf "$installer"' EXIT
+    { curl --proto '=https' --tlsv1.2 -sSf --retry 3 -o "$installer/rustup-init" "$rustup" &&
+        echo "$rustup_sha256  $installer/rustup-init" | sha256sum --check --quiet &&
+        chmod +x "$installer/rustup-init" &&
+        "$installer/rustup-init" -y -q --profile minimal -c rustfmt -c clippy \
+            --default-toolchain "$installed_rust" >/dev/null; } || {
         echo "set-up: Rust could not be installed; https://rustup.rs tells other ways" >&2
         exit 1
     }
