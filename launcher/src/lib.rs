@@ -1,3 +1,4 @@
 //! What people type: the verbs, and the coordinator of a run.
 
 pub mod score;
+pub mod tensorboard;

@@ -1,0 +1,115 @@
+//! What earlier attempts of a run logged, cut back to the checkpoint that the next one continues.
+//!
+//! A killed attempt leaves points beyond its last checkpoint, which the next attempt computes again,
+//! and perhaps half a record at the end of its file. TensorBoard's two readers treat both
+//! differently, so the files themselves are mended: afterwards any reader finds one point for each
+//! tag and step.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
+
+use super::records::Records;
+
+/// How the names of event files begin; the time in seconds follows, in ten digits.
+pub(super) const PREFIX: &str = "events.out.tfevents.";
+
+/// The log so far.
+#[derive(Default)]
+pub(super) struct Past {
+    /// Step of the newest remaining point of each tag.
+    pub(super) last_steps: HashMap<String, u64>,
+    /// Time in the name of the newest file.
+    pub(super) newest_time: Option<u64>,
+    /// The first thing that went wrong; the file concerned was left as it was.
+    pub(super) error: Option<io::Error>,
+}
+
+/// Removes all points after `resume_step` (`None`: all points) from the event files in `folder`.
+pub(super) fn cut(folder: &Path, resume_step: Option<u64>) -> Past {
+    let mut past = Past::default();
+    let mut files = event_files(folder).unwrap_or_else(|error| {
+        past.error = Some(error);
+        Vec::new()
+    });
+    files.sort();
+    past.newest_time = files.iter().filter_map(|file| time(file)).max();
+    // Newest first: an attempt's start ends what counts of all attempts before it.
+    let mut end = resume_step.map_or(0, |step| step + 1);
+    for file in files.iter().rev() {
+        if let Err(error) = cut_file(file, &mut end, &mut past.last_steps) {
+            past.error.get_or_insert(error);
+        }
+    }
+    past
+}
+
+fn event_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+fn time(file: &Path) -> Option<u64> {
+    let name = file.file_name()?.to_str()?.strip_prefix(PREFIX)?;
+    name.split('.').next()?.parse().ok()
+}
+
+/// Keeps the points before step `end` in `file`, and moves `end` to the start of its attempt.
+fn cut_file(file: &Path, end: &mut u64, last_steps: &mut HashMap<String, u64>) -> io::Result<()> {
+    let found = fs::read(file)?;
+    let (mut kept, mut has_points, mut start) = (Vec::new(), false, *end);
+    for (record, event) in Records::of(&found) {
+        let step = u64::try_from(event.get_step()).unwrap_or(0);
+        if is_start(&event) {
+            start = start.min(step);
+        } else if event.has_summary() {
+            if step >= *end {
+                continue;
+            }
+            has_points = true;
+            for value in event.get_summary().get_value() {
+                let last = last_steps.entry(value.get_tag().to_owned()).or_default();
+                *last = step.max(*last);
+            }
+        }
+        kept.extend_from_slice(record);
+    }
+    *end = start;
+    if !has_points {
+        fs::remove_file(file)
+    } else if kept.len() < found.len() {
+        replace(file, &kept)
+    } else {
+        Ok(())
+    }
+}
+
+fn is_start(event: &Event) -> bool {
+    event.has_session_log()
+        && event.get_session_log().get_status() == SessionLog_SessionStatus::START
+}
+
+/// Replaces `file` at once or not at all.
+fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
+    // TensorBoard takes any file with "tfevents" in its name for a log.
+    let draft = file.with_file_name("rewritten.tmp");
+    let written = File::create(&draft).and_then(|mut new| {
+        new.write_all(content)?;
+        new.sync_all()
+    });
+    let replaced = written.and_then(|()| fs::rename(&draft, file));
+    if replaced.is_err() {
+        // The draft may hold the last free bytes; if it cannot be removed, the first error counts.
+        let _ = fs::remove_file(&draft);
+    }
+    replaced
+}
