@@ -6,7 +6,7 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test bench
+.PHONY: help setup setup-test demo test bench-venv bench
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
@@ -32,7 +32,9 @@ test: setup-test
 	cargo build --release
 	cargo test --release
 
-bench: setup
+bench-venv: setup
 	@trainer/setup/venv.sh .deps/bench-venv trainer/bench/requirements.txt
+
+bench: bench-venv
 	cargo build --release --package tandem-trainer
 	.deps/bench-venv/bin/python trainer/bench/compare.py

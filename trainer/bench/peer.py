@@ -389,7 +389,7 @@ def arguments():
         sub.add_argument("--batches", type=Path, required=True)
         sub.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
         sub.add_argument("--threads", type=int, default=2)
-        sub.add_argument("--repeats", type=int, default=3)
+        sub.add_argument("--repeats", type=int, default=2)
         sub.add_argument("--batch-size", type=int, default=32, help="sentences, in decoding")
         sub.add_argument("--learning-rate", type=float, default=5e-4)
         sub.add_argument("--matmul-precision", default="medium", help="torch's word for f32 products")
