@@ -1,1 +1,3 @@
 //! What one rank does: model, data, training, decoding.
+
+pub mod data;

@@ -1,0 +1,394 @@
+//! Records out of text files as they are: bad lines are values here, not errors.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tandem_config::data::Text;
+
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Reading stopped in the middle: a damaged disk or a damaged archive.
+    #[error("cannot read {} after line {line}; is the file complete?", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// Lines read until then.
+        line: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Problem {
+    /// The line is not UTF-8.
+    NotUtf8,
+    /// A tab-separated line has too few columns.
+    MissingColumn,
+    /// A line is not a JSON object.
+    BrokenJson,
+    /// A JSON object lacks a key, or its value is not a string.
+    MissingKey,
+    /// One of two files has no such line any more.
+    Uneven,
+    /// A side has no text, or none that the tokenizer keeps.
+    Empty,
+    /// The sides' lengths have an absurd ratio.
+    Ratio,
+    /// A side has more tokens than `max_length`.
+    TooLong,
+}
+
+impl Problem {
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not UTF-8",
+            Self::MissingColumn => "too few columns",
+            Self::BrokenJson => "not a JSON object",
+            Self::MissingKey => "a key is missing or not a string",
+            Self::Uneven => "the other file ended before",
+            Self::Empty => "an empty side",
+            Self::Ratio => "lengths too different",
+            Self::TooLong => "too long",
+        }
+    }
+}
+
+/// One record of a split: a pair, or a passage whose target is empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The source; where there is a problem, as much of it as could be read.
+    pub source: String,
+    /// The target; where there is a problem, as much of it as could be read.
+    pub target: String,
+    /// What is wrong with the line, if anything is.
+    pub problem: Option<Problem>,
+}
+
+/// The files of a split, in the order source, target.
+pub fn files(text: &Text) -> Vec<&Path> {
+    match text {
+        Text::Tsv { path, .. } | Text::Jsonl { path, .. } | Text::Lines { path } => vec![path],
+        Text::Files { source, target } => vec![source, target],
+    }
+}
+
+/// The lines of a file; `.gz`, `.xz` and `.zst` are unpacked. A byte order mark at the start and
+/// carriage returns at the ends are left out.
+pub struct Lines {
+    path: PathBuf,
+    reader: Box<dyn BufRead + Send>,
+    line: u64,
+}
+
+impl Lines {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// The file does not exist or cannot be read.
+    pub fn open(path: &Path) -> Result<Self, ReadError> {
+        let failed = |source| ReadError::Open { path: path.to_owned(), source };
+        let file = File::open(path).map_err(failed)?;
+        if file.metadata().map_err(failed)?.is_dir() {
+            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let unpacked: Box<dyn Read + Send> = match extension {
+            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
+            Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(file)),
+            Some("zst") => Box::new(zstd::Decoder::new(file).map_err(failed)?),
+            _ => Box::new(file),
+        };
+        let reader = Box::new(BufReader::with_capacity(1 << 18, unpacked));
+        Ok(Self { path: path.to_owned(), reader, line: 0 })
+    }
+
+    /// The next line's bytes; `None` at the end of the file.
+    fn next_line(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut bytes = Vec::new();
+        let read = self.reader.read_until(b'\n', &mut bytes).map_err(|source| {
+            ReadError::Broken { path: self.path.clone(), line: self.line, source }
+        })?;
+        if read == 0 {
+            return Ok(None);
+        }
+        for ending in [b'\n', b'\r'] {
+            if bytes.last() == Some(&ending) {
+                bytes.pop();
+            }
+        }
+        if self.line == 0 && bytes.starts_with(b"\xef\xbb\xbf") {
+            bytes.drain(..3);
+        }
+        self.line += 1;
+        Ok(Some(bytes))
+    }
+}
+
+impl Iterator for Lines {
+    type Item = Result<Vec<u8>, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_line().transpose()
+    }
+}
+
+/// The records of a split, in the order of its files.
+pub struct Records {
+    text: Text,
+    source: Lines,
+    target: Option<Lines>,
+    line: u64,
+}
+
+impl Records {
+    /// Opens a split's files.
+    ///
+    /// # Errors
+    /// A file does not exist or cannot be read.
+    pub fn open(text: &Text) -> Result<Self, ReadError> {
+        let mut lines = files(text).into_iter().map(Lines::open);
+        let source = lines.next().expect("a split has at least one file")?;
+        let target = lines.next().transpose()?;
+        Ok(Self { text: text.clone(), source, target, line: 0 })
+    }
+
+    fn next_record(&mut self) -> Result<Option<Record>, ReadError> {
+        let source = self.source.next_line()?;
+        let target = match &mut self.target {
+            Some(lines) => lines.next_line()?,
+            None => None,
+        };
+        if source.is_none() && target.is_none() {
+            return Ok(None);
+        }
+        self.line += 1;
+        let uneven = self.target.is_some() && (source.is_none() || target.is_none());
+        let (source, source_problem) = decode(source.unwrap_or_default());
+        let (target, target_problem) = decode(target.unwrap_or_default());
+        let mut record = Record {
+            line: self.line,
+            source,
+            target,
+            problem: source_problem.or(target_problem).or(uneven.then_some(Problem::Uneven)),
+        };
+        match &self.text {
+            Text::Tsv { source, target, .. } => record.split_columns(*source, *target),
+            Text::Jsonl { source, target, .. } => record.pick_keys(source, target),
+            Text::Files { .. } | Text::Lines { .. } => {}
+        }
+        let pairs = !matches!(self.text, Text::Lines { .. });
+        let empty = |side: &str| side.trim().is_empty();
+        if record.problem.is_none() && (empty(&record.source) || pairs && empty(&record.target)) {
+            record.problem = Some(Problem::Empty);
+        }
+        Ok(Some(record))
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().transpose()
+    }
+}
+
+impl Record {
+    /// Takes source and target out of a tab-separated line.
+    fn split_columns(&mut self, source: usize, target: usize) {
+        let line = std::mem::take(&mut self.source);
+        let column = |number: usize| line.split('\t').nth(number.saturating_sub(1));
+        let (source, target) = (column(source), column(target));
+        if source.is_none() || target.is_none() {
+            self.problem.get_or_insert(Problem::MissingColumn);
+        }
+        self.source = source.unwrap_or_default().to_owned();
+        self.target = target.unwrap_or_default().to_owned();
+    }
+
+    /// Takes source and target out of a JSON object.
+    fn pick_keys(&mut self, source: &str, target: &str) {
+        let line = std::mem::take(&mut self.source);
+        let Ok(object) = serde_json::from_str::<serde_json::Map<_, _>>(&line) else {
+            self.problem.get_or_insert(Problem::BrokenJson);
+            return;
+        };
+        let value = |key: &str| object.get(key).and_then(|value| value.as_str());
+        let (source, target) = (value(source), value(target));
+        if source.is_none() || target.is_none() {
+            self.problem.get_or_insert(Problem::MissingKey);
+        }
+        self.source = source.unwrap_or_default().to_owned();
+        self.target = target.unwrap_or_default().to_owned();
+    }
+}
+
+/// The text of a line; bytes that are not UTF-8 become U+FFFD.
+fn decode(bytes: Vec<u8>) -> (String, Option<Problem>) {
+    match String::from_utf8(bytes) {
+        Ok(text) => (text, None),
+        Err(error) => {
+            (String::from_utf8_lossy(error.as_bytes()).into_owned(), Some(Problem::NotUtf8))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn records(text: &Text) -> Vec<Record> {
+        Records::open(text).unwrap().collect::<Result<_, _>>().unwrap()
+    }
+
+    fn tsv(path: PathBuf) -> Text {
+        Text::Tsv { path, source: 2, target: 1 }
+    }
+
+    fn problems(text: &Text) -> Vec<Option<Problem>> {
+        records(text).into_iter().map(|record| record.problem).collect()
+    }
+
+    #[test]
+    fn columns_are_counted_from_one_and_lines_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), "a.tsv", "\u{feff}eins\tone\r\nzwei\ttwo\tx".as_bytes());
+        let found = records(&tsv(path));
+        let expected = |line, source: &str, target: &str| Record {
+            line,
+            source: source.into(),
+            target: target.into(),
+            problem: None,
+        };
+        assert_eq!(found, [expected(1, "one", "eins"), expected(2, "two", "zwei")]);
+    }
+
+    #[test]
+    fn bad_lines_are_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let path =
+            write(folder.path(), "a.tsv", b"a\tb\nalone\n\tb\n \t \n\na\xff\tb\n\xff\nc\td\n");
+        let expected = [
+            None,
+            Some(Problem::MissingColumn),
+            Some(Problem::Empty),
+            Some(Problem::Empty),
+            Some(Problem::MissingColumn),
+            Some(Problem::NotUtf8),
+            Some(Problem::NotUtf8),
+            None,
+        ];
+        assert_eq!(problems(&tsv(path)), expected);
+    }
+
+    #[test]
+    fn uneven_files_are_noticed_on_either_side() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = write(folder.path(), "s", b"1\n2\n3\n");
+        let target = write(folder.path(), "t", b"1\n");
+        let expected = [None, Some(Problem::Uneven), Some(Problem::Uneven)];
+        let text = Text::Files { source: source.clone(), target: target.clone() };
+        assert_eq!(problems(&text), expected);
+        assert_eq!(problems(&Text::Files { source: target, target: source }), expected);
+    }
+
+    #[test]
+    fn json_lines_need_their_keys_as_strings() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = "{\"s\":\"a\",\"t\":\"b\"}\n{\"s\":\"a\"}\n{\"s\":1,\"t\":\"b\"}\n[1]\n{\n\n";
+        let path = write(folder.path(), "a.jsonl", lines.as_bytes());
+        let expected = [
+            None,
+            Some(Problem::MissingKey),
+            Some(Problem::MissingKey),
+            Some(Problem::BrokenJson),
+            Some(Problem::BrokenJson),
+            Some(Problem::BrokenJson),
+        ];
+        assert_eq!(
+            problems(&Text::Jsonl { path, source: "s".into(), target: "t".into() }),
+            expected
+        );
+    }
+
+    #[test]
+    fn passages_have_no_target() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), "a.txt", b"one\n\ntwo");
+        assert_eq!(problems(&Text::Lines { path }), [None, Some(Problem::Empty), None]);
+        let path = write(folder.path(), "empty.txt", b"");
+        assert_eq!(problems(&Text::Lines { path }), []);
+    }
+
+    #[test]
+    fn compressed_files_are_unpacked_with_all_their_members() {
+        let folder = tempfile::tempdir().unwrap();
+        let gzip = |text: &[u8]| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let xz = |text: &[u8]| {
+            let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
+            encoder.write_all(text).unwrap();
+            encoder.finish().unwrap()
+        };
+        let zstd = |text: &[u8]| zstd::encode_all(text, 1).unwrap();
+        let archives = [
+            ("a.gz", [gzip(b"1\n2\n"), gzip(b"3\n")]),
+            ("a.xz", [xz(b"1\n2\n"), xz(b"3\n")]),
+            ("a.zst", [zstd(b"1\n2\n"), zstd(b"3\n")]),
+        ];
+        for (name, members) in archives {
+            let path = write(folder.path(), name, &members.concat());
+            let found = records(&Text::Lines { path });
+            let sources: Vec<&str> = found.iter().map(|record| record.source.as_str()).collect();
+            assert_eq!(sources, ["1", "2", "3"], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_truncated_archive_is_an_error_with_a_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let text: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(text.as_bytes()).unwrap();
+        let archive = encoder.finish().unwrap();
+        let path = write(folder.path(), "a.gz", &archive[..archive.len() / 2]);
+        let result: Result<Vec<Record>, _> =
+            Records::open(&Text::Lines { path }).unwrap().collect();
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("a.gz after line "), "{message}");
+    }
+
+    #[test]
+    fn a_missing_file_is_an_error_with_its_name() {
+        let error = Records::open(&Text::Lines { path: "/nowhere/a.txt".into() }).err().unwrap();
+        assert_eq!(error.to_string(), "cannot open /nowhere/a.txt");
+    }
+}

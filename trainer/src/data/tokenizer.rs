@@ -1,0 +1,380 @@
+//! One side's tokenizer: text to ids as BERT's own tokenizer makes them, and ids back to text.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+
+/// Why a tokenizer cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file does not hold a tokenizer.
+    #[error("{} is not a usable tokenizer: {reason}", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A special token is missing.
+    #[error(
+        "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK]",
+        path.display()
+    )]
+    MissingSpecial {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: &'static str,
+    },
+    /// A text cannot be tokenised.
+    #[error("cannot tokenise `{text}`: {reason}")]
+    Encode {
+        /// The beginning of the text.
+        text: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The ids of a vocabulary's special tokens. They differ between vocabularies: the first
+/// bert-base-german-cased has [PAD] at 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// Fills up short rows.
+    pub pad: u32,
+    /// Stands for words that the vocabulary cannot spell.
+    pub unk: u32,
+    /// Begins a passage in BERT's pre-training; never added to sentences of a pair.
+    pub cls: u32,
+    /// Ends every sentence.
+    pub sep: u32,
+    /// Stands where a token is to be predicted.
+    pub mask: u32,
+}
+
+/// One side's tokenizer.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: SpecialIds,
+    /// Token of each id; ids that no token has are empty.
+    tokens: Vec<String>,
+    fingerprint: [u8; 32],
+}
+
+impl Tokenizer {
+    /// Opens a tokenizer.json or a vocab.txt.
+    ///
+    /// Beside a vocab.txt, tokenizer_config.json says whether text is lower-cased
+    /// (`do_lower_case`) and stripped of accents (`strip_accents`). Where there is none, text is
+    /// lower-cased, as Hugging Face does, unless the vocabulary has entries with upper-case
+    /// letters, which could then never be reached.
+    ///
+    /// # Errors
+    /// An unreadable or broken file, or a missing special token.
+    pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        let bytes = read(path)?;
+        if path.extension().is_some_and(|extension| extension == "json") {
+            return Self::from_json(path, &bytes);
+        }
+        let config = path.with_file_name("tokenizer_config.json");
+        let casing = if config.is_file() { Some(Casing::read(&config)?) } else { None };
+        Self::from_entries(path, bytes, casing)
+    }
+
+    /// Opens a vocab.txt, for text that is lower-cased and stripped of accents first, or not.
+    ///
+    /// # Errors
+    /// An unreadable or broken file, or a missing special token.
+    pub fn from_vocabulary(path: &Path, lowercase: bool) -> Result<Self, TokenizerError> {
+        let casing = Casing { lowercase, strip_accents: None, chinese: true };
+        Self::from_entries(path, read(path)?, Some(casing))
+    }
+
+    fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, TokenizerError> {
+        let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
+        let inner =
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
+        Self::new(path, inner, Sha256::digest(bytes).into())
+    }
+
+    fn from_entries(
+        path: &Path,
+        bytes: Vec<u8>,
+        casing: Option<Casing>,
+    ) -> Result<Self, TokenizerError> {
+        let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
+        let text = String::from_utf8(bytes).map_err(|_| broken("it is not UTF-8".into()))?;
+        let casing = casing.unwrap_or_else(|| Casing::guess(&text));
+        let fingerprint = Sha256::new()
+            .chain_update(format!("{casing:?}\n"))
+            .chain_update(&text)
+            .finalize()
+            .into();
+        Self::new(path, bert_tokenizer(&text, casing).map_err(broken)?, fingerprint)
+    }
+
+    fn new(
+        path: &Path,
+        mut inner: tokenizers::Tokenizer,
+        fingerprint: [u8; 32],
+    ) -> Result<Self, TokenizerError> {
+        // A tokenizer.json may cut and pad, and would read a `[MASK]` in the text as the special
+        // token; lengths are decided elsewhere, and text is only text.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| TokenizerError::Broken {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        inner.set_encode_special_tokens(true);
+        let id = |token: &'static str| {
+            inner
+                .token_to_id(token)
+                .ok_or_else(|| TokenizerError::MissingSpecial { path: path.to_owned(), token })
+        };
+        let special = SpecialIds {
+            pad: id("[PAD]")?,
+            unk: id("[UNK]")?,
+            cls: id("[CLS]")?,
+            sep: id("[SEP]")?,
+            mask: id("[MASK]")?,
+        };
+        let vocabulary = inner.get_vocab(true);
+        let size = vocabulary.values().max().map_or(0, |&last| last as usize + 1);
+        let mut tokens = vec![String::new(); size];
+        for (token, id) in vocabulary {
+            tokens[id as usize] = token;
+        }
+        Ok(Self { inner, special, tokens, fingerprint })
+    }
+
+    /// The ids of the special tokens.
+    pub fn special(&self) -> SpecialIds {
+        self.special
+    }
+
+    /// One more than the largest id; a BERT's word embeddings need at least so many rows.
+    pub fn size(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// SHA-256 of everything that decides which ids a text has.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+
+    /// The ids of a text, without special tokens. Empty for a text without words.
+    ///
+    /// # Errors
+    /// The tokenizer has rules that fail on this text; a BERT's own does not.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| {
+            let text = text.chars().take(60).collect();
+            TokenizerError::Encode { text, reason: error.to_string() }
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The words of ids: word pieces merged, separated by spaces, up to the first [SEP] or [CLS].
+    ///
+    /// This is the form that the paper's BLEU compares. [PAD] and [MASK] are left out; [UNK] and
+    /// pieces without a beginning stay visible.
+    pub fn words(&self, ids: &[u32]) -> String {
+        let special = self.special;
+        let mut words = String::new();
+        for &id in ids.iter().take_while(|&&id| id != special.sep && id != special.cls) {
+            if id == special.pad || id == special.mask {
+                continue;
+            }
+            let token = self.tokens.get(id as usize).map_or("", String::as_str);
+            match token.strip_prefix("##") {
+                Some(rest) if !words.is_empty() => words.push_str(rest),
+                _ => {
+                    if !words.is_empty() {
+                        words.push(' ');
+                    }
+                    words.push_str(token);
+                }
+            }
+        }
+        words
+    }
+
+    /// The words of a text as its ids spell them: the paper's form of a reference.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn respell(&self, text: &str) -> Result<String, TokenizerError> {
+        Ok(self.words(&self.encode(text)?))
+    }
+}
+
+/// What happens to letters before the vocabulary is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Casing {
+    pub(super) lowercase: bool,
+    /// By default as `lowercase`.
+    pub(super) strip_accents: Option<bool>,
+    /// Whether Chinese characters are words of their own.
+    pub(super) chinese: bool,
+}
+
+impl Casing {
+    fn read(path: &Path) -> Result<Self, TokenizerError> {
+        let config: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&read(path)?).map_err(|error| TokenizerError::Broken {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?;
+        let flag = |key: &str| config.get(key).and_then(serde_json::Value::as_bool);
+        Ok(Self {
+            lowercase: flag("do_lower_case").unwrap_or(true),
+            strip_accents: flag("strip_accents"),
+            chinese: flag("tokenize_chinese_chars").unwrap_or(true),
+        })
+    }
+
+    fn guess(entries: &str) -> Self {
+        let special = |entry: &str| entry.starts_with('[') && entry.ends_with(']');
+        let cased = entries
+            .lines()
+            .any(|entry| !special(entry.trim_end()) && entry.contains(char::is_uppercase));
+        Self { lowercase: !cased, strip_accents: None, chinese: true }
+    }
+
+    /// BERT's own text clean-up.
+    pub(super) fn normalizer(self) -> BertNormalizer {
+        BertNormalizer::new(true, self.chinese, self.strip_accents, self.lowercase)
+    }
+}
+
+/// BERT's tokenizer over a vocabulary: an entry a line, in the order of their ids.
+pub(super) fn bert_tokenizer(
+    vocabulary: &str,
+    casing: Casing,
+) -> Result<tokenizers::Tokenizer, String> {
+    let model = WordPiece::read_bytes(vocabulary.as_bytes())
+        .and_then(|entries| WordPiece::builder().vocab(entries).build())
+        .map_err(|error| error.to_string())?;
+    let mut inner = tokenizers::Tokenizer::new(model);
+    inner.with_normalizer(Some(casing.normalizer())).map_err(|error| error.to_string())?;
+    inner.with_pre_tokenizer(Some(BertPreTokenizer));
+    Ok(inner)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TokenizerError> {
+    std::fs::read(path).map_err(|source| TokenizerError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCABULARY: &str =
+        "[unused0]\n[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nder\nhund\n##e\n.\n[\n]\nmask\n##d\n";
+
+    fn open(vocabulary: &str, config: Option<&str>) -> Result<Tokenizer, TokenizerError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vocab.txt");
+        std::fs::write(&path, vocabulary).unwrap();
+        if let Some(config) = config {
+            std::fs::write(folder.path().join("tokenizer_config.json"), config).unwrap();
+        }
+        Tokenizer::open(&path)
+    }
+
+    #[test]
+    fn words_become_pieces_and_words_again() {
+        let tokenizer = open(VOCABULARY, None).unwrap();
+        assert_eq!(tokenizer.encode("Der  Hündex. xyz").unwrap(), [6, 2, 9, 2]);
+        let ids = tokenizer.encode("Der Hünde.").unwrap();
+        assert_eq!(ids, [6, 7, 8, 9]);
+        assert_eq!(tokenizer.words(&ids), "der hunde .");
+        assert_eq!(tokenizer.respell("Der xyz").unwrap(), "der [UNK]");
+        assert_eq!(tokenizer.size(), 14);
+    }
+
+    #[test]
+    fn special_ids_are_found_by_name() {
+        let special = open(VOCABULARY, None).unwrap().special();
+        assert_eq!(special, SpecialIds { pad: 1, unk: 2, cls: 3, sep: 4, mask: 5 });
+        let message = open("[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", None).err().unwrap().to_string();
+        assert!(message.contains("has no entry [MASK]"), "{message}");
+    }
+
+    #[test]
+    fn special_tokens_in_the_text_are_only_text() {
+        let tokenizer = open(VOCABULARY, None).unwrap();
+        assert_eq!(tokenizer.encode("[MASK]").unwrap(), [10, 12, 11]);
+        assert!(tokenizer.encode("").unwrap().is_empty());
+        assert!(tokenizer.encode(" \u{200b}\u{0} ").unwrap().is_empty());
+    }
+
+    #[test]
+    fn words_stop_at_the_first_end_and_skip_padding_and_masks() {
+        let tokenizer = open(VOCABULARY, None).unwrap();
+        assert_eq!(tokenizer.words(&[6, 5, 1, 7, 4, 9]), "der hund");
+        assert_eq!(tokenizer.words(&[6, 3, 7]), "der");
+        assert_eq!(tokenizer.words(&[8, 7, 8, 99]), "##e hunde ");
+        assert_eq!(tokenizer.words(&[]), "");
+    }
+
+    #[test]
+    fn casing_comes_from_the_config_or_the_vocabulary() {
+        let upper = VOCABULARY.replace("der", "Der");
+        assert_eq!(open(&upper, None).unwrap().encode("Der der").unwrap(), [6, 2]);
+        let lower = r#"{"do_lower_case": true}"#;
+        assert_eq!(open(&upper, Some(lower)).unwrap().encode("Der").unwrap(), [2]);
+        let cased = r#"{"do_lower_case": false}"#;
+        assert_eq!(open(VOCABULARY, Some(cased)).unwrap().encode("Der der").unwrap(), [2, 6]);
+        let accents = r#"{"do_lower_case": true, "strip_accents": false}"#;
+        assert_eq!(open(VOCABULARY, Some(accents)).unwrap().encode("dér").unwrap(), [2]);
+        assert_eq!(open(VOCABULARY, Some(lower)).unwrap().encode("dér").unwrap(), [6]);
+        let message = open(VOCABULARY, Some("{")).err().unwrap().to_string();
+        assert!(message.contains("tokenizer_config.json"), "{message}");
+    }
+
+    #[test]
+    fn fingerprints_tell_vocabularies_and_casing_apart() {
+        let cased = r#"{"do_lower_case": false}"#;
+        let fingerprint =
+            |vocabulary: &str, config| open(vocabulary, config).unwrap().fingerprint();
+        assert_eq!(fingerprint(VOCABULARY, None), fingerprint(VOCABULARY, None));
+        assert_ne!(fingerprint(VOCABULARY, None), fingerprint(VOCABULARY, Some(cased)));
+        assert_ne!(fingerprint(VOCABULARY, None), fingerprint(&format!("{VOCABULARY}x\n"), None));
+    }
+
+    #[test]
+    fn a_json_tokenizer_neither_cuts_nor_pads() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let casing = Casing { lowercase: true, strip_accents: None, chinese: true };
+        let mut inner = bert_tokenizer(VOCABULARY, casing).unwrap();
+        inner
+            .with_truncation(Some(tokenizers::TruncationParams {
+                max_length: 2,
+                ..Default::default()
+            }))
+            .unwrap();
+        inner.with_padding(Some(tokenizers::PaddingParams {
+            strategy: tokenizers::PaddingStrategy::Fixed(9),
+            ..Default::default()
+        }));
+        inner.save(&path, false).unwrap();
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        assert_eq!(tokenizer.encode("der hunde. der").unwrap(), [6, 7, 8, 9, 6]);
+        std::fs::write(&path, "{}").unwrap();
+        let message = Tokenizer::open(&path).err().unwrap().to_string();
+        assert!(message.contains("tokenizer.json is not a usable tokenizer"), "{message}");
+    }
+}

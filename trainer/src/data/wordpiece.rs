@@ -1,0 +1,480 @@
+//! Learning a WordPiece vocabulary from text.
+//!
+//! Symbols are merged by how often they stand beside each other (Sennrich et al. 2016), as in
+//! Hugging Face's WordPiece trainer. That trainer numbers its symbols in the order of a hash map,
+//! so that ties fall differently in each run; here the same text always gives the same vocabulary.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::path::{Path, PathBuf};
+
+use tandem_config::data::Text;
+use tokenizers::decoders::wordpiece::WordPiece;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::bert::BertProcessing;
+use tokenizers::{
+    AddedToken, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer,
+};
+
+use super::read::{ReadError, Records};
+use super::tokenizer::{Casing, bert_tokenizer};
+
+/// The special tokens, in the order of their ids.
+pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
+
+/// Words with more letters are [UNK] to a BERT tokenizer.
+const MAX_WORD_LETTERS: usize = 100;
+/// At most so many different letters, as in Hugging Face's BERT trainer.
+const MAX_LETTERS: usize = 1000;
+/// Lines that are counted at a time.
+const CHUNK_LINES: usize = 1 << 15;
+
+/// Why no vocabulary could be learnt.
+#[derive(Debug, thiserror::Error)]
+pub enum WordpieceError {
+    /// The text cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The text has no words.
+    #[error("{} has no words to learn a vocabulary from", path.display())]
+    NoWords {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The files cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The tokenizer cannot be put together.
+    #[error("cannot write the tokenizer: {reason}")]
+    Tokenizer {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A WordPiece vocabulary that was learnt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    entries: Vec<String>,
+    lowercase: bool,
+}
+
+/// Learns a vocabulary of exactly `size` entries from the sources of a text.
+///
+/// The special tokens come first, then single letters by code point, then merges in the order in
+/// which they were made. Where the text gives too few merges, `[unused0]`, ... fill up the rest.
+/// Letters rarer than one in a million, and bad lines, are left out.
+///
+/// # Errors
+/// The text cannot be read, or has no words.
+pub fn learn(
+    text: &Text,
+    size: usize,
+    lowercase: bool,
+    threads: usize,
+) -> Result<Vocabulary, WordpieceError> {
+    let counts = count_words(text, lowercase, threads)?;
+    if counts.is_empty() {
+        let path = super::read::files(text)[0].to_owned();
+        return Err(WordpieceError::NoWords { path });
+    }
+    Ok(Vocabulary { entries: Learner::new(&counts, size).learn(size), lowercase })
+}
+
+impl Vocabulary {
+    /// The entries in the order of their ids.
+    pub fn entries(&self) -> &[String] {
+        &self.entries
+    }
+
+    /// Writes vocab.txt, tokenizer_config.json and tokenizer.json, as Hugging Face's
+    /// `BertTokenizer` and `BertTokenizerFast` read them. Returns the path of vocab.txt.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self, folder: &Path, max_length: usize) -> Result<PathBuf, WordpieceError> {
+        let config = serde_json::json!({
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": self.lowercase,
+            "strip_accents": null,
+            "tokenize_chinese_chars": true,
+            "model_max_length": max_length,
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+            "cls_token": "[CLS]",
+            "sep_token": "[SEP]",
+            "mask_token": "[MASK]",
+        });
+        let vocabulary = folder.join("vocab.txt");
+        replace(&folder.join("tokenizer_config.json"), &format!("{config:#}\n"))?;
+        replace(&folder.join("tokenizer.json"), &self.tokenizer_json()?)?;
+        replace(&vocabulary, &self.lines())?;
+        Ok(vocabulary)
+    }
+
+    fn lines(&self) -> String {
+        self.entries.join("\n") + "\n"
+    }
+
+    fn tokenizer_json(&self) -> Result<String, WordpieceError> {
+        let reason = |reason: String| WordpieceError::Tokenizer { reason };
+        let casing = Casing { lowercase: self.lowercase, strip_accents: None, chinese: true };
+        let mut tokenizer = bert_tokenizer(&self.lines(), casing).map_err(reason)?;
+        let special = |token: &str| (token.to_owned(), tokenizer.token_to_id(token).unwrap_or(0));
+        let ends = BertProcessing::new(special("[SEP]"), special("[CLS]"));
+        tokenizer.with_post_processor(Some(ends));
+        tokenizer.with_decoder(Some(WordPiece::default()));
+        tokenizer
+            .add_special_tokens(SPECIAL_TOKENS.map(|token| AddedToken::from(token, true)))
+            .and_then(|_| tokenizer.to_string(true))
+            .map_err(|error| reason(error.to_string()))
+    }
+}
+
+/// Replaces a file in one step: nobody sees half of it.
+fn replace(path: &Path, text: &str) -> Result<(), WordpieceError> {
+    let draft = path.with_extension(format!("tmp-{}", std::process::id()));
+    std::fs::write(&draft, text)
+        .and_then(|()| std::fs::rename(&draft, path))
+        .map_err(|source| WordpieceError::Write { path: path.to_owned(), source })
+}
+
+/// How often each word occurs, as BERT's clean-up and splitting find words.
+fn count_words(
+    text: &Text,
+    lowercase: bool,
+    threads: usize,
+) -> Result<BTreeMap<String, u64>, WordpieceError> {
+    let casing = Casing { lowercase, strip_accents: None, chinese: true };
+    let mut total = BTreeMap::new();
+    let mut records = Records::open(text)?;
+    loop {
+        let lines = records
+            .by_ref()
+            .filter(|record| !matches!(record, Ok(record) if record.problem.is_some()))
+            .take(CHUNK_LINES)
+            .map(|record| record.map(|record| record.source))
+            .collect::<Result<Vec<String>, _>>()?;
+        if lines.is_empty() {
+            return Ok(total);
+        }
+        for counts in super::parallel::map_slices(&lines, threads, |part| count(part, casing)) {
+            for (word, count) in counts {
+                *total.entry(word).or_default() += count;
+            }
+        }
+    }
+}
+
+fn count(lines: &[String], casing: Casing) -> HashMap<String, u64> {
+    let normalizer = casing.normalizer();
+    let mut counts = HashMap::new();
+    for line in lines {
+        let mut line = NormalizedString::from(line.as_str());
+        if normalizer.normalize(&mut line).is_err() {
+            continue;
+        }
+        let mut words = PreTokenizedString::from(line);
+        if BertPreTokenizer.pre_tokenize(&mut words).is_err() {
+            continue;
+        }
+        for (word, ..) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
+            match counts.get_mut(word) {
+                Some(count) => *count += 1,
+                None => {
+                    counts.insert(word.to_owned(), 1);
+                }
+            }
+        }
+    }
+    counts
+}
+
+/// A pair of neighbouring symbols.
+type Pair = (u32, u32);
+
+/// A word as symbols, and how often it occurs.
+struct Word {
+    symbols: Vec<u32>,
+    count: u64,
+}
+
+struct Learner {
+    entries: Vec<String>,
+    ids: HashMap<String, u32>,
+    words: Vec<Word>,
+    /// How often each pair occurs.
+    counts: HashMap<Pair, u64>,
+    /// Words in which a pair occurs, or occurred.
+    places: HashMap<Pair, Vec<u32>>,
+    /// Pairs by count, the most frequent first, then by ids. Counts may be out of date.
+    queue: BinaryHeap<(u64, Reverse<Pair>)>,
+}
+
+impl Learner {
+    fn new(counts: &BTreeMap<String, u64>, size: usize) -> Self {
+        let letters = letters(counts, size);
+        let mut learner = Self {
+            entries: Vec::new(),
+            ids: HashMap::new(),
+            words: Vec::new(),
+            counts: HashMap::new(),
+            places: HashMap::new(),
+            queue: BinaryHeap::new(),
+        };
+        for token in SPECIAL_TOKENS {
+            learner.id(token.to_owned());
+        }
+        for letter in letters.keys() {
+            learner.id(letter.to_string());
+        }
+        for (letter, _) in letters.iter().filter(|(_, continues)| **continues) {
+            learner.id(format!("##{letter}"));
+        }
+        for (word, &count) in counts {
+            if word.chars().count() > MAX_WORD_LETTERS
+                || !word.chars().all(|letter| letters.contains_key(&letter))
+            {
+                continue;
+            }
+            let symbol = |(place, letter): (usize, char)| match place {
+                0 => learner.ids[&letter.to_string()],
+                _ => learner.ids[&format!("##{letter}")],
+            };
+            let symbols = word.chars().enumerate().map(symbol).collect();
+            learner.words.push(Word { symbols, count });
+        }
+        for (place, word) in learner.words.iter().enumerate() {
+            for pair in pairs(&word.symbols) {
+                *learner.counts.entry(pair).or_default() += word.count;
+                learner.places.entry(pair).or_default().push(place as u32);
+            }
+        }
+        learner.queue =
+            learner.counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
+        learner
+    }
+
+    /// The id of an entry, which may be new.
+    fn id(&mut self, entry: String) -> u32 {
+        let next = self.entries.len() as u32;
+        *self.ids.entry(entry).or_insert_with_key(|entry| {
+            self.entries.push(entry.clone());
+            next
+        })
+    }
+
+    fn learn(mut self, size: usize) -> Vec<String> {
+        while self.entries.len() < size {
+            let Some((count, Reverse(pair))) = self.queue.pop() else { break };
+            let now = self.counts.get(&pair).copied().unwrap_or(0);
+            if now != count {
+                if now > 0 {
+                    self.queue.push((now, Reverse(pair)));
+                }
+                continue;
+            }
+            if count < 2 {
+                break; // what occurs once is no pattern
+            }
+            self.merge(pair);
+        }
+        for unused in 0..size.saturating_sub(self.entries.len()) {
+            self.entries.push(format!("[unused{unused}]"));
+        }
+        self.entries
+    }
+
+    /// Replaces a pair by one symbol in all words.
+    fn merge(&mut self, pair: Pair) {
+        let second = self.entries[pair.1 as usize].trim_start_matches("##");
+        let merged = format!("{}{second}", self.entries[pair.0 as usize]);
+        let merged = self.id(merged);
+        let mut places = self.places.remove(&pair).unwrap_or_default();
+        places.sort_unstable();
+        places.dedup();
+        let mut grown = Vec::new();
+        for place in places {
+            let word = &mut self.words[place as usize];
+            for old in pairs(&word.symbols) {
+                if let Some(count) = self.counts.get_mut(&old) {
+                    *count -= word.count;
+                }
+            }
+            replace_pair(&mut word.symbols, pair, merged);
+            for new in pairs(&word.symbols) {
+                *self.counts.entry(new).or_default() += word.count;
+                if new.0 == merged || new.1 == merged {
+                    self.places.entry(new).or_default().push(place);
+                    grown.push(new);
+                }
+            }
+        }
+        self.counts.remove(&pair);
+        grown.sort_unstable();
+        grown.dedup();
+        for new in grown {
+            self.queue.push((self.counts[&new], Reverse(new)));
+        }
+    }
+}
+
+/// The letters of a vocabulary, and whether each continues words.
+fn letters(counts: &BTreeMap<String, u64>, size: usize) -> BTreeMap<char, bool> {
+    let mut found: BTreeMap<char, (u64, bool)> = BTreeMap::new();
+    let mut total = 0;
+    for (word, count) in counts {
+        for (place, letter) in word.chars().enumerate() {
+            let (seen, continues) = found.entry(letter).or_default();
+            *seen += count;
+            *continues |= place > 0;
+            total += count;
+        }
+    }
+    let mut by_count: Vec<_> = found.into_iter().collect();
+    by_count.sort_by_key(|&(letter, (count, _))| (Reverse(count), letter));
+    // Each letter takes up to two entries, and merges need the larger part.
+    let most = MAX_LETTERS.min(size.saturating_sub(SPECIAL_TOKENS.len()) / 4);
+    by_count
+        .into_iter()
+        .take(most)
+        .filter(|(_, (count, _))| count * 1_000_000 >= total)
+        .map(|(letter, (_, continues))| (letter, continues))
+        .collect()
+}
+
+fn pairs(symbols: &[u32]) -> impl Iterator<Item = Pair> {
+    symbols.windows(2).map(|pair| (pair[0], pair[1]))
+}
+
+/// Replaces every occurrence of a pair, from the left.
+fn replace_pair(symbols: &mut Vec<u32>, pair: Pair, merged: u32) {
+    let mut kept = 0;
+    let mut next = 0;
+    while next < symbols.len() {
+        let found = symbols[next] == pair.0 && symbols.get(next + 1) == Some(&pair.1);
+        symbols[kept] = if found { merged } else { symbols[next] };
+        kept += 1;
+        next += if found { 2 } else { 1 };
+    }
+    symbols.truncate(kept);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tokenizer::Tokenizer;
+    use super::*;
+
+    fn text(folder: &Path, lines: &str) -> Text {
+        let path = folder.join("text.txt");
+        std::fs::write(&path, lines).unwrap();
+        Text::Lines { path }
+    }
+
+    fn entries(lines: &str, size: usize, lowercase: bool) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        learn(&text(folder.path(), lines), size, lowercase, 2).unwrap().entries
+    }
+
+    #[test]
+    fn the_most_frequent_pairs_are_merged_first() {
+        // l o w: 5 + 2 times; e r: 2 + 1; then low + er: 2.
+        let lines = "low low low low low lower lower er\n";
+        let found = entries(lines, 41, true);
+        let expected = "[PAD] [UNK] [CLS] [SEP] [MASK] e l o r w ##e ##o ##r ##w \
+            lo low ##er lower [unused0]";
+        assert_eq!(found[..19].join(" "), expected);
+        assert_eq!(found.len(), 41);
+        assert_eq!(found[40], "[unused22]");
+    }
+
+    #[test]
+    fn the_same_text_gives_the_same_vocabulary_on_any_number_of_threads() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rng = crate::data::random::stream(1, crate::data::random::Purpose::Order, &[]);
+        let mut lines = String::new();
+        for _ in 0..3000 {
+            for _ in 0..6 {
+                // Many ties: every syllable is equally likely.
+                for _ in 0..=rng.below(2) {
+                    lines.push_str(["ba", "du", "ki", "lo"][rng.below(4) as usize]);
+                }
+                lines.push(' ');
+            }
+            lines.push('\n');
+        }
+        let text = text(folder.path(), &lines);
+        let first = learn(&text, 200, true, 1).unwrap();
+        for threads in [1, 2, 3] {
+            assert_eq!(learn(&text, 200, true, threads).unwrap(), first);
+        }
+        assert_eq!(first.entries().len(), 200);
+        let mut unique = first.entries().to_vec();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), 200);
+    }
+
+    #[test]
+    fn counts_stay_right_when_a_pair_overlaps_itself() {
+        let found = entries("aaaaa aaaaa aaa\n", 100, true);
+        // a ##a ##a ##a ##a: 8 x (##a ##a) with overlaps, then a + ##aa, ...
+        assert_eq!(found[5..7].join(" "), "a ##a");
+        assert!(found.contains(&"aaaaa".to_owned()) && found.contains(&"aaa".to_owned()));
+    }
+
+    #[test]
+    fn casing_decides_the_letters() {
+        let found = entries("Über über\n", 100, false);
+        assert!(found.contains(&"Ü".to_owned()) && found.contains(&"ü".to_owned()));
+        let found = entries("Über über\n", 100, true);
+        assert!(found.contains(&"u".to_owned()) && !found.contains(&"ü".to_owned()));
+    }
+
+    #[test]
+    fn rare_letters_and_long_words_are_left_out() {
+        let long = "y".repeat(101);
+        let found = entries(&format!("{}ж {long}\n", "ab ab ".repeat(600_000)), 60, true);
+        assert!(!found.contains(&"ж".to_owned()));
+        assert!(!found.iter().any(|entry| entry.contains("yy")));
+    }
+
+    #[test]
+    fn a_text_without_words_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = learn(&text(folder.path(), "\n \n"), 100, true, 1).unwrap_err().to_string();
+        assert!(error.ends_with("text.txt has no words to learn a vocabulary from"), "{error}");
+    }
+
+    #[test]
+    fn both_written_forms_tokenise_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = "The dialog has a name. Der Dialog hat einen Namen, oder nicht?\n".repeat(3);
+        for lowercase in [true, false] {
+            let learnt = learn(&text(folder.path(), &lines), 120, lowercase, 2).unwrap();
+            let vocabulary = learnt.write(folder.path(), 64).unwrap();
+            let from_entries = Tokenizer::open(&vocabulary).unwrap();
+            let from_json = Tokenizer::open(&folder.path().join("tokenizer.json")).unwrap();
+            let ids = from_entries.encode(&lines).unwrap();
+            assert_eq!(ids, from_json.encode(&lines).unwrap());
+            assert!(!ids.contains(&from_entries.special().unk));
+            assert_eq!(from_entries.special(), from_json.special());
+            assert_eq!((from_entries.special().pad, from_entries.special().mask), (0, 4));
+            assert_eq!(from_entries.size(), 120);
+            let words = "the dialog has a name . der dialog hat einen namen , oder nicht ?";
+            let found = from_json.words(&ids[..ids.len() / 3]);
+            assert_eq!(if lowercase { found } else { found.to_lowercase() }, words);
+        }
+        let drafts = std::fs::read_dir(folder.path())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tmp"))
+            .count();
+        assert_eq!(drafts, 0);
+    }
+}
