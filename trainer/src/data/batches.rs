@@ -1,0 +1,237 @@
+//! Length-bucketed batches whose order is a pure function of (seed, epoch).
+
+use super::random::{Purpose, stream};
+
+/// Why no batches can be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// There is nothing to train on.
+    #[error("there are no training samples; see the report on the data")]
+    NoSamples,
+    /// A sample does not fit into a batch.
+    #[error(
+        "training.max_tokens is {max_tokens}, but the sample of line {line} alone has {length} \
+         tokens; raise max_tokens or lower data.max_length"
+    )]
+    TooLong {
+        /// The sample's line in its file.
+        line: u64,
+        /// Its longer side's length.
+        length: usize,
+        /// Padded tokens that a batch may have.
+        max_tokens: usize,
+    },
+}
+
+/// A sample's lengths in tokens: source and target. A passage has no target.
+pub type Lengths = (u32, u32);
+
+/// All batches of a training split.
+///
+/// A batch's padded tokens are its number of samples times its longest side. Samples are sorted by
+/// their longer side, ties (and nearly equal other sides) in random order, cut into batches, and
+/// the batches shuffled. Where the cuts fall depends on the lengths alone, so every epoch has the
+/// same number of batches, and the n-th batch of all is found without going through those before.
+#[derive(Debug, Clone)]
+pub struct Batches {
+    lengths: Vec<Lengths>,
+    /// First sample of each batch in sorted order, and the end.
+    cuts: Vec<usize>,
+    seed: u64,
+}
+
+impl Batches {
+    /// Cuts a split into batches of at most `max_tokens` padded tokens. `line` tells a sample's
+    /// line for messages.
+    ///
+    /// # Errors
+    /// No samples, or one that alone has more than `max_tokens` tokens.
+    pub fn new(
+        lengths: Vec<Lengths>,
+        max_tokens: usize,
+        seed: u64,
+        line: impl Fn(usize) -> u64,
+    ) -> Result<Self, BatchError> {
+        if lengths.is_empty() {
+            return Err(BatchError::NoSamples);
+        }
+        if let Some(sample) = lengths.iter().position(|&sample| longer(sample) > max_tokens) {
+            let length = longer(lengths[sample]);
+            return Err(BatchError::TooLong { line: line(sample), length, max_tokens });
+        }
+        let mut sorted: Vec<usize> = lengths.iter().copied().map(longer).collect();
+        sorted.sort_unstable();
+        Ok(Self { cuts: cut(&sorted, max_tokens), lengths, seed })
+    }
+
+    /// Batches in an epoch.
+    pub fn per_epoch(&self) -> u64 {
+        self.cuts.len() as u64 - 1
+    }
+
+    /// The epoch of the n-th batch of all, counted from 0, and its place in that epoch.
+    pub fn locate(&self, n: u64) -> (u64, usize) {
+        (n / self.per_epoch(), (n % self.per_epoch()) as usize)
+    }
+
+    /// The batches of an epoch, in their order.
+    pub fn epoch(&self, epoch: u64) -> Epoch {
+        let mut rng = stream(self.seed, Purpose::Order, &[epoch]);
+        let mut samples: Vec<u32> = (0..self.lengths.len() as u32).collect();
+        rng.shuffle(&mut samples);
+        samples.sort_by_key(|&sample| bucket(self.lengths[sample as usize]));
+        let mut order: Vec<u32> = (0..self.per_epoch() as u32).collect();
+        rng.shuffle(&mut order);
+        Epoch { samples, cuts: self.cuts.clone(), order }
+    }
+}
+
+/// The batches of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Epoch {
+    samples: Vec<u32>,
+    cuts: Vec<usize>,
+    order: Vec<u32>,
+}
+
+impl Epoch {
+    /// The samples of the batch at a place below [`Batches::per_epoch`].
+    pub fn batch(&self, place: usize) -> &[u32] {
+        let batch = self.order[place] as usize;
+        &self.samples[self.cuts[batch]..self.cuts[batch + 1]]
+    }
+}
+
+/// Batches for evaluation and translation: the longest samples first, in a fixed order, every
+/// sample exactly once. A sample that alone exceeds `max_tokens` is a batch of its own.
+pub fn evaluation_batches(lengths: &[Lengths], max_tokens: usize) -> Vec<Vec<u32>> {
+    let mut samples: Vec<u32> = (0..lengths.len() as u32).collect();
+    samples.sort_by_key(|&sample| bucket(lengths[sample as usize]));
+    let sorted: Vec<usize> =
+        samples.iter().map(|&sample| longer(lengths[sample as usize])).collect();
+    let cuts = cut(&sorted, max_tokens);
+    let mut batches: Vec<Vec<u32>> =
+        cuts.windows(2).map(|ends| samples[ends[0]..ends[1]].to_vec()).collect();
+    batches.reverse();
+    batches
+}
+
+/// Where ascending lengths are cut into batches, with 0 and the end.
+fn cut(sorted: &[usize], max_tokens: usize) -> Vec<usize> {
+    let mut cuts = vec![0];
+    let mut first = 0;
+    for (place, length) in sorted.iter().enumerate() {
+        if place > first && length * (place + 1 - first) > max_tokens {
+            cuts.push(place);
+            first = place;
+        }
+    }
+    if !sorted.is_empty() {
+        cuts.push(sorted.len());
+    }
+    cuts
+}
+
+fn longer((source, target): Lengths) -> usize {
+    source.max(target) as usize
+}
+
+/// Samples are sorted by this: the longer side decides where batches are cut, the other one, in
+/// steps of 4 tokens, keeps padding low.
+fn bucket((source, target): Lengths) -> (u32, bool, u32) {
+    (source.max(target), source > target, source.min(target) / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::random::Rng;
+
+    fn lengths(rng: &mut Rng, count: usize) -> Vec<Lengths> {
+        let mut side = || 1 + rng.below(30) as u32;
+        (0..count).map(|_| (side(), side())).collect()
+    }
+
+    fn rng(seed: u64) -> Rng {
+        stream(seed, Purpose::Weights, &[])
+    }
+
+    #[test]
+    fn every_epoch_has_every_sample_once_in_batches_that_fit() {
+        for seed in 0..100 {
+            let mut rng = rng(seed);
+            let count = 1 + rng.below(300) as usize;
+            let lengths = lengths(&mut rng, count);
+            let max_tokens = 30 + rng.below(200) as usize;
+            let batches = Batches::new(lengths.clone(), max_tokens, seed, |_| 0).unwrap();
+            for epoch in 0..3 {
+                let order = batches.epoch(epoch);
+                let mut seen = Vec::new();
+                for place in 0..batches.per_epoch() as usize {
+                    let batch = order.batch(place);
+                    let longest = batch.iter().map(|&s| longer(lengths[s as usize])).max();
+                    assert!(longest.unwrap() * batch.len() <= max_tokens);
+                    seen.extend_from_slice(batch);
+                }
+                seen.sort_unstable();
+                assert_eq!(seen, (0..count as u32).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_a_function_of_seed_and_number() {
+        let lengths = lengths(&mut rng(1), 500);
+        let batches = |seed| Batches::new(lengths.clone(), 100, seed, |_| 0).unwrap();
+        assert_eq!(batches(1).epoch(3), batches(1).epoch(3));
+        assert_ne!(batches(1).epoch(3), batches(1).epoch(4));
+        assert_ne!(batches(1).epoch(3), batches(2).epoch(3));
+        // Not only the batches' order changes, but also who is in them.
+        let partners = |epoch: Epoch| {
+            let batch = (0..batches(1).per_epoch() as usize)
+                .find(|&place| epoch.batch(place).contains(&7))
+                .unwrap();
+            let mut partners = epoch.batch(batch).to_vec();
+            partners.sort_unstable();
+            partners
+        };
+        assert_ne!(partners(batches(1).epoch(0)), partners(batches(1).epoch(1)));
+    }
+
+    #[test]
+    fn the_nth_batch_of_all_is_found_directly() {
+        let batches = Batches::new(vec![(4, 4); 10], 8, 1, |_| 0).unwrap();
+        assert_eq!(batches.per_epoch(), 5);
+        assert_eq!(batches.locate(0), (0, 0));
+        assert_eq!(batches.locate(4), (0, 4));
+        assert_eq!(batches.locate(13), (2, 3));
+    }
+
+    #[test]
+    fn a_sample_that_cannot_fit_is_named_by_its_line() {
+        let error = Batches::new(vec![(3, 3), (2, 9)], 8, 1, |sample| sample as u64 + 10);
+        let expected = BatchError::TooLong { line: 11, length: 9, max_tokens: 8 };
+        assert_eq!(error.unwrap_err(), expected);
+        assert_eq!(Batches::new(vec![], 8, 1, |_| 0).unwrap_err(), BatchError::NoSamples);
+    }
+
+    #[test]
+    fn evaluation_batches_are_fixed_start_long_and_take_everything() {
+        for seed in 0..50 {
+            let lengths = lengths(&mut rng(seed), seed as usize);
+            let batches = evaluation_batches(&lengths, 20);
+            let mut seen = batches.concat();
+            let longest = batches
+                .first()
+                .map(|batch| batch.iter().map(|&s| longer(lengths[s as usize])).max().unwrap());
+            assert_eq!(longest, lengths.iter().copied().map(longer).max());
+            seen.sort_unstable();
+            assert_eq!(seen, (0..lengths.len() as u32).collect::<Vec<_>>());
+            for batch in &batches {
+                let longest = batch.iter().map(|&s| longer(lengths[s as usize])).max().unwrap();
+                assert!(batch.len() == 1 || longest * batch.len() <= 20);
+            }
+            assert_eq!(batches, evaluation_batches(&lengths, 20));
+        }
+    }
+}

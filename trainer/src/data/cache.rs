@@ -1,0 +1,404 @@
+//! Tokenised text on disk, mapped into memory: made once, read by all ranks and later runs.
+//!
+//! A file is named by a key that hashes everything it was made from. It is written beside its
+//! place and renamed, so that a half-written one is never seen. Ranks that need the same file at
+//! the same time take turns by a file lock; where locks do not work, each makes its own identical
+//! file and the last one stays.
+//!
+//! Layout, little-endian: magic, key, six counts and the SHA-256 of the rest; then lines, ends of
+//! sources, of targets and of texts (u64 each), ids of sources and of targets (u32), texts, report.
+
+use std::fs::{File, TryLockError};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use memmap2::Mmap;
+use sha2::{Digest, Sha256};
+
+const MAGIC: &[u8; 8] = b"TANDEM01";
+const HEADER: usize = 8 + 32 + 6 * 8 + 32;
+/// How long another process is waited for that makes the same file.
+const LOCK_DEADLINE: Duration = Duration::from_secs(1800);
+const LOCK_POLL: Duration = Duration::from_millis(50);
+
+/// Why tokenised text cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// The cache folder cannot be used.
+    #[error("cannot write the cache of tokenised text {}; set data.cache to a writable folder with space", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file that was just made cannot be opened.
+    #[error("the cache of tokenised text {} is damaged right after it was written; is the disk sound?", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Hash of everything that a cache file is made from.
+pub type Key = [u8; 32];
+
+/// Samples in memory, before they are written.
+#[derive(Debug, Default)]
+pub struct Draft {
+    lines: Vec<u64>,
+    source_ends: Vec<u64>,
+    target_ends: Vec<u64>,
+    text_ends: Vec<u64>,
+    sources: Vec<u32>,
+    targets: Vec<u32>,
+    texts: Vec<u8>,
+}
+
+impl Draft {
+    /// Adds a sample. Either all samples have texts or none has.
+    pub fn push(&mut self, line: u64, source: &[u32], target: &[u32], texts: Option<(&str, &str)>) {
+        self.lines.push(line);
+        self.sources.extend_from_slice(source);
+        self.source_ends.push(self.sources.len() as u64);
+        self.targets.extend_from_slice(target);
+        self.target_ends.push(self.targets.len() as u64);
+        if let Some((source, target)) = texts {
+            for text in [source, target] {
+                self.texts.extend_from_slice(text.as_bytes());
+                self.text_ends.push(self.texts.len() as u64);
+            }
+        }
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Number of source and of target tokens.
+    pub fn tokens(&self) -> (u64, u64) {
+        (self.sources.len() as u64, self.targets.len() as u64)
+    }
+
+    fn write(&self, file: &mut impl Write, key: &Key, report: &[u8]) -> std::io::Result<()> {
+        let sections: [&[u8]; 8] = [
+            bytemuck::cast_slice(&self.lines),
+            bytemuck::cast_slice(&self.source_ends),
+            bytemuck::cast_slice(&self.target_ends),
+            bytemuck::cast_slice(&self.text_ends),
+            bytemuck::cast_slice(&self.sources),
+            bytemuck::cast_slice(&self.targets),
+            &self.texts,
+            report,
+        ];
+        let counts = [
+            self.lines.len(),
+            self.text_ends.len(),
+            self.sources.len(),
+            self.targets.len(),
+            self.texts.len(),
+            report.len(),
+        ];
+        let mut start = MAGIC.to_vec();
+        start.extend_from_slice(key);
+        for count in counts {
+            start.extend_from_slice(&(count as u64).to_le_bytes());
+        }
+        let mut hash = Sha256::new_with_prefix(&start);
+        for section in sections {
+            hash.update(section);
+        }
+        file.write_all(&start)?;
+        file.write_all(&hash.finalize())?;
+        for section in sections {
+            file.write_all(section)?;
+        }
+        file.flush()
+    }
+}
+
+/// A cache file, mapped into memory and verified.
+#[derive(Debug)]
+pub struct Cache {
+    map: Mmap,
+    samples: usize,
+    /// Where each section begins, and the end.
+    offsets: [usize; 9],
+}
+
+impl Cache {
+    /// Opens the file of this key, or makes it.
+    ///
+    /// # Errors
+    /// `make` fails, or the folder cannot be written.
+    pub fn open_or_make<E: From<CacheError>>(
+        folder: &Path,
+        key: &Key,
+        make: impl FnOnce() -> Result<(Draft, Vec<u8>), E>,
+    ) -> Result<Self, E> {
+        let hex: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let path = folder.join(format!("{hex}.tokens"));
+        if let Some(cache) = Self::open(&path, key) {
+            return Ok(cache);
+        }
+        let failed = |source| CacheError::Write { path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let lock_path = folder.join(format!("{hex}.lock"));
+        let lock = File::create(&lock_path).map_err(failed)?;
+        wait_for_turn(&lock);
+        // Another process may have made it meanwhile.
+        if let Some(cache) = Self::open(&path, key) {
+            return Ok(cache);
+        }
+        let (draft, report) = make()?;
+        write_in_one_step(&path, &draft, key, &report)
+            .map_err(|source| CacheError::Write { path: path.clone(), source })?;
+        Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
+    }
+
+    /// Opens a file; `None` where there is none, or a damaged one.
+    fn open(path: &Path, key: &Key) -> Option<Self> {
+        let file = File::open(path).ok()?;
+        // SAFETY: cache files are never changed in place: they are written elsewhere and renamed.
+        let map = unsafe { Mmap::map(&file) }.ok()?;
+        if map.len() < HEADER || &map[..8] != MAGIC || map[8..40] != key[..] {
+            return None;
+        }
+        let count = |index: usize| {
+            let bytes = map[40 + 8 * index..][..8].try_into().ok()?;
+            usize::try_from(u64::from_le_bytes(bytes)).ok()
+        };
+        let samples = count(0)?;
+        let wide = |count: usize| count.checked_mul(8);
+        let narrow = |count: usize| count.checked_mul(4);
+        let sizes = [
+            wide(samples)?,
+            wide(samples)?,
+            wide(samples)?,
+            wide(count(1)?)?,
+            narrow(count(2)?)?,
+            narrow(count(3)?)?,
+            count(4)?,
+            count(5)?,
+        ];
+        let mut offsets = [HEADER; 9];
+        for (section, size) in sizes.into_iter().enumerate() {
+            offsets[section + 1] = offsets[section].checked_add(size)?;
+        }
+        if offsets[8] != map.len() {
+            return None;
+        }
+        let hash = Sha256::new().chain_update(&map[..HEADER - 32]).chain_update(&map[HEADER..]);
+        if hash.finalize()[..] != map[HEADER - 32..HEADER] {
+            return None;
+        }
+        Some(Self { map, samples, offsets })
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.samples
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.samples == 0
+    }
+
+    /// The line that a sample comes from, counted from 1.
+    pub fn line(&self, sample: usize) -> u64 {
+        self.wide(0)[sample]
+    }
+
+    /// A sample's source ids.
+    pub fn source(&self, sample: usize) -> &[u32] {
+        &bytemuck::cast_slice(self.section(4))[range(self.wide(1), sample)]
+    }
+
+    /// A sample's target ids.
+    pub fn target(&self, sample: usize) -> &[u32] {
+        &bytemuck::cast_slice(self.section(5))[range(self.wide(2), sample)]
+    }
+
+    /// A sample's source and target as they were read, where they were kept.
+    pub fn texts(&self, sample: usize) -> Option<(&str, &str)> {
+        let ends = self.wide(3);
+        let text = |index| std::str::from_utf8(&self.section(6)[range(ends, index)]).ok();
+        if ends.is_empty() {
+            return None;
+        }
+        Some((text(2 * sample)?, text(2 * sample + 1)?))
+    }
+
+    /// What was stored beside the samples.
+    pub fn report(&self) -> &[u8] {
+        self.section(7)
+    }
+
+    fn section(&self, section: usize) -> &[u8] {
+        &self.map[self.offsets[section]..self.offsets[section + 1]]
+    }
+
+    fn wide(&self, section: usize) -> &[u64] {
+        bytemuck::cast_slice(self.section(section))
+    }
+}
+
+fn range(ends: &[u64], index: usize) -> std::ops::Range<usize> {
+    let start = if index == 0 { 0 } else { ends[index - 1] };
+    start as usize..ends[index] as usize
+}
+
+/// Waits until no other process makes the same file. After the deadline, or where the file system
+/// has no locks, the work is done twice instead: the result is the same.
+fn wait_for_turn(lock: &File) {
+    let start = Instant::now();
+    while let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        if start.elapsed() > LOCK_DEADLINE {
+            return;
+        }
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+fn write_in_one_step(path: &Path, draft: &Draft, key: &Key, report: &[u8]) -> std::io::Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let temporary = path.with_extension(format!("tmp-{}-{now}", std::process::id()));
+    let written = File::create(&temporary).and_then(|file| {
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        draft.write(&mut file, key, report)?;
+        file.get_ref().sync_all()?;
+        std::fs::rename(&temporary, path)
+    });
+    if written.is_err() {
+        // The message about the full disk matters more than a draft that cannot be removed.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const KEY: Key = [7; 32];
+
+    fn draft(texts: bool) -> Draft {
+        let mut draft = Draft::default();
+        draft.push(1, &[5, 6, 7], &[8], texts.then_some(("fünf", "")));
+        draft.push(4, &[], &[9, 10], texts.then_some(("", "neun zehn")));
+        draft
+    }
+
+    fn make(folder: &Path) -> Cache {
+        Cache::open_or_make::<CacheError>(folder, &KEY, || Ok((draft(true), b"{}".to_vec())))
+            .unwrap()
+    }
+
+    fn file(folder: &Path) -> PathBuf {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().unwrap() != "lock")
+            .collect();
+        assert_eq!(files.len(), 1, "no drafts are left behind: {files:?}");
+        files.remove(0)
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = make(folder.path());
+        assert_eq!((cache.len(), cache.line(0), cache.line(1)), (2, 1, 4));
+        assert_eq!((cache.source(0), cache.target(0)), (&[5, 6, 7][..], &[8][..]));
+        assert_eq!((cache.source(1), cache.target(1)), (&[][..], &[9, 10][..]));
+        assert_eq!(cache.texts(0), Some(("fünf", "")));
+        assert_eq!(cache.texts(1), Some(("", "neun zehn")));
+        assert_eq!(cache.report(), b"{}");
+    }
+
+    #[test]
+    fn nothing_at_all_and_no_texts_can_be_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |key: Key, draft: Draft| {
+            Cache::open_or_make::<CacheError>(folder.path(), &key, || Ok((draft, vec![]))).unwrap()
+        };
+        assert!(open([1; 32], Draft::default()).is_empty());
+        assert_eq!(open([2; 32], draft(false)).texts(0), None);
+    }
+
+    #[test]
+    fn a_second_opening_makes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        let again = Cache::open_or_make::<CacheError>(folder.path(), &KEY, || unreachable!());
+        assert_eq!(again.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn damage_anywhere_is_noticed_and_mended() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path());
+        let path = file(folder.path());
+        let good = std::fs::read(&path).unwrap();
+        let damaged = (0..good.len()).step_by(3).map(|place| {
+            let mut bytes = good.clone();
+            bytes[place] ^= 1;
+            bytes
+        });
+        let truncated = [0, 7, HEADER - 1, HEADER, good.len() - 1].map(|end| good[..end].to_vec());
+        for bytes in damaged.chain(truncated) {
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(Cache::open(&path, &KEY).is_none());
+        }
+        make(folder.path());
+        assert_eq!(std::fs::read(file(folder.path())).unwrap(), good);
+    }
+
+    #[test]
+    fn ranks_that_come_together_make_it_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let cache = Cache::open_or_make::<CacheError>(folder.path(), &KEY, || {
+                        made.fetch_add(1, Ordering::SeqCst);
+                        Ok((draft(true), vec![]))
+                    });
+                    assert_eq!(cache.unwrap().len(), 2);
+                });
+            }
+        });
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+        file(folder.path());
+    }
+
+    #[test]
+    fn a_failed_making_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let damaged = || CacheError::Damaged { path: PathBuf::new() };
+        let result = Cache::open_or_make(folder.path(), &KEY, || Err(damaged()));
+        assert!(result.is_err());
+        make(folder.path());
+    }
+
+    #[test]
+    fn an_unwritable_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let result =
+            Cache::open_or_make(&path, &KEY, || Ok::<_, CacheError>((draft(true), vec![])));
+        assert!(result.unwrap_err().to_string().contains("set data.cache"));
+    }
+}

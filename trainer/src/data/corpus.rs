@@ -1,0 +1,670 @@
+//! One split's samples: read, checked, tokenised, kept.
+//!
+//! Training lines with a problem are dropped or refused, as the config says. Held-out sentences
+//! are never dropped, so that a score counts all of them and translations stay in line with their
+//! sources: what is too long is cut, and what is missing is empty.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tandem_config::data::{BadLines, Data, Text, TooLong};
+
+use super::batches::Lengths;
+use super::cache::{Cache, CacheError, Draft, Key};
+use super::parallel::map_slices;
+use super::read::{Problem, ReadError, Record, Records, files};
+use super::report::{DataReport, shorten};
+use super::tokenizer::{Tokenizer, TokenizerError};
+
+/// Lines that are tokenised at a time.
+const CHUNK_LINES: usize = 1 << 14;
+
+/// Why a split cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A text cannot be tokenised.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The tokenised text cannot be kept.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A bad line, where the config refuses them.
+    #[error("{}:{line}: {}: {text}; mend the line, or set {key} to drop", file.display(), problem.describe())]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        problem: Problem,
+        /// The beginning of its text.
+        text: String,
+        /// The config's key that refuses it.
+        key: &'static str,
+    },
+    /// Nothing is left.
+    #[error("no line of {} can be used\n{report}", file.display())]
+    Nothing {
+        /// The (first) file.
+        file: PathBuf,
+        /// What became of the lines.
+        report: Box<DataReport>,
+    },
+    /// Pairs where passages are needed, or the other way round.
+    #[error("{} has {found}, but the objective needs {needed}", file.display())]
+    WrongKind {
+        /// The (first) file.
+        file: PathBuf,
+        /// What the config says that it holds.
+        found: &'static str,
+        /// What the objective trains on.
+        needed: &'static str,
+    },
+}
+
+/// Which part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is scored while training.
+    Valid,
+    /// What the finished model is scored on.
+    Test,
+}
+
+impl Split {
+    /// Its name in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+
+    /// Its text, if the config has it.
+    pub fn text(self, data: &Data) -> Option<&Text> {
+        match self {
+            Self::Train => Some(&data.train),
+            Self::Valid => data.valid.as_ref(),
+            Self::Test => data.test.as_ref(),
+        }
+    }
+}
+
+/// One side's tokenizer and longest sentence.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Most tokens of a sentence with its special tokens: at most the BERT's positions, and for a
+    /// target one less than the number of length classes.
+    pub max_length: usize,
+}
+
+/// What the samples are made for.
+#[derive(Clone, Copy)]
+pub enum Sides<'a> {
+    /// Pairs. Each sentence ends with [SEP]; [CLS] is not added, as in the paper.
+    Pair {
+        /// The source side.
+        source: Side<'a>,
+        /// The target side.
+        target: Side<'a>,
+    },
+    /// Passages of one language, from [CLS] to [SEP], as in BERT's pre-training. A passage that is
+    /// too long is split into equal parts; short ones are not joined.
+    Passages(Side<'a>),
+}
+
+/// One split's samples, in the order of its file.
+#[derive(Debug)]
+pub struct Corpus {
+    cache: Cache,
+    report: DataReport,
+}
+
+impl Corpus {
+    /// Opens a split, tokenising it with so many threads where that has not been done before.
+    /// `cache` is the folder that keeps the result.
+    ///
+    /// # Errors
+    /// Unreadable files, a line that the config refuses, nothing usable, or an unwritable cache.
+    pub fn open(
+        data: &Data,
+        text: &Text,
+        split: Split,
+        sides: Sides<'_>,
+        cache: &Path,
+        threads: usize,
+    ) -> Result<Self, DataError> {
+        let builder = Builder { data, text, split, sides };
+        builder.check_kind()?;
+        let cache = Cache::open_or_make(cache, &builder.key()?, || builder.build(threads))?;
+        let mut report: DataReport = serde_json::from_slice(cache.report()).unwrap_or_default();
+        // The same bytes may lie elsewhere today.
+        report.files = files(text).into_iter().map(Path::to_owned).collect();
+        report.split = split.name().into();
+        if cache.is_empty() {
+            let file = files(text)[0].to_owned();
+            return Err(DataError::Nothing { file, report: Box::new(report) });
+        }
+        Ok(Self { cache, report })
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.cache.is_empty()
+    }
+
+    /// What became of the split's lines.
+    pub fn report(&self) -> &DataReport {
+        &self.report
+    }
+
+    /// The line that a sample comes from, counted from 1.
+    pub fn line(&self, sample: usize) -> u64 {
+        self.cache.line(sample)
+    }
+
+    /// A sample's source with [SEP], or a passage from [CLS] to [SEP].
+    pub fn source(&self, sample: usize) -> &[u32] {
+        self.cache.source(sample)
+    }
+
+    /// A sample's target with [SEP]; nothing for a passage.
+    pub fn target(&self, sample: usize) -> &[u32] {
+        self.cache.target(sample)
+    }
+
+    /// A held-out pair as it was read, uncut; empty for training samples.
+    pub fn texts(&self, sample: usize) -> (&str, &str) {
+        self.cache.texts(sample).unwrap_or_default()
+    }
+
+    /// Whether there is nothing to translate: the source is only [SEP].
+    pub fn is_empty_source(&self, sample: usize) -> bool {
+        self.source(sample).len() <= 1
+    }
+
+    /// All samples' lengths.
+    pub fn lengths(&self) -> Vec<Lengths> {
+        let length = |ids: &[u32]| ids.len() as u32;
+        (0..self.len()).map(|i| (length(self.source(i)), length(self.target(i)))).collect()
+    }
+}
+
+/// A sentence to be translated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentence {
+    /// As it was read.
+    pub text: String,
+    /// Its ids with [SEP], cut where they are too many.
+    pub ids: Vec<u32>,
+    /// What is wrong with it, if anything is; it is kept all the same.
+    pub problem: Option<Problem>,
+}
+
+/// Reads sentences to be translated, one a line, in order; none is left out.
+///
+/// # Errors
+/// The file cannot be read, or a text cannot be tokenised.
+pub fn read_sentences(path: &Path, side: Side<'_>) -> Result<Vec<Sentence>, DataError> {
+    let records = Records::open(&Text::Lines { path: path.to_owned() })?;
+    records
+        .map(|record| {
+            let Record { source: text, problem, .. } = record?;
+            let (ids, is_cut) = side.sentence(&text)?;
+            Ok(Sentence { text, ids, problem: problem.or(is_cut.then_some(Problem::TooLong)) })
+        })
+        .collect()
+}
+
+impl Side<'_> {
+    /// A text's ids with [SEP], and whether they were cut to fit.
+    fn sentence(&self, text: &str) -> Result<(Vec<u32>, bool), TokenizerError> {
+        let mut ids = self.tokenizer.encode(text)?;
+        let most = self.max_length.saturating_sub(1);
+        let is_cut = ids.len() > most;
+        ids.truncate(most);
+        ids.push(self.tokenizer.special().sep);
+        Ok((ids, is_cut))
+    }
+
+    /// A text's ids in equal parts, each from [CLS] to [SEP].
+    fn passages(&self, text: &str) -> Result<Vec<Vec<u32>>, TokenizerError> {
+        let ids = self.tokenizer.encode(text)?;
+        let special = self.tokenizer.special();
+        let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));
+        let bounds = |part: usize| ids.len() * part / parts;
+        let passage = |part: usize| {
+            let words = &ids[bounds(part)..bounds(part + 1)];
+            [&[special.cls], words, &[special.sep]].concat()
+        };
+        Ok((0..parts).map(passage).collect())
+    }
+}
+
+/// A line made into samples.
+struct Line {
+    record: Record,
+    samples: Vec<(Vec<u32>, Vec<u32>)>,
+    problem: Option<Problem>,
+    is_cut: bool,
+}
+
+struct Builder<'a> {
+    data: &'a Data,
+    text: &'a Text,
+    split: Split,
+    sides: Sides<'a>,
+}
+
+impl Builder<'_> {
+    fn check_kind(&self) -> Result<(), DataError> {
+        let passages = "passages of one language (lines)";
+        let pairs = "pairs (tsv, files or jsonl)";
+        let (found, needed) = match (self.text, self.sides) {
+            (Text::Lines { .. }, Sides::Pair { .. }) => (passages, pairs),
+            (Text::Lines { .. }, Sides::Passages(_)) | (_, Sides::Pair { .. }) => return Ok(()),
+            (_, Sides::Passages(_)) => (pairs, passages),
+        };
+        Err(DataError::WrongKind { file: files(self.text)[0].to_owned(), found, needed })
+    }
+
+    fn is_training(&self) -> bool {
+        self.split == Split::Train
+    }
+
+    /// The hash of everything that decides what the samples are.
+    fn key(&self) -> Result<Key, DataError> {
+        let sides = match self.sides {
+            Sides::Pair { source, target } => vec![source, target],
+            Sides::Passages(side) => vec![side],
+        };
+        let columns = match self.text {
+            Text::Tsv { source, target, .. } => format!("tsv {source} {target}"),
+            Text::Files { .. } => "files".into(),
+            Text::Jsonl { source, target, .. } => format!("jsonl {source:?} {target:?}"),
+            Text::Lines { .. } => "lines".into(),
+        };
+        let Data { too_long, max_ratio, bad_lines, .. } = self.data;
+        let training = self.is_training();
+        let settings = format!(
+            "1 {columns} {too_long:?} {max_ratio} {bad_lines:?} {training} {}",
+            sides.len()
+        );
+        let mut key = Sha256::new_with_prefix(settings);
+        for side in sides {
+            key.update(side.tokenizer.fingerprint());
+            key.update((side.max_length as u64).to_le_bytes());
+        }
+        for path in files(self.text) {
+            key.update(hash_file(path)?);
+            key.update(path.extension().unwrap_or_default().as_encoded_bytes());
+        }
+        Ok(key.finalize().into())
+    }
+
+    fn build(&self, threads: usize) -> Result<(Draft, Vec<u8>), DataError> {
+        let mut draft = Draft::default();
+        let mut report = DataReport::default();
+        let mut records = Records::open(self.text)?;
+        loop {
+            let chunk: Vec<Record> =
+                records.by_ref().take(CHUNK_LINES).collect::<Result<_, _>>()?;
+            if chunk.is_empty() {
+                break;
+            }
+            let parts = map_slices(&chunk, threads, |part| {
+                part.iter().map(|record| self.tokenise(record.clone())).collect::<Vec<_>>()
+            });
+            for line in parts.into_iter().flatten() {
+                self.admit(line?, &mut draft, &mut report)?;
+            }
+        }
+        report.kept = draft.len() as u64;
+        (report.source_tokens, report.target_tokens) = draft.tokens();
+        Ok((draft, serde_json::to_vec(&report).unwrap_or_default()))
+    }
+
+    /// Makes samples of a line and finds what is wrong with it.
+    fn tokenise(&self, record: Record) -> Result<Line, TokenizerError> {
+        let mut problem = record.problem;
+        let mut is_cut = false;
+        let samples = match self.sides {
+            Sides::Passages(_) if problem.is_some() => vec![],
+            Sides::Passages(side) => {
+                let passages = side.passages(&record.source)?;
+                if passages.is_empty() {
+                    problem = Some(Problem::Empty);
+                }
+                if passages.len() > 1 && self.data.too_long == TooLong::Refuse {
+                    problem = Some(Problem::TooLong);
+                }
+                passages.into_iter().map(|passage| (passage, vec![])).collect()
+            }
+            Sides::Pair { .. } if problem.is_some() && self.is_training() => vec![],
+            Sides::Pair { source, target } => {
+                let (source, source_cut) = source.sentence(&record.source)?;
+                let (target, target_cut) = target.sentence(&record.target)?;
+                is_cut = source_cut || target_cut;
+                let ratio =
+                    source.len().max(target.len()) as f64 / source.len().min(target.len()) as f64;
+                let found = if source.len() == 1 || target.len() == 1 {
+                    Some(Problem::Empty)
+                } else if is_cut {
+                    Some(Problem::TooLong)
+                } else if self.is_training() && ratio > self.data.max_ratio {
+                    Some(Problem::Ratio)
+                } else {
+                    None
+                };
+                problem = problem.or(found);
+                vec![(source, target)]
+            }
+        };
+        Ok(Line { record, samples, problem, is_cut })
+    }
+
+    /// Keeps, drops or refuses a line.
+    fn admit(
+        &self,
+        line: Line,
+        draft: &mut Draft,
+        report: &mut DataReport,
+    ) -> Result<(), DataError> {
+        let Line { record, samples, problem, is_cut } = line;
+        report.read += 1;
+        if let Some(problem) = problem {
+            report.add(problem, record.line, &record.source, &record.target);
+            let (is_refused, key) = match problem {
+                Problem::TooLong => (self.data.too_long == TooLong::Refuse, "data.too_long"),
+                _ => (self.data.bad_lines == BadLines::Refuse, "data.bad_lines"),
+            };
+            if is_refused {
+                return Err(DataError::Refused {
+                    file: files(self.text)[0].to_owned(),
+                    line: record.line,
+                    problem,
+                    text: shorten(&record.source, &record.target),
+                    key,
+                });
+            }
+            let is_cut_to_fit = problem == Problem::TooLong && self.data.too_long == TooLong::Cut;
+            let is_kept = matches!(self.sides, Sides::Pair { .. }) && !self.is_training();
+            if !is_kept && !is_cut_to_fit {
+                report.dropped += 1;
+                return Ok(());
+            }
+        }
+        report.cut += u64::from(is_cut);
+        let texts = (!self.is_training()).then_some((&*record.source, &*record.target));
+        for (source, target) in samples {
+            draft.push(record.line, &source, &target, texts);
+        }
+        Ok(())
+    }
+}
+
+fn hash_file(path: &Path) -> Result<[u8; 32], ReadError> {
+    let failed = |source| ReadError::Open { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(failed)?;
+    Ok(hash.finalize().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::read::Problem;
+
+    /// [PAD] is not 0, so that assuming it shows.
+    const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";
+    const SEP: u32 = 3;
+
+    struct Fixture {
+        folder: tempfile::TempDir,
+        tokenizer: Tokenizer,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("vocab.txt");
+            std::fs::write(&path, VOCABULARY).unwrap();
+            Self { tokenizer: Tokenizer::open(&path).unwrap(), folder }
+        }
+
+        fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        }
+
+        fn side(&self, max_length: usize) -> Side<'_> {
+            Side { tokenizer: &self.tokenizer, max_length }
+        }
+
+        fn pair(&self, max_length: usize) -> Sides<'_> {
+            Sides::Pair { source: self.side(max_length), target: self.side(max_length) }
+        }
+
+        fn open(
+            &self,
+            data: &Data,
+            split: Split,
+            sides: Sides<'_>,
+            threads: usize,
+        ) -> Result<Corpus, DataError> {
+            let cache = self.folder.path().join("cache");
+            Corpus::open(data, &data.train, split, sides, &cache, threads)
+        }
+
+        fn pairs(&self, lines: impl AsRef<[u8]>) -> Data {
+            let path = self.write("pairs.tsv", lines);
+            data(Text::Tsv { path, source: 1, target: 2 })
+        }
+    }
+
+    fn data(train: Text) -> Data {
+        Data {
+            train,
+            valid: None,
+            test: None,
+            max_length: None,
+            too_long: TooLong::Drop,
+            max_ratio: 2.0,
+            bad_lines: BadLines::Drop,
+            cache: None,
+        }
+    }
+
+    /// Lines 2 to 7 each have another problem.
+    const BAD: &[u8] = b"a b\ta\nalone\n\tb\na\xff\tb\na a a a a\ta\na\ta\ta\n\x01\tb\na a a a a a a a\ta a a a a a\nc\tc\n";
+
+    fn counts(corpus: &Corpus) -> Vec<(Problem, u64, u64)> {
+        let problems = &corpus.report().problems;
+        problems.iter().map(|(&kind, found)| (kind, found.count, found.examples[0].line)).collect()
+    }
+
+    #[test]
+    fn training_drops_bad_lines_and_reports_them() {
+        let fixture = Fixture::new();
+        let data = fixture.pairs(BAD);
+        let corpus = fixture.open(&data, Split::Train, fixture.pair(8), 2).unwrap();
+        let expected = [
+            (Problem::NotUtf8, 1, 4),
+            (Problem::MissingColumn, 1, 2),
+            (Problem::Empty, 2, 3),
+            (Problem::Ratio, 1, 5),
+            (Problem::TooLong, 1, 8),
+        ];
+        assert_eq!(counts(&corpus), expected);
+        let report = corpus.report();
+        assert_eq!((report.read, report.dropped, report.kept, report.cut), (9, 6, 3, 0));
+        assert_eq!((report.source_tokens, report.target_tokens), (3 + 2 + 2, 2 + 2 + 2));
+        assert_eq!(corpus.source(0), [5, 6, SEP]);
+        assert_eq!(corpus.target(0), [5, SEP]);
+        assert_eq!([0, 1, 2].map(|sample| corpus.line(sample)), [1, 6, 9]);
+        assert_eq!(corpus.lengths(), [(3, 2), (2, 2), (2, 2)]);
+        assert_eq!(corpus.texts(0), ("", ""));
+    }
+
+    #[test]
+    fn held_out_lines_are_all_kept() {
+        let fixture = Fixture::new();
+        let data = fixture.pairs(BAD);
+        let corpus = fixture.open(&data, Split::Test, fixture.pair(8), 2).unwrap();
+        assert_eq!(corpus.len(), 9);
+        assert_eq!((0..9).map(|i| corpus.line(i)).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
+        assert_eq!((corpus.source(1), corpus.target(1)), (&[0, SEP][..], &[SEP][..]));
+        assert_eq!((corpus.source(2), corpus.target(2)), (&[SEP][..], &[6, SEP][..]));
+        assert!(corpus.is_empty_source(2) && !corpus.is_empty_source(1));
+        assert_eq!(corpus.source(7).len(), 8); // 8 tokens and [SEP], cut to 8
+        assert_eq!(corpus.texts(7), ("a a a a a a a a", "a a a a a a"));
+        assert_eq!(corpus.texts(3), ("a\u{fffd}", "b"));
+        assert_eq!((corpus.report().dropped, corpus.report().cut), (0, 1));
+    }
+
+    #[test]
+    fn refusals_name_file_line_and_key() {
+        let fixture = Fixture::new();
+        let mut data = fixture.pairs("a\tb\nb\n");
+        data.bad_lines = BadLines::Refuse;
+        let refuse = |data: &Data, split| {
+            fixture.open(data, split, fixture.pair(3), 1).unwrap_err().to_string()
+        };
+        for split in [Split::Train, Split::Test] {
+            let message = refuse(&data, split);
+            let expected =
+                "pairs.tsv:2: too few columns: b; mend the line, or set data.bad_lines to drop";
+            assert!(message.ends_with(expected), "{message}");
+        }
+        let mut data = fixture.pairs("a\tb\na a a\tb\n");
+        data.too_long = TooLong::Refuse;
+        let message = refuse(&data, Split::Train);
+        assert!(message.contains("pairs.tsv:2: too long: a a a | b"), "{message}");
+    }
+
+    #[test]
+    fn too_long_lines_can_be_cut() {
+        let fixture = Fixture::new();
+        let mut data = fixture.pairs("a b c a\ta b c\n");
+        data.too_long = TooLong::Cut;
+        let corpus = fixture.open(&data, Split::Train, fixture.pair(3), 1).unwrap();
+        assert_eq!((corpus.source(0), corpus.target(0)), (&[5, 6, SEP][..], &[5, 6, SEP][..]));
+        assert_eq!((corpus.report().cut, corpus.report().dropped), (1, 0));
+    }
+
+    #[test]
+    fn the_order_is_the_files_for_any_number_of_threads() {
+        let fixture = Fixture::new();
+        let lines: String = (0..CHUNK_LINES + 100)
+            .map(|i| if i % 3 == 0 { "a\tb\n" } else { "b c\ta\n" })
+            .collect();
+        let data = fixture.pairs(lines);
+        for threads in [1, 3] {
+            let cache = fixture.folder.path().join(format!("cache-{threads}"));
+            let sides = fixture.pair(8);
+            let corpus =
+                Corpus::open(&data, &data.train, Split::Train, sides, &cache, threads).unwrap();
+            assert_eq!(corpus.len(), CHUNK_LINES + 100);
+            for sample in 0..corpus.len() {
+                assert_eq!(corpus.line(sample), sample as u64 + 1);
+                assert_eq!(corpus.source(sample).len(), if sample % 3 == 0 { 2 } else { 3 });
+            }
+        }
+    }
+
+    #[test]
+    fn long_passages_are_split_evenly_and_nothing_is_lost() {
+        let fixture = Fixture::new();
+        let path = fixture.write("a.txt", "a b c a b\n\nc\n");
+        let data = data(Text::Lines { path });
+        let sides = Sides::Passages(fixture.side(5));
+        let corpus = fixture.open(&data, Split::Train, sides, 1).unwrap();
+        let found: Vec<&[u32]> = (0..corpus.len()).map(|sample| corpus.source(sample)).collect();
+        let expected: [&[u32]; 3] = [&[1, 5, 6, SEP], &[1, 7, 5, 6, SEP], &[1, 7, SEP]];
+        assert_eq!(found, expected);
+        assert!(corpus.target(0).is_empty());
+        assert_eq!([0, 1, 2].map(|sample| corpus.line(sample)), [1, 1, 3]);
+        assert_eq!(counts(&corpus), [(Problem::Empty, 1, 2)]);
+    }
+
+    #[test]
+    fn what_the_samples_depend_on_is_in_the_key() {
+        let fixture = Fixture::new();
+        let base = fixture.pairs("a a a\tb\n");
+        let key = |data: &Data, split, max_length| {
+            let sides = fixture.pair(max_length);
+            Builder { data, text: &data.train, split, sides }.key().unwrap()
+        };
+        let mut other = base.clone();
+        other.max_ratio = 3.0;
+        let mut cut = base.clone();
+        cut.too_long = TooLong::Cut;
+        let mut keys = vec![
+            key(&base, Split::Train, 8),
+            key(&base, Split::Train, 9),
+            key(&base, Split::Test, 8),
+            key(&other, Split::Train, 8),
+            key(&cut, Split::Train, 8),
+        ];
+        assert_eq!(key(&base, Split::Valid, 8), keys[2]);
+        let changed = fixture.pairs("a a a\tc\n");
+        keys.push(key(&changed, Split::Train, 8));
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), 6);
+    }
+
+    #[test]
+    fn pairs_and_passages_are_told_apart() {
+        let fixture = Fixture::new();
+        let lines = data(Text::Lines { path: fixture.write("a.txt", "a\n") });
+        let error = fixture.open(&lines, Split::Train, fixture.pair(8), 1).unwrap_err();
+        assert!(error.to_string().contains("needs pairs"), "{error}");
+        let pairs = fixture.pairs("a\tb\n");
+        let sides = Sides::Passages(fixture.side(8));
+        let error = fixture.open(&pairs, Split::Train, sides, 1).unwrap_err();
+        assert!(error.to_string().contains("needs passages"), "{error}");
+    }
+
+    #[test]
+    fn nothing_usable_is_an_error_with_the_report() {
+        let fixture = Fixture::new();
+        let data = fixture.pairs("a\nb\n");
+        for _ in 0..2 {
+            let error = fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains("pairs.tsv can be used"), "{message}");
+            assert!(message.contains("2 too few columns\n    line 1: a"), "{message}");
+        }
+    }
+
+    #[test]
+    fn sentences_to_translate_are_all_kept_in_order() {
+        let fixture = Fixture::new();
+        let path = fixture.write("in.txt", b"a b\r\n\nb\xff\na a a a a\n");
+        let sentences = read_sentences(&path, fixture.side(4)).unwrap();
+        let ids: Vec<&[u32]> = sentences.iter().map(|sentence| &*sentence.ids).collect();
+        let expected: [&[u32]; 4] = [&[5, 6, SEP], &[SEP], &[6, SEP], &[5, 5, 5, SEP]];
+        assert_eq!(ids, expected);
+        let problems: Vec<_> = sentences.iter().map(|sentence| sentence.problem).collect();
+        let expected = [None, Some(Problem::Empty), Some(Problem::NotUtf8), Some(Problem::TooLong)];
+        assert_eq!(problems, expected);
+        assert_eq!(sentences[0].text, "a b");
+    }
+}

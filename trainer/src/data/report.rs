@@ -1,0 +1,131 @@
+//! What became of a split's lines: counts, and examples of what was wrong.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::read::Problem;
+
+/// Examples kept of each problem.
+const EXAMPLES: usize = 3;
+/// Characters kept of an example.
+const EXAMPLE_LENGTH: usize = 80;
+
+/// What became of a split's lines.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// The split: `train`, `valid` or `test`.
+    pub split: String,
+    /// Its files.
+    pub files: Vec<PathBuf>,
+    /// Lines read.
+    pub read: u64,
+    /// Samples kept. More than lines where long passages are split.
+    pub kept: u64,
+    /// Lines left out.
+    pub dropped: u64,
+    /// Samples that were cut to fit.
+    pub cut: u64,
+    /// Source tokens kept, with special tokens.
+    pub source_tokens: u64,
+    /// Target tokens kept, with special tokens.
+    pub target_tokens: u64,
+    /// Lines with a problem, whether they were dropped or kept.
+    pub problems: BTreeMap<Problem, Counted>,
+}
+
+/// How often a problem was met, and where first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counted {
+    /// Lines.
+    pub count: u64,
+    /// The first few.
+    pub examples: Vec<Example>,
+}
+
+/// A line with a problem.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The beginning of its text.
+    pub text: String,
+}
+
+impl DataReport {
+    /// Counts a line with a problem.
+    pub fn add(&mut self, problem: Problem, line: u64, source: &str, target: &str) {
+        let counted = self.problems.entry(problem).or_default();
+        counted.count += 1;
+        if counted.examples.len() < EXAMPLES {
+            counted.examples.push(Example { line, text: shorten(source, target) });
+        }
+    }
+}
+
+/// The beginning of a line's text, for messages.
+pub fn shorten(source: &str, target: &str) -> String {
+    let whole = if target.is_empty() { source.to_owned() } else { format!("{source} | {target}") };
+    match whole.char_indices().nth(EXAMPLE_LENGTH) {
+        Some((end, _)) => format!("{}...", &whole[..end]),
+        None => whole,
+    }
+}
+
+/// A line for the whole, then a line for each problem and each example.
+impl fmt::Display for DataReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}: {} lines read, {} dropped, {} samples, {} source and {} target tokens",
+            self.split, self.read, self.dropped, self.kept, self.source_tokens, self.target_tokens
+        )?;
+        if self.cut > 0 {
+            write!(formatter, ", {} cut", self.cut)?;
+        }
+        for (problem, counted) in &self.problems {
+            write!(formatter, "\n  {} {}", counted.count, problem.describe())?;
+            for example in &counted.examples {
+                write!(formatter, "\n    line {}: {}", example.line, example.text)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_examples_are_kept_and_all_are_counted() {
+        let mut report = DataReport { split: "train".into(), ..Default::default() };
+        for line in 1..=9 {
+            report.add(Problem::Empty, line, "ß".repeat(100).as_str(), "b");
+        }
+        let counted = &report.problems[&Problem::Empty];
+        assert_eq!((counted.count, counted.examples.len()), (9, 3));
+        assert_eq!(counted.examples[0].text, format!("{}...", "ß".repeat(80)));
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<DataReport>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn a_report_reads_well() {
+        let mut report = DataReport {
+            split: "train".into(),
+            read: 3,
+            kept: 2,
+            dropped: 1,
+            source_tokens: 7,
+            target_tokens: 8,
+            ..Default::default()
+        };
+        report.add(Problem::TooLong, 2, "a", "b");
+        let expected = "train: 3 lines read, 1 dropped, 2 samples, 7 source and 8 target tokens\n  \
+            1 too long\n    line 2: a | b";
+        assert_eq!(report.to_string(), expected);
+    }
+}
