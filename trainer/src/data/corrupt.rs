@@ -1,0 +1,241 @@
+//! What is predicted and what the model sees in its place, as pure functions of a random stream.
+
+use tandem_config::model::Corruption;
+
+use super::random::Rng;
+use super::tokenizer::{SpecialIds, Tokenizer};
+
+/// What takes the place of noised source tokens in the authors' released code.
+pub const SOURCE_NOISE: Corruption = Corruption { mask: 0.8, random: 0.1 };
+
+/// The ids that can take a token's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replacements {
+    /// Number of ids.
+    pub size: usize,
+    /// The special ids.
+    pub special: SpecialIds,
+}
+
+impl Replacements {
+    /// The ids of a tokenizer.
+    pub fn of(tokenizer: &Tokenizer) -> Self {
+        Self { size: tokenizer.size(), special: tokenizer.special() }
+    }
+
+    /// What the model sees instead of `id`.
+    ///
+    /// A random token is uniform over the vocabulary without [PAD]: drawn for a real position, it
+    /// would be taken for padding, and the released code then miscounts the target's length.
+    fn replace(&self, id: u32, corruption: &Corruption, rng: &mut Rng) -> u32 {
+        let keep = 1.0 - corruption.mask - corruption.random;
+        let u = rng.uniform();
+        if u < keep {
+            id
+        } else if u < keep + corruption.random {
+            let drawn = rng.below((self.size as u64).saturating_sub(1)) as u32;
+            if drawn < self.special.pad { drawn } else { drawn + 1 }
+        } else {
+            self.special.mask
+        }
+    }
+}
+
+/// A sentence with some tokens to be predicted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Corrupted {
+    /// What the model sees.
+    pub ids: Vec<u32>,
+    /// Positions to be predicted, ascending.
+    pub positions: Vec<usize>,
+}
+
+/// Chooses `k ~ U{1..T}` of a target's `T` tokens, the final [SEP] among them, and corrupts them.
+pub fn target(
+    ids: &[u32],
+    corruption: &Corruption,
+    replacements: &Replacements,
+    rng: &mut Rng,
+) -> Corrupted {
+    let chosen = 1 + rng.below(ids.len() as u64) as usize;
+    let positions = rng.sample(ids.len(), chosen);
+    corrupt(ids, positions, corruption, replacements, rng)
+}
+
+/// Noises one span of about `share` of a source, as the released code does.
+///
+/// With `m = max(1, round(share · S))` the span starts at 0 (probability 0.2), at `S - m` (0.2) or
+/// uniformly before that (0.6), and covers `m + 1` tokens as far as there are any.
+pub fn source_span(
+    ids: &[u32],
+    share: f64,
+    replacements: &Replacements,
+    rng: &mut Rng,
+) -> Vec<u32> {
+    let length = ids.len();
+    let span = ((share * length as f64).round_ties_even() as usize).clamp(1, length.max(1));
+    let latest = length.saturating_sub(span);
+    let u = rng.uniform();
+    let start = if u < 0.2 {
+        0
+    } else if u < 0.4 {
+        latest
+    } else {
+        rng.below(latest as u64) as usize
+    };
+    let positions = (start..length.min(start + span + 1)).collect();
+    corrupt(ids, positions, &SOURCE_NOISE, replacements, rng).ids
+}
+
+/// Chooses about `predicted` of a passage's tokens, at least one, and corrupts them.
+///
+/// The passage's first and last token, [CLS] and [SEP], are never chosen. The number of chosen
+/// tokens is rounded up or down at random, so that it is right on average for short passages.
+pub fn passage(
+    ids: &[u32],
+    predicted: f64,
+    corruption: &Corruption,
+    replacements: &Replacements,
+    rng: &mut Rng,
+) -> Corrupted {
+    let words = ids.len().saturating_sub(2);
+    let chosen = (predicted * words as f64 + rng.uniform()).floor().max(1.0) as usize;
+    let positions = rng.sample(words, chosen).into_iter().map(|word| word + 1).collect();
+    corrupt(ids, positions, corruption, replacements, rng)
+}
+
+fn corrupt(
+    ids: &[u32],
+    positions: Vec<usize>,
+    corruption: &Corruption,
+    replacements: &Replacements,
+    rng: &mut Rng,
+) -> Corrupted {
+    let mut ids = ids.to_vec();
+    for &position in &positions {
+        ids[position] = replacements.replace(ids[position], corruption, rng);
+    }
+    Corrupted { ids, positions }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::{Purpose, stream};
+    use super::*;
+
+    /// [PAD] is neither first nor last, so that skipping it shows.
+    const REPLACEMENTS: Replacements =
+        Replacements { size: 20, special: SpecialIds { pad: 7, unk: 1, cls: 2, sep: 3, mask: 4 } };
+    const PAPER: Corruption = Corruption { mask: 1.0, random: 0.0 };
+
+    fn rng(seed: u64) -> Rng {
+        stream(seed, Purpose::TargetCorruption, &[])
+    }
+
+    #[test]
+    fn a_target_loses_one_to_all_tokens_equally_often() {
+        let ids = [10, 11, 12, 13, 3];
+        let mut counts = [0u32; 6];
+        let mut at_end = 0;
+        for seed in 0..5000 {
+            let found = target(&ids, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            counts[found.positions.len()] += 1;
+            at_end += u32::from(found.positions.contains(&4));
+            for (place, (&seen, &id)) in found.ids.iter().zip(&ids).enumerate() {
+                assert_eq!(seen, if found.positions.contains(&place) { 4 } else { id });
+            }
+        }
+        assert_eq!(counts[0], 0);
+        // 1000 each, with a standard deviation of 28; and [SEP] in 3/5 of all.
+        assert!(counts[1..].iter().all(|count| count.abs_diff(1000) < 150), "{counts:?}");
+        assert!(at_end.abs_diff(3000) < 180, "{at_end}");
+    }
+
+    #[test]
+    fn a_lone_token_is_predicted() {
+        for seed in 0..50 {
+            let found = target(&[3], &PAPER, &REPLACEMENTS, &mut rng(seed));
+            assert_eq!(found, Corrupted { ids: vec![4], positions: vec![0] });
+        }
+        let found = target(&[], &PAPER, &REPLACEMENTS, &mut rng(0));
+        assert_eq!(found, Corrupted { ids: vec![], positions: vec![] });
+    }
+
+    #[test]
+    fn the_shares_are_kept_and_padding_is_never_drawn() {
+        let ids = vec![19; 1000];
+        let corruption = Corruption { mask: 0.8, random: 0.1 };
+        let (mut masked, mut random, mut kept) = (0, 0, 0);
+        let mut seen = [false; 20];
+        for seed in 0..100 {
+            let found = target(&ids, &corruption, &REPLACEMENTS, &mut rng(seed));
+            for &position in &found.positions {
+                let id = found.ids[position];
+                seen[id as usize] = true;
+                match id {
+                    4 => masked += 1,
+                    19 => kept += 1,
+                    _ => random += 1,
+                }
+            }
+        }
+        let total = f64::from(masked + random + kept);
+        // A random draw hits [MASK] or the token itself once in 19 each.
+        assert!((f64::from(masked) / total - (0.8 + 0.1 / 19.0)).abs() < 0.01);
+        assert!((f64::from(random) / total - 0.1 * 17.0 / 19.0).abs() < 0.01);
+        let missing: Vec<usize> = (0..20).filter(|&id| !seen[id]).collect();
+        assert_eq!(missing, [7], "all but [PAD] are drawn");
+    }
+
+    #[test]
+    fn the_source_span_is_one_longer_than_its_share_and_clipped() {
+        // S = 20, m = 2: spans 0..=2, 18..=19 (clipped), or start..=start + 2 with start < 18.
+        let ids: Vec<u32> = vec![15; 20];
+        let mut starts = [0u32; 20];
+        for seed in 0..20_000 {
+            let found = source_span(&ids, 0.1, &REPLACEMENTS, &mut rng(seed));
+            let changed: Vec<usize> = (0..20).filter(|&place| found[place] != 15).collect();
+            if let (Some(&first), Some(&last)) = (changed.first(), changed.last()) {
+                assert!(last - first <= 2);
+                // Only where all of the span has changed is its start known.
+                if last - first == 2 || last == 19 && first == 18 {
+                    starts[first] += 1;
+                }
+            }
+        }
+        // Each is seen with probability ~0.9^2 or more: 0.2 + 0.6/18, 0.6/18, 0.2.
+        assert!(starts[0] > 3000 && starts[18] > 2500 && starts[19] == 0, "{starts:?}");
+        assert!(starts[1..18].iter().all(|&count| count > 300 && count < 1000), "{starts:?}");
+    }
+
+    #[test]
+    fn short_sources_are_noised_without_failing() {
+        for seed in 0..200 {
+            assert!(source_span(&[], 0.1, &REPLACEMENTS, &mut rng(seed)).is_empty());
+            assert_eq!(source_span(&[9], 0.1, &REPLACEMENTS, &mut rng(seed)).len(), 1);
+            assert_eq!(source_span(&[9, 3], 0.9, &REPLACEMENTS, &mut rng(seed)).len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_passage_keeps_its_ends_and_predicts_its_share() {
+        let mut passage_ids = vec![2];
+        passage_ids.extend([12; 5]);
+        passage_ids.push(3);
+        let mut chosen = 0;
+        for seed in 0..4000 {
+            let found = passage(&passage_ids, 0.3, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            assert!(found.positions.iter().all(|&place| (1..=5).contains(&place)));
+            assert!(!found.positions.is_empty());
+            chosen += found.positions.len();
+        }
+        // 0.3 x 5 = 1.5 on average.
+        assert!((chosen as f64 / 4000.0 - 1.5).abs() < 0.05, "{chosen}");
+        for seed in 0..50 {
+            let found = passage(&[2, 12, 3], 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            assert_eq!(found.positions, [1]);
+            let found = passage(&[2, 3], 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            assert_eq!(found, Corrupted { ids: vec![2, 3], positions: vec![] });
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Samples laid out as rows: what one micro-batch hands to the model.
+//!
+//! Shapes: B sentences, S source tokens, T target tokens. Rows are padded on the right with their
+//! own side's [PAD], because positions are absolute.
+
+use std::sync::Arc;
+
+use tandem_config::model::{Masked, Mlm};
+
+use super::corpus::Corpus;
+use super::corrupt::{self, Replacements};
+use super::random::{Purpose, stream};
+
+/// Rows of ids, padded on the right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Padded {
+    /// Ids, row by row: `rows x columns`.
+    pub ids: Vec<i64>,
+    /// Number of rows.
+    pub rows: usize,
+    /// Length of the longest row; at least 1.
+    pub columns: usize,
+    /// Real ids in each row.
+    pub lengths: Vec<i64>,
+}
+
+impl Padded {
+    /// Fills up rows with `pad`.
+    pub fn new<R: AsRef<[u32]>>(rows: &[R], pad: u32) -> Self {
+        let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0).max(1);
+        let mut ids = vec![i64::from(pad); rows.len() * columns];
+        for (row, filled) in rows.iter().zip(ids.chunks_mut(columns)) {
+            for (place, &id) in filled.iter_mut().zip(row.as_ref()) {
+                *place = i64::from(id);
+            }
+        }
+        let lengths = rows.iter().map(|row| row.as_ref().len() as i64).collect();
+        Self { ids, rows: rows.len(), columns, lengths }
+    }
+
+    /// Real ids in all rows.
+    pub fn tokens(&self) -> i64 {
+        self.lengths.iter().sum()
+    }
+}
+
+/// A micro-batch of pairs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PairBatch {
+    /// What the encoder reads, noised where the config says so. `[B, S]`
+    pub source: Padded,
+    /// The corrupted target that the decoder reads. `[B, T]`
+    pub decoder_input: Padded,
+    /// The target as it is. `[B, T]`
+    pub target: Padded,
+    /// Places to be predicted in the flattened `[B * T]` rows, ascending.
+    pub loss_positions: Vec<i64>,
+    /// The target's ids at these places.
+    pub labels: Vec<i64>,
+    /// Which samples the rows are.
+    pub samples: Vec<u32>,
+}
+
+/// A micro-batch of passages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MlmBatch {
+    /// The corrupted passages. `[B, T]`
+    pub input: Padded,
+    /// Places to be predicted in the flattened `[B * T]` rows, ascending.
+    pub loss_positions: Vec<i64>,
+    /// The original ids at these places.
+    pub labels: Vec<i64>,
+    /// Which samples the rows are.
+    pub samples: Vec<u32>,
+}
+
+/// What the random choices of a batch are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// Training: fresh in each epoch, with source noise where the config has it.
+    Train {
+        /// The epoch, counted from 0.
+        epoch: u64,
+    },
+    /// The loss on held-out text: always the same choices, and a clean source.
+    Evaluation,
+}
+
+/// Makes micro-batches of pairs. A pure function of seed, draw and samples.
+#[derive(Clone)]
+pub struct PairExamples {
+    /// The samples.
+    pub corpus: Arc<Corpus>,
+    /// What is predicted.
+    pub objective: Masked,
+    /// Ids of the source side.
+    pub source: Replacements,
+    /// Ids of the target side.
+    pub target: Replacements,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl PairExamples {
+    /// The micro-batch of these samples.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> PairBatch {
+        let mut sources = Vec::with_capacity(samples.len());
+        let mut inputs = Vec::with_capacity(samples.len());
+        let mut targets = Vec::with_capacity(samples.len());
+        let mut positions = Vec::with_capacity(samples.len());
+        for &sample in samples {
+            let (source, target) =
+                (self.corpus.source(sample as usize), self.corpus.target(sample as usize));
+            sources.push(self.source_row(source, sample, draw));
+            let mut rng = match draw {
+                Draw::Train { epoch } => {
+                    stream(self.seed, Purpose::TargetCorruption, &[epoch, sample.into()])
+                }
+                Draw::Evaluation => {
+                    stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()])
+                }
+            };
+            let corruption = &self.objective.corruption;
+            let corrupted = corrupt::target(target, corruption, &self.target, &mut rng);
+            inputs.push(corrupted.ids);
+            targets.push(target);
+            positions.push(corrupted.positions);
+        }
+        let target = Padded::new(&targets, self.target.special.pad);
+        let (loss_positions, labels) = predicted(&positions, &targets, target.columns);
+        PairBatch {
+            source: Padded::new(&sources, self.source.special.pad),
+            decoder_input: Padded::new(&inputs, self.target.special.pad),
+            target,
+            loss_positions,
+            labels,
+            samples: samples.to_vec(),
+        }
+    }
+
+    fn source_row(&self, source: &[u32], sample: u32, draw: Draw) -> Vec<u32> {
+        match draw {
+            Draw::Train { epoch } if self.objective.source_noise > 0.0 => {
+                let mut rng = stream(self.seed, Purpose::SourceNoise, &[epoch, sample.into()]);
+                corrupt::source_span(source, self.objective.source_noise, &self.source, &mut rng)
+            }
+            _ => source.to_vec(),
+        }
+    }
+}
+
+/// Makes micro-batches of passages. A pure function of seed, draw and samples.
+#[derive(Clone)]
+pub struct MlmExamples {
+    /// The samples.
+    pub corpus: Arc<Corpus>,
+    /// What is predicted.
+    pub objective: Mlm,
+    /// Ids of the vocabulary.
+    pub replacements: Replacements,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl MlmExamples {
+    /// The micro-batch of these samples.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> MlmBatch {
+        let mut inputs = Vec::with_capacity(samples.len());
+        let mut passages = Vec::with_capacity(samples.len());
+        let mut positions = Vec::with_capacity(samples.len());
+        for &sample in samples {
+            let passage = self.corpus.source(sample as usize);
+            let mut rng = match draw {
+                Draw::Train { epoch } => {
+                    stream(self.seed, Purpose::MaskedLanguageModel, &[epoch, sample.into()])
+                }
+                Draw::Evaluation => {
+                    stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()])
+                }
+            };
+            let Mlm { predicted, corruption } = &self.objective;
+            let corrupted =
+                corrupt::passage(passage, *predicted, corruption, &self.replacements, &mut rng);
+            inputs.push(corrupted.ids);
+            passages.push(passage);
+            positions.push(corrupted.positions);
+        }
+        let input = Padded::new(&inputs, self.replacements.special.pad);
+        let (loss_positions, labels) = predicted(&positions, &passages, input.columns);
+        MlmBatch { input, loss_positions, labels, samples: samples.to_vec() }
+    }
+}
+
+/// Places in the flattened rows, and the original ids there.
+fn predicted(positions: &[Vec<usize>], rows: &[&[u32]], columns: usize) -> (Vec<i64>, Vec<i64>) {
+    let mut places = Vec::new();
+    let mut labels = Vec::new();
+    for (row, (positions, ids)) in positions.iter().zip(rows).enumerate() {
+        for &position in positions {
+            places.push((row * columns + position) as i64);
+            labels.push(i64::from(ids[position]));
+        }
+    }
+    (places, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tandem_config::data::{BadLines, Data, Text, TooLong};
+    use tandem_config::model::Corruption;
+
+    use super::*;
+    use crate::data::corpus::{Side, Sides, Split};
+    use crate::data::tokenizer::Tokenizer;
+
+    const SOURCE: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n";
+    /// Other ids than the source's, [PAD] among the last.
+    const TARGET: &str = "x\n[UNK]\n[MASK]\n[CLS]\n[PAD]\n[SEP]\ny\nz\n";
+
+    fn tokenizer(folder: &Path, name: &str, entries: &str) -> Tokenizer {
+        let path = folder.join(name);
+        std::fs::write(&path, entries).unwrap();
+        Tokenizer::open(&path).unwrap()
+    }
+
+    fn corpus(folder: &Path, text: Text, sides: Sides<'_>) -> Arc<Corpus> {
+        let data = Data {
+            train: text,
+            valid: None,
+            test: None,
+            max_length: None,
+            too_long: TooLong::Drop,
+            max_ratio: 9.0,
+            bad_lines: BadLines::Drop,
+            cache: None,
+        };
+        let cache = folder.join("cache");
+        Arc::new(Corpus::open(&data, &data.train, Split::Train, sides, &cache, 1).unwrap())
+    }
+
+    fn pairs(objective: Masked) -> PairExamples {
+        let folder = tempfile::tempdir().unwrap();
+        let source = tokenizer(folder.path(), "s.txt", SOURCE);
+        let target = tokenizer(folder.path(), "t.txt", TARGET);
+        let path = folder.path().join("pairs.tsv");
+        std::fs::write(&path, "a b c d e\tx\na\ty z x y\nb c d\tz z\n").unwrap();
+        let text = Text::Tsv { path, source: 1, target: 2 };
+        let sides = Sides::Pair {
+            source: Side { tokenizer: &source, max_length: 16 },
+            target: Side { tokenizer: &target, max_length: 16 },
+        };
+        PairExamples {
+            corpus: corpus(folder.path(), text, sides),
+            objective,
+            source: Replacements::of(&source),
+            target: Replacements::of(&target),
+            seed: 1,
+        }
+    }
+
+    #[test]
+    fn rows_are_padded_on_the_right_with_their_own_sides_pad() {
+        let batch = pairs(Masked::default()).batch(&[0, 1, 2], Draw::Train { epoch: 0 });
+        #[rustfmt::skip]
+        assert_eq!(batch.source.ids, [
+            5, 6, 7, 8, 9, 3,
+            5, 3, 0, 0, 0, 0,
+            6, 7, 8, 3, 0, 0,
+        ]);
+        #[rustfmt::skip]
+        assert_eq!(batch.target.ids, [
+            0, 5, 4, 4, 4,
+            6, 7, 0, 6, 5,
+            7, 7, 5, 4, 4,
+        ]);
+        assert_eq!(batch.source.lengths, [6, 2, 4]);
+        assert_eq!((batch.target.rows, batch.target.columns, batch.target.tokens()), (3, 5, 10));
+        assert_eq!(batch.samples, [0, 1, 2]);
+    }
+
+    #[test]
+    fn loss_positions_are_where_the_decoder_sees_masks() {
+        let examples = pairs(Masked::default());
+        for epoch in 0..100 {
+            let batch = examples.batch(&[2, 0, 1], Draw::Train { epoch });
+            let masked: Vec<i64> = (0..batch.decoder_input.ids.len() as i64)
+                .filter(|&place| batch.decoder_input.ids[place as usize] == 2)
+                .collect();
+            assert_eq!(batch.loss_positions, masked);
+            let labels: Vec<i64> =
+                masked.iter().map(|&place| batch.target.ids[place as usize]).collect();
+            assert_eq!(batch.labels, labels);
+            assert_eq!(batch.decoder_input.lengths, batch.target.lengths);
+        }
+    }
+
+    #[test]
+    fn choices_depend_on_the_sample_and_not_on_its_batch() {
+        let corruption = Corruption { mask: 0.5, random: 0.3 };
+        let examples = pairs(Masked { corruption, source_noise: 0.4, ..Masked::default() });
+        let row = |batch: &PairBatch, row: usize| {
+            let ids = |rows: &Padded| {
+                rows.ids[row * rows.columns..][..rows.lengths[row] as usize].to_vec()
+            };
+            (ids(&batch.source), ids(&batch.decoder_input))
+        };
+        for epoch in 0..50 {
+            let draw = Draw::Train { epoch };
+            let together = examples.batch(&[0, 1, 2], draw);
+            assert_eq!(row(&together, 1), row(&examples.batch(&[1], draw), 0));
+            assert_eq!(together, examples.batch(&[0, 1, 2], draw));
+        }
+        let epochs: std::collections::HashSet<_> =
+            (0..50).map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch }), 0)).collect();
+        assert!(epochs.len() > 10, "each epoch draws anew");
+    }
+
+    #[test]
+    fn evaluation_never_noises_the_source() {
+        let examples = pairs(Masked { source_noise: 0.9, ..Masked::default() });
+        let batch = examples.batch(&[0], Draw::Evaluation);
+        assert_eq!(batch.source.ids, [5, 6, 7, 8, 9, 3]);
+        assert_ne!(examples.batch(&[0], Draw::Train { epoch: 0 }).source.ids, batch.source.ids);
+    }
+
+    #[test]
+    fn passages_predict_words_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = tokenizer(folder.path(), "s.txt", SOURCE);
+        let path = folder.path().join("text");
+        std::fs::write(&path, "a b c d e\nb\n").unwrap();
+        let sides = Sides::Passages(Side { tokenizer: &tokenizer, max_length: 16 });
+        let examples = MlmExamples {
+            corpus: corpus(folder.path(), Text::Lines { path }, sides),
+            objective: Mlm::default(),
+            replacements: Replacements::of(&tokenizer),
+            seed: 1,
+        };
+        for epoch in 0..100 {
+            let batch = examples.batch(&[1, 0], Draw::Train { epoch });
+            assert_eq!((batch.input.rows, batch.input.columns), (2, 7));
+            assert_eq!(batch.loss_positions[0], 1); // [CLS] b [SEP]
+            assert_eq!(batch.labels[0], 6);
+            assert!(batch.loss_positions[1..].iter().all(|place| (8..=12).contains(place)));
+            assert!(batch.loss_positions.len() >= 2);
+            assert_eq!(batch.input.ids[3..7], [0; 4]);
+        }
+    }
+
+    #[test]
+    fn no_rows_and_empty_rows_have_a_shape() {
+        let none = Padded::new::<Vec<u32>>(&[], 9);
+        assert_eq!((none.rows, none.columns, none.ids.len()), (0, 1, 0));
+        let empty = Padded::new(&[vec![], vec![]], 9);
+        assert_eq!((empty.rows, empty.columns, empty.ids), (2, 1, vec![9, 9]));
+    }
+}

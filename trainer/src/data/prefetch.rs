@@ -1,0 +1,115 @@
+//! Items made ahead of time by a thread of their own.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+
+/// How long one item may take to be made.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Why there is no next item.
+#[derive(Debug, thiserror::Error)]
+pub enum PrefetchError {
+    /// The thread cannot be started.
+    #[error("cannot start the thread that prepares batches")]
+    Start(#[source] std::io::Error),
+    /// The thread takes far too long.
+    #[error("no batch was ready after {} seconds; is the file system of the data hanging?", DEADLINE.as_secs())]
+    Slow,
+}
+
+/// Items in order, made ahead of time. Dropping it ends the thread.
+pub struct Prefetch<T> {
+    receiver: Option<Receiver<T>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<T: Send + 'static> Prefetch<T> {
+    /// Starts to make items, up to `depth` of them ahead. Items may be results: an error is
+    /// passed on in its place like any other item.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn new(
+        items: impl Iterator<Item = T> + Send + 'static,
+        depth: usize,
+    ) -> Result<Self, PrefetchError> {
+        let (sender, receiver) = bounded(depth.max(1));
+        let thread = std::thread::Builder::new()
+            .name("prefetch".into())
+            .spawn(move || {
+                for item in items {
+                    if sender.send(item).is_err() {
+                        return; // nobody wants more
+                    }
+                }
+            })
+            .map_err(PrefetchError::Start)?;
+        Ok(Self { receiver: Some(receiver), thread: Some(thread) })
+    }
+
+    /// The next item; `None` after the last.
+    ///
+    /// # Errors
+    /// None was ready within ten minutes.
+    pub fn next_item(&mut self) -> Result<Option<T>, PrefetchError> {
+        let Some(receiver) = &self.receiver else { return Ok(None) };
+        match receiver.recv_timeout(DEADLINE) {
+            Ok(item) => Ok(Some(item)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => Err(PrefetchError::Slow),
+        }
+    }
+}
+
+impl<T> Drop for Prefetch<T> {
+    fn drop(&mut self) {
+        // Without a receiver the thread's next send fails, and it ends.
+        self.receiver = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in the thread has been reported by the panic hook already.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn items_come_in_order_and_end() {
+        for depth in [0, 1, 5, 100] {
+            let mut prefetch = Prefetch::new(0..50, depth).unwrap();
+            for expected in 0..50 {
+                assert_eq!(prefetch.next_item().unwrap(), Some(expected));
+            }
+            assert_eq!(prefetch.next_item().unwrap(), None);
+            assert_eq!(prefetch.next_item().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn errors_are_passed_on_in_their_place() {
+        let items = (0..3).map(|item| if item == 1 { Err("broken") } else { Ok(item) });
+        let mut prefetch = Prefetch::new(items, 2).unwrap();
+        let found: Vec<_> = std::iter::from_fn(|| prefetch.next_item().unwrap()).collect();
+        assert_eq!(found, [Ok(0), Err("broken"), Ok(2)]);
+    }
+
+    #[test]
+    fn dropping_ends_the_thread_even_of_an_endless_stream() {
+        let made = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&made);
+        let items = std::iter::repeat_with(move || counter.fetch_add(1, Ordering::SeqCst));
+        let mut prefetch = Prefetch::new(items, 3).unwrap();
+        assert_eq!(prefetch.next_item().unwrap(), Some(0));
+        drop(prefetch); // returns only when the thread has ended
+        assert_eq!(Arc::strong_count(&made), 1);
+        assert!(made.load(Ordering::SeqCst) <= 6);
+    }
+}
