@@ -3,13 +3,14 @@
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
 //! vocabulary where there is none), and [`corpus`] keeps them in a [`cache`] with a [`report`] on
 //! what was wrong. [`batches`] orders them, [`corrupt`] chooses what is predicted, [`example`]
-//! lays them out in rows, and [`prefetch`] does that ahead of time. Everything that is random
-//! comes from [`random`].
+//! lays them out in rows, and [`prefetch`] does that ahead of time. [`detokenize`] makes readable
+//! text of words again. Everything that is random comes from [`random`].
 
 pub mod batches;
 pub mod cache;
 pub mod corpus;
 pub mod corrupt;
+pub mod detokenize;
 pub mod example;
 pub mod parallel;
 pub mod prefetch;
