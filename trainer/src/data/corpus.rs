@@ -15,10 +15,10 @@ use super::cache::{Cache, CacheError, Draft, Key};
 use super::parallel::map_slices;
 use super::read::{Problem, ReadError, Record, Records, files};
 use super::report::{DataReport, shorten};
-use super::tokenizer::{Tokenizer, TokenizerError};
+use super::tokenizer::{Encoder, Tokenizer, TokenizerError};
 
 /// Lines that are tokenised at a time.
-const CHUNK_LINES: usize = 1 << 14;
+const CHUNK_LINES: usize = 1 << 16;
 
 /// Why a split cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -221,10 +221,11 @@ pub struct Sentence {
 /// The file cannot be read, or a text cannot be tokenised.
 pub fn read_sentences(path: &Path, side: Side<'_>) -> Result<Vec<Sentence>, DataError> {
     let records = Records::open(&Text::Lines { path: path.to_owned() })?;
+    let mut encoder = side.tokenizer.encoder();
     records
         .map(|record| {
             let Record { source: text, problem, .. } = record?;
-            let (ids, is_cut) = side.sentence(&text)?;
+            let (ids, is_cut) = side.sentence(encoder.encode(&text)?);
             Ok(Sentence { text, ids, problem: problem.or(is_cut.then_some(Problem::TooLong)) })
         })
         .collect()
@@ -232,18 +233,16 @@ pub fn read_sentences(path: &Path, side: Side<'_>) -> Result<Vec<Sentence>, Data
 
 impl Side<'_> {
     /// A text's ids with [SEP], and whether they were cut to fit.
-    fn sentence(&self, text: &str) -> Result<(Vec<u32>, bool), TokenizerError> {
-        let mut ids = self.tokenizer.encode(text)?;
+    fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
         let most = self.max_length.saturating_sub(1);
         let is_cut = ids.len() > most;
         ids.truncate(most);
         ids.push(self.tokenizer.special().sep);
-        Ok((ids, is_cut))
+        (ids, is_cut)
     }
 
     /// A text's ids in equal parts, each from [CLS] to [SEP].
-    fn passages(&self, text: &str) -> Result<Vec<Vec<u32>>, TokenizerError> {
-        let ids = self.tokenizer.encode(text)?;
+    fn passages(&self, ids: &[u32]) -> Vec<Vec<u32>> {
         let special = self.tokenizer.special();
         let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));
         let bounds = |part: usize| ids.len() * part / parts;
@@ -251,7 +250,7 @@ impl Side<'_> {
             let words = &ids[bounds(part)..bounds(part + 1)];
             [&[special.cls], words, &[special.sep]].concat()
         };
-        Ok((0..parts).map(passage).collect())
+        (0..parts).map(passage).collect()
     }
 }
 
@@ -326,11 +325,11 @@ impl Builder<'_> {
             if chunk.is_empty() {
                 break;
             }
-            let parts = map_slices(&chunk, threads, |part| {
-                part.iter().map(|record| self.tokenise(record.clone())).collect::<Vec<_>>()
-            });
-            for line in parts.into_iter().flatten() {
-                self.admit(line?, &mut draft, &mut report)?;
+            let parts = map_slices(&chunk, threads, |part| self.tokenise(part));
+            for part in parts {
+                for line in part? {
+                    self.admit(line, &mut draft, &mut report)?;
+                }
             }
         }
         report.kept = draft.len() as u64;
@@ -338,14 +337,27 @@ impl Builder<'_> {
         Ok((draft, serde_json::to_vec(&report).unwrap_or_default()))
     }
 
+    fn tokenise(&self, records: &[Record]) -> Result<Vec<Line>, TokenizerError> {
+        let (source, target) = match self.sides {
+            Sides::Pair { source, target } => (source, target),
+            Sides::Passages(side) => (side, side),
+        };
+        let mut encoders = (source.tokenizer.encoder(), target.tokenizer.encoder());
+        records.iter().map(|record| self.line(record.clone(), &mut encoders)).collect()
+    }
+
     /// Makes samples of a line and finds what is wrong with it.
-    fn tokenise(&self, record: Record) -> Result<Line, TokenizerError> {
+    fn line(
+        &self,
+        record: Record,
+        (source_encoder, target_encoder): &mut (Encoder<'_>, Encoder<'_>),
+    ) -> Result<Line, TokenizerError> {
         let mut problem = record.problem;
         let mut is_cut = false;
         let samples = match self.sides {
             Sides::Passages(_) if problem.is_some() => vec![],
             Sides::Passages(side) => {
-                let passages = side.passages(&record.source)?;
+                let passages = side.passages(&source_encoder.encode(&record.source)?);
                 if passages.is_empty() {
                     problem = Some(Problem::Empty);
                 }
@@ -356,8 +368,8 @@ impl Builder<'_> {
             }
             Sides::Pair { .. } if problem.is_some() && self.is_training() => vec![],
             Sides::Pair { source, target } => {
-                let (source, source_cut) = source.sentence(&record.source)?;
-                let (target, target_cut) = target.sentence(&record.target)?;
+                let (source, source_cut) = source.sentence(source_encoder.encode(&record.source)?);
+                let (target, target_cut) = target.sentence(target_encoder.encode(&record.target)?);
                 is_cut = source_cut || target_cut;
                 let ratio =
                     source.len().max(target.len()) as f64 / source.len().min(target.len()) as f64;

@@ -17,8 +17,9 @@ use tokenizers::{
     PreTokenizer,
 };
 
+use super::parallel::map_slices;
 use super::read::{ReadError, Records};
-use super::tokenizer::{Casing, bert_tokenizer};
+use super::tokenizer::{Casing, bert_tokenizer, is_space};
 
 /// The special tokens, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -27,8 +28,6 @@ pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MAS
 const MAX_WORD_LETTERS: usize = 100;
 /// At most so many different letters, as in Hugging Face's BERT trainer.
 const MAX_LETTERS: usize = 1000;
-/// Lines that are counted at a time.
-const CHUNK_LINES: usize = 1 << 15;
 
 /// Why no vocabulary could be learnt.
 #[derive(Debug, thiserror::Error)]
@@ -152,48 +151,52 @@ fn count_words(
     threads: usize,
 ) -> Result<BTreeMap<String, u64>, WordpieceError> {
     let casing = Casing { lowercase, strip_accents: None, chinese: true };
-    let mut total = BTreeMap::new();
-    let mut records = Records::open(text)?;
-    loop {
-        let lines = records
-            .by_ref()
-            .filter(|record| !matches!(record, Ok(record) if record.problem.is_some()))
-            .take(CHUNK_LINES)
-            .map(|record| record.map(|record| record.source))
-            .collect::<Result<Vec<String>, _>>()?;
-        if lines.is_empty() {
-            return Ok(total);
-        }
-        for counts in super::parallel::map_slices(&lines, threads, |part| count(part, casing)) {
-            for (word, count) in counts {
-                *total.entry(word).or_default() += count;
+    let mut spelt: HashMap<String, u64> = HashMap::new();
+    for record in Records::open(text)? {
+        let record = record?;
+        if record.problem.is_none() {
+            for word in record.source.split(is_space) {
+                count(&mut spelt, word, 1);
             }
         }
     }
+    // Cleaning and splitting is slow, and the same word always gives the same words.
+    let spelt: Vec<(String, u64)> = spelt.into_iter().collect();
+    let mut words = BTreeMap::new();
+    for counts in map_slices(&spelt, threads, |part| clean_and_split(part, casing)) {
+        for (word, times) in counts {
+            *words.entry(word).or_default() += times;
+        }
+    }
+    Ok(words)
 }
 
-fn count(lines: &[String], casing: Casing) -> HashMap<String, u64> {
+fn clean_and_split(spelt: &[(String, u64)], casing: Casing) -> HashMap<String, u64> {
     let normalizer = casing.normalizer();
     let mut counts = HashMap::new();
-    for line in lines {
-        let mut line = NormalizedString::from(line.as_str());
-        if normalizer.normalize(&mut line).is_err() {
+    for (word, times) in spelt {
+        let mut word = NormalizedString::from(word.as_str());
+        if normalizer.normalize(&mut word).is_err() {
             continue;
         }
-        let mut words = PreTokenizedString::from(line);
+        let mut words = PreTokenizedString::from(word);
         if BertPreTokenizer.pre_tokenize(&mut words).is_err() {
             continue;
         }
         for (word, ..) in words.get_splits(OffsetReferential::Original, OffsetType::None) {
-            match counts.get_mut(word) {
-                Some(count) => *count += 1,
-                None => {
-                    counts.insert(word.to_owned(), 1);
-                }
-            }
+            count(&mut counts, word, *times);
         }
     }
     counts
+}
+
+fn count(counts: &mut HashMap<String, u64>, word: &str, times: u64) {
+    match counts.get_mut(word) {
+        Some(count) => *count += times,
+        None => {
+            counts.insert(word.to_owned(), times);
+        }
+    }
 }
 
 /// A pair of neighbouring symbols.
