@@ -125,7 +125,9 @@ impl BertConfig {
         if self.hidden_act != "gelu" {
             return Err(format!("hidden_act is `{}`, only `gelu` is supported", self.hidden_act));
         }
-        if self.num_attention_heads == 0 || self.hidden_size % self.num_attention_heads != 0 {
+        if self.num_attention_heads == 0
+            || !self.hidden_size.is_multiple_of(self.num_attention_heads)
+        {
             return Err(format!(
                 "hidden_size {} is not a multiple of num_attention_heads {}",
                 self.hidden_size, self.num_attention_heads

@@ -33,6 +33,15 @@ pub struct Data {
     pub cache: Option<PathBuf>,
 }
 
+impl Data {
+    /// The splits that there are, with their names.
+    pub fn splits(&self) -> impl Iterator<Item = (&'static str, &Text)> {
+        [("train", Some(&self.train)), ("valid", self.valid.as_ref()), ("test", self.test.as_ref())]
+            .into_iter()
+            .filter_map(|(name, text)| text.map(|text| (name, text)))
+    }
+}
+
 /// Where one split's text lies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

@@ -11,7 +11,7 @@ pub struct Evaluation {
     pub every: u64,
     /// At most so many sentences of `data.valid` are translated; 0 for the loss alone.
     pub sentences: usize,
-    /// Which score decides the best checkpoint.
+    /// Which score decides the best checkpoint; always `loss` for the `mlm` objective.
     pub metric: Metric,
     /// Sample translations shown in TensorBoard and in the report.
     pub samples: usize,

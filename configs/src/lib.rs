@@ -2,19 +2,35 @@
 //!
 //! - [`RunConfig`] is the schema; each section is a file of its own: [`run`], [`data`], [`model`],
 //!   [`training`], [`decoding`], [`evaluation`], [`checkpoints`], [`cluster`].
-//! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] reads a pre-trained folder's shape without loading its weights.
+//! - [`load()`] reads and validates a YAML file: `yaml` gives a tree with places, `overrides`
+//!   changes it, `shape` compares it with the [`schema`] of the types, `resolve` makes paths
+//!   absolute, `inputs` and `checks` find what does not go together. All of it becomes
+//!   [`Problems`], each with its place.
+//! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] reads a pre-trained folder's
+//!   shape without loading its weights.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value.
 
 pub mod bases;
 pub mod bert;
 pub mod checkpoints;
+mod checks;
 pub mod cluster;
 pub mod data;
 pub mod decoding;
 pub mod evaluation;
+mod inputs;
+pub mod load;
 pub mod model;
+mod overrides;
 pub mod parameters;
+pub mod problem;
+mod resolve;
 pub mod run;
+pub mod schema;
+mod shape;
 pub mod training;
+mod yaml;
 
+pub use load::{load, read};
+pub use problem::{Kind, Place, Problem, Problems};
 pub use run::RunConfig;

@@ -1,0 +1,341 @@
+//! Keys that are right one by one and wrong together.
+//!
+//! Each check is one function that reports at the key which has to change.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::Engine;
+use crate::data::Text;
+use crate::evaluation::Metric;
+use crate::inputs::{Shape, Shapes};
+use crate::model::{Corruption, Decoder, Encoder, Layers, Objective, Train};
+use crate::problem::{Kind, Problem};
+use crate::run::RunConfig;
+use crate::training::{Optimizer, Schedule};
+use crate::yaml::Node;
+
+/// Collects problems and finds the places of their keys.
+pub struct Report<'a> {
+    /// The file's tree.
+    pub root: &'a Node,
+    /// What has been found.
+    pub problems: &'a mut Vec<Problem>,
+}
+
+impl Report<'_> {
+    /// Keys that do not go together.
+    pub fn conflict(&mut self, path: &str, message: String) {
+        self.add(Kind::Conflict, path, message);
+    }
+
+    /// A file that is not there.
+    pub fn missing(&mut self, path: &str, message: String) {
+        self.add(Kind::MissingInput, path, message);
+    }
+
+    fn add(&mut self, kind: Kind, path: &str, message: String) {
+        let place = self.root.place_of(path);
+        self.problems.push(Problem { kind, place, path: path.to_owned(), message });
+    }
+}
+
+/// Reports every conflict.
+pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    run_name(run, report);
+    texts(run, report);
+    objective(run, report);
+    encoder_source(run, report);
+    encoder_adapters(run, shapes, report);
+    cross_attention(run, shapes, report);
+    corruption(run, report);
+    lengths(run, shapes, report);
+    optimizer(run, report);
+    warmup(run, report);
+    evaluation(run, report);
+    averaging(run, report);
+    workers(run, report);
+}
+
+/// The run's name is the name of its folder.
+fn run_name(run: &RunConfig, report: &mut Report) {
+    let name = &run.run.name;
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(allowed) {
+        let message = format!(
+            "found the text `{name}`, must be letters, digits, `.`, `_` and `-`, and begin with a \
+             letter or digit"
+        );
+        report.conflict("run.name", message);
+    }
+}
+
+/// One language for `mlm`, two for translation; two columns are two.
+fn texts(run: &RunConfig, report: &mut Report) {
+    let mlm = matches!(run.model.objective, Objective::Mlm(_));
+    for (split, text) in run.data.splits() {
+        let path = format!("data.{split}");
+        match (mlm, text) {
+            (true, Text::Tsv { .. } | Text::Files { .. } | Text::Jsonl { .. }) => {
+                let message = "the mlm objective reads one language, must be {lines: ...}";
+                report.conflict(&path, message.into());
+            }
+            (false, Text::Lines { .. }) => {
+                let message = "lines are one language, which only the mlm objective reads, must \
+                               be one of {tsv: ...} | {files: ...} | {jsonl: ...}";
+                report.conflict(&path, message.into());
+            }
+            (_, Text::Tsv { source, target, .. }) if source == target => {
+                let message = format!("{target} is the source's column too, must be another one");
+                report.conflict(&format!("{path}.tsv.target"), message);
+            }
+            (_, Text::Files { source, target }) if source == target => {
+                let message = "the source's file too, must be another one".into();
+                report.conflict(&format!("{path}.files.target"), message);
+            }
+            (_, Text::Jsonl { source, target, .. }) if source == target => {
+                let message = format!("`{target}` is the source's key too, must be another one");
+                report.conflict(&format!("{path}.jsonl.target"), message);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Translation needs both sides; `mlm` trains an encoder and nothing else.
+fn objective(run: &RunConfig, report: &mut Report) {
+    let Encoder::Bert(encoder) = &run.model.encoder;
+    match &run.model.objective {
+        Objective::Masked(_) => {
+            if run.model.decoder.is_none() {
+                let message = "missing, the masked objective and Mask-Predict need a decoder, \
+                               must be {bert: ...}";
+                report.conflict("model.decoder", message.into());
+            }
+            if encoder.new.is_some() {
+                let message = "only the mlm objective makes a BERT, give `pretrained` instead";
+                report.conflict("model.encoder.bert.new", message.into());
+            }
+            if encoder.train == Train::Adapters && encoder.adapters.is_none() {
+                let message = "missing, `train: adapters` has nothing else to train, must be a \
+                               map of dim | layers";
+                report.conflict("model.encoder.bert.adapters", message.into());
+            }
+        }
+        Objective::Mlm(_) => {
+            if run.model.decoder.is_some() {
+                let message = "the mlm objective trains an encoder alone, leave the decoder out";
+                report.conflict("model.decoder", message.into());
+            }
+            if encoder.adapters.is_some() {
+                let message = "the mlm objective trains the BERT itself, leave the adapters out";
+                report.conflict("model.encoder.bert.adapters", message.into());
+            }
+            if encoder.train == Train::Adapters && encoder.new.is_none() {
+                let message = "the mlm objective trains the BERT itself, must be all | scratch";
+                report.conflict("model.encoder.bert.train", message.into());
+            }
+        }
+    }
+}
+
+/// An encoder is either there or made, and what is made starts from scratch.
+fn encoder_source(run: &RunConfig, report: &mut Report) {
+    let Encoder::Bert(encoder) = &run.model.encoder;
+    match (&encoder.pretrained, &encoder.new) {
+        (Some(_), Some(_)) => {
+            let message = "found `pretrained` too, must be one of pretrained | new";
+            report.conflict("model.encoder.bert.new", message.into());
+        }
+        (None, None) => {
+            let message = "found neither `pretrained` nor `new`, must be one of pretrained | new";
+            report.conflict("model.encoder.bert", message.into());
+        }
+        (None, Some(new)) => {
+            if encoder.train != Train::Scratch {
+                let message = "a new BERT has no weights to start from, must be scratch";
+                report.conflict("model.encoder.bert.train", message.into());
+            }
+            if !new.hidden.is_multiple_of(new.heads) {
+                let message = format!("{} heads must divide hidden: {}", new.heads, new.hidden);
+                report.conflict("model.encoder.bert.new.heads", message);
+            }
+        }
+        (Some(_), None) => {}
+    }
+}
+
+fn encoder_adapters(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    let Encoder::Bert(encoder) = &run.model.encoder;
+    if let Some(adapters) = &encoder.adapters {
+        let path = "model.encoder.bert.adapters.layers";
+        layers(&adapters.layers, shapes.encoder, path, report);
+    }
+}
+
+fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    let Some(Decoder::Bert(decoder)) = &run.model.decoder else { return };
+    let adapters = &decoder.cross_attention;
+    let path = "model.decoder.bert.cross_attention";
+    layers(&adapters.layers, shapes.decoder, &format!("{path}.layers"), report);
+    if let Some(bert) = shapes.decoder
+        && !bert.hidden.is_multiple_of(adapters.heads)
+    {
+        let message =
+            format!("{} heads must divide the BERT's hidden_size {}", adapters.heads, bert.hidden);
+        report.conflict(&format!("{path}.heads"), message);
+    }
+}
+
+/// Layers must be there, each once.
+fn layers(layers: &Layers, bert: Option<Shape>, path: &str, report: &mut Report) {
+    let count = bert.map_or(usize::MAX, |bert| bert.layers);
+    match layers {
+        Layers::All => {}
+        Layers::Top(top) => {
+            if *top > count {
+                let message = format!("found {top}, the BERT has {count} layers");
+                report.conflict(&format!("{path}.top"), message);
+            }
+        }
+        Layers::List(list) => {
+            if list.is_empty() {
+                let message = "found an empty list, must have at least one layer";
+                report.conflict(&format!("{path}.list"), message.into());
+            }
+            let mut seen = BTreeSet::new();
+            for (index, &layer) in list.iter().enumerate() {
+                let path = format!("{path}.list[{index}]");
+                if layer >= count {
+                    let last = count.saturating_sub(1);
+                    let message = format!("found {layer}, the BERT has layers 0 to {last}");
+                    report.conflict(&path, message);
+                }
+                if !seen.insert(layer) {
+                    report.conflict(&path, format!("layer {layer} is given twice, remove one"));
+                }
+            }
+        }
+    }
+}
+
+/// Shares of one whole.
+fn corruption(run: &RunConfig, report: &mut Report) {
+    let (name, Corruption { mask, random }) = match &run.model.objective {
+        Objective::Masked(masked) => ("masked", &masked.corruption),
+        Objective::Mlm(mlm) => ("mlm", &mlm.corruption),
+    };
+    if mask + random > 1.0 + 1e-9 {
+        let message = format!("mask {mask} and random {random} are together more than 1");
+        report.conflict(&format!("model.objective.{name}.corruption"), message);
+    }
+}
+
+/// Sentences fit into the BERTs' positions, the length classes and a micro-batch.
+fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder)];
+    for (side, bert) in sides {
+        if let (Some(length), Some(bert)) = (run.data.max_length, bert)
+            && length > bert.positions
+        {
+            let message =
+                format!("found {length}, the {side}'s BERT has {} positions", bert.positions);
+            report.conflict("data.max_length", message);
+        }
+    }
+    let positions = sides.iter().filter_map(|(_, bert)| bert.map(|bert| bert.positions)).max();
+    let Some(length) = run.data.max_length.or(positions) else { return };
+    if let Objective::Masked(masked) = &run.model.objective
+        && length >= masked.length_classes
+    {
+        let message = format!(
+            "found {}, must be at least {}: more than the longest sentence, {length} tokens by \
+             data.max_length or the BERTs",
+            masked.length_classes,
+            length + 1
+        );
+        report.conflict("model.objective.masked.length_classes", message);
+    }
+    if run.training.max_tokens < length {
+        let message = format!(
+            "found {}, must be at least {length}: the longest sentence by data.max_length or the \
+             BERTs",
+            run.training.max_tokens
+        );
+        report.conflict("training.max_tokens", message);
+    }
+}
+
+/// Decays of moving averages are below 1.
+fn optimizer(run: &RunConfig, report: &mut Report) {
+    let Optimizer::Adam { betas, .. } = &run.training.optimizer;
+    for (index, beta) in betas.iter().enumerate() {
+        if !(0.0..1.0).contains(beta) {
+            let path = format!("training.optimizer.adam.betas[{index}]");
+            report.conflict(&path, format!("found {beta}, must be from 0 to below 1"));
+        }
+    }
+}
+
+/// The warm-up ends within the run.
+fn warmup(run: &RunConfig, report: &mut Report) {
+    let steps = run.training.steps;
+    let (name, warmup, most) = match run.training.schedule {
+        Schedule::InverseSqrt { warmup, .. } => ("inverse_sqrt", warmup, steps),
+        // At the last step it has fallen to 0.
+        Schedule::Linear { warmup, .. } => ("linear", warmup, steps - 1),
+        Schedule::Constant { warmup, .. } => ("constant", warmup, steps),
+    };
+    if warmup > most {
+        let message =
+            format!("found {warmup}, must be at most {most}, since training.steps is {steps}");
+        report.conflict(&format!("training.schedule.{name}.warmup"), message);
+    }
+}
+
+/// Scoring needs text, and BLEU needs translations.
+fn evaluation(run: &RunConfig, report: &mut Report) {
+    let evaluation = &run.evaluation;
+    if evaluation.every > 0 && run.data.valid.is_none() {
+        let message = format!(
+            "found {} without data.valid, give data.valid or set this to 0",
+            evaluation.every
+        );
+        report.conflict("evaluation.every", message);
+    }
+    let chooses = evaluation.every > 0 && run.checkpoints.keep_best > 0;
+    if chooses && evaluation.metric == Metric::Bleu && evaluation.sentences == 0 {
+        let message = "found 0, but `metric: bleu` decides which checkpoint is best, must be at \
+                       least 1; or set evaluation.metric to loss";
+        report.conflict("evaluation.sentences", message.into());
+    }
+}
+
+/// Only what is kept can be averaged.
+fn averaging(run: &RunConfig, report: &mut Report) {
+    let checkpoints = &run.checkpoints;
+    if checkpoints.average > checkpoints.keep_last {
+        let message = format!(
+            "found {}, must be at most {}, since checkpoints.keep_last is {}",
+            checkpoints.average, checkpoints.keep_last, checkpoints.keep_last
+        );
+        report.conflict("checkpoints.average", message);
+    }
+}
+
+/// Every worker has a micro-batch in each step, and several need MPI.
+fn workers(run: &RunConfig, report: &mut Report) {
+    let workers = run.cluster.workers;
+    if run.cluster.engine == Engine::Solo && workers > 1 {
+        let message = format!(
+            "solo is one worker and cluster.workers is {workers}, must be one of auto | mpirun"
+        );
+        report.conflict("cluster.engine", message);
+    }
+    if run.training.micro_batches < workers {
+        let message = format!(
+            "found {}, must be at least {workers}, one for each of cluster.workers",
+            run.training.micro_batches
+        );
+        report.conflict("training.micro_batches", message);
+    }
+}

@@ -1,0 +1,109 @@
+//! From a YAML file to a [`RunConfig`] that can work, or to everything that is wrong with it.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::checks;
+use crate::inputs;
+use crate::overrides;
+use crate::problem::{Kind, Place, Problem, Problems};
+use crate::resolve::resolve;
+use crate::run::RunConfig;
+use crate::schema::schema;
+use crate::shape;
+use crate::yaml::{self, Node};
+
+/// Loads and validates a run file; `overrides` are `path.to.key=value`.
+///
+/// Paths of data, vocabulary and BERTs are relative to the file and absolute in the result. BERTs
+/// named by their name on the hub need not be on this machine yet.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file's lines.
+pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Problems> {
+    let (run, problems) = read(path, overrides)?;
+    if problems.list.is_empty() { Ok(run) } else { Err(problems) }
+}
+
+/// Loads a run file as far as its keys and values allow: the config, and what keeps it from
+/// working here, such as inputs that are not there.
+///
+/// # Errors
+/// Everything that is wrong with the keys and values.
+pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), Problems> {
+    let mut problems = Vec::new();
+    let all = |mut list: Vec<Problem>| {
+        list.sort_by_key(|problem| problem.place);
+        Problems { file: path.to_owned(), overrides: overrides.to_owned(), list }
+    };
+    let root = match tree(path, overrides, &mut problems) {
+        Ok(root) => root,
+        Err(problem) => {
+            problems.push(*problem);
+            return Err(all(problems));
+        }
+    };
+    shape::compare(&root, schema(), &mut problems);
+    if !problems.is_empty() {
+        return Err(all(problems));
+    }
+    let mut run: RunConfig = match serde_json::from_value(root.to_value()) {
+        Ok(run) => run,
+        Err(error) => {
+            problems.push(whole(Kind::Schema, error.to_string()));
+            return Err(all(problems));
+        }
+    };
+    resolve(&mut run, path.parent().unwrap_or(Path::new("")));
+    let mut report = checks::Report { root: &root, problems: &mut problems };
+    let shapes = inputs::check(&run, &mut report);
+    checks::check(&run, &shapes, &mut report);
+    Ok((run, all(problems)))
+}
+
+impl RunConfig {
+    /// The whole config as YAML, every default written out; [`load`] reads it back.
+    ///
+    /// # Errors
+    /// Never for a config that was loaded.
+    pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
+        // Through JSON, in which a choice is a one-key map and not a YAML tag.
+        let value =
+            serde_json::to_value(self).map_err(<serde_yaml::Error as serde::ser::Error>::custom)?;
+        serde_yaml::to_string(&value)
+    }
+}
+
+/// The file's tree with the overrides applied.
+fn tree(
+    path: &Path,
+    overrides: &[String],
+    problems: &mut Vec<Problem>,
+) -> Result<Node, Box<Problem>> {
+    let unreadable = |message: String| Box::new(whole(Kind::Unreadable, message));
+    let bytes = std::fs::read(path).map_err(|error| {
+        unreadable(match error.kind() {
+            ErrorKind::NotFound => "there is no such file, give the path of a run's YAML".into(),
+            _ => format!("cannot be read: {error}"),
+        })
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        let column =
+            1 + String::from_utf8_lossy(before).chars().rev().take_while(|&c| c != '\n').count();
+        let mut problem = unreadable("not UTF-8, save the file as UTF-8".into());
+        problem.place = Place::File { line, column };
+        problem
+    })?;
+    let root = yaml::parse(&text, problems)?.filter(|root| !root.is_null());
+    let mut root = root.ok_or_else(|| {
+        unreadable("the file is empty, a run needs at least run, data, model and training".into())
+    })?;
+    overrides::apply(&mut root, overrides, problems);
+    Ok(root)
+}
+
+fn whole(kind: Kind, message: String) -> Problem {
+    Problem { kind, place: Place::Whole, path: String::new(), message }
+}

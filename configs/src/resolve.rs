@@ -1,0 +1,57 @@
+//! A config that means the same from every folder: paths made absolute.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::Text;
+use crate::evaluation::Metric;
+use crate::model::{Decoder, Encoder, Objective, Vocabulary};
+use crate::run::RunConfig;
+
+/// Makes the paths of data, vocabulary and BERTs absolute, taking them from `folder`.
+pub fn resolve(run: &mut RunConfig, folder: &Path) {
+    let data = &mut run.data;
+    for text in [Some(&mut data.train), data.valid.as_mut(), data.test.as_mut()] {
+        match text {
+            Some(Text::Files { source, target }) => {
+                absolute(source, folder);
+                absolute(target, folder);
+            }
+            Some(Text::Tsv { path, .. } | Text::Jsonl { path, .. } | Text::Lines { path }) => {
+                absolute(path, folder);
+            }
+            None => {}
+        }
+    }
+    if let Some(cache) = &mut data.cache {
+        absolute(cache, folder);
+    }
+    let Encoder::Bert(encoder) = &mut run.model.encoder;
+    if let Some(name) = &mut encoder.pretrained {
+        bert(name, folder);
+    }
+    if let Some(new) = &mut encoder.new
+        && let Vocabulary::File { path, .. } = &mut new.vocabulary
+    {
+        absolute(path, folder);
+    }
+    if let Some(Decoder::Bert(decoder)) = &mut run.model.decoder {
+        bert(&mut decoder.pretrained, folder);
+    }
+    if let Objective::Mlm(_) = run.model.objective {
+        run.evaluation.metric = Metric::Loss;
+    }
+}
+
+/// A name that looks like a path, or is one, becomes absolute; a name on the hub stays.
+fn bert(name: &mut String, folder: &Path) {
+    if name.starts_with(['.', '/']) || folder.join(&*name).is_dir() {
+        let mut path = PathBuf::from(&*name);
+        absolute(&mut path, folder);
+        *name = path.to_string_lossy().into_owned();
+    }
+}
+
+fn absolute(path: &mut PathBuf, folder: &Path) {
+    let joined = folder.join(&*path);
+    *path = std::path::absolute(&joined).unwrap_or(joined);
+}
