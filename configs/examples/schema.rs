@@ -1,4 +1,4 @@
-//! Prints the JSON Schema of run files: `cargo run -p tandem-config --example schema > configs/schema.json`.
+//! Prints the JSON Schema of run files, for configs/schema.json.
 
 fn main() {
     println!("{:#}", tandem_config::schema::schema());

@@ -98,12 +98,12 @@ impl Base {
     }
 }
 
-/// The folder of a pre-trained model: `name` itself if it is one, else the newest snapshot in the
-/// hub's cache.
+/// The folder of a pre-trained model: `name` itself if it is a path, which is absolute in a loaded
+/// config, else the newest snapshot in the hub's cache.
 pub fn locate(name: &str) -> Option<PathBuf> {
     let folder = Path::new(name);
-    if folder.is_dir() {
-        return Some(folder.to_owned());
+    if folder.is_absolute() {
+        return folder.is_dir().then(|| folder.to_owned());
     }
     let model = hub_cache().join(format!("models--{}", name.replace('/', "--")));
     let revision = std::fs::read_to_string(model.join("refs/main")).ok()?;

@@ -4,7 +4,7 @@
 //! Names: Hugging Face's own below `encoder.` and `decoder.`; adapters as DESIGN names them.
 
 use crate::bases::Bases;
-use crate::bert::{BertConfig, BertFolder};
+use crate::bert::{self, BertConfig, BertFolder, Role, Tensor};
 use crate::model::{CrossAttention, Decoder, Encoder, EncoderAdapters, Layers, Objective, Train};
 use crate::run::RunConfig;
 
@@ -200,62 +200,241 @@ impl List {
         self.add(name, vec![outputs, inputs], init);
     }
 
-    /// BERT without its pooler, which AB-Net never uses.
     fn bert(&mut self, bert: &BertConfig, weights: BertWeights) {
-        let width = bert.hidden_size;
-        let start = self.parameters.len();
-        self.scoped("bert.embeddings.", |list| {
-            for (name, rows) in [
-                ("word_embeddings.weight", bert.vocab_size),
-                ("position_embeddings.weight", bert.max_position_embeddings),
-                ("token_type_embeddings.weight", bert.type_vocab_size),
-            ] {
-                list.add(name, vec![rows, width], Init::Normal(0.02));
-            }
-            list.norm("LayerNorm", width);
-        });
-        for layer in 0..bert.num_hidden_layers {
-            self.scoped(&format!("bert.encoder.layer.{layer}."), |list| {
-                for name in ["query", "key", "value"] {
-                    list.linear(&format!("attention.self.{name}"), width, width);
-                }
-                list.linear("attention.output.dense", width, width);
-                list.norm("attention.output.LayerNorm", width);
-                list.linear("intermediate.dense", bert.intermediate_size, width);
-                list.linear("output.dense", width, bert.intermediate_size);
-                list.norm("output.LayerNorm", width);
-            });
-        }
-        self.pretrain(start, weights);
+        self.pretrained(bert::tensors(bert), weights);
     }
 
-    /// The head whose last matrix is the word embeddings themselves.
     fn mlm_head(&mut self, bert: &BertConfig, weights: BertWeights) {
-        let start = self.parameters.len();
-        self.scoped("cls.predictions.", |list| {
-            list.linear("transform.dense", bert.hidden_size, bert.hidden_size);
-            list.norm("transform.LayerNorm", bert.hidden_size);
-            list.add("bias", vec![bert.vocab_size], Init::Zeros);
-        });
-        self.pretrain(start, weights);
+        self.pretrained(bert::mlm_head(bert), weights);
     }
 
-    /// Takes values from the folder where it has them, and freezes those if so configured.
-    fn pretrain(&mut self, start: usize, weights: BertWeights) {
-        let Some(folder) = weights.folder.filter(|_| weights.train != Train::Scratch) else {
-            return;
-        };
-        let side = self.prefix.len();
-        for parameter in &mut self.parameters[start..] {
-            let own = &parameter.name[side..];
-            let stored = match own.strip_prefix("bert.") {
-                Some(bare) => format!("{}{bare}", folder.prefix()),
-                None => own.to_owned(),
+    /// Adds a BERT's own tensors: with the folder's values where it has them, and frozen if so
+    /// configured.
+    fn pretrained(&mut self, tensors: Vec<Tensor>, weights: BertWeights) {
+        let folder = weights.folder.filter(|_| weights.train != Train::Scratch);
+        for Tensor { name, shape, role } in tensors {
+            let stored = folder.and_then(|folder| folder.stored_name(&name));
+            let trained = stored.is_none() || weights.train == Train::All;
+            let init = match (stored, role) {
+                (Some(stored), _) => Init::Pretrained(stored),
+                (None, Role::Matrix) => Init::Normal(0.02),
+                (None, Role::NormWeight) => Init::Ones,
+                (None, Role::Bias) => Init::Zeros,
             };
-            if own.starts_with("bert.") || folder.has_mlm_head() {
-                parameter.init = Init::Pretrained(stored);
-                parameter.trained = weights.train == Train::All;
-            }
+            let name = format!("{}{name}", self.prefix);
+            self.parameters.push(Parameter { name, shape, trained, init });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fmt::Write;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// Of the size of bert-base, with `vocab_size` entries.
+    fn base(vocab_size: usize) -> BertConfig {
+        BertConfig {
+            vocab_size,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: "gelu".into(),
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+        }
+    }
+
+    /// A folder that holds what a `BertForMaskedLM` of this shape holds, under its usual names.
+    fn folder(config: &BertConfig, with_head: bool) -> BertFolder {
+        let head = if with_head { bert::mlm_head(config) } else { Vec::new() };
+        let tensors: BTreeMap<_, _> = bert::tensors(config)
+            .into_iter()
+            .chain(head)
+            .map(|tensor| (tensor.name, tensor.shape))
+            .collect();
+        let path = PathBuf::from("/models/bert");
+        let vocabulary = path.join("vocab.txt");
+        BertFolder { path, config: config.clone(), tensors, vocabulary }
+    }
+
+    /// German cased into English uncased, as in the paper.
+    fn ab_net(
+        dim: usize,
+        encoder_layers: Layers,
+        feed_forward: usize,
+        decoder_layers: Layers,
+        train: Train,
+    ) -> Vec<Parameter> {
+        let (source, target) = (base(30_000), base(30_522));
+        let (source_folder, target_folder) = (folder(&source, true), folder(&target, true));
+        let weights = BertWeights { folder: Some(&source_folder), train };
+        let adapters = EncoderAdapters { dim, layers: encoder_layers };
+        let mut list = encoder(&source, weights, Some(&adapters), Some(1024));
+        let weights = BertWeights { folder: Some(&target_folder), train };
+        let cross_attention =
+            CrossAttention { heads: 12, feed_forward, layers: decoder_layers, dropout: 0.1 };
+        list.extend(decoder(&target, weights, &cross_attention, source.hidden_size));
+        list
+    }
+
+    fn trained(dim: usize, feed_forward: usize) -> usize {
+        trained_count(&ab_net(dim, Layers::All, feed_forward, Layers::All, Train::Adapters))
+    }
+
+    #[test]
+    fn the_papers_forms_have_the_papers_counts() {
+        assert_eq!(trained(2048, 0), 66_920_448);
+        assert_eq!(trained(512, 0), 38_608_896);
+    }
+
+    #[test]
+    fn the_released_forms_have_the_released_counts() {
+        assert_eq!(trained(2048, 2048), 104_721_408);
+        assert_eq!(trained(512, 512), 48_079_872);
+    }
+
+    #[test]
+    fn adapters_of_figure_2_are_counted() {
+        for (dim, count) in [
+            (64, 1_198_080),
+            (128, 2_377_728),
+            (256, 4_737_024),
+            (512, 9_455_616),
+            (1024, 18_892_800),
+        ] {
+            let adapters = EncoderAdapters { dim, layers: Layers::All };
+            let weights = BertWeights { folder: None, train: Train::Scratch };
+            let list = encoder(&base(30_000), weights, Some(&adapters), None);
+            let adapters = list.iter().filter(|parameter| parameter.name.contains("adapter"));
+            assert_eq!(adapters.map(Parameter::count).sum::<usize>(), count, "dim {dim}");
+        }
+    }
+
+    #[test]
+    fn adapters_in_the_top_6_layers_are_half_of_all() {
+        let count =
+            |encoder, decoder| trained_count(&ab_net(512, encoder, 0, decoder, Train::Adapters));
+        // A_ENC 9,455,616, length embedding 786,432, A_DEC 28,366,848.
+        assert_eq!(count(Layers::Top(6), Layers::All), 4_727_808 + 786_432 + 28_366_848);
+        assert_eq!(count(Layers::All, Layers::Top(6)), 9_455_616 + 786_432 + 14_183_424);
+        let list = Layers::List((6..12).collect());
+        assert_eq!(count(list.clone(), list), count(Layers::Top(6), Layers::Top(6)));
+    }
+
+    #[test]
+    fn the_top_layers_are_the_last() {
+        let list = ab_net(512, Layers::Top(2), 0, Layers::List(vec![0, 3]), Train::Adapters);
+        let layers = |suffix: &str| -> Vec<String> {
+            let names = list.iter().filter_map(|parameter| parameter.name.strip_suffix(suffix));
+            names.map(str::to_owned).collect()
+        };
+        assert_eq!(layers(".adapter.up.weight"), ["encoder.layer.10", "encoder.layer.11"]);
+        let query = ".cross_attention.query.bias";
+        assert_eq!(layers(query), ["decoder.layer.0", "decoder.layer.3"]);
+    }
+
+    #[test]
+    fn the_frozen_pair_is_both_berts_and_the_decoders_head() {
+        // Layers 12 · (4·(768² + 768) + 2·768·3072 + 3072 + 768 + 4·768) = 85,054,464;
+        // embeddings (vocabulary + 512 + 2 + 2) · 768; head 768² + 3·768 + vocabulary.
+        let bert = |vocabulary: usize| 85_054_464 + (vocabulary + 516) * 768;
+        let head = 768 * 768 + 3 * 768 + 30_522;
+        let list = ab_net(2048, Layers::All, 0, Layers::All, Train::Adapters);
+        assert_eq!(frozen_count(&list), bert(30_000) + bert(30_522) + head);
+        assert_eq!(frozen_count(&list), 218_005_050);
+    }
+
+    #[test]
+    fn training_everything_freezes_nothing() {
+        let adapters = ab_net(2048, Layers::All, 0, Layers::All, Train::Adapters);
+        let all = ab_net(2048, Layers::All, 0, Layers::All, Train::All);
+        let scratch = ab_net(2048, Layers::All, 0, Layers::All, Train::Scratch);
+        for list in [&all, &scratch] {
+            assert_eq!(frozen_count(list), 0);
+            assert_eq!(trained_count(list), trained_count(&adapters) + frozen_count(&adapters));
+        }
+        let loads = |list: &[Parameter]| {
+            list.iter().any(|parameter| matches!(parameter.init, Init::Pretrained(_)))
+        };
+        assert!(loads(&all) && !loads(&scratch));
+    }
+
+    #[test]
+    fn a_missing_head_is_trained() {
+        let config = base(30_522);
+        let bare = folder(&config, false);
+        let weights = BertWeights { folder: Some(&bare), train: Train::Adapters };
+        let cross_attention =
+            CrossAttention { heads: 12, feed_forward: 0, layers: Layers::All, dropout: 0.1 };
+        let list = decoder(&config, weights, &cross_attention, 768);
+        let head = 768 * 768 + 3 * 768 + 30_522;
+        assert_eq!(trained_count(&list), 28_366_848 + head);
+    }
+
+    #[test]
+    fn a_wider_encoder_widens_keys_and_values() {
+        let config = base(30_522);
+        let weights = BertWeights { folder: None, train: Train::Scratch };
+        let cross_attention =
+            CrossAttention { heads: 12, feed_forward: 0, layers: Layers::Top(1), dropout: 0.1 };
+        let list = decoder(&config, weights, &cross_attention, 1024);
+        let shape = |name: &str| {
+            let name = format!("decoder.layer.11.cross_attention.{name}.weight");
+            list.iter().find(|parameter| parameter.name == name).map(|found| found.shape.clone())
+        };
+        assert_eq!(shape("query"), Some(vec![768, 768]));
+        assert_eq!(shape("key"), Some(vec![768, 1024]));
+        assert_eq!(shape("value"), Some(vec![768, 1024]));
+        assert_eq!(shape("output"), Some(vec![768, 768]));
+    }
+
+    #[test]
+    fn old_names_of_norms_are_found() {
+        let config = base(100);
+        let mut old = folder(&config, true);
+        let rename = |name: &str| {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma")
+                .replace("LayerNorm.bias", "LayerNorm.beta")
+        };
+        old.tensors = old.tensors.into_iter().map(|(name, s)| (rename(&name), s)).collect();
+        let weights = BertWeights { folder: Some(&old), train: Train::Adapters };
+        let list = mlm(&config, weights);
+        assert_eq!(trained_count(&list), 0);
+        let norm = &list[3];
+        assert_eq!(norm.name, "encoder.bert.embeddings.LayerNorm.weight");
+        assert_eq!(norm.init, Init::Pretrained("bert.embeddings.LayerNorm.gamma".into()));
+    }
+
+    /// Checkpoints hold these names: a change here is a change of their format.
+    #[test]
+    fn names_and_shapes_of_a_tiny_model() {
+        let tiny = |vocab_size, intermediate_size| BertConfig {
+            hidden_size: 64,
+            num_hidden_layers: 3,
+            num_attention_heads: 4,
+            intermediate_size,
+            max_position_embeddings: 64,
+            ..base(vocab_size)
+        };
+        let (source, target) = (tiny(211, 128), tiny(197, 96));
+        let weights = BertWeights { folder: None, train: Train::Scratch };
+        let adapters = EncoderAdapters { dim: 48, layers: Layers::All };
+        let mut list = encoder(&source, weights, Some(&adapters), Some(1024));
+        let cross_attention =
+            CrossAttention { heads: 2, feed_forward: 40, layers: Layers::All, dropout: 0.1 };
+        list.extend(decoder(&target, weights, &cross_attention, 64));
+        let mut snapshot = String::new();
+        for parameter in &list {
+            writeln!(snapshot, "{} {:?}", parameter.name, parameter.shape).unwrap();
+        }
+        assert_eq!(snapshot, include_str!("../tests/tiny-parameters.txt"));
     }
 }
