@@ -195,12 +195,17 @@ fn meant(value: &Value, text: &str, rule: Rule) -> Option<String> {
     Some(meant)
 }
 
-/// The known word that differs from `word` in the fewest letters, if that is few.
+/// The known word that differs from `word` in the fewest letters, if that is less than a third of
+/// them or one word begins with the other.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |word: &str| word.replace(['-', ' '], "_").to_lowercase();
     let word = plain(word);
     let distance = |other: &str| strsim::damerau_levenshtein(&word, &plain(other));
-    let close = |other: &&&str| distance(other) <= word.chars().count().max(3) / 3;
+    let close = |other: &&&str| {
+        let (short, long) = (word.len().min(other.len()), word.len().max(other.len()));
+        let begins = other.starts_with(&word) || word.starts_with(**other);
+        3 * distance(other) < long || (begins && short >= 3)
+    };
     known.iter().filter(close).min_by_key(|other| distance(other)).copied()
 }
 

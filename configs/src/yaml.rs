@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
 use crate::problem::{Kind, Place, Problem};
@@ -133,7 +133,7 @@ pub fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Bo
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
-            let message = format!("not YAML: {}{}", error.info(), hint(text, error.marker()));
+            let message = format!("not YAML: {}{}", error.info(), hint(text, &error));
             unreadable(*error.marker(), message)
         })?;
         if let Some(node) = builder.event(event, span)? {
@@ -147,11 +147,19 @@ pub fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Bo
     Ok(root)
 }
 
-/// What people most often do wrong, if the line looks so.
-fn hint(text: &str, marker: &Marker) -> &'static str {
-    let line = text.lines().nth(marker.line().saturating_sub(1)).unwrap_or("");
+/// What people most often do wrong, if it looks so.
+fn hint(text: &str, error: &ScanError) -> &'static str {
+    let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or("");
     let indentation = &line[..line.len() - line.trim_start().len()];
-    if indentation.contains('\t') { ", indent with spaces instead of tabs" } else { "" }
+    if indentation.contains('\t') {
+        ", indent with spaces instead of tabs"
+    } else if error.info().contains("quoted scalar") {
+        ", is a closing quote missing?"
+    } else if error.info().contains("mapping values") {
+        ", text with `: ` in it needs quotes"
+    } else {
+        ""
+    }
 }
 
 fn place(marker: Marker) -> Place {
@@ -318,6 +326,10 @@ fn scalar(text: &str, style: ScalarStyle) -> Content {
             // `.nan` and `.inf` stay text: nothing in a run may be infinite.
             let integer = number.as_u64().map(Value::from).or(number.as_i64().map(Value::from));
             integer.or(number.as_f64().and_then(finite)).unwrap_or_else(|| text.into())
+        }
+        // Whole numbers beyond 64 bits are no numbers to serde_yaml.
+        None if style == ScalarStyle::Plain => {
+            text.parse().ok().and_then(finite).unwrap_or_else(|| text.into())
         }
         _ => text.into(),
     };

@@ -1,0 +1,6 @@
+//! Run files as people write them: every mistake is found, every file in `configs/` is right.
+
+mod berts;
+mod files;
+mod mutations;
+mod support;
