@@ -8,7 +8,8 @@
 //!   [`Problems`], each with its place.
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] reads a pre-trained folder's
 //!   shape without loading its weights.
-//! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value.
+//! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
+//!   [`estimate`] tells from it what memory and disk a run needs.
 
 pub mod bases;
 pub mod bert;
@@ -17,6 +18,7 @@ mod checks;
 pub mod cluster;
 pub mod data;
 pub mod decoding;
+pub mod estimate;
 pub mod evaluation;
 mod inputs;
 pub mod load;

@@ -1,0 +1,107 @@
+//! What a run will need in memory and on disk, before it starts.
+//!
+//! Weights, gradients, optimizer state and checkpoints are exact. Activations are an estimate: what
+//! PyTorch keeps for the backward pass at the largest micro-batch.
+//!
+//! Letters: N sentences, T tokens of each, D width, F feed-forward width, H heads, V vocabulary.
+
+use crate::bases::Bases;
+use crate::bert::BertConfig;
+use crate::model::{Decoder, Objective};
+use crate::parameters::{Parameter, frozen_count, trained_count};
+use crate::run::RunConfig;
+use crate::training::Precision;
+
+/// Bytes of an f32.
+const F32: u64 = 4;
+
+/// Bytes that a run will need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Estimate {
+    /// Frozen weights, per rank: 4 bytes each, or 2 in bf16.
+    pub frozen: u64,
+    /// Trained weights, their gradients and Adam's two moments, per rank: 4 times 4 bytes each.
+    pub trained: u64,
+    /// Activations of the largest micro-batch, per rank; an estimate.
+    pub activations: u64,
+    /// One checkpoint: trained weights and Adam's two moments, 3 times 4 bytes each.
+    pub checkpoint: u64,
+    /// All checkpoints that are kept at once at most, and the one being written.
+    pub disk: u64,
+}
+
+impl Estimate {
+    /// Memory of one rank.
+    pub fn memory(&self) -> u64 {
+        self.frozen + self.trained + self.activations
+    }
+}
+
+/// Estimates what a run needs, with `parameters` as of [`crate::parameters::model`].
+pub fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Estimate {
+    let number = match run.training.precision {
+        Precision::F32 => F32,
+        Precision::Bf16 => F32 / 2,
+    };
+    let trained = trained_count(parameters) as u64;
+    let checkpoint = 3 * F32 * trained;
+    Estimate {
+        frozen: number * frozen_count(parameters) as u64,
+        trained: 4 * F32 * trained,
+        activations: activations(run, bases, number),
+        checkpoint,
+        disk: checkpoint * (kept(run) + 1),
+    }
+}
+
+/// Most checkpoints kept at once: the last, the best, and those of every so many steps.
+fn kept(run: &RunConfig) -> u64 {
+    let checkpoints = &run.checkpoints;
+    let written = run.training.steps / checkpoints.every + 1;
+    let marked = match checkpoints.keep_every {
+        0 => 0,
+        every => run.training.steps / every,
+    };
+    (checkpoints.keep_last as u64 + checkpoints.keep_best as u64 + marked).min(written)
+}
+
+/// What is kept for the backward pass when a micro-batch is as full as it may be.
+///
+/// Longest sentences are the worst, since attention is quadratic in T.
+fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
+    let source = &bases.encoder.config;
+    let target = bases.decoder.as_ref().map(|base| &base.config);
+    let shortest = |bert: &BertConfig| bert.max_position_embeddings as u64;
+    let positions = target.map_or(u64::MAX, shortest).min(shortest(source));
+    let tokens = run.training.max_tokens as u64;
+    let length = run.data.max_length.map_or(positions, |length| length as u64).min(tokens);
+
+    let mut total = numbers(source, tokens, length);
+    if let (Some(bert), Some(Decoder::Bert(decoder))) = (target, &run.model.decoder) {
+        let width = bert.hidden_size as u64;
+        let adapters = &decoder.cross_attention;
+        let count = (0..bert.num_hidden_layers)
+            .filter(|&i| adapters.layers.contains(i, bert.num_hidden_layers));
+        // Query, key, value, attended, sum, norm: 6 T·D; probabilities H·T·T; the feed-forward.
+        let each = tokens * (6 * width + 2 * adapters.feed_forward as u64)
+            + 2 * tokens * length * adapters.heads as u64;
+        total += numbers(bert, tokens, length) + count.count() as u64 * each;
+    }
+    // Logits and their log-softmax at the predicted positions, in f32: half of the positions on
+    // average with `masked`, and never more than all.
+    let vocabulary = target.unwrap_or(source).vocab_size as u64;
+    let predicted = match &run.model.objective {
+        Objective::Masked(_) => tokens,
+        Objective::Mlm(mlm) => (tokens as f64 * mlm.predicted).ceil() as u64,
+    };
+    total * number + 2 * F32 * predicted * vocabulary
+}
+
+/// Numbers kept by a BERT's layers: 11 T·D (inputs of matrices and norms, dropout masks),
+/// 2 T·F (before and after GELU) and 2 H·T·T (attention probabilities before and after dropout).
+fn numbers(bert: &BertConfig, tokens: u64, length: u64) -> u64 {
+    let (width, inner) = (bert.hidden_size as u64, bert.intermediate_size as u64);
+    let heads = bert.num_attention_heads as u64;
+    let layer = tokens * (11 * width + 2 * inner) + 2 * heads * tokens * length;
+    bert.num_hidden_layers as u64 * layer
+}
