@@ -1,6 +1,6 @@
 """Writes scores.json: what the sacrebleu package makes of strings, for launcher/src/score/mod.rs.
 
-    pip install sacrebleu==2.6.0
+    pip install sacrebleu==2.5.1
     python make_scores.py en-de.valid.tsv
 
 The argument is a tab-separated file of English, German and the name of the source. Only its rows of
