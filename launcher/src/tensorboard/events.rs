@@ -8,7 +8,6 @@ use tensorboard_proto::event::{Event, SessionLog, SessionLog_SessionStatus};
 use tensorboard_proto::plugin_hparams::HParamsPluginData;
 use tensorboard_proto::summary::{Summary, Summary_Value};
 use tensorboard_proto::tensor::TensorProto;
-use tensorboard_proto::tensor_shape::TensorShapeProto_Dim;
 use tensorboard_proto::types::DataType;
 
 /// Where TensorBoard looks for a run's hyperparameters.
@@ -44,9 +43,7 @@ pub(super) fn text(tag: &str, step: u64, text: &str) -> Event {
     value.mut_metadata().mut_plugin_data().set_plugin_name("text".to_owned());
     let mut tensor = TensorProto::new();
     tensor.set_dtype(DataType::DT_STRING);
-    let mut dim = TensorShapeProto_Dim::new();
-    dim.set_size(1);
-    tensor.mut_tensor_shape().mut_dim().push(dim);
+    tensor.mut_tensor_shape(); // no dimensions; with one, TensorBoard draws a table around the text
     tensor.mut_string_val().push(text.as_bytes().to_vec());
     value.set_tensor(tensor);
     summary(step, value)
