@@ -1,4 +1,5 @@
 //! What people type: the verbs, and the coordinator of a run.
 
+pub mod report;
 pub mod score;
 pub mod tensorboard;

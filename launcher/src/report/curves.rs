@@ -1,0 +1,273 @@
+//! The report's picture: loss and validation BLEU over the steps, as an SVG.
+
+use super::ReportInput;
+use super::markdown::thousands;
+
+const WIDTH: f64 = 920.0;
+const HEIGHT: f64 = 340.0;
+/// The plotting area of a panel, and where its left edges are.
+const PLOT: (f64, f64) = (360.0, 220.0);
+const LEFT: [f64; 2] = [56.0, 506.0];
+const TOP: f64 = 78.0;
+/// Points of a curve at most: more would not show.
+const MAX_POINTS: usize = 400;
+
+/// A curve of more points has no dots.
+const MAX_DOTS: usize = 40;
+
+/// Line of the steps from which the run was resumed.
+const RESUMED: &str = "stroke=\"#94a3b8\" stroke-dasharray=\"3 4\"";
+const BLUE: &str = "#2563eb";
+const ORANGE: &str = "#ea580c";
+const GREEN: &str = "#059669";
+const PURPLE: &str = "#9333ea";
+
+struct Curve<'a> {
+    name: &'a str,
+    colour: &'a str,
+    has_dots: bool,
+    points: Vec<(f64, f64)>,
+}
+
+/// Draws the curves of a run.
+pub fn svg(input: &ReportInput) -> String {
+    let step = |step: u64| step as f64;
+    let scores = |score: fn(&crate::score::Scores) -> f64| {
+        let scored = input.validations.iter().filter_map(|v| Some((v.step, v.scores.as_ref()?)));
+        scored.map(|(at, scores)| (step(at), score(scores))).collect()
+    };
+    let loss = input.loss.iter().map(|(at, loss)| (step(*at), *loss)).collect();
+    let valid = input.validations.iter().map(|v| (step(v.step), v.loss)).collect();
+    let panels = [
+        (
+            "Loss",
+            vec![
+                Curve { name: "training", colour: BLUE, has_dots: false, points: thin(loss) },
+                Curve { name: "validation", colour: ORANGE, has_dots: true, points: thin(valid) },
+            ],
+        ),
+        (
+            "Validation BLEU",
+            vec![
+                Curve {
+                    name: "13a (sacreBLEU)",
+                    colour: GREEN,
+                    has_dots: true,
+                    points: thin(scores(|scores| scores.bleu_13a.score)),
+                },
+                Curve {
+                    name: "tokenised (paper)",
+                    colour: PURPLE,
+                    has_dots: true,
+                    points: thin(scores(|scores| scores.bleu_tokenized.score)),
+                },
+            ],
+        ),
+    ];
+    let restarts: Vec<f64> =
+        input.training.attempts.iter().skip(1).map(|a| step(a.from_step)).collect();
+    let all = panels.iter().flat_map(|(_, curves)| curves).flat_map(|curve| &curve.points);
+    let steps = all.map(|point| point.0).fold(step(input.training.steps.max(1)), f64::max);
+
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+         width=\"{WIDTH}\" height=\"{HEIGHT}\" font-size=\"12\" fill=\"#475569\" \
+         font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, 'DejaVu Sans', sans-serif\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\" fill=\"#ffffff\"/>\n"
+    );
+    for (left, (title, curves)) in LEFT.into_iter().zip(&panels) {
+        svg += &format!("<g transform=\"translate({left} {TOP})\">\n");
+        svg += &panel(title, curves, steps, &restarts);
+        svg += "</g>\n";
+    }
+    svg + "</svg>\n"
+}
+
+/// Where steps and values are in a panel.
+struct Axes {
+    steps: f64,
+    bottom: f64,
+    top: f64,
+}
+
+impl Axes {
+    fn x(&self, step: f64) -> f64 {
+        PLOT.0 * step / self.steps
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        PLOT.1 * (self.top - value) / (self.top - self.bottom)
+    }
+}
+
+fn panel(title: &str, curves: &[Curve], steps: f64, restarts: &[f64]) -> String {
+    let (width, height) = PLOT;
+    let mut svg = format!(
+        "<text x=\"0\" y=\"-44\" font-size=\"16\" font-weight=\"600\" fill=\"#0f172a\">{title}</text>\n"
+    );
+    let points = || curves.iter().flat_map(|curve| &curve.points);
+    let lowest = points().map(|point| point.1).fold(f64::INFINITY, f64::min);
+    let highest = points().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
+    if lowest > highest {
+        let (x, y) = (width / 2.0, height / 2.0);
+        return svg
+            + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">no points</text>\n");
+    }
+    let y_ticks = ticks(lowest.min(0.9 * highest), highest);
+    let axes = Axes { steps, bottom: y_ticks[0], top: y_ticks[y_ticks.len() - 1] };
+
+    svg += &frame(&axes, &y_ticks);
+    for x in restarts.iter().map(|step| axes.x(*step)) {
+        svg += &format!("<path d=\"M{x:.1} 0V{height}\" {RESUMED}/>\n");
+    }
+    let mut x = 0.0;
+    for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
+        let line = format!("stroke=\"{}\" stroke-width=\"2.5\"", curve.colour);
+        svg += &legend(&mut x, curve.name, &line);
+        svg += &draw(curve, &axes);
+    }
+    if !restarts.is_empty() {
+        svg += &legend(&mut x, "resumed", RESUMED);
+    }
+    svg + &last_values(curves, &axes)
+}
+
+/// Grid, tick labels, and the name of the horizontal axis.
+fn frame(axes: &Axes, y_ticks: &[f64]) -> String {
+    let (width, height) = PLOT;
+    let mut svg = String::new();
+    for &tick in y_ticks {
+        let (y, label) = (axes.y(tick), number(tick, y_ticks[1] - y_ticks[0]));
+        svg += &format!(
+            "<path d=\"M0 {y:.1}H{width}\" stroke=\"#e2e8f0\"/>\
+             <text x=\"-8\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\n",
+            y + 4.0
+        );
+    }
+    let below = height + 20.0;
+    for tick in ticks(0.0, axes.steps).into_iter().filter(|tick| *tick <= axes.steps) {
+        let (x, label) = (axes.x(tick), thousands(tick as u64));
+        svg += &format!("<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>\n");
+    }
+    let (x, y) = (width / 2.0, height + 38.0);
+    svg + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">step</text>\n")
+}
+
+/// A piece of line and what it means, at `x`, which moves on.
+fn legend(x: &mut f64, name: &str, line: &str) -> String {
+    let svg = format!(
+        "<path d=\"M{x} -22h16\" {line}/><text x=\"{}\" y=\"-18\">{name}</text>\n",
+        *x + 22.0
+    );
+    *x += 42.0 + 6.6 * name.len() as f64;
+    svg
+}
+
+fn draw(curve: &Curve, axes: &Axes) -> String {
+    let colour = curve.colour;
+    let places = || curve.points.iter().map(|point| (axes.x(point.0), axes.y(point.1)));
+    let line: Vec<String> = places().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+    let mut svg = format!(
+        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\" \
+         points=\"{}\"/>\n",
+        line.join(" ")
+    );
+    if curve.has_dots && curve.points.len() <= MAX_DOTS {
+        for (x, y) in places() {
+            svg += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n");
+        }
+    }
+    svg
+}
+
+/// The last value of each dotted curve beside its end, none over another.
+fn last_values(curves: &[Curve], axes: &Axes) -> String {
+    let mut labels: Vec<(f64, f64, f64, &str)> = curves
+        .iter()
+        .filter(|curve| curve.has_dots)
+        .filter_map(|curve| {
+            let (step, value) = *curve.points.last()?;
+            Some((axes.y(value) + 4.0, axes.x(step) + 8.0, value, curve.colour))
+        })
+        .collect();
+    labels.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut svg = String::new();
+    let mut free = f64::NEG_INFINITY;
+    for (y, x, value, colour) in labels {
+        let y = y.max(free);
+        free = y + 14.0;
+        svg += &format!(
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" fill=\"{colour}\" font-weight=\"600\">{value:.2}</text>\n"
+        );
+    }
+    svg
+}
+
+/// Means of neighbouring points, at most [`MAX_POINTS`] of them; what is not finite is left out.
+fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    let finite: Vec<_> = points.into_iter().filter(|(_, value)| value.is_finite()).collect();
+    let stride = finite.len().div_ceil(MAX_POINTS).max(1);
+    let mean = |points: &[(f64, f64)]| {
+        let count = points.len() as f64;
+        let (x, y) =
+            points.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
+        (x / count, y / count)
+    };
+    finite.chunks(stride).map(mean).collect()
+}
+
+/// About five round numbers, the first at or below `low`, the last at or above `high`.
+fn ticks(low: f64, high: f64) -> Vec<f64> {
+    let span = if high > low { high - low } else { high.abs().max(1.0) };
+    let magnitude = 10f64.powf((span / 5.0).log10().floor());
+    let distance = [1.0, 2.0, 2.5, 5.0, 10.0]
+        .map(|factor| factor * magnitude)
+        .into_iter()
+        .find(|distance| span / distance <= 5.0)
+        .unwrap_or(10.0 * magnitude);
+    let (first, last) = ((low / distance).floor() as i64, (high / distance).ceil() as i64);
+    (first..=last.max(first + 1)).map(|tick| tick as f64 * distance).collect()
+}
+
+/// `tick` with as many decimals as its `distance` from the next one needs.
+fn number(tick: f64, distance: f64) -> String {
+    let decimals = (0..6).find(|&n| {
+        let scaled = distance * 10f64.powi(n);
+        (scaled - scaled.round()).abs() < 1e-6 * scaled
+    });
+    format!("{tick:.*}", decimals.unwrap_or(6) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::example;
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_enclose_the_values() {
+        assert_eq!(ticks(0.0, 100.0), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
+        assert_eq!(ticks(2.1, 8.3), [2.0, 4.0, 6.0, 8.0, 10.0]);
+        assert!(ticks(3.0, 3.0).len() >= 2, "a flat curve has a range too");
+        assert_eq!((number(2.5, 2.5), number(20.0, 20.0)), ("2.5".into(), "20".into()));
+    }
+
+    #[test]
+    fn long_curves_are_thinned_and_gaps_left_out() {
+        let points: Vec<_> = (0..10_000).map(|k| (f64::from(k), 1.0)).collect();
+        assert!(thin(points).len() <= MAX_POINTS);
+        assert_eq!(thin(vec![(1.0, f64::NAN), (2.0, 5.0)]), [(2.0, 5.0)]);
+    }
+
+    #[test]
+    fn the_picture_has_all_four_curves_and_the_restart() {
+        let picture = svg(&example());
+        assert_eq!(picture.matches("<polyline").count(), 4);
+        assert_eq!(picture.matches("resumed").count(), 2, "one in each panel");
+        assert!(!picture.contains("NaN") && !picture.contains("inf"));
+    }
+
+    #[test]
+    fn a_run_without_points_has_a_picture_too() {
+        assert_eq!(svg(&ReportInput::default()).matches("no points").count(), 2);
+    }
+}

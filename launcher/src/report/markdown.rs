@@ -1,0 +1,340 @@
+//! The report's text.
+
+use super::{Outcome, PICTURE, ReportInput, Split, Test, Training, Validation};
+use crate::score::{Bleu, Translation};
+
+/// Rows of the validation table; of more evaluations, an even choice is shown.
+const MAX_ROWS: usize = 24;
+
+/// The report of a run, as Markdown.
+pub fn markdown(input: &ReportInput) -> String {
+    let mut text = format!("# {}\n\n{}\n", input.run, outcome(&input.outcome, &input.training));
+    if let Some(test) = &input.test {
+        text += &format!(
+            "\n**BLEU {:.2}** (sacreBLEU 13a), chrF2 {:.2}, on {} sentences of `{}`.\n",
+            test.scores.bleu_13a.score, test.scores.chrf.score, test.scores.sentences, test.split
+        );
+    }
+    text += &format!("\n![Curves]({PICTURE})\n");
+    for (title, body) in [
+        ("Scores", input.test.as_ref().map(scores).unwrap_or_default()),
+        ("Translations", input.test.as_ref().map(samples).unwrap_or_default()),
+        ("Validation", validation(&input.validations)),
+        ("Model", model(input)),
+        ("Data", input.splits.iter().map(split).collect()),
+        ("Training", training(&input.training)),
+        ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),
+        ("What to do with it", commands(input)),
+    ] {
+        if !body.is_empty() {
+            text += &format!("\n## {title}\n\n{body}");
+        }
+    }
+    text
+}
+
+/// Translations below their sources and references, as Markdown; also for TensorBoard's texts.
+pub fn samples_markdown(samples: &[Translation]) -> String {
+    samples
+        .iter()
+        .zip(1..)
+        .map(|(sample, number)| {
+            format!(
+                "{number}. {}\n   - reference: {}\n   - **translation: {}**\n",
+                plain(&sample.source),
+                plain(&sample.reference),
+                plain(&sample.hypothesis)
+            )
+        })
+        .collect()
+}
+
+fn outcome(outcome: &Outcome, training: &Training) -> String {
+    match outcome {
+        Outcome::Finished => format!(
+            "Finished: {} steps in {}.",
+            thousands(training.steps),
+            duration(training.seconds)
+        ),
+        Outcome::Stopped { step } => format!(
+            "Stopped after the checkpoint of step {} of {}; starting it again goes on from there.",
+            thousands(*step),
+            thousands(training.planned_steps)
+        ),
+        Outcome::Failed { step, message } => format!(
+            "**Failed** at step {} of {}:\n\n{}",
+            thousands(*step),
+            thousands(training.planned_steps),
+            fenced(message)
+        ),
+    }
+}
+
+fn scores(test: &Test) -> String {
+    let mut text = String::from(
+        "| score | | n-gram precisions | brevity penalty | hypothesis length | reference length |\n\
+         |--|--:|--|--:|--:|--:|\n",
+    );
+    for (name, bleu) in
+        [("BLEU, 13a", &test.scores.bleu_13a), ("BLEU, tokenised", &test.scores.bleu_tokenized)]
+    {
+        let Bleu { score, precisions: [p1, p2, p3, p4], brevity_penalty, .. } = bleu;
+        text += &format!(
+            "| {name} | **{score:.2}** | {p1:.1} / {p2:.1} / {p3:.1} / {p4:.1} | {brevity_penalty:.3} \
+             | {} | {} |\n",
+            thousands(bleu.hypothesis_length),
+            thousands(bleu.reference_length)
+        );
+    }
+    text += &format!("| chrF2 | **{:.2}** | | | | |\n\n", test.scores.chrf.score);
+    text += &format!(
+        "- BLEU, 13a: sacreBLEU's default on plain text, `{}`\n\
+         - BLEU, tokenised: the paper's form, on BERT's basic tokens of both sides, `{}`; \
+         not comparable with BLEU on other tokens\n\
+         - chrF2: `{}`\n",
+        test.scores.bleu_13a.signature,
+        test.scores.bleu_tokenized.signature,
+        test.scores.chrf.signature
+    );
+    if let [first, .., last] = test.averaged[..] {
+        text += &format!(
+            "- Evaluated: the average of {} checkpoints, steps {} to {}\n",
+            test.averaged.len(),
+            thousands(first),
+            thousands(last)
+        );
+    } else if let [step] = test.averaged[..] {
+        text += &format!("- Evaluated: the checkpoint of step {}\n", thousands(step));
+    }
+    if let Some(accuracy) = test.length_accuracy {
+        text += &format!("- Target lengths predicted exactly: {:.1} %\n", 100.0 * accuracy);
+    }
+    if let Some(latency) = &test.latency {
+        text += &format!(
+            "- Latency, one sentence at a time: median {:.1} ms, 90 % within {:.1} ms ({} sentences)\n",
+            latency.median_ms, latency.p90_ms, latency.sentences
+        );
+    }
+    if let Some(speed) = test.sentences_per_second {
+        text += &format!("- Throughput, full batches: {speed:.1} sentences/s over all ranks\n");
+    }
+    if let Some(passes) = test.passes {
+        text += &format!("- Decoder passes for a sentence: {passes:.1} on average\n");
+    }
+    text
+}
+
+fn samples(test: &Test) -> String {
+    samples_markdown(&test.samples)
+}
+
+fn validation(validations: &[Validation]) -> String {
+    let best = validations
+        .iter()
+        .filter_map(|v| Some((v.step, v.scores.as_ref()?.bleu_13a.score)))
+        .max_by(|a, b| a.1.total_cmp(&b.1))
+        .map(|(step, _)| step);
+    let stride = validations.len().div_ceil(MAX_ROWS).max(1);
+    let shown = validations.iter().enumerate().filter(|(index, v)| {
+        (index + 1).is_multiple_of(stride) || Some(v.step) == best || index + 1 == validations.len()
+    });
+    let mut text = String::new();
+    for (_, v) in shown {
+        let mark = if Some(v.step) == best { " (best)" } else { "" };
+        text += &format!("| {}{mark} | {:.3} |", thousands(v.step), v.loss);
+        match &v.scores {
+            Some(scores) => {
+                let bleu = &scores.bleu_13a;
+                text += &format!(
+                    " {:.2} | {:.3} | {:.2} | {:.2} |\n",
+                    bleu.score,
+                    bleu.brevity_penalty,
+                    scores.bleu_tokenized.score,
+                    scores.chrf.score
+                );
+            }
+            None => text += " | | | |\n",
+        }
+    }
+    if text.is_empty() {
+        return text;
+    }
+    String::from(
+        "| step | loss | BLEU, 13a | brevity penalty | BLEU, tokenised | chrF2 |\n\
+         |--:|--:|--:|--:|--:|--:|\n",
+    ) + &text
+}
+
+fn model(input: &ReportInput) -> String {
+    let total = (input.trained + input.frozen).max(1);
+    let mut text: String =
+        input.model.iter().map(|(part, what)| format!("- {part}: {}\n", plain(what))).collect();
+    text += &format!(
+        "- {} parameters trained ({:.1} %), {} frozen\n",
+        thousands(input.trained),
+        100.0 * input.trained as f64 / total as f64,
+        thousands(input.frozen)
+    );
+    text
+}
+
+fn split(split: &Split) -> String {
+    let mut text = format!(
+        "- `{}`: {} samples of {} lines, {} dropped, {} source and {} target tokens\n",
+        split.split,
+        thousands(split.kept),
+        thousands(split.read),
+        thousands(split.dropped),
+        thousands(split.source_tokens),
+        thousands(split.target_tokens)
+    );
+    if split.cut > 0 {
+        text += &format!("  - {} cut to fit\n", thousands(split.cut));
+    }
+    for (problem, counted) in &split.problems {
+        text += &format!("  - {} {}", thousands(counted.count), problem.replace('_', " "));
+        for (example, joint) in counted.examples.iter().zip([": ", "; ", "; "]) {
+            text += &format!("{joint}line {}: {}", example.line, plain(example.text.trim()));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn training(training: &Training) -> String {
+    let mut text = format!(
+        "- {} of {} steps in {}, {} target tokens/s over {} rank{} ({})\n",
+        thousands(training.steps),
+        thousands(training.planned_steps),
+        duration(training.seconds),
+        thousands(training.tokens_per_second.round() as u64),
+        training.world_size,
+        if training.world_size == 1 { "" } else { "s" },
+        training.device
+    );
+    if training.attempts.len() > 1 {
+        text += "\n| attempt | from step | to step | end |\n|--:|--:|--:|--|\n";
+        for (attempt, number) in training.attempts.iter().zip(1..) {
+            text += &format!(
+                "| {number} | {} | {} | {} |\n",
+                thousands(attempt.from_step),
+                thousands(attempt.to_step),
+                plain(&attempt.end)
+            );
+        }
+    }
+    text
+}
+
+fn commands(input: &ReportInput) -> String {
+    let folder = input.folder.display();
+    let mut text = format!("```sh\ntensorboard --logdir {folder}/tensorboard    # all curves\n");
+    if input.test.is_some() {
+        text += &format!("echo 'Ein Satz.' | tandem translate {folder}    # translate with it\n");
+    }
+    text + "```\n"
+}
+
+/// `text` on one line, with nothing that Markdown or HTML would take for its own.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => plain.push(' '),
+            '&' => plain.push_str("&amp;"),
+            '<' => plain.push_str("&lt;"),
+            '\\' | '|' | '*' | '_' | '`' | '[' | ']' | '~' => plain.extend(['\\', c]),
+            _ => plain.push(c),
+        }
+    }
+    plain
+}
+
+/// `text` as it is, in a block that it cannot end.
+fn fenced(text: &str) -> String {
+    let mut fence = "```".to_owned();
+    while text.contains(&fence) {
+        fence.push('`');
+    }
+    format!("{fence}text\n{}\n{fence}", text.trim_end())
+}
+
+/// 1234567 as 1,234,567.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+fn duration(seconds: f64) -> String {
+    let seconds = seconds.round() as u64;
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::example;
+    use super::*;
+
+    #[test]
+    fn every_section_is_there() {
+        let report = markdown(&example());
+        for part in [
+            "Finished: 3,000 steps in 7 min 5 s.",
+            "BLEU, tokenised",
+            "tok:13a",
+            "the average of 3 checkpoints, steps 2,400 to 3,000",
+            "median 31.4 ms, 90 % within 55.0 ms",
+            "**translation: Opens the \\| dialog.**",
+            "Öffnet den Dialog \\*Seite\\*.",
+            "1,234,567 parameters trained (9.1 %), 12,345,678 frozen",
+            "12 empty: line 7: Ja \\|",
+            "| 1 | 0 | 1,234 | rank 1 was killed |",
+            "| 3,000 (best) |",
+            "disk full",
+            "tensorboard --logdir runs/demo/tensorboard",
+            "tandem translate runs/demo",
+        ] {
+            assert!(report.contains(part), "{part} is missing in\n{report}");
+        }
+    }
+
+    #[test]
+    fn a_failed_run_says_why_and_leaves_out_what_it_has_not() {
+        let input = ReportInput {
+            run: "demo".into(),
+            outcome: Outcome::Failed { step: 7, message: "rank 1: ```no``` memory".into() },
+            ..ReportInput::default()
+        };
+        let report = markdown(&input);
+        assert!(report.contains("````text\nrank 1: ```no``` memory\n````"), "{report}");
+        for part in ["## Scores", "## Translations", "## Validation", "## Data", "tandem translate"]
+        {
+            assert!(!report.contains(part), "{part} has nothing to say in\n{report}");
+        }
+    }
+
+    #[test]
+    fn a_long_run_has_a_short_table() {
+        let mut input = example();
+        let last = input.validations.last().cloned().unwrap();
+        input.validations = (1..=500).map(|step| Validation { step, ..last.clone() }).collect();
+        assert!(validation(&input.validations).lines().count() <= MAX_ROWS + 4);
+    }
+
+    #[test]
+    fn numbers_and_durations_read_well() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(thousands), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!([59.6, 61.0, 7384.0].map(duration), ["1 min 0 s", "1 min 1 s", "2 h 3 min"]);
+    }
+}
