@@ -105,3 +105,69 @@ fn numbers(bert: &BertConfig, tokens: u64, length: u64) -> u64 {
     let layer = tokens * (11 * width + 2 * inner) + 2 * heads * tokens * length;
     bert.num_hidden_layers as u64 * layer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bases::Base;
+
+    /// 1 layer of width 4, feed-forward 8, 2 heads; 10 entries, 6 positions.
+    fn tiny() -> (RunConfig, Bases) {
+        let run: RunConfig = serde_yaml_value(
+            "{run: {name: tiny}, data: {train: {tsv: {path: x, source: 1, target: 2}}}, model: \
+             {encoder: {bert: {pretrained: x, train: all}}, objective: {mlm: {predicted: 0.5}}}, \
+             training: {steps: 100, max_tokens: 12, micro_batches: 1, schedule: {constant: \
+             {rate: 1}}}, checkpoints: {every: 10, keep_last: 3, keep_best: 2, keep_every: 50, \
+             average: 1}}",
+        );
+        let config: BertConfig = serde_yaml_value(
+            "{vocab_size: 10, hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 2, \
+             intermediate_size: 8, max_position_embeddings: 6}",
+        );
+        (run, Bases { encoder: Base { config, folder: None }, decoder: None })
+    }
+
+    fn serde_yaml_value<T: serde::de::DeserializeOwned>(text: &str) -> T {
+        let value: serde_json::Value = serde_yaml::from_str(text).unwrap();
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn weights_and_checkpoints_are_exact() {
+        let (run, bases) = tiny();
+        let mut parameters = crate::parameters::model(&run, &bases);
+        for parameter in &mut parameters[..3] {
+            parameter.trained = false;
+        }
+        let estimate = estimate(&run, &bases, &parameters);
+        // Word, position and token type embeddings: (10 + 6 + 2) · 4 numbers.
+        assert_eq!(estimate.frozen, 72 * 4);
+        // Norm 8; attention 4 · 20 + 8; feed-forward 40 + 36 + 8; head 20 + 8 + 10.
+        assert_eq!(estimate.trained, 218 * 16);
+        assert_eq!(estimate.checkpoint, 218 * 12);
+        // 3 last, 2 best, those of steps 50 and 100, and the one being written.
+        assert_eq!(estimate.disk, 218 * 12 * 8);
+        assert_eq!(estimate.memory(), estimate.frozen + estimate.trained + estimate.activations);
+    }
+
+    #[test]
+    fn bf16_halves_the_frozen_weights() {
+        let (mut run, bases) = tiny();
+        let mut parameters = crate::parameters::model(&run, &bases);
+        parameters[0].trained = false;
+        let f32 = estimate(&run, &bases, &parameters);
+        run.training.precision = Precision::Bf16;
+        let bf16 = estimate(&run, &bases, &parameters);
+        assert_eq!((f32.frozen, bf16.frozen), (160, 80));
+        assert_eq!(f32.trained, bf16.trained);
+        assert!(bf16.activations < f32.activations);
+    }
+
+    #[test]
+    fn activations_by_the_formula() {
+        let (run, bases) = tiny();
+        let estimate = estimate(&run, &bases, &[]);
+        // 12 tokens · (11 · 4 + 2 · 8) + 2 · 2 heads · 12 · 6 = 1008 numbers; logits of 6 positions.
+        assert_eq!(estimate.activations, 1008 * 4 + 2 * 4 * 6 * 10);
+    }
+}
