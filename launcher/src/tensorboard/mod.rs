@@ -3,7 +3,7 @@
 //! The protobuf types and the record encoding are those of the crate `tensorboard-rs`; the file is
 //! our own, because that crate's writer ends the process when the disk is full.
 //!
-//! - Resuming at a checkpoint cuts the points after it out of the earlier files ([`past`]), and
+//! - Resuming at a checkpoint cuts the points after it out of the earlier files (past.rs), and
 //!   begins the new file with a SessionLog START, by which TensorBoard drops them where that failed.
 //! - What cannot be written is kept in memory and tried again with the next point; the file always
 //!   ends with a complete record before anything is appended.
