@@ -96,7 +96,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the results there too")
     args = parser.parse_args()
     prepare()
-    print(f"{args.threads} threads, {args.pairs} pairs of runs, {args.repeats} repeats each; this takes minutes")
+    print(f"{args.threads} threads, {args.pairs} pairs of runs, {args.repeats} repeats each")
     verbs = [args.verb] if args.verb else ["train", "decode"]
     dtypes = [args.dtype] if args.dtype else ["f32", "bf16"]
     rows = [compare(verb, dtype, args) for verb in verbs for dtype in dtypes]

@@ -340,7 +340,7 @@ def parity(model, folder, case):
 
     def report(name, found, expected, absolute=0.0):
         nonlocal failed
-        error = float((found - expected).nan_to_num(0, 0, 0).abs().max())
+        error = float((found.detach() - expected).nan_to_num(0, 0, 0).abs().max())
         limit = 1e-4 * float(expected.nan_to_num(0, 0, 0).abs().max()) + absolute
         failed |= not error <= limit
         print(f"{'ok  ' if error <= limit else 'FAIL'} {name}: largest error {error:.2e}")
@@ -375,7 +375,8 @@ def parity(model, folder, case):
     for name, found in (("batched", batched), ("one by one", single)):
         equal = sum(a == b for a, b in zip(found, expected))
         failed |= equal != len(expected)
-        print(f"{'ok  ' if equal == len(expected) else 'FAIL'} decoded {name}: {equal} of {len(expected)} equal")
+        verdict = "ok  " if equal == len(expected) else "FAIL"
+        print(f"{verdict} decoded {name}: {equal} of {len(expected)} equal")
     return int(failed)
 
 
