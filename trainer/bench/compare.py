@@ -39,13 +39,21 @@ def prepare():
     if not done.exists():
         print(f"writing the mini model and its batches into {FOLDER}", flush=True)
         workload.write_model(FOLDER)
-        workload.write_train(FOLDER / "train.tsv")
-        workload.write_decode(FOLDER / "decode.tsv")
+        workload.write_train(FOLDER / "train.tsv", max_tokens=2000, count=4)
+        workload.write_decode(FOLDER / "decode.tsv", count=48)
+        workload.write_train(FOLDER / "train-small.tsv", max_tokens=200, count=1)
+        workload.write_decode(FOLDER / "decode-small.tsv", count=2)
         done.touch()
 
 
+def multiplies_bf16():
+    """Whether PyTorch has fast bf16 products on this CPU; without AVX-512 they crawl."""
+    return " avx512bw " in Path("/proc/cpuinfo").read_text()
+
+
 def measure(program, verb, dtype, args):
-    command = [*program, verb, "--model", FOLDER, "--batches", FOLDER / f"{verb}.tsv"]
+    small = "-small" if dtype == "bf16" and not multiplies_bf16() else ""
+    command = [*program, verb, "--model", FOLDER, "--batches", FOLDER / f"{verb}{small}.tsv"]
     command += ["--dtype", dtype, "--threads", args.threads, "--repeats", args.repeats]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(
@@ -83,6 +91,8 @@ def compare(verb, dtype, args):
         print(f"  {name:8} {rate:9.1f} {UNIT[verb]}, {cpu:6.1f} s user CPU, {memory:6.0f} MiB at most")
     row["agreement"] = agreement(verb, ours[0], peers[0])
     print(f"  {row['agreement']}", flush=True)
+    if dtype == "bf16" and not multiplies_bf16():
+        print("  this CPU has no AVX-512, without which PyTorch's bf16 is very slow: a small batch")
     return row
 
 

@@ -14,7 +14,6 @@ LAYERS, WIDTH, HEADS, INNER, VOCABULARY, POSITIONS = 4, 256, 4, 1024, 30522, 512
 ADAPTER, FEED_FORWARD, LENGTHS = 192, 192, 1024
 SPECIAL = {"pad": 0, "unk": 1, "sep": 3, "mask": 4}
 FIRST_WORD = 5
-MAX_TOKENS, TRAIN_BATCHES, DECODE_SENTENCES = 2000, 4, 48
 LONGEST, CANDIDATES = 100, 4
 
 
@@ -152,18 +151,18 @@ def joined(ids):
     return " ".join(map(str, ids))
 
 
-def write_train(path):
-    """Batches of sentences of like length, at most MAX_TOKENS padded tokens on either side."""
+def write_train(path, max_tokens, count):
+    """Batches of sentences of like length, at most `max_tokens` padded tokens on either side."""
     random = numpy.random.Generator(numpy.random.PCG64(SEED + 1))
     lengths = sorted((pair_lengths(random) for _ in range(4000)), key=max)
     batches, batch = [], []
     for pair in lengths:
-        if max(pair) * (len(batch) + 1) > MAX_TOKENS:
+        if max(pair) * (len(batch) + 1) > max_tokens:
             batches.append(batch)
             batch = []
         batch.append(pair)
     # Evenly over all lengths, each as often as there are such batches.
-    picked = [batches[(2 * i + 1) * len(batches) // (2 * TRAIN_BATCHES)] for i in range(TRAIN_BATCHES)]
+    picked = [batches[(2 * i + 1) * len(batches) // (2 * count)] for i in range(count)]
     with open(path, "w", encoding="ascii") as file:
         file.write("# batch, source ids, target ids, decoder input ids, loss positions\n")
         for number, pairs in enumerate(picked):
@@ -175,11 +174,11 @@ def write_train(path):
                 file.write("\t".join(map(str, fields)) + "\n")
 
 
-def write_decode(path):
+def write_decode(path, count):
     random = numpy.random.Generator(numpy.random.PCG64(SEED + 2))
     with open(path, "w", encoding="ascii") as file:
         file.write("# source ids, candidate lengths\n")
-        for _ in range(DECODE_SENTENCES):
+        for _ in range(count):
             source, target = pair_lengths(random)
             candidates = [max(2, target + shift) for shift in (0, 1, -1, 2)]
             file.write(f"{joined(sentence(random, source))}\t{joined(candidates)}\n")
