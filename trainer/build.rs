@@ -1,0 +1,28 @@
+//! Compiles the C++ shim against libtorch and sets the program's library path.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo:rerun-if-changed=native/shim.cpp");
+    println!("cargo:rerun-if-env-changed=LIBTORCH");
+    let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
+    if !libtorch.join("include").is_dir() {
+        println!("cargo:error={:?} holds no libtorch; run `make setup` first", libtorch);
+        std::process::exit(1);
+    }
+    cc::Build::new()
+        .cpp(true)
+        .std("c++20")
+        .file("native/shim.cpp")
+        .include(libtorch.join("include"))
+        .include(libtorch.join("include/torch/csrc/api/include"))
+        .flag("-Wno-unused-parameter")
+        .flag("-Wno-deprecated-declarations")
+        .opt_level(3)
+        .compile("tandem_shim");
+    let library = libtorch.join("lib");
+    println!("cargo:rustc-link-search=native={}", library.display());
+    println!("cargo:rustc-link-lib=torch_cpu");
+    println!("cargo:rustc-link-lib=c10");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
+}

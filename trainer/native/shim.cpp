@@ -1,0 +1,81 @@
+// What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, CPU settings.
+//
+// Every function returns null, or a message that the caller frees with tandem_free.
+
+#include <cstdlib>
+#include <cstring>
+#include <malloc.h>
+
+#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/ops/_fused_adamw.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
+
+namespace {
+
+template <class Body>
+char* guarded(Body body) {
+  try {
+    body();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return strdup(error.what());
+  }
+}
+
+// Calls back once a leaf's gradient has been accumulated, on the thread that runs backward.
+struct Accumulated : torch::autograd::PostAccumulateGradHook {
+  Accumulated(void (*callback)(void*, size_t), void* context, size_t index)
+      : callback(callback), context(context), index(index) {}
+  void operator()(const at::Tensor&) override {
+    callback(context, index);
+  }
+  void (*callback)(void*, size_t);
+  void* context;
+  size_t index;
+};
+
+} // namespace
+
+extern "C" {
+
+void tandem_free(char* message) {
+  std::free(message);
+}
+
+char* tandem_set_grad(at::Tensor* parameter, at::Tensor* grad) {
+  return guarded([&] { parameter->mutable_grad() = *grad; });
+}
+
+char* tandem_on_accumulated(
+    at::Tensor* parameter, void (*callback)(void*, size_t), void* context, size_t index) {
+  return guarded([&] {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        *parameter, std::make_unique<Accumulated>(callback, context, index));
+  });
+}
+
+char* tandem_fused_adam(
+    at::Tensor* weights, at::Tensor* grads, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
+    at::Tensor* step, double lr, double beta1, double beta2, double eps) {
+  return guarded([&] {
+    at::NoGradGuard guard;
+    at::_fused_adamw_(
+        {*weights}, {*grads}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
+        /*weight_decay=*/0.0, eps, /*amsgrad=*/false, /*maximize=*/false);
+  });
+}
+
+// f32 products through oneDNN where that is as exact, and big blocks kept by the process instead
+// of mapped anew.
+char* tandem_tune_cpu() {
+  return guarded([] {
+    at::globalContext().setFloat32MatmulPrecision("medium");
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, -1);
+    mallopt(M_TOP_PAD, 64 << 20);
+  });
+}
+
+} // extern "C"

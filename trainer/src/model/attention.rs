@@ -1,0 +1,35 @@
+//! Scaled dot-product attention over several heads.
+
+use tch::{Kind, Tensor};
+
+use super::pass::Pass;
+
+/// What is added to the scores of padded keys: after softmax exactly 0 in f32, as in BERT.
+const MASKED: f64 = -10000.0;
+
+/// The additive mask `[B, 1, 1, S]` of keys that are not real, from booleans `[B, S]`.
+pub fn key_mask(is_real: &Tensor, kind: Kind) -> Tensor {
+    (is_real.logical_not().to_kind(kind) * MASKED).unsqueeze(1).unsqueeze(1)
+}
+
+/// `[B, T, D]` as `[B, H, T, D / H]`.
+pub fn split_heads(x: &Tensor, heads: i64) -> Tensor {
+    let (batch, length, width) = x.size3().expect("attention takes three dimensions");
+    x.view([batch, length, heads, width / heads]).transpose(1, 2)
+}
+
+/// `softmax(q · kᵀ / √d + mask) · v`: `[B, H, T, d]` queries to `[B, T, D]`.
+pub fn attend(
+    query: &Tensor, // [B, H, T, d]
+    key: &Tensor,   // [B, H, S, d]
+    value: &Tensor, // [B, H, S, d]
+    mask: &Tensor,  // [B, 1, 1, S]
+    dropout: f64,
+    pass: &Pass,
+) -> Tensor {
+    let (batch, heads, length, depth) = query.size4().expect("queries have four dimensions");
+    let query = query * (depth as f64).powf(-0.5);
+    let scores = query.matmul(&key.transpose(-1, -2)) + mask; // [B, H, T, S]
+    let weights = pass.dropout(scores.softmax(-1, scores.kind()), dropout);
+    weights.matmul(value).transpose(1, 2).reshape([batch, length, heads * depth])
+}

@@ -1,0 +1,98 @@
+//! The encoder: a BERT with adapters behind its layers and a length prediction.
+//!
+//! The learned `[LENGTH]` vector is put before the embedded sentence, without position, norm or
+//! dropout; its output predicts the target's length and is taken off the memory.
+
+use tandem_config::bert::BertConfig;
+use tandem_config::model::EncoderAdapters;
+use tch::{Kind, Tensor};
+
+use super::adapter::Adapter;
+use super::attention::key_mask;
+use super::bert::{BertDropout, Embeddings, Layer};
+use super::parameters::Scope;
+use super::pass::Pass;
+
+/// What the encoder makes of a batch.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The hidden states of the source tokens, `H_E`: `[B, S, D]`.
+    pub memory: Tensor,
+    /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
+    pub mask: Tensor,
+    /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
+    pub length_log_probs: Option<Tensor>,
+}
+
+/// A BERT with adapters and a length prediction.
+#[derive(Debug)]
+pub struct Encoder {
+    embeddings: Embeddings,
+    layers: Vec<(Layer, Option<Adapter>)>,
+    length_embedding: Option<Tensor>, // [classes, D]
+    kind: Kind,
+}
+
+impl Encoder {
+    /// The encoder below `scope`; computes in `kind`.
+    pub fn new(
+        scope: &Scope,
+        config: &BertConfig,
+        adapters: Option<&EncoderAdapters>,
+        dropout: BertDropout,
+        kind: Kind,
+    ) -> Self {
+        let bert = scope.enter("bert");
+        let count = config.num_hidden_layers;
+        let layer = |index: usize| {
+            let chosen = adapters.is_some_and(|adapters| adapters.layers.contains(index, count));
+            let adapter = chosen.then(|| {
+                Adapter::new(&scope.enter(&format!("layer.{index}.adapter")), config.layer_norm_eps)
+            });
+            let scope = bert.enter(&format!("encoder.layer.{index}"));
+            (Layer::new(&scope, config, dropout), adapter)
+        };
+        let length = "length_embedding.weight";
+        Self {
+            embeddings: Embeddings::new(&bert.enter("embeddings"), config, dropout),
+            layers: (0..count).map(layer).collect(),
+            length_embedding: scope.has(length).then(|| scope.get(length)),
+            kind,
+        }
+    }
+
+    /// Source ids `[B, S]` and which of them are real, booleans `[B, S]`.
+    pub fn forward(&self, ids: &Tensor, is_real: &Tensor, pass: &Pass) -> Encoded {
+        let embedded = self.embeddings.forward(ids, self.kind, pass); // [B, S, D]
+        let mask = key_mask(is_real, self.kind);
+        let Some(table) = &self.length_embedding else {
+            let memory = self.layers(embedded, &mask, pass);
+            return Encoded { memory, mask, length_log_probs: None };
+        };
+        let (batch, length, width) = embedded.size3().expect("embedded is [B, S, D]");
+        let token = table.get(0).to_kind(self.kind).expand([batch, 1, width], false);
+        let extended = Tensor::cat(&[token, embedded], 1); // [B, 1 + S, D]
+        let seen = mask.narrow(3, 0, 1).zeros_like();
+        let extended_mask = Tensor::cat(&[seen, mask.shallow_clone()], 3);
+        let hidden = self.layers(extended, &extended_mask, pass);
+        let logits = hidden.select(1, 0).to_kind(Kind::Float).matmul(&table.transpose(0, 1));
+        // A target is never empty: row 0 of the table is the token itself.
+        let possible = logits.narrow(1, 1, logits.size()[1] - 1).log_softmax(-1, Kind::Float);
+        let never = Tensor::full([batch, 1], f64::NEG_INFINITY, (Kind::Float, possible.device()));
+        Encoded {
+            memory: hidden.narrow(1, 1, length),
+            mask,
+            length_log_probs: Some(Tensor::cat(&[never, possible], 1)),
+        }
+    }
+
+    fn layers(&self, mut hidden: Tensor, mask: &Tensor, pass: &Pass) -> Tensor {
+        for (layer, adapter) in &self.layers {
+            hidden = layer.forward(&hidden, mask, pass);
+            if let Some(adapter) = adapter {
+                hidden = adapter.forward(&hidden);
+            }
+        }
+        hidden
+    }
+}

@@ -1,0 +1,86 @@
+//! The smallest blocks: linear layers and layer norm.
+
+use tch::Tensor;
+
+use super::parameters::Scope;
+
+/// `x · Wᵀ + b`.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Tensor,       // [outputs, inputs]
+    bias: Option<Tensor>, // [outputs]
+}
+
+impl Linear {
+    /// The layer called `name`.
+    pub fn new(scope: &Scope, name: &str) -> Self {
+        let scope = scope.enter(name);
+        Self { weight: scope.get("weight"), bias: Some(scope.get("bias")) }
+    }
+
+    /// The layer called `name`, which has no bias.
+    pub fn without_bias(scope: &Scope, name: &str) -> Self {
+        Self { weight: scope.enter(name).get("weight"), bias: None }
+    }
+
+    /// `[.., inputs]` to `[.., outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let kind = x.kind();
+        x.linear(&self.weight.to_kind(kind), self.bias.as_ref().map(|bias| bias.to_kind(kind)))
+    }
+}
+
+/// Several linear layers over one input.
+#[derive(Debug)]
+pub enum Packed {
+    /// Frozen ones, packed into one matrix of so many parts.
+    Together(Linear, i64),
+    /// Trained ones, each under its own name.
+    Apart(Vec<Linear>),
+}
+
+impl Packed {
+    /// The layers called `names`.
+    pub fn new(scope: &Scope, names: &[&str]) -> Self {
+        let parts: Vec<_> = names.iter().map(|name| Linear::new(scope, name)).collect();
+        if parts.iter().any(|part| part.weight.requires_grad()) {
+            return Self::Apart(parts);
+        }
+        let weights: Vec<_> = parts.iter().map(|part| &part.weight).collect();
+        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
+        let packed =
+            Linear { weight: Tensor::cat(&weights, 0), bias: Some(Tensor::cat(&biases, 0)) };
+        Self::Together(packed, parts.len() as i64)
+    }
+
+    /// `[.., inputs]` to a tensor of `[.., outputs]` for each layer.
+    pub fn forward(&self, x: &Tensor) -> Vec<Tensor> {
+        match self {
+            Self::Together(linear, parts) => linear.forward(x).chunk(*parts, -1),
+            Self::Apart(parts) => parts.iter().map(|part| part.forward(x)).collect(),
+        }
+    }
+}
+
+/// Layer normalisation over the last dimension.
+#[derive(Debug)]
+pub struct LayerNorm {
+    weight: Tensor, // [D]
+    bias: Tensor,   // [D]
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// The norm called `name`.
+    pub fn new(scope: &Scope, name: &str, eps: f64) -> Self {
+        let scope = scope.enter(name);
+        Self { weight: scope.get("weight"), bias: scope.get("bias"), eps }
+    }
+
+    /// `[.., D]` to `[.., D]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let kind = x.kind();
+        let (weight, bias) = (self.weight.to_kind(kind), self.bias.to_kind(kind));
+        x.layer_norm(self.weight.size(), Some(weight), Some(bias), self.eps, true)
+    }
+}

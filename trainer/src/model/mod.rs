@@ -1,0 +1,22 @@
+//! The model: frozen BERTs, trained adapters. Knows no ranks, no files, no YAML beyond its config.
+//!
+//! Shapes: B sentences, S source tokens, T target tokens, D width, H heads, V vocabulary.
+
+pub mod ab_net;
+pub mod adapter;
+pub mod attention;
+pub mod bert;
+pub mod cross_attention;
+pub mod decoder;
+pub mod encoder;
+pub mod layers;
+pub mod lm_head;
+pub mod parameters;
+pub mod pass;
+
+pub use ab_net::{AbNet, AbNetConfig, Batch};
+pub use decoder::Decoder;
+pub use encoder::{Encoded, Encoder};
+pub use lm_head::LmHead;
+pub use parameters::Parameters;
+pub use pass::Pass;

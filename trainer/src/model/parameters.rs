@@ -1,0 +1,231 @@
+//! The model's tensors, made from the one list that configs gives.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use tandem_config::parameters::{Init, Parameter, trained_count};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::data::random::{Purpose, stream};
+
+/// Why a model's tensors could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ParameterError {
+    /// A file of weights cannot be read.
+    #[error("cannot read weights from {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: tch::TchError,
+    },
+    /// A tensor is missing.
+    #[error("{path} has no tensor `{name}`")]
+    Missing {
+        /// The file.
+        path: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor has another shape than the config says.
+    #[error("`{name}` in {path} has shape {found:?}, the model needs {expected:?}")]
+    Shape {
+        /// The file.
+        path: String,
+        /// The tensor.
+        name: String,
+        /// Its shape.
+        found: Vec<i64>,
+        /// The shape that the config implies.
+        expected: Vec<i64>,
+    },
+}
+
+/// A file of tensors by name.
+pub struct Weights {
+    path: String,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl Weights {
+    /// Reads a safetensors file.
+    ///
+    /// # Errors
+    /// An unreadable file.
+    pub fn read(path: &Path) -> Result<Self, ParameterError> {
+        let shown = path.display().to_string();
+        let tensors = Tensor::read_safetensors(path)
+            .map_err(|source| ParameterError::Read { path: shown.clone(), source })?;
+        Ok(Self { path: shown, tensors: tensors.into_iter().collect() })
+    }
+
+    /// How many tensors there are whose name starts with `prefix`.
+    pub fn count(&self, prefix: &str) -> usize {
+        self.tensors.keys().filter(|name| name.starts_with(prefix)).count()
+    }
+
+    /// The tensor called `name`, which must have this shape.
+    ///
+    /// # Errors
+    /// A missing tensor, or one of another shape.
+    pub fn get(&self, name: &str, shape: &[i64]) -> Result<&Tensor, ParameterError> {
+        let (path, owned) = (self.path.clone(), name.to_owned());
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(ParameterError::Missing { path, name: owned });
+        };
+        if tensor.size() != shape {
+            let (found, expected) = (tensor.size(), shape.to_vec());
+            return Err(ParameterError::Shape { path, name: owned, found, expected });
+        }
+        Ok(tensor)
+    }
+}
+
+/// The model's tensors: trained ones as views of one flat f32 tensor, frozen ones apart.
+#[derive(Debug)]
+pub struct Parameters {
+    by_name: HashMap<String, Tensor>,
+    /// Names of the trained parameters in order.
+    pub names: Vec<String>,
+    /// The trained parameters in order: leaves that require gradients, views of `weights`.
+    pub trained: Vec<Tensor>,
+    /// All trained weights, one after another: `[N]`, f32.
+    pub weights: Tensor,
+}
+
+impl Parameters {
+    /// Makes every tensor of `list`: trained ones in f32, frozen ones in `frozen_kind`.
+    ///
+    /// `encoder` and `decoder` are the sides' pre-trained weights. Random values are functions of
+    /// (seed, name), whatever else the model has.
+    ///
+    /// # Errors
+    /// A pre-trained tensor that is missing or has another shape.
+    pub fn new(
+        list: &[Parameter],
+        encoder: Option<&Weights>,
+        decoder: Option<&Weights>,
+        seed: u64,
+        frozen_kind: Kind,
+        device: Device,
+    ) -> Result<Self, ParameterError> {
+        let weights = Tensor::zeros([trained_count(list) as i64], (Kind::Float, device));
+        let (mut by_name, mut names, mut trained) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut offset = 0;
+        for parameter in list {
+            let shape: Vec<i64> = parameter.shape.iter().map(|&size| size as i64).collect();
+            let side = if parameter.name.starts_with("encoder.") { encoder } else { decoder };
+            let value = initial(parameter, &shape, side, seed)?;
+            let tensor = if parameter.trained {
+                let count = parameter.count() as i64;
+                let mut view = weights.narrow(0, offset, count).view(shape.as_slice());
+                offset += count;
+                view.copy_(&value);
+                let leaf = view.set_requires_grad(true);
+                names.push(parameter.name.clone());
+                trained.push(leaf.shallow_clone());
+                leaf
+            } else {
+                value.to_kind(frozen_kind).to_device(device)
+            };
+            by_name.insert(parameter.name.clone(), tensor);
+        }
+        Ok(Self { by_name, names, trained, weights })
+    }
+
+    /// The names below `prefix`.
+    pub fn scope(&self, prefix: &str) -> Scope<'_> {
+        Scope { parameters: self, prefix: format!("{prefix}.") }
+    }
+
+    /// `flat`, which is as long as the weights, cut into the trained parameters' shapes.
+    pub fn views<'a>(&'a self, flat: &'a Tensor) -> impl Iterator<Item = (&'a str, Tensor)> {
+        let mut offset = 0;
+        self.names.iter().zip(&self.trained).map(move |(name, leaf)| {
+            let count = leaf.numel() as i64;
+            let view = flat.narrow(0, offset, count).view(leaf.size().as_slice());
+            offset += count;
+            (name.as_str(), view)
+        })
+    }
+
+    /// Fills `flat` from a file's tensors, whose names have `prefix` before the parameters'.
+    ///
+    /// # Errors
+    /// A tensor that is missing or of another shape: the file is of another model.
+    pub fn load(&self, flat: &Tensor, file: &Weights, prefix: &str) -> Result<(), ParameterError> {
+        for (name, mut view) in self.views(flat) {
+            let stored = file.get(&format!("{prefix}{name}"), &view.size())?;
+            no_grad(|| view.copy_(stored));
+        }
+        Ok(())
+    }
+}
+
+/// Parameters below one name.
+#[derive(Clone)]
+pub struct Scope<'a> {
+    parameters: &'a Parameters,
+    prefix: String,
+}
+
+impl Scope<'_> {
+    /// The names below `name`.
+    pub fn enter(&self, name: &str) -> Self {
+        Self { parameters: self.parameters, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// Whether there is a parameter called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.parameters.by_name.contains_key(&format!("{}{name}", self.prefix))
+    }
+
+    /// The parameter called `name`.
+    ///
+    /// # Panics
+    /// If the list that the model was made from lacks it: the list and the model must agree.
+    pub fn get(&self, name: &str) -> Tensor {
+        let name = format!("{}{name}", self.prefix);
+        match self.parameters.by_name.get(&name) {
+            Some(tensor) => tensor.shallow_clone(),
+            None => panic!("the list of parameters lacks `{name}`"),
+        }
+    }
+}
+
+fn initial(
+    parameter: &Parameter,
+    shape: &[i64],
+    pretrained: Option<&Weights>,
+    seed: u64,
+) -> Result<Tensor, ParameterError> {
+    let random = || stream(seed, Purpose::Weights, &[name_hash(&parameter.name)]);
+    let from_values = |next: &mut dyn FnMut() -> f64| {
+        let values: Vec<f32> = (0..parameter.count()).map(|_| next() as f32).collect();
+        Tensor::from_slice(&values).view(shape)
+    };
+    Ok(match &parameter.init {
+        Init::Pretrained(name) => match pretrained {
+            Some(pretrained) => pretrained.get(name, shape)?.to_kind(Kind::Float),
+            None => panic!("`{}` wants pre-trained weights, and there are none", parameter.name),
+        },
+        Init::Zeros => Tensor::zeros(shape, (Kind::Float, Device::Cpu)),
+        Init::Ones => Tensor::ones(shape, (Kind::Float, Device::Cpu)),
+        Init::Normal(deviation) => {
+            let mut random = random();
+            from_values(&mut || random.normal() * deviation)
+        }
+        Init::XavierUniform { fan_in, fan_out } => {
+            let bound = (6.0 / (fan_in + fan_out) as f64).sqrt();
+            let mut random = random();
+            from_values(&mut || (2.0 * random.uniform() - 1.0) * bound)
+        }
+    })
+}
+
+/// FNV-1a: a name as a coordinate of randomness, the same on every machine.
+fn name_hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

@@ -1,0 +1,96 @@
+//! The C++ shim: what libtorch offers and tch does not.
+
+use std::ffi::{CStr, c_char, c_void};
+
+use tch::Tensor;
+
+unsafe extern "C" {
+    fn tandem_free(message: *mut c_char);
+    fn tandem_set_grad(parameter: *mut c_void, grad: *mut c_void) -> *mut c_char;
+    fn tandem_on_accumulated(
+        parameter: *mut c_void,
+        callback: extern "C" fn(*mut c_void, usize),
+        context: *mut c_void,
+        index: usize,
+    ) -> *mut c_char;
+    fn tandem_fused_adam(
+        weights: *mut c_void,
+        grads: *mut c_void,
+        exp_avg: *mut c_void,
+        exp_avg_sq: *mut c_void,
+        step: *mut c_void,
+        lr: f64,
+        beta1: f64,
+        beta2: f64,
+        eps: f64,
+    ) -> *mut c_char;
+    fn tandem_tune_cpu() -> *mut c_char;
+}
+
+/// Makes `grad` the buffer that backward adds `parameter`'s gradient to.
+pub fn set_grad(parameter: &Tensor, grad: &Tensor) {
+    // SAFETY: both point to live at::Tensor objects.
+    check(unsafe { tandem_set_grad(raw(parameter), raw(grad)) });
+}
+
+/// Calls `callback(index)` whenever the gradient of one of `parameters` has been accumulated.
+///
+/// The callback lives as long as the process: hooks cannot outlive what they call.
+pub fn on_accumulated(parameters: &[Tensor], callback: impl Fn(usize) + 'static) {
+    extern "C" fn call(context: *mut c_void, index: usize) {
+        // SAFETY: `context` is the leaked box below.
+        let callback = unsafe { &*(context as *const Box<dyn Fn(usize)>) };
+        callback(index);
+    }
+    let boxed: Box<dyn Fn(usize)> = Box::new(callback);
+    let context = Box::into_raw(Box::new(boxed)) as *mut c_void;
+    for (index, parameter) in parameters.iter().enumerate() {
+        // SAFETY: the tensor is alive and `context` is never freed.
+        check(unsafe { tandem_on_accumulated(raw(parameter), call, context, index) });
+    }
+}
+
+/// One Adam step on flat f32 tensors of equal length; `step` is a 0-dimensional f32, counted up.
+pub fn fused_adam(
+    [weights, grads, exp_avg, exp_avg_sq, step]: [&Tensor; 5],
+    lr: f64,
+    betas: [f64; 2],
+    eps: f64,
+) {
+    // SAFETY: all are live at::Tensor objects.
+    check(unsafe {
+        tandem_fused_adam(
+            raw(weights),
+            raw(grads),
+            raw(exp_avg),
+            raw(exp_avg_sq),
+            raw(step),
+            lr,
+            betas[0],
+            betas[1],
+            eps,
+        )
+    });
+}
+
+/// Chooses the matrix products and the memory allocation that serve training on CPUs best.
+pub fn tune_cpu() {
+    // SAFETY: no arguments.
+    check(unsafe { tandem_tune_cpu() });
+}
+
+fn raw(tensor: &Tensor) -> *mut c_void {
+    tensor.as_ptr() as *mut c_void
+}
+
+/// libtorch refuses only what a mistake of ours asked for, so its message ends the process.
+fn check(message: *mut c_char) {
+    if message.is_null() {
+        return;
+    }
+    // SAFETY: a message is a C string that the shim allocated.
+    let text = unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned();
+    // SAFETY: it is freed once.
+    unsafe { tandem_free(message) };
+    panic!("libtorch: {text}");
+}

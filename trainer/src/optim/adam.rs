@@ -1,0 +1,91 @@
+//! Adam (Kingma and Ba 2015) over one flat tensor of weights.
+
+use tandem_config::training::Optimizer;
+use tch::{Kind, Tensor, no_grad};
+
+use crate::model::Parameters;
+use crate::native;
+
+/// Adam's settings and state.
+#[derive(Debug)]
+pub struct Adam {
+    /// Decaying mean of the gradients: `[N]`, f32.
+    pub exp_avg: Tensor,
+    /// Decaying mean of the squared gradients: `[N]`, f32.
+    pub exp_avg_sq: Tensor,
+    /// Steps taken.
+    pub step: u64,
+    counter: Tensor,
+    betas: [f64; 2],
+    eps: f64,
+    weight_decay: f64,
+}
+
+impl Adam {
+    /// The state before the first step, for weights as long as `weights`.
+    pub fn new(config: &Optimizer, weights: &Tensor) -> Self {
+        let Optimizer::Adam { betas, eps, weight_decay } = *config;
+        let zeros = || weights.zeros_like();
+        let counter = Tensor::zeros([], (Kind::Float, weights.device()));
+        Self { exp_avg: zeros(), exp_avg_sq: zeros(), step: 0, counter, betas, eps, weight_decay }
+    }
+
+    /// One step with the flat gradient `grads`.
+    ///
+    /// Weight decay is decoupled (Loshchilov and Hutter 2019) and spares vectors: biases, norms.
+    pub fn update(&mut self, parameters: &Parameters, grads: &Tensor, lr: f64) {
+        if self.weight_decay > 0.0 {
+            no_grad(|| {
+                for (_, mut view) in parameters.views(&parameters.weights) {
+                    if view.dim() > 1 {
+                        view *= 1.0 - lr * self.weight_decay;
+                    }
+                }
+            });
+        }
+        self.step += 1;
+        let _ = self.counter.fill_(self.step as f64);
+        native::fused_adam(
+            [&parameters.weights, grads, &self.exp_avg, &self.exp_avg_sq, &self.counter],
+            lr,
+            self.betas,
+            self.eps,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tandem_config::parameters::{Init, Parameter};
+    use tch::Device;
+
+    use super::*;
+
+    /// The update rule of the paper's algorithm 1, in plain f64.
+    fn reference(gradients: &[f64], lr: f64) -> f64 {
+        let (mut m, mut v, mut weight) = (0.0, 0.0, 1.0);
+        for (i, gradient) in gradients.iter().enumerate() {
+            m = 0.9 * m + 0.1 * gradient;
+            v = 0.98 * v + 0.02 * gradient * gradient;
+            let t = i as i32 + 1;
+            let (m_hat, v_hat) = (m / (1.0 - 0.9f64.powi(t)), v / (1.0 - 0.98f64.powi(t)));
+            weight -= lr * m_hat / (v_hat.sqrt() + 1e-8);
+        }
+        weight
+    }
+
+    #[test]
+    fn steps_are_the_papers() -> Result<(), Box<dyn std::error::Error>> {
+        let parameter =
+            Parameter { name: "w".into(), shape: vec![1], trained: true, init: Init::Ones };
+        let parameters = Parameters::new(&[parameter], None, None, 1, Kind::Float, Device::Cpu)?;
+        let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
+        let gradients = [0.5, -0.25, 3.0, 1e-4];
+        for gradient in gradients {
+            adam.update(&parameters, &Tensor::from_slice(&[gradient as f32]), 0.1);
+        }
+        let found = parameters.weights.double_value(&[0]);
+        assert!((found - reference(&gradients, 0.1)).abs() < 1e-6, "{found}");
+        Ok(())
+    }
+}

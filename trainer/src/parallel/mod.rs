@@ -1,0 +1,9 @@
+//! Operations in which every rank takes part, and the reduction of gradients.
+
+pub mod collective;
+pub mod mpi;
+pub mod reducer;
+pub mod solo;
+
+pub use collective::{Collective, CollectiveError};
+pub use reducer::Reducer;

@@ -1,0 +1,34 @@
+//! A world of one rank.
+
+use tch::Tensor;
+
+use super::{Collective, CollectiveError};
+
+/// One rank, which has nobody to talk to.
+#[derive(Debug)]
+pub struct Solo;
+
+impl Collective for Solo {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn all_reduce_sum(&self, _tensor: &mut Tensor) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::collective::conformance;
+
+    #[test]
+    fn conforms() -> Result<(), CollectiveError> {
+        conformance(&Solo)
+    }
+}
