@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::training::Precision;
+
 /// The model as a composition: an encoder, a decoder, an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -89,6 +91,9 @@ pub struct NewBert {
     #[serde(default = "tenth")]
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: f64,
+    /// Precision of the weights in the exported folder.
+    #[serde(default)]
+    pub export: Precision,
     /// Where its WordPiece vocabulary comes from.
     pub vocabulary: Vocabulary,
 }

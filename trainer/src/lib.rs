@@ -1,3 +1,27 @@
-//! What one rank does: model, data, training, decoding.
+//! What one rank does.
+//!
+//! [`commands`] are the program's verbs. [`train`] is the loop, [`evaluate`] scores and [`decode`]
+//! translates; they stand on [`objective`] (what is trained: a model and its [`loss`]), [`data`],
+//! [`optim`] and [`parallel`] (ranks and the reduction of gradients), and these on [`model`], which
+//! knows no ranks and no files.
 
+pub mod checkpoint;
+pub mod commands;
+pub mod corpora;
+pub mod cuda;
 pub mod data;
+pub mod decode;
+pub mod evaluate;
+pub mod export;
+pub mod loss;
+pub mod metrics;
+pub mod model;
+pub mod native;
+pub mod objective;
+pub mod optim;
+pub mod parallel;
+pub mod parity;
+pub mod stream;
+pub mod train;
+pub mod trained;
+pub mod worker;

@@ -1,2 +1,5 @@
-//! `tandem-worker`: one rank.
-fn main() {}
+//! `tandem-worker`: one rank of a run.
+
+fn main() -> std::process::ExitCode {
+    tandem_trainer::commands::main()
+}

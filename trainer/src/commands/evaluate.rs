@@ -1,0 +1,49 @@
+//! `tandem-worker evaluate`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use crate::data::corpus::Split;
+use crate::evaluate::Evaluator;
+use crate::trained::Trained;
+
+/// Score a checkpoint on a split.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, with its config.yaml.
+    #[arg(long)]
+    run: PathBuf,
+    /// The checkpoint's folder.
+    #[arg(long)]
+    checkpoint: PathBuf,
+    /// Which held-out text.
+    #[arg(long)]
+    split: HeldOut,
+    /// Where the ranks' translations are written.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum HeldOut {
+    Valid,
+    Test,
+}
+
+impl Args {
+    pub fn run(self) -> anyhow::Result<u8> {
+        super::rank::run(&self.run, |worker, _| {
+            let Trained { languages, objective, step } = Trained::open(worker, &self.checkpoint)?;
+            let split = match self.split {
+                HeldOut::Valid => Split::Valid,
+                HeldOut::Test => Split::Test,
+            };
+            let evaluator = Evaluator::whole(worker, languages, split)?
+                .with_context(|| format!("the config has no data.{}", split.name()))?;
+            evaluator.run_into(worker, &objective, step, &self.output)?;
+            Ok(0)
+        })
+    }
+}

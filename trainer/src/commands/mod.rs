@@ -1,0 +1,45 @@
+//! The verbs of `tandem-worker`.
+
+mod evaluate;
+mod rank;
+mod train;
+mod translate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// One rank of a Tandem run; started by `tandem`, except for `parity` and `bench`.
+#[derive(Debug, Parser)]
+#[command(name = "tandem-worker", version)]
+enum Command {
+    /// Train the run in a folder.
+    Train(train::Args),
+    /// Score a checkpoint on a split.
+    Evaluate(evaluate::Args),
+    /// Translate a file, line by line.
+    Translate(translate::Args),
+    /// Compare this program with what the authors' released code computed.
+    Parity {
+        /// A folder of the parity format.
+        folder: PathBuf,
+    },
+}
+
+/// Runs the verb that the command line names.
+pub fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Train(args) => args.run(),
+        Command::Evaluate(args) => args.run(),
+        Command::Translate(args) => args.run(),
+        Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! What every distributed verb does first and last: log file, MPI, coordinator, goodbye.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use tandem_cluster::control::{
+    ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
+};
+
+use crate::parallel::Collective;
+use crate::parallel::mpi::Mpi;
+use crate::parallel::solo::Solo;
+use crate::train::Diverged;
+use crate::worker::Worker;
+
+/// How long the last words of a failing rank may take to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Runs `body` as this rank of the run in `run`; answers the process's exit code.
+///
+/// # Errors
+/// What happens before there is a coordinator to tell it to.
+pub fn run(
+    run: &Path,
+    body: impl FnOnce(&Worker, Box<dyn Collective>) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    let rank = number("OMPI_COMM_WORLD_RANK").unwrap_or(0);
+    let local_rank = number("OMPI_COMM_WORLD_LOCAL_RANK").unwrap_or(0);
+    let world_size = number(WORLD_SIZE_VARIABLE).unwrap_or(1);
+    if std::env::var_os(ADDRESS_VARIABLE).is_some() {
+        log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
+    }
+    let config = tandem_config::load(&run.join("config.yaml"), &[])?;
+    let (universe, collective): (_, Box<dyn Collective>) = if world_size > 1 {
+        let (universe, mpi) = Mpi::start(world_size)?;
+        (Some(universe), Box::new(mpi))
+    } else {
+        (None, Box::new(Solo))
+    };
+    let worker = Worker::join(run, config, &*collective, local_rank)?;
+    if let Some(session) = worker.session() {
+        tell_panics(session.clone());
+    }
+    let result = body(&worker, collective);
+    let code = match &result {
+        Ok(code) => *code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let message = format!("{error:#}");
+            worker.report(Report::Failed { message, backtrace: error.backtrace().to_string() });
+            if error.is::<Diverged>() { 93 } else { 1 }
+        }
+    };
+    if let Some(session) = worker.session() {
+        session.clone().goodbye(code.into());
+    }
+    if result.is_err() {
+        // Without MPI_Finalize, which would wait for ranks that do not know yet.
+        tandem_cluster::process::exit_now(code.into());
+    }
+    drop(universe);
+    Ok(code)
+}
+
+/// A number that the launcher or MPI has left in the environment.
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+/// Lines of different ranks never mix: each writes to a file of its own from the start.
+fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<()> {
+    let folder = run.join("logs").join(format!("attempt-{generation}"));
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))?;
+    let path = folder.join(format!("rank-{rank}.log"));
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    for stream in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        // SAFETY: both descriptors are open.
+        if unsafe { libc::dup2(file.as_raw_fd(), stream) } < 0 {
+            return Err(std::io::Error::last_os_error()).context("cannot redirect the output");
+        }
+    }
+    Ok(())
+}
+
+/// A panic is told to the coordinator, then ends the process: a half-dead rank would leave the
+/// others waiting.
+fn tell_panics(session: Session) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let backtrace = std::backtrace::Backtrace::force_capture().to_string();
+        eprintln!("{panic}\n{backtrace}");
+        session.report(Report::Failed { message: panic.to_string(), backtrace });
+        if let Err(error) = session.wait_delivered(LAST_WORDS) {
+            eprintln!("control: {error}");
+        }
+        tandem_cluster::process::exit_now(101);
+    }));
+}

@@ -1,0 +1,115 @@
+//! A pre-trained BERT as Hugging Face's library reads it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use half::bf16;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use tandem_config::bases::Bases;
+use tandem_config::model::{Encoder, Objective};
+use tandem_config::training::Precision;
+use tch::Tensor;
+
+use crate::model::Parameters;
+use crate::worker::Worker;
+
+/// Writes the Hugging Face folder `export/` of an `mlm` run; nothing for other objectives.
+///
+/// # Errors
+/// Files that cannot be written.
+pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
+    let Objective::Mlm(_) = &worker.config.model.objective else { return Ok(()) };
+    let Encoder::Bert(encoder) = &worker.config.model.encoder;
+    let vocabulary = worker.run.join("vocabulary");
+    let bases = Bases::open(&worker.config, Some(&vocabulary.join("vocab.txt")))?;
+    let from = bases.encoder.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
+    let precision = encoder.new.as_ref().map_or(Precision::F32, |new| new.export);
+
+    let draft = worker.run.join("export.tmp");
+    if draft.exists() {
+        std::fs::remove_dir_all(&draft)?;
+    }
+    std::fs::create_dir_all(&draft).with_context(|| format!("cannot make {}", draft.display()))?;
+    copy_tokenizer(from, &draft)?;
+    write_config(&bases, precision, &draft.join("config.json"))?;
+    let path = draft.join("model.safetensors");
+    write_weights(parameters, precision, &path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let export = worker.run.join("export");
+    if export.exists() {
+        std::fs::remove_dir_all(&export)?;
+    }
+    std::fs::rename(&draft, &export).with_context(|| format!("cannot make {}", export.display()))
+}
+
+fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
+    for name in ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    {
+        let path = from.join(name);
+        if path.is_file() {
+            std::fs::copy(&path, to.join(name))
+                .with_context(|| format!("cannot copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// What transformers' `BertForMaskedLM` reads.
+fn write_config(bases: &Bases, precision: Precision, path: &Path) -> anyhow::Result<()> {
+    let mut json = serde_json::to_value(&bases.encoder.config)?;
+    let dtype = match precision {
+        Precision::F32 => "float32",
+        Precision::Bf16 => "bfloat16",
+    };
+    for (key, value) in [
+        ("architectures", serde_json::json!(["BertForMaskedLM"])),
+        ("model_type", "bert".into()),
+        ("initializer_range", 0.02.into()),
+        ("pad_token_id", 0.into()),
+        ("tie_word_embeddings", true.into()),
+        ("dtype", dtype.into()),
+    ] {
+        json[key] = value;
+    }
+    std::fs::write(path, format!("{json:#}\n"))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// By Hugging Face's names, with the metadata that transformers asks for.
+fn write_weights(
+    parameters: &Parameters,
+    precision: Precision,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let dtype = match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::Bf16 => Dtype::BF16,
+    };
+    let stored: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
+        .views(&parameters.weights)
+        .map(|(name, view)| {
+            let name = name.strip_prefix("encoder.").unwrap_or(name).to_owned();
+            let shape = view.size().iter().map(|&size| size as usize).collect();
+            (name, shape, bytes(&view, precision))
+        })
+        .collect();
+    let views = stored
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    Ok(safetensors::serialize_to_file(views, Some(metadata), path)?)
+}
+
+fn bytes(tensor: &Tensor, precision: Precision) -> Vec<u8> {
+    let mut values = vec![0f32; tensor.numel()];
+    tensor.contiguous().view([-1]).copy_data(&mut values, tensor.numel());
+    match precision {
+        Precision::F32 => bytemuck::cast_slice(&values).to_vec(),
+        Precision::Bf16 => {
+            let rounded: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
+            bytemuck::cast_slice(&rounded).to_vec()
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Where a step's time goes, and what the process uses.
+
+use std::time::{Duration, Instant};
+
+/// Times since the last point in TensorBoard.
+#[derive(Debug, Default)]
+pub struct StepTimes {
+    /// Waiting for micro-batches.
+    pub data_wait: Duration,
+    /// Waiting for other ranks' gradients after backward: communication that was not hidden.
+    pub communication_wait: Duration,
+    total: Duration,
+    steps: u32,
+    tokens: f64,
+    started: Option<Instant>,
+}
+
+impl StepTimes {
+    /// A step begins.
+    pub fn begin(&mut self) {
+        self.started = Some(Instant::now());
+    }
+
+    /// A step of so many tokens ends. Answers tokens per second since the last point.
+    pub fn end(&mut self, tokens: f64) -> f64 {
+        if let Some(started) = self.started.take() {
+            self.total += started.elapsed();
+            self.steps += 1;
+            self.tokens += tokens;
+        }
+        self.tokens / self.total.as_secs_f64().max(1e-9)
+    }
+
+    /// The means since the last point, by TensorBoard tag; a new point begins.
+    pub fn scalars(&mut self) -> Vec<(String, f64)> {
+        let steps = f64::from(self.steps.max(1));
+        let per_step = |time: Duration| time.as_secs_f64() * 1e3 / steps;
+        let scalars = [
+            ("perf/tokens_per_sec", self.tokens / self.total.as_secs_f64().max(1e-9)),
+            ("perf/step_time_ms", per_step(self.total)),
+            ("perf/data_wait_ms", per_step(self.data_wait)),
+            ("perf/comm_exposed_ms", per_step(self.communication_wait)),
+            ("mem/peak_rss_gib", peak_rss_bytes() as f64 / (1u64 << 30) as f64),
+        ];
+        *self = Self::default();
+        scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value)).collect()
+    }
+}
+
+/// The process's CPU time in user mode, in seconds.
+pub fn user_seconds() -> f64 {
+    let time = usage().ru_utime;
+    time.tv_sec as f64 + time.tv_usec as f64 * 1e-6
+}
+
+/// The process's peak resident memory.
+pub fn peak_rss_bytes() -> u64 {
+    usage().ru_maxrss as u64 * 1024
+}
+
+fn usage() -> libc::rusage {
+    let mut usage = std::mem::MaybeUninit::zeroed();
+    // SAFETY: getrusage fills the struct, and all zeros is valid too.
+    unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init()
+    }
+}

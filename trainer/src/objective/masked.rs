@@ -1,0 +1,80 @@
+//! Conditional masked language modelling with length prediction (Ghazvininejad et al. 2019).
+
+use tandem_config::bases::Bases;
+use tandem_config::model::{Masked as Config, Model};
+use tch::{Device, Kind, Tensor};
+
+use super::{Loss, Sums, rows};
+use crate::data::example::PairBatch;
+use crate::loss::{cross_entropy, length_nll};
+use crate::model::{AbNet, AbNetConfig, Batch, Parameters, Pass};
+
+/// An AB-Net and its loss.
+#[derive(Debug)]
+pub struct Masked {
+    /// The model.
+    pub model: AbNet,
+    length_loss: f64,
+    label_smoothing: f64,
+}
+
+impl Masked {
+    /// None for a model without a decoder.
+    pub fn new(
+        model: &Model,
+        config: &Config,
+        bases: &Bases,
+        parameters: &Parameters,
+        kind: Kind,
+    ) -> Option<Self> {
+        let shape = AbNetConfig::new(model, bases)?;
+        let model = AbNet::new(parameters, &shape, kind);
+        Some(Self::over(model, config.length_loss, config.label_smoothing))
+    }
+
+    /// The loss of a model that exists already.
+    pub fn over(model: AbNet, length_loss: f64, label_smoothing: f64) -> Self {
+        Self { model, length_loss, label_smoothing }
+    }
+
+    /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`.
+    pub fn loss(&self, batch: &PairBatch, device: Device, pass: &Pass) -> Loss {
+        let tensors = tensors(batch, device);
+        let (encoded, transformed) = self.model.forward(&tensors, pass);
+        let smoothing = self.label_smoothing;
+        let words = cross_entropy(&self.model.head, &transformed, &tensors.labels, smoothing);
+        let mut sums = Sums {
+            loss: words.loss.double_value(&[]),
+            nll: words.nll.double_value(&[]),
+            predicted: batch.labels.len() as f64,
+            sentences: batch.samples.len() as f64,
+            denominator: batch.target.tokens() as f64,
+            tokens: (batch.source.tokens() + batch.target.tokens()) as f64,
+            ..Sums::default()
+        };
+        let mut surrogate = words.surrogate;
+        if let Some(log_probs) = &encoded.length_log_probs {
+            let nll = length_nll(log_probs, &tensors.lengths);
+            sums.length_nll = nll.double_value(&[]);
+            sums.loss += self.length_loss * sums.length_nll;
+            surrogate += nll * self.length_loss;
+        }
+        Loss { surrogate, sums }
+    }
+}
+
+/// A micro-batch as tensors.
+fn tensors(batch: &PairBatch, device: Device) -> Batch {
+    let (source, source_real) = rows(&batch.source, device);
+    let (decoder_input, target_real) = rows(&batch.decoder_input, device);
+    let on_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+    Batch {
+        source,
+        source_real,
+        decoder_input,
+        target_real,
+        positions: on_device(&batch.loss_positions),
+        labels: on_device(&batch.labels),
+        lengths: on_device(&batch.target.lengths),
+    }
+}

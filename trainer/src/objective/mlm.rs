@@ -1,0 +1,55 @@
+//! Masked language modelling on one language: BERT's own pre-training (Devlin et al. 2019),
+//! without sentence pairs.
+
+use tandem_config::bases::Bases;
+use tandem_config::model::{Encoder as EncoderConfig, Model};
+use tch::{Device, Kind, Tensor};
+
+use super::{Loss, Sums, rows};
+use crate::data::example::MlmBatch;
+use crate::loss::cross_entropy;
+use crate::model::bert::BertDropout;
+use crate::model::{Encoder, LmHead, Parameters, Pass};
+
+/// A BERT with its MLM head.
+#[derive(Debug)]
+pub struct Mlm {
+    encoder: Encoder,
+    head: LmHead,
+}
+
+impl Mlm {
+    /// The model over `parameters`; computes in `kind`.
+    pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
+        let EncoderConfig::Bert(config) = &model.encoder;
+        let bert = &bases.encoder.config;
+        let scope = parameters.scope("encoder");
+        let dropout = BertDropout::new(bert, config.dropout);
+        Self {
+            encoder: Encoder::new(&scope, bert, None, dropout, kind),
+            head: LmHead::new(&scope, bert),
+        }
+    }
+
+    /// `Σ nll` of the predicted tokens.
+    pub fn loss(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Loss {
+        let (ids, real) = rows(&batch.input, device);
+        let hidden = self.encoder.forward(&ids, &real, pass).memory; // [B, T, D]
+        let positions = Tensor::from_slice(&batch.loss_positions).to_device(device);
+        let labels = Tensor::from_slice(&batch.labels).to_device(device);
+        let predicted = hidden.view([-1, hidden.size()[2]]).index_select(0, &positions); // [N, D]
+        let words = cross_entropy(&self.head, &self.head.transform(&predicted), &labels, 0.0);
+        let nll = words.nll.double_value(&[]);
+        let predicted = batch.labels.len() as f64;
+        let sums = Sums {
+            loss: nll,
+            nll,
+            predicted,
+            denominator: predicted,
+            sentences: batch.samples.len() as f64,
+            tokens: batch.input.tokens() as f64,
+            ..Sums::default()
+        };
+        Loss { surrogate: words.surrogate, sums }
+    }
+}

@@ -1,0 +1,322 @@
+//! Training: the loop, and what one step is.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use tandem_cluster::control::{Phase, Report};
+use tandem_cluster::store::Store;
+use tandem_config::bases::{Base, Bases};
+use tandem_config::parameters;
+use tch::{Kind, Tensor};
+
+use crate::checkpoint::{self, Snapshot, TrainerState};
+use crate::corpora::Languages;
+use crate::data::batches::Batches;
+use crate::data::corpus::Split;
+use crate::data::prefetch::Prefetch;
+use crate::data::random::{Purpose, stream};
+use crate::evaluate::Evaluator;
+use crate::metrics::StepTimes;
+use crate::model::parameters::Weights;
+use crate::model::{Parameters, Pass};
+use crate::objective::{MicroBatch, Objective, Sums};
+use crate::optim::{Adam, learning_rate};
+use crate::parallel::{Collective, Reducer};
+use crate::stream::MicroBatches;
+use crate::worker::Worker;
+
+/// Micro-batches that are prepared ahead.
+const PREFETCH: usize = 4;
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Done,
+    /// It was asked to stop, and has written a checkpoint.
+    Stopped,
+}
+
+/// So many non-finite gradients came in a row that more steps would be wasted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the gradient was not finite in {in_a_row} steps in a row, up to step {step}: lower the \
+     learning rate, clip the gradient (training.clip_norm), or use f32"
+)]
+pub struct Diverged {
+    in_a_row: u64,
+    step: u64,
+}
+
+/// Everything that a step needs.
+pub struct Trainer<'a> {
+    worker: &'a Worker,
+    bases: Vec<(String, String)>,
+    parameters: Parameters,
+    objective: Objective,
+    adam: Adam,
+    reducer: Reducer,
+    batches: Prefetch<MicroBatch>,
+    evaluator: Option<Evaluator>,
+    store: Store,
+    saving: Option<JoinHandle<anyhow::Result<()>>>,
+    state: TrainerState,
+    times: StepTimes,
+}
+
+impl<'a> Trainer<'a> {
+    /// Loads the model and the data, and takes up a checkpoint's state if one is given.
+    ///
+    /// # Errors
+    /// Whatever is missing or does not fit together.
+    pub fn new(
+        worker: &'a Worker,
+        collective: Box<dyn Collective>,
+        resume: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let config = &worker.config;
+        let languages = Languages::open(worker)?;
+        let bases = checkpoint::base_hashes(&languages.bases)?;
+        let parameters = allocate(worker, &languages.bases)?;
+        let objective = Objective::new(config, &languages.bases, &parameters, worker.kind());
+        let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
+        let mut state = TrainerState::new(config.seed, worker.world_size);
+        if let Some(folder) = resume {
+            let checkpoint = checkpoint::open(folder, &bases)?;
+            state = checkpoint::resume(&checkpoint, &parameters, &mut adam)?;
+            state.world_size = worker.world_size;
+        }
+        let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
+        let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
+        let batches = Batches::new(corpus.lengths(), max_tokens, config.seed, line)?;
+        let examples = languages.examples(worker, Arc::clone(&corpus))?;
+        let shards = config.training.micro_batches as u64;
+        let ranks = (worker.rank as u64, worker.world_size as u64);
+        let stream = MicroBatches::new(batches, examples, shards, state.position, ranks);
+        let evaluator = Evaluator::for_training(worker, languages)?;
+        let bucket_elements = (config.cluster.bucket_mib * (1 << 18) as f64) as usize;
+        let reducer = Reducer::new(collective, &parameters, Sums::COUNT, bucket_elements);
+        Ok(Self {
+            worker,
+            bases,
+            parameters,
+            objective,
+            adam,
+            reducer,
+            batches: Prefetch::new(stream, PREFETCH)?,
+            evaluator,
+            store: Store::new(worker.run.join("checkpoints")),
+            saving: None,
+            state,
+            times: StepTimes::default(),
+        })
+    }
+
+    /// Trains to the last step, or until the coordinator asks to stop.
+    ///
+    /// # Errors
+    /// [`Diverged`], a failing communication library, or unreadable data.
+    pub fn run(mut self) -> anyhow::Result<Ending> {
+        let config = &self.worker.config;
+        let steps = config.training.steps;
+        let is_due = |every: u64, step: u64| every > 0 && (step % every == 0 || step == steps);
+        while self.state.step < steps {
+            let step = self.state.step + 1;
+            self.worker.phase(Phase::Train, step);
+            self.times.begin();
+            let sums = self.forward_backward(step)?;
+            let norm = self.update(step, &sums)?;
+            self.state.step = step;
+            self.state.position += config.training.micro_batches as u64;
+            self.log(&sums, norm);
+
+            let stops = sums.stop > 0.0;
+            if stops || sums.checkpoint > 0.0 || is_due(config.checkpoints.every, step) {
+                self.save()?;
+            }
+            if stops {
+                return self.finish(Ending::Stopped);
+            }
+            if is_due(config.evaluation.every, step) {
+                self.evaluate()?;
+            }
+        }
+        self.finish(Ending::Done)
+    }
+
+    /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks.
+    fn forward_backward(&mut self, step: u64) -> anyhow::Result<Sums> {
+        let (rank, world_size) = (self.worker.rank as u64, self.worker.world_size as u64);
+        let shards = self.worker.config.training.micro_batches as u64;
+        let mut sums = Sums {
+            stop: f64::from(u8::from(self.worker.stop_requested())),
+            checkpoint: f64::from(u8::from(self.worker.checkpoint_requested())),
+            ..Sums::default()
+        };
+        self.reducer.zero();
+        for shard in (rank..shards).step_by(world_size as usize) {
+            let waiting = Instant::now();
+            let batch = self.batches.next_item()?.context("the stream of batches has ended")?;
+            self.times.data_wait += waiting.elapsed();
+            let seed = stream(self.state.seed, Purpose::Dropout, &[step, shard]).bits();
+            let loss = self.objective.loss(&batch, self.worker.device, &Pass::train(seed));
+            sums += loss.sums;
+            if shard + world_size >= shards {
+                let values = Tensor::from_slice(&sums.to_array()).to_kind(Kind::Float);
+                self.reducer.sums().copy_(&values);
+                self.reducer.arm();
+            }
+            loss.surrogate.backward();
+        }
+        let waiting = Instant::now();
+        self.reducer.finish()?;
+        self.times.communication_wait += waiting.elapsed();
+        let mut values = [0f64; Sums::COUNT];
+        self.reducer.sums().to_kind(Kind::Double).copy_data(&mut values, Sums::COUNT);
+        Ok(Sums::from_array(values))
+    }
+
+    /// One optimizer step; skipped, and counted, where the gradient is not finite.
+    /// Answers the gradient's norm before clipping.
+    fn update(&mut self, step: u64, sums: &Sums) -> anyhow::Result<f64> {
+        let training = &self.worker.config.training;
+        let mut gradients = self.reducer.gradients();
+        gradients *= 1.0 / sums.denominator.max(1.0);
+        let norm = gradients.norm().double_value(&[]);
+        if !norm.is_finite() || !sums.loss.is_finite() {
+            self.skip(step)?;
+            return Ok(norm);
+        }
+        self.state.skipped_in_a_row = 0;
+        if training.clip_norm > 0.0 && norm > training.clip_norm {
+            gradients *= training.clip_norm / norm;
+        }
+        let lr = learning_rate(&training.schedule, step, training.steps);
+        self.adam.update(&self.parameters, &gradients, lr);
+        Ok(norm)
+    }
+
+    fn skip(&mut self, step: u64) -> anyhow::Result<()> {
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        let in_a_row = self.state.skipped_in_a_row;
+        if self.worker.is_first() {
+            self.worker.notice(format!(
+                "step {step} is skipped: its gradient is not finite ({in_a_row} in a row)"
+            ));
+        }
+        if in_a_row >= self.worker.config.training.max_non_finite {
+            bail!(Diverged { in_a_row, step });
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, sums: &Sums, norm: f64) {
+        let tokens_per_second = self.times.end(sums.tokens);
+        let training = &self.worker.config.training;
+        let (step, steps) = (self.state.step, training.steps);
+        if !self.worker.is_first() || !(step % training.log_every == 0 || step == steps) {
+            return;
+        }
+        let loss = sums.loss / sums.denominator.max(1.0);
+        let nll = sums.nll / sums.predicted.max(1.0);
+        let mut scalars = self.times.scalars();
+        let mut add = |tag: &str, value: f64| scalars.push((tag.to_owned(), value));
+        add("train/loss", loss);
+        add("train/nll_loss", nll);
+        add("train/ppl", nll.exp());
+        add("train/lr", learning_rate(&training.schedule, step, steps));
+        add("train/grad_norm", norm);
+        add("train/skipped_steps", self.state.skipped as f64);
+        if sums.length_nll > 0.0 {
+            add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
+        }
+        self.worker.report(Report::Scalars { step, scalars });
+        self.worker.report(Report::Progress { step, steps, loss, tokens_per_second });
+    }
+
+    /// Starts to write a checkpoint, in the background. Rank 0 writes for all: the others hold
+    /// the same bits.
+    fn save(&mut self) -> anyhow::Result<()> {
+        if !self.worker.is_first() {
+            return Ok(());
+        }
+        self.saved()?;
+        let snapshot = Snapshot::take(&self.parameters, &self.adam, self.state.clone());
+        let (store, bases) = (self.store.clone(), self.bases.clone());
+        let (generation, step) = (self.worker.generation, self.state.step);
+        let session = self.worker.session().cloned();
+        let thread = std::thread::Builder::new().name("save".into());
+        self.saving = Some(thread.spawn(move || {
+            snapshot.write(&store, generation, bases)?;
+            if let Some(session) = session {
+                session.report(Report::CheckpointWritten { step });
+            }
+            Ok(())
+        })?);
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written. A failed one is a warning: the older ones
+    /// stay, and the next may succeed.
+    fn saved(&mut self) -> anyhow::Result<bool> {
+        let Some(thread) = self.saving.take() else { return Ok(true) };
+        self.worker.phase(Phase::Save, self.state.step);
+        match thread.join() {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error)) => {
+                self.worker.notice(format!(
+                    "no checkpoint was written, the older ones stay and training goes on: {error:#}"
+                ));
+                Ok(false)
+            }
+            Err(_) => bail!("the thread that writes checkpoints panicked"),
+        }
+    }
+
+    fn evaluate(&mut self) -> anyhow::Result<()> {
+        if let Some(evaluator) = &self.evaluator {
+            evaluator.run(self.worker, &self.objective, self.state.step)?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {
+        if !self.saved()? {
+            bail!("the last checkpoint could not be written");
+        }
+        self.worker.phase(Phase::Finish, self.state.step);
+        if ending == Ending::Done && self.worker.is_first() {
+            crate::export::write(self.worker, &self.parameters)?;
+        }
+        Ok(ending)
+    }
+}
+
+/// The run's parameters with their values before the first step.
+///
+/// # Errors
+/// Pre-trained weights that are missing or do not fit.
+pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
+    let list = parameters::model(&worker.config, bases);
+    let read = |base: &Base| {
+        let folder = base.folder.as_ref();
+        folder.map(|folder| Weights::read(&folder.path.join("model.safetensors"))).transpose()
+    };
+    let encoder = read(&bases.encoder)?;
+    let decoder = match &bases.decoder {
+        Some(base) => read(base)?,
+        None => None,
+    };
+    if worker.is_first() {
+        worker.report(Report::Plan {
+            trained: parameters::trained_count(&list) as u64,
+            frozen: parameters::frozen_count(&list) as u64,
+        });
+    }
+    let (seed, kind) = (worker.config.seed, worker.kind());
+    Ok(Parameters::new(&list, encoder.as_ref(), decoder.as_ref(), seed, kind, worker.device)?)
+}

@@ -1,0 +1,36 @@
+//! A checkpoint's model, opened to be used.
+
+use std::path::Path;
+
+use crate::checkpoint;
+use crate::corpora::Languages;
+use crate::objective::Objective;
+use crate::train::allocate;
+use crate::worker::Worker;
+
+/// A checkpoint's model, with the languages it knows.
+pub struct Trained {
+    /// The BERTs and tokenizers.
+    pub languages: Languages,
+    /// The model.
+    pub objective: Objective,
+    /// The checkpoint's step.
+    pub step: u64,
+}
+
+impl Trained {
+    /// Opens the checkpoint in a folder, for the worker's run.
+    ///
+    /// # Errors
+    /// A damaged checkpoint, or one of another model.
+    pub fn open(worker: &Worker, folder: &Path) -> anyhow::Result<Self> {
+        let languages = Languages::open(worker)?;
+        let bases = checkpoint::base_hashes(&languages.bases)?;
+        let checkpoint = checkpoint::open(folder, &bases)?;
+        let parameters = allocate(worker, &languages.bases)?;
+        checkpoint::load_weights(&checkpoint, &parameters)?;
+        let (config, kind) = (&worker.config, worker.kind());
+        let objective = Objective::new(config, &languages.bases, &parameters, kind);
+        Ok(Self { languages, objective, step: checkpoint.step() })
+    }
+}

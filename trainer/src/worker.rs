@@ -1,0 +1,133 @@
+//! One rank: who it is, what it runs, whom it talks to.
+
+use std::path::{Path, PathBuf};
+
+use tandem_cluster::control::{GENERATION_VARIABLE, Phase, Report, Session};
+use tandem_config::RunConfig;
+use tandem_config::cluster::Device as DeviceConfig;
+use tandem_config::training::Precision;
+use tch::{Device, Kind};
+
+use crate::parallel::Collective;
+
+/// One rank of a run.
+pub struct Worker {
+    /// The run's folder.
+    pub run: PathBuf,
+    /// The run's config.
+    pub config: RunConfig,
+    /// This rank, counted from 0.
+    pub rank: usize,
+    /// The number of ranks.
+    pub world_size: usize,
+    /// Which attempt this is; drafts of other attempts are never published.
+    pub generation: u64,
+    /// What it computes on.
+    pub device: Device,
+    session: Option<Session>,
+}
+
+impl Worker {
+    /// A rank of the run in `run`, in the world of `collective`.
+    ///
+    /// # Errors
+    /// A GPU that is asked for and not there, or a coordinator that cannot be joined.
+    pub fn join(
+        run: &Path,
+        config: RunConfig,
+        collective: &dyn Collective,
+        local_rank: usize,
+    ) -> anyhow::Result<Self> {
+        let (rank, world_size) = (collective.rank(), collective.world_size());
+        let device = device(config.cluster.device, local_rank)?;
+        let session = Session::from_env(rank, world_size, &format!("{device:?}"))?;
+        let generation = std::env::var(GENERATION_VARIABLE).ok();
+        let generation = generation.and_then(|text| text.parse().ok()).unwrap_or(0);
+        if device == Device::Cpu {
+            crate::native::tune_cpu();
+        }
+        Ok(Self { run: run.to_owned(), config, rank, world_size, generation, device, session })
+    }
+
+    /// The connection to the coordinator, if there is one.
+    pub fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Tells what this rank does now; each call counts as progress.
+    pub fn phase(&self, phase: Phase, step: u64) {
+        if let Some(session) = &self.session {
+            session.phase(phase, step);
+        }
+    }
+
+    /// Tells the coordinator, or people where there is none.
+    pub fn report(&self, report: Report) {
+        match &self.session {
+            Some(session) => session.report(report),
+            None => println!("{report:?}"),
+        }
+    }
+
+    /// Tells people something that they should know, and goes on.
+    pub fn notice(&self, text: impl Into<String>) {
+        let text = text.into();
+        eprintln!("warning: {text}");
+        self.report(Report::Notice { text });
+    }
+
+    /// Whether this is the rank that speaks for all.
+    pub fn is_first(&self) -> bool {
+        self.rank == 0
+    }
+
+    /// Whether the coordinator asked to write a checkpoint and stop.
+    pub fn stop_requested(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::stop_requested)
+    }
+
+    /// Whether the coordinator asked for a checkpoint since this was last read.
+    pub fn checkpoint_requested(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::checkpoint_requested)
+    }
+
+    /// What is computed in.
+    pub fn kind(&self) -> Kind {
+        match self.config.training.precision {
+            Precision::F32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        }
+    }
+
+    /// CPU threads of this rank.
+    pub fn threads(&self) -> usize {
+        tch::get_num_threads().max(1) as usize
+    }
+}
+
+/// The GPU of this rank, or the CPU. With one visible GPU per rank, its index is 0.
+fn device(config: DeviceConfig, local_rank: usize) -> anyhow::Result<Device> {
+    if config == DeviceConfig::Cpu {
+        return Ok(Device::Cpu);
+    }
+    let loaded = crate::cuda::load();
+    let count = tch::Cuda::device_count().max(0) as usize;
+    if count > 0 {
+        let index = if count == 1 { 0 } else { local_rank };
+        anyhow::ensure!(
+            index < count,
+            "local rank {local_rank} has no GPU: {count} are visible; start at most {count} \
+             workers per host"
+        );
+        return Ok(Device::Cuda(index));
+    }
+    match (config, loaded) {
+        (DeviceConfig::Cuda, Err(reason)) => {
+            anyhow::bail!("cluster.device is cuda, but CUDA cannot be used: {reason}")
+        }
+        (DeviceConfig::Cuda, Ok(())) => {
+            anyhow::bail!("cluster.device is cuda, but no GPU is visible")
+        }
+        _ => Ok(Device::Cpu),
+    }
+}
