@@ -207,8 +207,27 @@ impl RunFolder {
         appended.map_err(|source| self.io("write", path, source))
     }
 
-    /// The number of the newest attempt that has logs; 0 for none.
-    pub fn newest_attempt(&self) -> u64 {
+    /// Gives a group of workers its number, one above all before, by making its folder of logs.
+    ///
+    /// Several launchers may do so at once, as when a running model translates.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn begin_attempt(&self) -> Result<u64, RunFolderError> {
+        let logs = self.logs();
+        fs::create_dir_all(&logs).map_err(|source| self.io("make", &logs, source))?;
+        let mut generation = self.newest_attempt() + 1;
+        loop {
+            let folder = self.attempt_logs(generation);
+            match fs::create_dir(&folder) {
+                Ok(()) => return Ok(generation),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => generation += 1,
+                Err(source) => return Err(self.io("make", &folder, source)),
+            }
+        }
+    }
+
+    fn newest_attempt(&self) -> u64 {
         let Ok(entries) = fs::read_dir(self.logs()) else { return 0 };
         let number = |name: &str| name.strip_prefix("attempt-")?.parse().ok();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -262,13 +281,19 @@ mod tests {
     }
 
     #[test]
-    fn attempts_are_counted_by_their_logs() {
+    fn no_two_attempts_have_the_same_number() {
         let folder = TempDir::new().unwrap();
         let run = RunFolder::new(folder.path().to_owned());
-        assert_eq!(run.newest_attempt(), 0);
-        for generation in [2, 10] {
-            fs::create_dir_all(run.attempt_logs(generation)).unwrap();
-        }
-        assert_eq!(run.newest_attempt(), 10);
+        assert_eq!(run.begin_attempt().unwrap(), 1);
+        fs::create_dir_all(run.attempt_logs(10)).unwrap();
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let run = run.clone();
+                std::thread::spawn(move || run.begin_attempt().unwrap())
+            })
+            .collect();
+        let mut numbers: Vec<u64> = threads.into_iter().map(|t| t.join().unwrap()).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [11, 12, 13, 14]);
     }
 }

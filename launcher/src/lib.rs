@@ -1,5 +1,25 @@
 //! What people type: the verbs, and the coordinator of a run.
+//!
+//! - [`commands`]: one file a verb, arguments and one call.
+//! - [`prepare`] makes a run folder ready, [`hub`] fetches the BERTs it names, [`plan`] says what
+//!   would happen.
+//! - [`coordinator`]: a run's life.
+//! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
+//!   people, [`progress`] what they see meanwhile.
+//! - [`session`]: a group of workers that evaluates or translates with a trained model.
+//! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`exit`]: how
+//!   the launcher ends.
 
+pub mod commands;
+pub mod coordinator;
+pub mod exit;
+pub mod hub;
+pub mod interrupts;
+pub mod plan;
+pub mod prepare;
+pub mod progress;
 pub mod report;
 pub mod score;
+pub mod session;
 pub mod tensorboard;
+pub mod worker;

@@ -1,2 +1,5 @@
 //! `tandem`: the launcher.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    tandem_launcher::commands::main()
+}

@@ -1,0 +1,35 @@
+//! `tandem average`: the newest checkpoints as one model.
+
+use std::path::PathBuf;
+
+use crate::coordinator::journal::read_state;
+use crate::exit::Exit;
+use crate::prepare;
+
+/// Average the newest checkpoints of a run into checkpoints/average.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`.
+    run: PathBuf,
+    /// How many; by default what the config says.
+    #[arg(long, value_name = "COUNT")]
+    last: Option<usize>,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run, a launcher that works on it, or no good checkpoint.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find(&self.run)?;
+        let _lock = run.lock()?;
+        let config = prepare::load(&run.config(), &[])?;
+        let attempt = read_state(&run).map_or(0, |state| state.attempt);
+        let count = self.last.unwrap_or(config.checkpoints.average);
+        let average = run.store().average(count, attempt)?;
+        let steps = &average.manifest().average_of;
+        println!("{}: the average of steps {steps:?}", average.folder().display());
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,77 @@
+//! `tandem evaluate`: a model's scores on a split.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::coordinator::evaluation;
+use crate::coordinator::finish::table;
+use crate::exit::{Exit, Refused};
+use crate::prepare;
+use crate::session::Session;
+use crate::worker::Work;
+
+/// Score a checkpoint on the validation or the test split.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`.
+    run: PathBuf,
+    /// Which split.
+    #[arg(long, default_value = "test")]
+    split: Split,
+    /// `average`, `best`, `latest` or a step.
+    #[arg(long, default_value = "average")]
+    checkpoint: String,
+    /// Where translations and scores go; by default below `evaluation` in the run's folder.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Split {
+    Valid,
+    Test,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run or checkpoint, no such split, or workers that fail.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find(&self.run)?;
+        let config = prepare::load(&run.config(), &[])?;
+        let (split, text) = match self.split {
+            Split::Valid => ("valid", &config.data.valid),
+            Split::Test => ("test", &config.data.test),
+        };
+        if text.is_none() {
+            return Err(Refused(format!("the run has no data.{split}")).into());
+        }
+        let checkpoint = run.store().open(&self.checkpoint)?;
+        let folder = self.output.unwrap_or_else(|| {
+            let name = format!("{split}-{}", self.checkpoint);
+            run.path().join("evaluation").join(name)
+        });
+        let output = std::path::absolute(&folder)?;
+        let work = Work::Evaluate {
+            checkpoint: checkpoint.folder().to_owned(),
+            split: split.into(),
+            output: output.clone(),
+        };
+        let parts = match Session::new(run, config)?.work(&work)? {
+            Ok(parts) => parts,
+            Err(exit) => return Ok(exit),
+        };
+        let (evaluation, _) = evaluation::finish(&output, split, checkpoint.step(), &parts)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&evaluation)?);
+        } else {
+            println!("{}\n{}", table(&evaluation), output.display());
+        }
+        Ok(Exit::Done)
+    }
+}

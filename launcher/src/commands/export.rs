@@ -1,0 +1,36 @@
+//! `tandem export`: a model as one folder.
+
+use std::path::PathBuf;
+
+use crate::coordinator::finish;
+use crate::exit::Exit;
+use crate::prepare;
+
+/// Write a checkpoint as a folder that explains itself: adapters, config, README.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`.
+    run: PathBuf,
+    /// `average`, `best`, `latest` or a step.
+    #[arg(long, default_value = "average")]
+    checkpoint: String,
+    /// Where to; by default `export` in the run's folder.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run, no such checkpoint, or a damaged one.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find(&self.run)?;
+        let config = prepare::load(&run.config(), &[])?;
+        let checkpoint = run.store().open(&self.checkpoint)?;
+        let folder = self.output.unwrap_or_else(|| run.export());
+        finish::export(&config, &checkpoint, &folder)?;
+        println!("{}", folder.display());
+        Ok(Exit::Done)
+    }
+}

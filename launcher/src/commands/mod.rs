@@ -1,0 +1,66 @@
+//! The verbs: one file each, with its arguments and one call.
+
+mod average;
+mod evaluate;
+mod export;
+mod launch;
+mod plan;
+mod status;
+mod stop;
+mod translate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Refused};
+
+/// Trains translation models out of two frozen BERTs, on one machine or many.
+#[derive(Debug, Parser)]
+#[command(name = "tandem", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes:
+  0    done
+  1    failed; trying again may help
+  2    wrong command line or config; nothing was started
+  75   stopped with a checkpoint; the same command goes on
+  93   failed, and would fail again
+  124  asked to stop, and did not in time
+  130  killed by a second Ctrl-C";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Launch(launch::Args),
+    Plan(plan::Args),
+    Status(status::Args),
+    Stop(stop::Args),
+    Translate(translate::Args),
+    Evaluate(evaluate::Args),
+    Average(average::Args),
+    Export(export::Args),
+}
+
+/// Runs the launcher with this process's arguments.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Launch(args) => args.run(),
+        Command::Plan(args) => args.run(),
+        Command::Status(args) => args.run(),
+        Command::Stop(args) => args.run(),
+        Command::Translate(args) => args.run(),
+        Command::Evaluate(args) => args.run(),
+        Command::Average(args) => args.run(),
+        Command::Export(args) => args.run(),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Refused>() { Exit::Usage.into() } else { Exit::Failed.into() }
+        }
+    }
+}

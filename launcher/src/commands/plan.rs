@@ -1,0 +1,42 @@
+//! `tandem plan`: what a launch would do.
+
+use std::path::PathBuf;
+
+use tandem_cluster::topology::{Machine, Topology};
+
+use crate::exit::{Exit, Refused};
+use crate::plan::Plan;
+use crate::{prepare, worker};
+
+/// Print what a launch would do: workers, parameters, memory, disk, command lines.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's config.
+    config: PathBuf,
+    /// Change a key of the config: path.to.key=value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// A config that does not work, or a BERT that is not here.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let config = prepare::load(&self.config, &self.overrides)?;
+        let topology = Topology::find(&config.cluster, &Machine::this())
+            .map_err(|error| Refused(error.to_string()))?;
+        let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());
+        let plan = Plan::new(&config, topology, program)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&plan)?);
+        } else {
+            println!("{plan}");
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,75 @@
+//! `tandem status`: where a run stands.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::coordinator::journal::{Stage, State, Status, read_state};
+use crate::exit::{Exit, Refused};
+use crate::prepare;
+use crate::progress::duration;
+
+/// Print where a run stands.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`.
+    run: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find(&self.run)?;
+        let Some(state) = read_state(&run) else {
+            let path = run.path().display();
+            return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
+        };
+        let holder = run.holder();
+        if self.json {
+            let mut value = serde_json::to_value(&state)?;
+            value["launcher"] = json!(holder);
+            println!("{}", serde_json::to_string_pretty(&value)?);
+            return Ok(Exit::Done);
+        }
+        println!("run         {}", run.path().display());
+        println!("state       {}", words(&state, holder.is_some()));
+        println!("step        {} of {}", state.step, state.steps);
+        if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
+            println!("loss        {loss:.4}, {rate:.0} tokens/s");
+        }
+        if let (Some(left), true) = (state.seconds_left, holder.is_some()) {
+            println!("time left   {}", duration(left));
+        }
+        println!("attempt     {}, after {} restarts", state.attempt, state.restarts);
+        let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
+        println!("checkpoints latest {}, best {}", step(state.latest), step(state.best));
+        for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
+            if let Some(value) = state.test.get(name) {
+                println!("test        {label} {value:.2}");
+            }
+        }
+        if let Some(failure) = &state.failure {
+            println!("last fault  {}: {}", failure.headline(), failure.message);
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn words(state: &State, live: bool) -> &'static str {
+    match (state.status, state.stage, live) {
+        (Status::Prepared | Status::Running, Stage::Train, true) => "training",
+        (Status::Prepared | Status::Running, _, true) => "evaluating",
+        (Status::Prepared | Status::Running, _, false) => {
+            "its launcher was killed; launch it again to go on"
+        }
+        (Status::Stopped, _, _) => "stopped; launch it again to go on",
+        (Status::Failed, _, _) => "failed",
+        (Status::Done, _, _) => "done",
+    }
+}

@@ -1,0 +1,72 @@
+//! `tandem translate`: lines in, translations out.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+
+use crate::exit::Exit;
+use crate::prepare;
+use crate::session::{Session, merge_translations};
+use crate::worker::Work;
+
+/// Translate lines from a file or from standard input, in their order.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`.
+    run: PathBuf,
+    /// The lines; by default standard input.
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where translations go; by default standard output.
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// `average`, `best`, `latest` or a step.
+    #[arg(long, default_value = "average")]
+    checkpoint: String,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run or checkpoint, input that is not UTF-8, or workers that fail.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find(&self.run)?;
+        let config = prepare::load(&run.config(), &[])?;
+        let checkpoint = run.store().open(&self.checkpoint)?;
+        let text = match &self.input {
+            Some(path) => fs::read_to_string(path)
+                .with_context(|| format!("cannot read {} as UTF-8", path.display()))?,
+            None => {
+                io::read_to_string(io::stdin()).context("cannot read standard input as UTF-8")?
+            }
+        };
+        let lines = text.lines().count();
+        let mut translations = String::new();
+        if lines > 0 {
+            let name = format!("translate-{}", std::process::id());
+            let folder = run.path().join(name);
+            let input = folder.join("input.txt");
+            fs::create_dir_all(&folder)
+                .and_then(|()| fs::write(&input, &text))
+                .with_context(|| format!("cannot write {}", input.display()))?;
+            let checkpoint = checkpoint.folder().to_owned();
+            let work = Work::Translate { checkpoint, input, output: folder.clone() };
+            let ended = Session::new(run, config)?.work(&work)?;
+            let merged = ended.map(|_| merge_translations(&folder, lines));
+            let _ = fs::remove_dir_all(&folder);
+            translations = match merged {
+                Ok(merged) => merged?,
+                Err(exit) => return Ok(exit),
+            };
+        }
+        match &self.output {
+            Some(path) => fs::write(path, translations)
+                .with_context(|| format!("cannot write {}", path.display()))?,
+            None => io::stdout().write_all(translations.as_bytes())?,
+        }
+        Ok(Exit::Done)
+    }
+}

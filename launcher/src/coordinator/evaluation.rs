@@ -1,0 +1,293 @@
+//! Evaluations: the ranks' parts merged in order, and scored.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tandem_config::evaluation::Metric;
+
+use crate::score::{self, Scores, Translation};
+
+/// Why an evaluation's parts could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum EvaluationError {
+    /// The file system refused.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A part is not what workers write.
+    #[error("{}:{line}: not a translation: {reason}", path.display())]
+    Part {
+        /// The part.
+        path: PathBuf,
+        /// Its line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Sentences are missing or there twice.
+    #[error("the parts of {} have {found} sentences, of which {distinct} differ, instead of {expected}", folder.display())]
+    Incomplete {
+        /// The evaluation's folder.
+        folder: PathBuf,
+        /// Lines in all parts.
+        found: usize,
+        /// Distinct sentences.
+        distinct: usize,
+        /// Sentences that the workers say they translated.
+        expected: usize,
+    },
+}
+
+/// One rank's share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its sums, by name.
+    pub sums: BTreeMap<String, f64>,
+}
+
+/// What a model measures on a split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// `valid` or `test`.
+    pub split: String,
+    /// The model's optimizer step.
+    pub step: u64,
+    /// Figures by name: `loss`, `nll`, `ppl`, `bleu`, ...
+    pub figures: BTreeMap<String, f64>,
+    /// BLEU and chrF with their signatures; none where nothing was translated.
+    pub scores: Option<Scores>,
+}
+
+/// Collects the parts of evaluations until all ranks' are there.
+#[derive(Debug, Default)]
+pub struct Collector {
+    parts: BTreeMap<(String, u64), BTreeMap<usize, Part>>,
+}
+
+impl Collector {
+    /// Takes one rank's part; all parts when it was the last of `ranks`.
+    pub fn add(
+        &mut self,
+        (split, step): (String, u64),
+        rank: usize,
+        part: Part,
+        ranks: usize,
+    ) -> Option<Vec<Part>> {
+        let key = (split, step);
+        let parts = self.parts.entry(key.clone()).or_default();
+        parts.insert(rank, part);
+        if parts.len() < ranks {
+            return None;
+        }
+        self.parts.remove(&key).map(|parts| parts.into_values().collect())
+    }
+
+    /// Forgets parts whose evaluation will not be completed.
+    pub fn clear(&mut self) {
+        self.parts.clear();
+    }
+}
+
+/// Merges the parts into translations.jsonl, scores them, and writes scores.json.
+///
+/// # Errors
+/// Parts that are missing, unreadable or incomplete; where the file system refuses.
+pub fn finish(
+    folder: &Path,
+    split: &str,
+    step: u64,
+    parts: &[Part],
+) -> Result<(Evaluation, Vec<Translation>), EvaluationError> {
+    let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
+    let mut lines: BTreeMap<usize, String> = BTreeMap::new();
+    let mut translations = Vec::new();
+    let mut found = 0;
+    for part in parts {
+        for (number, line) in read_lines(&part.path)?.into_iter().enumerate() {
+            let translation: Translation = serde_json::from_str(&line).map_err(|error| {
+                let (path, reason) = (part.path.clone(), error.to_string());
+                EvaluationError::Part { path, line: number + 1, reason }
+            })?;
+            found += 1;
+            lines.insert(translation.index, line);
+            translations.push(translation);
+        }
+    }
+    let expected = sum(counted(parts)) as usize;
+    if lines.len() != found || (found > 0 && found != expected) {
+        let (folder, distinct) = (folder.to_owned(), lines.len());
+        return Err(EvaluationError::Incomplete { folder, found, distinct, expected });
+    }
+    translations.sort_by_key(|translation| translation.index);
+    let scores = (found > 0).then(|| score::corpus(&translations));
+    let figures = figures(parts, scores.as_ref());
+    let evaluation = Evaluation { split: split.to_owned(), step, figures, scores };
+
+    let write = |name: &str, text: String| {
+        let path = folder.join(name);
+        fs::create_dir_all(folder)
+            .and_then(|()| fs::write(&path, text))
+            .map_err(|source| EvaluationError::Io { action: "write", path, source })
+    };
+    let text: String = lines.into_values().map(|line| line + "\n").collect();
+    write("translations.jsonl", text)?;
+    let json = serde_json::to_string_pretty(&evaluation).unwrap_or_default();
+    write("scores.json", json + "\n")?;
+    // Everything is in the merged file now.
+    for part in parts.iter().filter(|part| part.path.starts_with(folder)) {
+        let _ = fs::remove_file(&part.path);
+    }
+    Ok((evaluation, translations))
+}
+
+/// Which sum counts the translated sentences: the loss may be taken over more of them.
+fn counted(parts: &[Part]) -> &'static str {
+    let named = parts.iter().any(|part| part.sums.contains_key("translated"));
+    if named { "translated" } else { "sentences" }
+}
+
+/// The lines of a part; a rank without sentences may have none.
+fn read_lines(path: &Path) -> Result<Vec<String>, EvaluationError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(EvaluationError::Io { action: "read", path: path.to_owned(), source }),
+    }
+}
+
+fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
+    let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
+    let ratio = |over: &str, under: &str| {
+        let under = sum(under);
+        (under > 0.0).then(|| sum(over) / under)
+    };
+    let nll = ratio("nll", "nll_positions");
+    let slowest = parts
+        .iter()
+        .filter_map(|part| part.sums.get("decode_seconds"))
+        .fold(0.0_f64, |slowest, seconds| slowest.max(*seconds));
+    let pace = |amount: f64| (slowest > 0.0 && amount > 0.0).then(|| amount / slowest);
+    let figures = [
+        ("sentences", Some(sum("sentences")).filter(|sentences| *sentences > 0.0)),
+        ("loss", ratio("loss", "target_tokens")),
+        ("nll", nll),
+        ("ppl", nll.map(f64::exp)),
+        ("length_nll", ratio("length_nll", "sentences")),
+        ("length_accuracy", ratio("length_correct", "sentences")),
+        ("passes", ratio("passes", counted(parts))),
+        ("decode_seconds", Some(slowest).filter(|seconds| *seconds > 0.0)),
+        ("sentences_per_second", pace(sum(counted(parts)))),
+        ("bleu", scores.map(|scores| scores.bleu_13a.score)),
+        ("bleu_tokenized", scores.map(|scores| scores.bleu_tokenized.score)),
+        ("chrf", scores.map(|scores| scores.chrf.score)),
+    ];
+    let known = figures.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    known.filter(|(_, value)| value.is_finite()).collect()
+}
+
+/// The steps of the best evaluations by a metric, best first.
+pub fn best_steps(valid: &BTreeMap<u64, BTreeMap<String, f64>>, metric: Metric) -> Vec<u64> {
+    let worth = |figures: &BTreeMap<String, f64>| match metric {
+        Metric::Bleu => figures.get("bleu").copied(),
+        Metric::Loss => figures.get("loss").map(|loss| -loss),
+    };
+    let mut steps: Vec<(f64, u64)> =
+        valid.iter().filter_map(|(step, figures)| Some((worth(figures)?, *step))).collect();
+    // Of equals the later one: it has seen more.
+    steps.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
+    steps.into_iter().map(|(_, step)| step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn part(folder: &Path, rank: usize, indices: &[usize], sums: &[(&str, f64)]) -> Part {
+        let path = folder.join(format!("rank-{rank}.jsonl"));
+        let lines: Vec<String> = indices
+            .iter()
+            .map(|i| {
+                let text = format!("the sentence number {i} is here");
+                serde_json::json!({
+                    "index": i, "source": "s", "reference": text, "hypothesis": text,
+                    "reference_tokens": text, "hypothesis_tokens": text,
+                    "length": 6, "reference_length": 6
+                })
+                .to_string()
+                    + "\n"
+            })
+            .collect();
+        fs::write(&path, lines.concat()).unwrap();
+        let mut sums: BTreeMap<String, f64> =
+            sums.iter().map(|(name, value)| ((*name).into(), *value)).collect();
+        sums.insert("sentences".into(), indices.len() as f64);
+        Part { path, sums }
+    }
+
+    #[test]
+    fn parts_are_merged_in_order_and_scored_as_one() {
+        let folder = TempDir::new().unwrap();
+        let even = part(folder.path(), 0, &[0, 2], &[("loss", 30.0), ("target_tokens", 10.0)]);
+        let odd = part(folder.path(), 1, &[1], &[("loss", 6.0), ("target_tokens", 2.0)]);
+        let mut collector = Collector::default();
+        let key = ("valid".to_owned(), 5);
+        assert_eq!(collector.add(key.clone(), 1, odd.clone(), 2), None);
+        let parts = collector.add(key, 0, even, 2).unwrap();
+        let (evaluation, translations) = finish(folder.path(), "valid", 5, &parts).unwrap();
+        assert_eq!(translations.iter().map(|t| t.index).collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(evaluation.figures["loss"], 3.0); // (30 + 6) / (10 + 2)
+        assert!((evaluation.figures["bleu"] - 100.0).abs() < 1e-9);
+        let merged = fs::read_to_string(folder.path().join("translations.jsonl")).unwrap();
+        assert!(merged.lines().nth(1).unwrap().contains("sentence number 1"));
+        let json = fs::read_to_string(folder.path().join("scores.json")).unwrap();
+        assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), evaluation);
+        assert!(!odd.path.exists(), "parts go when they are merged");
+    }
+
+    #[test]
+    fn a_missing_or_doubled_sentence_is_noticed() {
+        let folder = TempDir::new().unwrap();
+        let twice = [part(folder.path(), 0, &[0, 1], &[]), part(folder.path(), 1, &[1], &[])];
+        let error = finish(folder.path(), "test", 5, &twice).unwrap_err().to_string();
+        assert!(error.contains("3 sentences, of which 2 differ, instead of 3"), "{error}");
+        let mut short = part(folder.path(), 0, &[0, 1], &[]);
+        short.sums.insert("sentences".into(), 3.0);
+        let error = finish(folder.path(), "test", 5, &[short]).unwrap_err().to_string();
+        assert!(error.contains("instead of 3"), "{error}");
+    }
+
+    #[test]
+    fn a_loss_alone_needs_no_translations() {
+        let folder = TempDir::new().unwrap();
+        let sums = BTreeMap::from([("loss".into(), 4.0), ("target_tokens".into(), 2.0)]);
+        let parts = [Part { path: folder.path().join("none"), sums }];
+        let (evaluation, _) = finish(folder.path(), "valid", 1, &parts).unwrap();
+        assert_eq!(evaluation.figures, BTreeMap::from([("loss".into(), 2.0)]));
+        assert_eq!(evaluation.scores, None);
+    }
+
+    #[test]
+    fn the_best_is_the_highest_bleu_or_the_lowest_loss() {
+        let figures = |bleu, loss| BTreeMap::from([("bleu".into(), bleu), ("loss".into(), loss)]);
+        let valid = BTreeMap::from([
+            (1, figures(10.0, 3.0)),
+            (2, figures(12.0, 2.0)),
+            (3, figures(12.0, 2.5)),
+            (4, BTreeMap::new()),
+        ]);
+        assert_eq!(best_steps(&valid, Metric::Bleu), [3, 2, 1]);
+        assert_eq!(best_steps(&valid, Metric::Loss), [2, 3, 1]);
+    }
+}

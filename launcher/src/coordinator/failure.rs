@@ -1,0 +1,179 @@
+//! What made a group of workers fail, and the report about it.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Lines of a rank's log in the report.
+const TAIL_LINES: usize = 5;
+/// Lines of the message in the report.
+const MESSAGE_LINES: usize = 3;
+/// Characters of a line in the report.
+const LINE_LENGTH: usize = 200;
+
+/// In which way a group failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A rank said why it cannot go on, or left with a code of its own.
+    Error,
+    /// A rank's process ended without a word.
+    Death,
+    /// A rank did not get on.
+    Hang,
+    /// The engine ended before the workers.
+    Engine,
+}
+
+/// What made a group of workers fail: what happened first. The rest are consequences.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// In which way.
+    pub kind: Kind,
+    /// The attempt.
+    pub attempt: u64,
+    /// The first failing rank.
+    pub rank: Option<usize>,
+    /// Its machine.
+    pub host: Option<String>,
+    /// What it did.
+    pub phase: Option<String>,
+    /// At which step.
+    pub step: u64,
+    /// Why.
+    pub message: String,
+    /// The exit code that it announced.
+    pub exit_code: Option<i32>,
+    /// The other ranks that failed, afterwards.
+    pub consequences: Vec<usize>,
+    /// Its log.
+    pub log: PathBuf,
+}
+
+impl Failure {
+    /// What a failure that comes back looks like; none for what comes from outside and may
+    /// strike anywhere. Numbers are left out, since addresses and times differ.
+    pub fn fingerprint(&self) -> Option<(String, u64)> {
+        (self.kind == Kind::Error).then(|| {
+            let words = self.message.chars().filter(|c| !c.is_ascii_digit());
+            (words.collect(), self.step)
+        })
+    }
+
+    /// One line: who, where, when.
+    pub fn headline(&self) -> String {
+        let mut line = match (self.rank, &self.host) {
+            (Some(rank), Some(host)) => format!("rank {rank} on {host}"),
+            (Some(rank), None) => format!("rank {rank}"),
+            (None, _) => "the workers".to_owned(),
+        };
+        line += match self.kind {
+            Kind::Error | Kind::Engine => " failed",
+            Kind::Death => " died",
+            Kind::Hang => " hung",
+        };
+        if let Some(phase) = &self.phase {
+            let _ = write!(line, " in phase {phase} at step {}", self.step);
+        }
+        let _ = write!(line, " (attempt {})", self.attempt);
+        line
+    }
+
+    /// The report for people, at most 15 lines; `next` says what happens now.
+    pub fn report(&self, next: &str) -> String {
+        let mut text = format!("error: {}\n", self.headline());
+        for line in self.message.lines().take(MESSAGE_LINES) {
+            let _ = writeln!(text, "  {}", shortened(line));
+        }
+        let tail = tail(&self.log, TAIL_LINES);
+        if !tail.is_empty() {
+            text += "last lines of its log:\n";
+            for line in &tail {
+                let _ = writeln!(text, "  | {}", shortened(line));
+            }
+        }
+        let _ = writeln!(text, "log: {}", self.log.display());
+        if !self.consequences.is_empty() {
+            let ranks: Vec<String> = self.consequences.iter().map(usize::to_string).collect();
+            let _ = writeln!(text, "failed as a consequence: rank {}", ranks.join(", "));
+        }
+        text + "next: " + next
+    }
+}
+
+/// The last lines of a log that say anything.
+pub fn tail(log: &Path, count: usize) -> Vec<String> {
+    let Ok(bytes) = std::fs::read(log) else { return Vec::new() };
+    let recent = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(1 << 16)..]);
+    let mut lines: Vec<String> = recent
+        .lines()
+        .rev()
+        .map(|line| line.trim_end().to_owned())
+        .filter(|line| !line.is_empty())
+        .take(count)
+        .collect();
+    lines.reverse();
+    lines
+}
+
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(LINE_LENGTH) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure {
+            kind: Kind::Error,
+            attempt: 2,
+            rank: Some(1),
+            host: Some("n1".into()),
+            phase: Some("train".into()),
+            step: 120,
+            message: "loss is NaN in batch 7\nsecond\nthird\nfourth".into(),
+            exit_code: Some(1),
+            consequences: vec![0, 2],
+            log: PathBuf::from("/nowhere/rank-1.log"),
+        }
+    }
+
+    #[test]
+    fn the_first_line_names_the_rank_and_the_report_fits() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let log = folder.path().join("rank-1.log");
+        let lines: Vec<String> =
+            (0..100).map(|i| format!("line {i} {}", "x".repeat(500))).collect();
+        std::fs::write(&log, lines.join("\n")).unwrap();
+        let report = Failure { log, ..failure() }.report("restarting from step 100");
+        let lines: Vec<&str> = report.lines().collect();
+        assert_eq!(lines[0], "error: rank 1 on n1 failed in phase train at step 120 (attempt 2)");
+        assert_eq!(lines[1], "  loss is NaN in batch 7");
+        assert!(lines.iter().any(|line| line.starts_with("  | line 99 x")), "{report}");
+        assert!(report.contains("failed as a consequence: rank 0, 2"), "{report}");
+        assert_eq!(*lines.last().unwrap(), "next: restarting from step 100");
+        assert!(lines.len() <= 15, "{} lines", lines.len());
+        assert!(lines.iter().all(|line| line.len() < 300));
+    }
+
+    #[test]
+    fn only_errors_come_back() {
+        let first = failure();
+        let again = Failure {
+            message: "loss is NaN in batch 9\nsecond\nthird\nfourth".into(),
+            ..failure()
+        };
+        assert_eq!(first.fingerprint(), again.fingerprint());
+        assert_ne!(first.fingerprint(), Failure { step: 121, ..failure() }.fingerprint());
+        assert_ne!(
+            first.fingerprint(),
+            Failure { message: "another".into(), ..failure() }.fingerprint()
+        );
+        assert_eq!(Failure { kind: Kind::Death, ..failure() }.fingerprint(), None);
+    }
+}

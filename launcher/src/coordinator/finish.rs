@@ -1,0 +1,177 @@
+//! What comes after training: the average of the last checkpoints, its scores on the test split,
+//! and the folder that is handed on.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::json;
+use tandem_cluster::control::Report;
+use tandem_cluster::store::{ADAPTERS, Checkpoint};
+use tandem_config::RunConfig;
+
+use super::evaluation::{self, Evaluation, Part};
+use super::group::{self, Listener, Setting};
+use super::life::{Coordinator, Halt};
+use super::restarts::Restarts;
+use super::training::{show, summary};
+use crate::report::pick_samples;
+use crate::score::Translation;
+use crate::tensorboard::Writer;
+use crate::worker::Work;
+
+/// Averages, scores and exports the trained model.
+pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {
+    let average = average(coordinator)?;
+    if coordinator.config.data.test.is_some() {
+        score_test(coordinator, &average)?;
+    }
+    export(&coordinator.config, &average, &coordinator.run.export())?;
+    let folder = coordinator.run.export();
+    coordinator.progress.say(&format!("the trained adapters are in {}", folder.display()));
+    Ok(())
+}
+
+fn average(coordinator: &mut Coordinator) -> Result<Checkpoint, Halt> {
+    let count = coordinator.config.checkpoints.average;
+    let generation = coordinator.journal.state.attempt;
+    let average = coordinator.run.store().average(count, generation)?;
+    let steps = &average.manifest().average_of;
+    coordinator.progress.say(&format!(
+        "averaged {} checkpoints: steps {}",
+        steps.len(),
+        steps.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+    ));
+    coordinator.journal.event("averaged", json!({ "steps": steps }));
+    Ok(average)
+}
+
+/// Scores the model on the test split with a second group of workers.
+fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(), Halt> {
+    let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
+    loop {
+        let generation = coordinator.begin_attempt("evaluate")?;
+        let output = coordinator.run.evaluation("test", average.step());
+        let work = Work::Evaluate {
+            checkpoint: average.folder().to_owned(),
+            split: "test".into(),
+            output: output.clone(),
+        };
+        let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
+        let setting = Setting {
+            run: &coordinator.run,
+            topology: &coordinator.topology,
+            deadlines: &coordinator.config.cluster.deadlines,
+            interrupts: &coordinator.interrupts,
+        };
+        let mut parts = Parts::default();
+        let end = group::run(&setting, generation, job, &mut parts);
+        for notice in parts.notices.drain(..) {
+            coordinator.progress.say(&format!("note: {notice}"));
+        }
+        if coordinator.handle(end, &mut restarts)? {
+            let (evaluation, translations) =
+                evaluation::finish(&output, "test", average.step(), &parts.parts)?;
+            let mut writer = Writer::open(&coordinator.run.tensorboard(), Some(average.step()));
+            show(&mut writer, &evaluation);
+            writer.flush();
+            for sample in pick_samples(&translations, coordinator.config.evaluation.samples) {
+                coordinator.progress.say(&beside(&sample));
+            }
+            coordinator.progress.say(&summary(&evaluation));
+            coordinator.journal.event("tested", json!({ "figures": evaluation.figures }));
+            coordinator.journal.state.test = evaluation.figures;
+            return Ok(());
+        }
+    }
+}
+
+/// A translation beside its source and reference.
+fn beside(sample: &Translation) -> String {
+    let Translation { source, reference, hypothesis, .. } = sample;
+    format!("  source       {source}\n  reference    {reference}\n  translation  {hypothesis}\n")
+}
+
+/// Collects the parts of the one evaluation that a group was started for.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// What the ranks have done.
+    pub parts: Vec<Part>,
+    /// What they warned of.
+    pub notices: Vec<String>,
+}
+
+impl Listener for Parts {
+    fn joined(&mut self, _rank: usize, _host: &str, _device: &str) {}
+
+    fn report(&mut self, rank: usize, report: Report) {
+        match report {
+            Report::Evaluated { part, sums, .. } => self.parts.push(Part { path: part, sums }),
+            Report::Notice { text } => self.notices.push(format!("rank {rank}: {text}")),
+            _ => {}
+        }
+    }
+}
+
+/// Writes the folder that is handed on: adapters, config, and what they are.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn export(config: &RunConfig, model: &Checkpoint, folder: &Path) -> anyhow::Result<()> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let adapters = folder.join(ADAPTERS);
+    fs::copy(model.path(ADAPTERS), &adapters)
+        .with_context(|| format!("cannot write {}", adapters.display()))?;
+    write("config.yaml", &config.to_yaml()?)?;
+    write("README.md", &readme(config, model))
+}
+
+fn readme(config: &RunConfig, model: &Checkpoint) -> String {
+    let manifest = model.manifest();
+    let what = match manifest.average_of.as_slice() {
+        [] => format!("the model of step {}", manifest.step),
+        steps => {
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            format!("the average of the models of steps {}", steps.join(", "))
+        }
+    };
+    let bases: Vec<String> = manifest
+        .bases
+        .iter()
+        .map(|base| format!("- {}: SHA-256 of model.safetensors `{}`\n", base.side, base.sha256))
+        .collect();
+    let adapters = manifest.files.get(ADAPTERS).map_or("", |file| file.sha256.as_str());
+    format!(
+        "# {name}\n\n\
+         Trained by Tandem; {what}.\n\n\
+         - `{ADAPTERS}`: every trained weight, in 32-bit floats, by the names of the model's \
+         parameters. SHA-256 `{adapters}`.\n\
+         - `config.yaml`: the whole run; `model` says what the weights belong to, and which \
+         frozen BERTs they stand on.\n\n\
+         The weights work with exactly these BERTs:\n\n{bases}",
+        name = config.run.name,
+        bases = bases.concat(),
+    )
+}
+
+/// Prints an evaluation's figures, one a line.
+pub fn table(evaluation: &Evaluation) -> String {
+    let mut lines = vec![format!("{} at step {}", evaluation.split, evaluation.step)];
+    for (name, value) in &evaluation.figures {
+        lines.push(format!("  {name:<22} {value:.4}"));
+    }
+    if let Some(scores) = &evaluation.scores {
+        for (name, signature) in [
+            ("BLEU", &scores.bleu_13a.signature),
+            ("BLEU, tokenised", &scores.bleu_tokenized.signature),
+            ("chrF", &scores.chrf.signature),
+        ] {
+            lines.push(format!("  {name:<22} {signature}"));
+        }
+    }
+    lines.join("\n")
+}

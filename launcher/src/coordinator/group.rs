@@ -1,0 +1,359 @@
+//! One group of workers, from its start to its end.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use tandem_cluster::control::{Event, Report, Server};
+use tandem_cluster::engine::{self, EngineError, Job, Process};
+use tandem_cluster::process;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::Topology;
+use tandem_config::cluster::Deadlines;
+
+use super::failure::{Failure, Kind, tail};
+use super::members::{Members, Overdue};
+use crate::interrupts::Interrupts;
+
+/// How often interrupts, deadlines and the engine are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long the messages of a failing group are still collected after the first sign.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long mpirun gets to say which signal ended a worker.
+const ENGINE_WORDS: Duration = Duration::from_millis(1500);
+/// How long an engine may outlive its workers after a good end.
+const ENGINE_END: Duration = Duration::from_secs(30);
+/// Longer than this without a look means that the launcher itself did not run.
+const NAP: Duration = Duration::from_secs(2);
+
+/// Why a group could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum GroupError {
+    /// No port, no random numbers.
+    #[error("cannot open the control channel: {0}")]
+    Control(#[from] io::Error),
+    /// The engine does not start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// How a group of workers ended.
+#[derive(Debug)]
+pub enum End {
+    /// All did what they were asked to.
+    Done,
+    /// They wrote a checkpoint and stopped, as they were asked to.
+    Stopped,
+    /// They were asked to stop and had not after `cluster.deadlines.stop`.
+    StopOverdue,
+    /// Ctrl-C was pressed twice.
+    Interrupted,
+    /// A rank failed.
+    Failed(Failure),
+}
+
+/// Follows what the workers of a group say.
+pub trait Listener {
+    /// A rank has connected.
+    fn joined(&mut self, rank: usize, host: &str, device: &str);
+    /// Every rank has connected.
+    fn all_joined(&mut self) {}
+    /// A rank reports.
+    fn report(&mut self, rank: usize, report: Report);
+    /// The group was asked to stop.
+    fn stopping(&mut self) {}
+    /// Some time has passed.
+    fn tick(&mut self) {}
+}
+
+/// What a group needs.
+pub struct Setting<'a> {
+    /// The run.
+    pub run: &'a RunFolder,
+    /// Where its ranks go.
+    pub topology: &'a Topology,
+    /// How long each phase may stand still.
+    pub deadlines: &'a Deadlines,
+    /// The launcher's signals.
+    pub interrupts: &'a Interrupts,
+}
+
+/// Runs a job on every rank until all have ended; nothing of it is left afterwards.
+///
+/// # Errors
+/// When the group cannot even be started.
+pub fn run(
+    setting: &Setting,
+    generation: u64,
+    mut job: Job,
+    listener: &mut dyn Listener,
+) -> Result<End, GroupError> {
+    let Setting { run, topology, deadlines, interrupts } = setting;
+    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let server = Server::bind(host, generation, secret()?, topology.ranks)?;
+    let variables = server.environment();
+    job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    let log = run.engine_log(generation);
+    let mut group = engine::start(topology, &job, &log)?;
+    let mut watch = Watch {
+        run,
+        generation,
+        members: Members::new(topology.ranks, Instant::now()),
+        failures: Vec::new(),
+        listener,
+    };
+
+    let mut looked = Instant::now();
+    let mut stopping: Option<Instant> = None;
+    let mut engine_ended: Option<Instant> = None;
+    let end = loop {
+        watch.listen(&server, LOOK);
+        let now = Instant::now();
+        if now - looked > NAP {
+            watch.members.forgive(now - looked);
+        }
+        looked = now;
+        watch.listener.tick();
+
+        if !watch.failures.is_empty() {
+            break None;
+        }
+        if watch.members.all_left() {
+            break Some(watch.good_end());
+        }
+        if interrupts.kill_requested() {
+            break Some(End::Interrupted);
+        }
+        match stopping {
+            None if interrupts.stop_requested() || run.stop_request().exists() => {
+                stopping = Some(now);
+                server.stop();
+                watch.listener.stopping();
+            }
+            Some(since) if (now - since).as_secs_f64() > deadlines.stop => {
+                break Some(End::StopOverdue);
+            }
+            _ => {}
+        }
+        if let Some(overdue) = watch.members.overdue(deadlines, now) {
+            watch.hung(overdue);
+            break None;
+        }
+        if matches!(group.poll(), Ok(Some(_)))
+            && now - *engine_ended.get_or_insert(now) > LAST_WORDS
+        {
+            watch.engine_gone();
+            break None;
+        }
+    };
+
+    if end.is_none() {
+        watch.last_words(&server);
+    }
+    let death = watch.failures.first().is_some_and(|failure| failure.kind == Kind::Death);
+    let status = match &end {
+        Some(End::Done | End::Stopped) => group.wait(ENGINE_END),
+        None if death => group.wait(ENGINE_WORDS),
+        _ => None,
+    };
+    let workers: Vec<Process> =
+        watch.members.present().filter_map(|(_, member)| member.process.clone()).collect();
+    // Whoever is still there sees its connection close, and ends.
+    drop(server);
+    group.end(&workers);
+    Ok(end.unwrap_or_else(|| End::Failed(watch.failure(status, &log))))
+}
+
+/// What is known about a running group.
+struct Watch<'a> {
+    run: &'a RunFolder,
+    generation: u64,
+    members: Members,
+    /// In the order in which they happened; the first is the cause.
+    failures: Vec<Failure>,
+    listener: &'a mut dyn Listener,
+}
+
+impl Watch<'_> {
+    /// Handles all that has happened, waiting up to `longest` for the first event.
+    fn listen(&mut self, server: &Server, longest: Duration) {
+        let mut wait = longest;
+        while let Some(event) = server.next(wait) {
+            wait = Duration::ZERO;
+            self.handle(event);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Joined { rank, host, pid, device } => {
+                let process = if host == process::host_name() { Process::find(pid) } else { None };
+                self.listener.joined(rank, &host, &device);
+                self.members.join(rank, host, process, now);
+                if self.members.complete() {
+                    self.listener.all_joined();
+                }
+            }
+            Event::Beat { rank, phase, step, progress } => {
+                self.members.beat(rank, phase, step, progress, now);
+            }
+            Event::Report { rank, report: Report::Failed { message, .. } } => {
+                self.fail(Kind::Error, Some(rank), message, None);
+            }
+            Event::Report { rank, report } => self.listener.report(rank, report),
+            Event::Left { rank, goodbye } => {
+                self.members.leave(rank, goodbye);
+                self.left(rank, goodbye);
+            }
+            Event::Refused { peer, reason } => {
+                let text = format!("turned {peer} away from the control channel: {reason}");
+                self.listener.report(0, Report::Notice { text });
+            }
+        }
+    }
+
+    fn left(&mut self, rank: usize, goodbye: Option<i32>) {
+        match goodbye {
+            Some(0 | 75) => {}
+            Some(code) => {
+                self.fail(Kind::Error, Some(rank), format!("exit code {code}"), Some(code));
+            }
+            None => {
+                let message = "its process ended without a word".into();
+                self.fail(Kind::Death, Some(rank), message, None);
+            }
+        }
+    }
+
+    /// Notes a failure, or completes what is known about the failure of this rank.
+    fn fail(&mut self, kind: Kind, rank: Option<usize>, message: String, exit_code: Option<i32>) {
+        let known = self.failures.iter_mut().find(|failure| failure.rank == rank);
+        if let Some(failure) = known {
+            failure.exit_code = failure.exit_code.or(exit_code);
+            if failure.kind == Kind::Death && kind == Kind::Error {
+                (failure.kind, failure.message) = (kind, message);
+            }
+            return;
+        }
+        let member = rank.and_then(|rank| self.members.get(rank));
+        self.failures.push(Failure {
+            kind,
+            attempt: self.generation,
+            rank,
+            host: member.map(|member| member.host.clone()),
+            phase: member.map(|member| member.phase.to_string()),
+            step: member.map_or(0, |member| member.step),
+            message,
+            exit_code,
+            consequences: Vec::new(),
+            log: match rank {
+                Some(rank) if member.is_some() => self.run.rank_log(self.generation, rank),
+                _ => self.run.engine_log(self.generation),
+            },
+        });
+    }
+
+    fn hung(&mut self, overdue: Overdue) {
+        self.fail(Kind::Hang, Some(overdue.rank), overdue.reason, None);
+    }
+
+    fn engine_gone(&mut self) {
+        let message = if self.members.complete() {
+            "the engine ended before the workers".to_owned()
+        } else {
+            let log = self.run.engine_log(self.generation);
+            let reason = tail(&log, 2).join("\n");
+            format!("not all workers connected before the engine ended\n{reason}")
+        };
+        self.fail(Kind::Engine, None, message, None);
+    }
+
+    /// Collects what a failing group still says, until the first failing rank has gone.
+    fn last_words(&mut self, server: &Server) {
+        let deadline = Instant::now() + LAST_WORDS;
+        while Instant::now() < deadline {
+            let first = self.failures.first().and_then(|failure| failure.rank);
+            let gone = first.and_then(|rank| self.members.get(rank)).map(|member| member.left);
+            if matches!(gone, Some(Some(_))) && self.failures[0].kind == Kind::Error {
+                return;
+            }
+            self.listen(server, LOOK);
+        }
+    }
+
+    fn good_end(&self) -> End {
+        let stopped = |left: Option<Option<i32>>| left == Some(Some(75));
+        match self.members.present().any(|(_, member)| stopped(member.left)) {
+            true => End::Stopped,
+            false => End::Done,
+        }
+    }
+
+    /// The cause, with what the engine knows about it and what it led to.
+    fn failure(self, status: Option<ExitStatus>, engine_log: &Path) -> Failure {
+        let mut failures = self.failures.into_iter();
+        let Some(mut first) = failures.next() else {
+            unreachable!("a group without a good end has a failure")
+        };
+        first.consequences = failures.filter_map(|failure| failure.rank).collect();
+        first.consequences.sort_unstable();
+        if first.kind == Kind::Death {
+            let by_signal = status.and_then(|status| status.signal()).map(describe_signal);
+            let words = by_signal.or_else(|| engine_words(engine_log, first.rank?));
+            if let Some(words) = words {
+                first.message += &format!(": {words}");
+            }
+        }
+        first
+    }
+}
+
+/// What mpirun says about a rank's end.
+fn engine_words(log: &Path, rank: usize) -> Option<String> {
+    let text = fs::read_to_string(log).ok()?.replace('\n', " ");
+    let about = &text[text.find(&format!("process rank {rank} "))?..];
+    let signal = &about[about.find("on signal ")? + "on signal ".len()..];
+    let number = signal.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+    Some(describe_signal(number))
+}
+
+fn describe_signal(number: i32) -> String {
+    let name = signal_hook::low_level::signal_name(number).unwrap_or("unknown");
+    let hint = if number == 9 { "; the system does so when memory runs out" } else { "" };
+    format!("ended by signal {number} ({name}){hint}")
+}
+
+/// A secret that nobody guesses.
+fn secret() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_mpirun_says_about_a_signal_is_understood() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let log = folder.path().join("engine.log");
+        let words = "mpirun noticed that process rank 1 with PID 0 on node n1 exited on \
+                     signal 9 (Killed).\n";
+        fs::write(&log, words).unwrap();
+        let said = engine_words(&log, 1).unwrap();
+        assert!(said.starts_with("ended by signal 9 (SIGKILL)"), "{said}");
+        assert_eq!(engine_words(&log, 0), None);
+    }
+
+    #[test]
+    fn secrets_differ() {
+        assert_ne!(secret().unwrap(), secret().unwrap());
+        assert_eq!(secret().unwrap().len(), 32);
+    }
+}

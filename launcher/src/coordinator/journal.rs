@@ -1,0 +1,281 @@
+//! Where a run stands (state.json) and what happened to it (events.jsonl).
+//!
+//! Neither stops a run: what cannot be written, as on a full disk, is told once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tandem_cluster::run_folder::RunFolder;
+
+use super::failure::Failure;
+
+/// How often state.json follows what only changes numbers.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Most points of the curve that are kept.
+const CURVE_POINTS: usize = 1000;
+/// Most warnings that are kept.
+const NOTICES: usize = 50;
+
+/// Whether a run goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It has been prepared.
+    #[default]
+    Prepared,
+    /// Its workers work.
+    Running,
+    /// It was stopped and can go on.
+    Stopped,
+    /// It failed.
+    Failed,
+    /// It has finished.
+    Done,
+}
+
+/// What a run is at.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Training.
+    #[default]
+    Train,
+    /// Averaging checkpoints and scoring the finished model.
+    Evaluate,
+    /// Nothing is left to do.
+    Finished,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct State {
+    /// Whether it goes on.
+    pub status: Status,
+    /// What it is at.
+    pub stage: Stage,
+    /// The newest attempt.
+    pub attempt: u64,
+    /// Restarts after failures, in all.
+    pub restarts: u64,
+    /// Finished optimizer steps.
+    pub step: u64,
+    /// All optimizer steps.
+    pub steps: u64,
+    /// The last known training loss.
+    pub loss: Option<f64>,
+    /// Target tokens a second.
+    pub tokens_per_second: Option<f64>,
+    /// Seconds until the last step.
+    pub seconds_left: Option<f64>,
+    /// Trained parameters, as the workers count them.
+    pub trained: Option<u64>,
+    /// Frozen parameters, as the workers count them.
+    pub frozen: Option<u64>,
+    /// Seconds spent training, over all attempts.
+    pub training_seconds: f64,
+    /// The newest published checkpoint.
+    pub latest: Option<u64>,
+    /// The best checkpoint.
+    pub best: Option<u64>,
+    /// What each evaluation on `data.valid` measured, by step and name.
+    pub valid: BTreeMap<u64, BTreeMap<String, f64>>,
+    /// What the finished model measures on `data.test`, by name.
+    pub test: BTreeMap<String, f64>,
+    /// The newest failure.
+    pub failure: Option<Failure>,
+    /// Training loss by step, thinned out.
+    pub curve: Vec<(u64, f64)>,
+    /// Each group of workers that trained.
+    pub attempts: Vec<Attempt>,
+    /// What became of the lines of each split, as the workers report it.
+    pub data: Vec<Value>,
+    /// Warnings that people should know of.
+    pub notices: Vec<String>,
+    /// When this was written, in seconds since 1970.
+    pub updated: f64,
+}
+
+/// One group of workers that trained.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The step of the checkpoint from which it went on, or 0.
+    pub from: u64,
+    /// The last step that it reached.
+    pub to: u64,
+    /// How it ended.
+    pub end: String,
+}
+
+impl State {
+    /// Adds a point to the curve; of a long one every second point goes.
+    pub fn add_loss(&mut self, step: u64, loss: f64) {
+        if loss.is_finite() && self.curve.last().is_none_or(|(last, _)| *last < step) {
+            self.curve.push((step, loss));
+        }
+        if self.curve.len() > CURVE_POINTS {
+            let mut index = 0;
+            self.curve.retain(|_| {
+                index += 1;
+                index % 2 == 0
+            });
+        }
+    }
+
+    /// Goes back to `step`: what came after it will come again.
+    pub fn rewind(&mut self, step: u64) {
+        self.step = step;
+        self.valid.retain(|evaluated, _| *evaluated <= step);
+        self.curve.retain(|(measured, _)| *measured <= step);
+    }
+
+    /// Keeps a warning, unless there are many.
+    pub fn add_notice(&mut self, text: &str) {
+        if self.notices.len() < NOTICES && !self.notices.iter().any(|known| known == text) {
+            self.notices.push(text.to_owned());
+        }
+    }
+
+    /// Keeps a report about data; a later one on the same split replaces it.
+    pub fn add_data(&mut self, report: Value) {
+        match report {
+            Value::Array(reports) => reports.into_iter().for_each(|report| self.add_data(report)),
+            report => {
+                self.data.retain(|known| known["split"] != report["split"]);
+                self.data.push(report);
+            }
+        }
+    }
+}
+
+/// Writes state and events of a run.
+#[derive(Debug)]
+pub struct Journal {
+    run: RunFolder,
+    /// Where the run stands.
+    pub state: State,
+    written: Option<Instant>,
+    warned: bool,
+    warning: Option<String>,
+}
+
+impl Journal {
+    /// The journal of a run, continued if there is one.
+    pub fn open(run: RunFolder) -> Self {
+        let state = read_state(&run).unwrap_or_default();
+        Self { run, state, written: None, warned: false, warning: None }
+    }
+
+    /// Writes the state now.
+    pub fn save(&mut self) {
+        self.state.updated = now();
+        self.written = Some(Instant::now());
+        let text = serde_json::to_string_pretty(&self.state).unwrap_or_default();
+        let written = self.run.replace(&self.run.state(), &(text + "\n"));
+        self.note(written.map_err(|error| error.to_string()));
+    }
+
+    /// Writes the state if that was not done lately.
+    pub fn save_sometimes(&mut self) {
+        if self.written.is_none_or(|written| written.elapsed() >= INTERVAL) {
+            self.save();
+        }
+    }
+
+    /// Notes an event.
+    pub fn event(&mut self, name: &str, details: Value) {
+        let mut line = json!({ "time": now(), "event": name, "attempt": self.state.attempt });
+        if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
+            line.extend(details);
+        }
+        let written = self.run.append(&self.run.events(), &line.to_string());
+        self.note(written.map_err(|error| error.to_string()));
+    }
+
+    /// What could not be written, once.
+    pub fn warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+
+    fn note(&mut self, written: Result<(), String>) {
+        match written {
+            Ok(()) => self.warned = false,
+            Err(error) if !self.warned => {
+                self.warned = true;
+                self.warning = Some(format!("{error}; the run goes on"));
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The state that a run folder holds, if it holds one.
+pub fn read_state(run: &RunFolder) -> Option<State> {
+    serde_json::from_str(&std::fs::read_to_string(run.state()).ok()?).ok()
+}
+
+/// Seconds since 1970.
+pub fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn a_journal_is_continued() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        let mut journal = Journal::open(run.clone());
+        journal.state.step = 7;
+        journal.state.valid.insert(5, BTreeMap::from([("bleu".into(), 12.5)]));
+        journal.save();
+        journal.event("published", json!({ "step": 7 }));
+        let again = Journal::open(run.clone());
+        assert_eq!(again.state, journal.state);
+        let events = std::fs::read_to_string(run.events()).unwrap();
+        let event: Value = serde_json::from_str(events.trim()).unwrap();
+        assert_eq!((&event["event"], &event["step"]), (&json!("published"), &json!(7)));
+    }
+
+    #[test]
+    fn a_curve_is_thinned_out_and_rewound() {
+        let mut state = State::default();
+        for step in 1..=CURVE_POINTS as u64 + 1 {
+            state.add_loss(step, 1.0);
+        }
+        assert_eq!(state.curve.len(), CURVE_POINTS / 2);
+        assert_eq!(state.curve[1].0, 4);
+        state.add_loss(3, 9.0);
+        state.add_loss(2000, f64::NAN);
+        assert_eq!(state.curve.last().unwrap().0, CURVE_POINTS as u64, "neither is a new point");
+        state.rewind(4);
+        assert_eq!(state.curve, [(2, 1.0), (4, 1.0)]);
+    }
+
+    #[test]
+    fn a_splits_data_is_reported_once() {
+        let mut state = State::default();
+        state.add_data(json!([{ "split": "train", "read": 1 }, { "split": "valid" }]));
+        state.add_data(json!({ "split": "train", "read": 2 }));
+        assert_eq!(state.data.len(), 2);
+        assert_eq!(state.data[1]["read"], 2);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_once() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        std::os::unix::fs::symlink("/dev/full", run.events()).unwrap();
+        let mut journal = Journal::open(run);
+        journal.event("a", json!({}));
+        journal.event("b", json!({}));
+        let warning = journal.warning().unwrap();
+        assert!(warning.contains("events.jsonl") && warning.contains("goes on"), "{warning}");
+        assert_eq!(journal.warning(), None);
+    }
+}

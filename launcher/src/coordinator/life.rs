@@ -1,0 +1,288 @@
+//! A run's life: attempts at training, then the finished model's average, scores and export.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::Checkpoint;
+use tandem_cluster::topology::Topology;
+use tandem_config::RunConfig;
+use tandem_config::model::Objective;
+
+use super::evaluation::Collector;
+use super::failure::Failure;
+use super::finish;
+use super::group::{self, End, GroupError, Setting};
+use super::journal::{Attempt, Journal, Stage, Status};
+use super::restarts::{Decision, Restarts};
+use super::summary;
+use super::training::Training;
+use crate::exit::Exit;
+use crate::interrupts::Interrupts;
+use crate::progress::Progress;
+use crate::report;
+use crate::tensorboard::Writer;
+use crate::worker::Work;
+
+/// A run that is ready to be started.
+pub struct Coordinator {
+    /// Its folder, locked by this process.
+    pub run: RunFolder,
+    /// What it is.
+    pub config: RunConfig,
+    /// Where its ranks go.
+    pub topology: Topology,
+    /// The worker program.
+    pub program: PathBuf,
+    /// The launcher's signals.
+    pub interrupts: Interrupts,
+    /// What people see.
+    pub progress: Progress,
+    /// Where the run stands.
+    pub journal: Journal,
+}
+
+/// Why a stage goes no further.
+pub(super) enum Halt {
+    /// The run ends for now.
+    Exit(Exit),
+    /// Something that workers have no part in.
+    Error(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl Coordinator {
+    /// Runs to the end, or as far as it goes.
+    ///
+    /// # Errors
+    /// What is wrong with the launcher's own machine or folder; workers' failures are reported
+    /// and become the exit.
+    pub fn run(mut self) -> anyhow::Result<Exit> {
+        let ended = self.train().and_then(|()| self.complete());
+        let exit = match ended {
+            Ok(()) => Exit::Done,
+            Err(Halt::Exit(exit)) => exit,
+            Err(Halt::Error(error)) => {
+                self.close(Status::Failed, "error", json!({ "message": format!("{error:#}") }));
+                return Err(error);
+            }
+        };
+        let status = match exit {
+            Exit::Done => Status::Done,
+            Exit::Stopped => Status::Stopped,
+            _ => Status::Failed,
+        };
+        self.close(status, "exit", json!({ "code": exit.code() }));
+        self.write_report();
+        Ok(exit)
+    }
+
+    /// Tells people how the run went; a report that cannot be written takes nothing away.
+    fn write_report(&mut self) {
+        if self.journal.state.attempts.is_empty() {
+            return;
+        }
+        let input = summary::of(&self.run, &self.config, &self.topology, &self.journal.state);
+        match report::write(self.run.path(), &input) {
+            Ok(path) if self.journal.state.status == Status::Done => {
+                self.progress.say(&format!("report: {}", path.display()));
+            }
+            // What ended the run otherwise has been said, and stays the last word.
+            Ok(_) => {}
+            Err(error) => self.progress.say(&format!("warning: no report was written: {error}")),
+        }
+    }
+
+    fn close(&mut self, status: Status, event: &str, details: serde_json::Value) {
+        // It has been heeded, or came too late; there may be none.
+        let _ = std::fs::remove_file(self.run.stop_request());
+        self.journal.state.status = status;
+        self.journal.event(event, details);
+        self.journal.save();
+        if let Some(warning) = self.journal.warning() {
+            self.progress.say(&format!("warning: {warning}"));
+        }
+    }
+
+    /// Trains until the last step, however many attempts that takes.
+    fn train(&mut self) -> Result<(), Halt> {
+        if self.journal.state.stage != Stage::Train {
+            return Ok(());
+        }
+        let mut restarts = Restarts::new(self.config.cluster.max_restarts);
+        loop {
+            let resume = self.resume_point()?;
+            let step = resume.as_ref().map(Checkpoint::step);
+            let mut writer = Writer::open(&self.run.tensorboard(), step);
+            if step.is_none() {
+                writer.config(&self.config.to_yaml().unwrap_or_default());
+            }
+            if self.journal.state.restarts > 0 {
+                writer.scalar(
+                    "ft/restarts",
+                    step.unwrap_or(0) + 1,
+                    self.journal.state.restarts as f64,
+                );
+            }
+            self.journal.state.rewind(step.unwrap_or(0));
+            self.journal.state.steps = self.config.training.steps;
+            self.progress.restart();
+            let generation = self.begin_attempt("train")?;
+            let work = Work::Train { resume: resume.map(|found| found.folder().to_owned()) };
+            let job = work.job(&self.program, self.run.path(), &self.topology);
+            let setting = Setting {
+                run: &self.run,
+                topology: &self.topology,
+                deadlines: &self.config.cluster.deadlines,
+                interrupts: &self.interrupts,
+            };
+            let mut training = Training {
+                run: &self.run,
+                config: &self.config,
+                generation,
+                ranks: self.topology.ranks,
+                journal: &mut self.journal,
+                writer: &mut writer,
+                progress: &mut self.progress,
+                restarts: &mut restarts,
+                collector: Collector::default(),
+                started: None,
+            };
+            let ended = group::run(&setting, generation, job, &mut training);
+            let seconds = training.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
+            writer.flush();
+            self.journal.state.training_seconds += seconds;
+            let (from, to) = (step.unwrap_or(0), self.journal.state.step);
+            let end = match &ended {
+                Ok(End::Done) => "finished".to_owned(),
+                Ok(End::Stopped) => "stopped with a checkpoint".to_owned(),
+                Ok(End::StopOverdue) => "killed when it did not stop in time".to_owned(),
+                Ok(End::Interrupted) => "killed by a second Ctrl-C".to_owned(),
+                Ok(End::Failed(failure)) => failure.headline(),
+                Err(error) => error.to_string(),
+            };
+            self.journal.state.attempts.push(Attempt { from, to, end });
+            if self.handle(ended, &mut restarts)? {
+                self.journal.state.stage = Stage::Evaluate;
+                self.journal.save();
+                return Ok(());
+            }
+        }
+    }
+
+    /// The newest good checkpoint; damaged ones are named.
+    fn resume_point(&mut self) -> Result<Option<Checkpoint>, Halt> {
+        let (found, damaged) = self.run.store().newest_good()?;
+        for damaged in &damaged {
+            self.progress.say(&format!("warning: {damaged}; it is passed over"));
+            self.journal.event("damaged", json!({ "message": damaged.to_string() }));
+        }
+        match &found {
+            Some(found) => {
+                let (step, steps) = (found.step(), self.config.training.steps);
+                self.progress
+                    .say(&format!("resuming from the checkpoint of step {step} of {steps}"));
+            }
+            None if damaged.is_empty() => {}
+            None => self.progress.say("no checkpoint is good: starting from the first step"),
+        }
+        Ok(found)
+    }
+
+    /// Gives a new group of workers its number.
+    pub(super) fn begin_attempt(&mut self, verb: &str) -> Result<u64, Halt> {
+        let generation = self.run.begin_attempt()?;
+        self.journal.state.attempt = generation;
+        self.journal.state.status = Status::Running;
+        let topology = serde_json::to_value(&self.topology)?;
+        self.journal.event("attempt", json!({ "verb": verb, "topology": topology }));
+        self.journal.save();
+        Ok(generation)
+    }
+
+    /// What follows from the end of a group: whether its work is done, or is tried again.
+    pub(super) fn handle(
+        &mut self,
+        end: Result<End, GroupError>,
+        restarts: &mut Restarts,
+    ) -> Result<bool, Halt> {
+        match end? {
+            End::Done => Ok(true),
+            End::Stopped => {
+                let store = self.run.store();
+                let step = store.linked_step("latest").unwrap_or(0);
+                self.progress.say(&format!(
+                    "stopped with a checkpoint at step {step}; the same command goes on from there"
+                ));
+                Err(Halt::Exit(Exit::Stopped))
+            }
+            End::StopOverdue => {
+                let seconds = self.config.cluster.deadlines.stop;
+                self.progress.say(&format!(
+                    "error: the workers did not stop within {seconds} s (cluster.deadlines.stop) \
+                     and were killed; {}",
+                    self.way_on()
+                ));
+                Err(Halt::Exit(Exit::Deadline))
+            }
+            End::Interrupted => {
+                self.progress.say(&format!("killed; {}", self.way_on()));
+                Err(Halt::Exit(Exit::Interrupted))
+            }
+            End::Failed(failure) => self.failed(failure, restarts).map(|()| false),
+        }
+    }
+
+    fn failed(&mut self, failure: Failure, restarts: &mut Restarts) -> Result<(), Halt> {
+        let decision = match self.interrupts.stop_requested() || self.run.stop_request().exists() {
+            true => {
+                let reason = "a stop was asked for".into();
+                Decision::GiveUp { exit: Exit::Failed, reason }
+            }
+            false => restarts.after(&failure),
+        };
+        let next = match &decision {
+            Decision::Again { left } => format!("starting again ({left} more restarts)"),
+            Decision::GiveUp { reason, .. } => format!("{reason}; {}", self.way_on()),
+        };
+        self.progress.say(&failure.report(&next));
+        let details = serde_json::to_value(&failure)?;
+        self.journal.event("failure", json!({ "failure": details, "next": next }));
+        self.journal.state.failure = Some(failure);
+        match decision {
+            Decision::Again { .. } => {
+                self.journal.state.restarts += 1;
+                self.journal.save();
+                Ok(())
+            }
+            Decision::GiveUp { exit, .. } => Err(Halt::Exit(exit)),
+        }
+    }
+
+    fn way_on(&self) -> String {
+        match self.run.store().linked_step("latest") {
+            Some(step) => format!("the same command resumes from step {step}"),
+            None => "there is no checkpoint yet".into(),
+        }
+    }
+
+    /// Averages, scores and exports the trained model.
+    fn complete(&mut self) -> Result<(), Halt> {
+        match self.config.model.objective {
+            Objective::Mlm(_) => {
+                let export = self.run.export();
+                self.progress.say(&format!("the BERT is in {}", export.display()));
+            }
+            Objective::Masked(_) => finish::complete(self)?,
+        }
+        self.journal.state.stage = Stage::Finished;
+        let curves = self.run.tensorboard();
+        self.progress.say(&format!("curves: tensorboard --logdir {}", curves.display()));
+        Ok(())
+    }
+}

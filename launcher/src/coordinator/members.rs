@@ -1,0 +1,261 @@
+//! The ranks of one group: where each is, what it does, and which one is overdue.
+
+use std::time::{Duration, Instant};
+
+use tandem_cluster::control::Phase;
+use tandem_cluster::engine::Process;
+use tandem_config::cluster::Deadlines;
+
+/// Without a heartbeat for so long a rank is taken for stopped, whatever its phase.
+const SILENCE: Duration = Duration::from_secs(15);
+
+/// One rank that has connected.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// Its machine.
+    pub host: String,
+    /// Its process, if that is on this machine.
+    pub process: Option<Process>,
+    /// What it did last.
+    pub phase: Phase,
+    /// At which step.
+    pub step: u64,
+    progress: u64,
+    heard: Instant,
+    moved: Instant,
+    /// Whether it has gone, and with which announced exit code.
+    pub left: Option<Option<i32>>,
+}
+
+/// A rank that did not get on in time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Overdue {
+    /// Which one; the first that did not connect if it never has.
+    pub rank: usize,
+    /// What has not happened, in words.
+    pub reason: String,
+}
+
+/// The ranks of one group.
+#[derive(Debug)]
+pub struct Members {
+    ranks: Vec<Option<Member>>,
+    started: Instant,
+}
+
+impl Members {
+    /// A group of `ranks`, none of which has connected.
+    pub fn new(ranks: usize, now: Instant) -> Self {
+        Self { ranks: vec![None; ranks], started: now }
+    }
+
+    /// A rank that has connected.
+    pub fn get(&self, rank: usize) -> Option<&Member> {
+        self.ranks.get(rank)?.as_ref()
+    }
+
+    /// Those that have connected.
+    pub fn present(&self) -> impl Iterator<Item = (usize, &Member)> {
+        self.ranks.iter().enumerate().filter_map(|(rank, member)| Some((rank, member.as_ref()?)))
+    }
+
+    /// Whether every rank has connected.
+    pub fn complete(&self) -> bool {
+        self.ranks.iter().all(Option::is_some)
+    }
+
+    /// Whether every rank has connected and gone.
+    pub fn all_left(&self) -> bool {
+        self.ranks.iter().all(|member| member.as_ref().is_some_and(|m| m.left.is_some()))
+    }
+
+    /// A rank connects.
+    pub fn join(&mut self, rank: usize, host: String, process: Option<Process>, now: Instant) {
+        let (phase, step, progress) = (Phase::Start, 0, 0);
+        let (heard, moved) = (now, now);
+        self.ranks[rank] =
+            Some(Member { host, process, phase, step, progress, heard, moved, left: None });
+    }
+
+    /// A rank's heartbeat arrives.
+    pub fn beat(&mut self, rank: usize, phase: Phase, step: u64, progress: u64, now: Instant) {
+        if let Some(member) = self.ranks[rank].as_mut() {
+            if member.progress != progress {
+                member.moved = now;
+            }
+            (member.phase, member.step, member.progress) = (phase, step, progress);
+            member.heard = now;
+        }
+    }
+
+    /// A rank goes.
+    pub fn leave(&mut self, rank: usize, goodbye: Option<i32>) {
+        if let Some(member) = self.ranks[rank].as_mut() {
+            member.left = Some(goodbye);
+        }
+    }
+
+    /// Takes back `lost`, during which the launcher itself did not run: nobody is to blame.
+    pub fn forgive(&mut self, lost: Duration) {
+        self.started += lost;
+        for member in self.ranks.iter_mut().flatten() {
+            member.heard += lost;
+            member.moved += lost;
+        }
+    }
+
+    /// The rank to blame when some have not got on within their deadline: a silent one before
+    /// one that merely waits, and of those the one that is furthest behind.
+    pub fn overdue(&self, deadlines: &Deadlines, now: Instant) -> Option<Overdue> {
+        let here = || self.present().filter(|(_, member)| member.left.is_none());
+        let silent = here()
+            .filter(|(_, member)| {
+                let limit = SILENCE.min(deadline(member.phase, deadlines));
+                now.saturating_duration_since(member.heard) > limit
+            })
+            .min_by_key(|(_, member)| member.heard);
+        if let Some((rank, member)) = silent {
+            let seconds = now.saturating_duration_since(member.heard).as_secs_f64();
+            let reason =
+                format!("no heartbeat for {seconds:.1} s: it is stopped, or its machine is gone");
+            return Some(Overdue { rank, reason });
+        }
+        let start = Duration::from_secs_f64(deadlines.start);
+        let absent = self.ranks.iter().position(Option::is_none);
+        if let (Some(rank), true) = (absent, now.saturating_duration_since(self.started) > start) {
+            let seconds = deadlines.start;
+            let reason = format!(
+                "it did not connect within {seconds} s of its start (cluster.deadlines.start)"
+            );
+            return Some(Overdue { rank, reason });
+        }
+        let stuck = here()
+            .filter(|(_, member)| {
+                let limit = deadline(member.phase, deadlines);
+                now.saturating_duration_since(member.moved) > limit
+            })
+            .min_by_key(|(_, member)| (member.step, member.moved))?;
+        let (rank, member) = stuck;
+        let seconds = now.saturating_duration_since(member.moved).as_secs_f64();
+        let reason = format!(
+            "no progress in phase {} for {seconds:.1} s (cluster.deadlines.{})",
+            member.phase,
+            deadline_key(member.phase)
+        );
+        Some(Overdue { rank, reason })
+    }
+}
+
+fn deadline(phase: Phase, deadlines: &Deadlines) -> Duration {
+    Duration::from_secs_f64(match phase {
+        Phase::Start => deadlines.start,
+        Phase::Train => deadlines.step,
+        Phase::Save | Phase::Finish => deadlines.save,
+        Phase::Evaluate | Phase::Translate => deadlines.evaluate,
+    })
+}
+
+fn deadline_key(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Start => "start",
+        Phase::Train => "step",
+        Phase::Save | Phase::Finish => "save",
+        Phase::Evaluate | Phase::Translate => "evaluate",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEADLINES: Deadlines =
+        Deadlines { start: 60.0, step: 30.0, save: 40.0, evaluate: 50.0, stop: 10.0 };
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    fn two(start: Instant) -> Members {
+        let mut members = Members::new(2, start);
+        for rank in 0..2 {
+            members.join(rank, "here".into(), None, start);
+        }
+        members
+    }
+
+    fn blamed(members: &Members, now: Instant) -> Option<usize> {
+        members.overdue(&DEADLINES, now).map(|overdue| overdue.rank)
+    }
+
+    #[test]
+    fn a_rank_that_never_connects_is_named_after_the_start_deadline() {
+        let start = Instant::now();
+        let mut members = Members::new(2, start);
+        members.join(0, "here".into(), None, start);
+        members.beat(0, Phase::Start, 0, 0, at(start, 59));
+        assert_eq!(blamed(&members, at(start, 59)), None);
+        members.beat(0, Phase::Start, 0, 0, at(start, 61));
+        let overdue = members.overdue(&DEADLINES, at(start, 61)).unwrap();
+        assert_eq!(overdue.rank, 1);
+        assert!(overdue.reason.contains("did not connect within 60 s"), "{}", overdue.reason);
+    }
+
+    #[test]
+    fn a_silent_rank_is_blamed_before_those_that_wait_for_it() {
+        let start = Instant::now();
+        let mut members = two(start);
+        members.beat(1, Phase::Train, 5, 9, at(start, 1));
+        for second in 1..=17 {
+            members.beat(0, Phase::Train, 5, 9, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 16)), None);
+        let overdue = members.overdue(&DEADLINES, at(start, 17)).unwrap();
+        assert_eq!(overdue.rank, 1);
+        assert!(overdue.reason.contains("no heartbeat for 16.0 s"), "{}", overdue.reason);
+    }
+
+    #[test]
+    fn of_those_that_beat_and_stand_still_the_last_is_blamed() {
+        let start = Instant::now();
+        let mut members = two(start);
+        for second in 1..=32 {
+            members.beat(0, Phase::Train, 6, 10, at(start, second));
+            members.beat(1, Phase::Train, 5, 9, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 31)), None);
+        let overdue = members.overdue(&DEADLINES, at(start, 32)).unwrap();
+        assert_eq!(overdue.rank, 1);
+        assert!(overdue.reason.contains("phase train for 31.0 s"), "{}", overdue.reason);
+    }
+
+    #[test]
+    fn each_phase_has_its_own_deadline_and_progress_resets_it() {
+        let start = Instant::now();
+        let mut members = Members::new(1, start);
+        members.join(0, "here".into(), None, start);
+        for second in 1..=39 {
+            members.beat(0, Phase::Save, 5, 1, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 39)), None, "saving may take 40 s");
+        members.beat(0, Phase::Save, 5, 2, at(start, 40));
+        for second in 41..=79 {
+            members.beat(0, Phase::Save, 5, 2, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 79)), None, "it got on at 40 s");
+        members.beat(0, Phase::Save, 5, 2, at(start, 81));
+        assert_eq!(blamed(&members, at(start, 81)), Some(0));
+    }
+
+    #[test]
+    fn those_that_left_and_time_that_nobody_had_do_not_count() {
+        let start = Instant::now();
+        let mut members = two(start);
+        members.leave(0, Some(0));
+        members.forgive(Duration::from_secs(1000));
+        assert_eq!(blamed(&members, at(start, 1000)), None);
+        assert_eq!(blamed(&members, at(start, 1016)), Some(1));
+        members.leave(1, None);
+        assert_eq!(blamed(&members, at(start, 9999)), None);
+        assert!(members.all_left());
+    }
+}

@@ -1,0 +1,19 @@
+//! The coordinator: a run's life from its first worker to its report.
+//!
+//! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
+//!   overdue; [`failure`] is what went wrong first, and the report about it.
+//! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
+//! - [`restarts`] decides what is done about a failure; [`journal`] writes it all down.
+//! - [`life`] puts them together; [`finish`] is what comes after training,
+//!   [`summary`] what the report tells of it.
+
+pub mod evaluation;
+pub mod failure;
+pub mod finish;
+pub mod group;
+pub mod journal;
+pub mod life;
+pub mod members;
+pub mod restarts;
+pub mod summary;
+pub mod training;

@@ -1,0 +1,131 @@
+//! Whether a failed group of workers is started again.
+
+use super::failure::Failure;
+use crate::exit::Exit;
+
+/// What is done about a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Start again.
+    Again {
+        /// How many restarts are left after this one.
+        left: usize,
+    },
+    /// End the run.
+    GiveUp {
+        /// With this code.
+        exit: Exit,
+        /// For this reason.
+        reason: String,
+    },
+}
+
+/// The budget of restarts.
+#[derive(Debug, Clone)]
+pub struct Restarts {
+    budget: usize,
+    used: usize,
+    last: Option<(String, u64)>,
+}
+
+impl Restarts {
+    /// `budget` restarts, until there is progress.
+    pub fn new(budget: usize) -> Self {
+        Self { budget, used: 0, last: None }
+    }
+
+    /// A checkpoint was published: the budget is whole again.
+    pub fn progress(&mut self) {
+        self.used = 0;
+    }
+
+    /// What is done about a failure.
+    pub fn after(&mut self, failure: &Failure) -> Decision {
+        match failure.exit_code {
+            Some(2) => {
+                let reason = "the config does not work; mend it and launch again".into();
+                return Decision::GiveUp { exit: Exit::Usage, reason };
+            }
+            Some(93) => {
+                let reason = "the worker says that trying again does not help".into();
+                return Decision::GiveUp { exit: Exit::DoNotRetry, reason };
+            }
+            _ => {}
+        }
+        let fingerprint = failure.fingerprint();
+        if fingerprint.is_some() && fingerprint == self.last {
+            let reason = format!("the same error at step {} twice; do not retry", failure.step);
+            return Decision::GiveUp { exit: Exit::DoNotRetry, reason };
+        }
+        self.last = fingerprint;
+        if self.used == self.budget {
+            let reason = match self.budget {
+                0 => "cluster.max_restarts is 0".into(),
+                budget => format!("{budget} restarts brought no new checkpoint"),
+            };
+            return Decision::GiveUp { exit: Exit::Failed, reason };
+        }
+        self.used += 1;
+        Decision::Again { left: self.budget - self.used }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::failure::Kind;
+    use super::*;
+
+    fn failure(kind: Kind, step: u64, exit_code: Option<i32>) -> Failure {
+        Failure {
+            kind,
+            attempt: 1,
+            rank: Some(0),
+            host: None,
+            phase: None,
+            step,
+            message: "why".into(),
+            exit_code,
+            consequences: Vec::new(),
+            log: "log".into(),
+        }
+    }
+
+    fn gave_up(decision: &Decision) -> Option<Exit> {
+        match decision {
+            Decision::GiveUp { exit, .. } => Some(*exit),
+            Decision::Again { .. } => None,
+        }
+    }
+
+    #[test]
+    fn the_budget_runs_out_unless_there_is_progress() {
+        let mut restarts = Restarts::new(2);
+        let death = failure(Kind::Death, 7, None);
+        assert_eq!(restarts.after(&death), Decision::Again { left: 1 });
+        assert_eq!(restarts.after(&death), Decision::Again { left: 0 });
+        restarts.progress();
+        assert_eq!(restarts.after(&death), Decision::Again { left: 1 });
+        assert_eq!(restarts.after(&death), Decision::Again { left: 0 });
+        assert_eq!(gave_up(&restarts.after(&death)), Some(Exit::Failed));
+        assert_eq!(gave_up(&Restarts::new(0).after(&death)), Some(Exit::Failed));
+    }
+
+    #[test]
+    fn the_same_error_at_the_same_step_is_not_tried_a_third_time() {
+        let mut restarts = Restarts::new(9);
+        let error = failure(Kind::Error, 7, Some(1));
+        assert_eq!(gave_up(&restarts.after(&error)), None);
+        assert_eq!(gave_up(&restarts.after(&failure(Kind::Error, 8, Some(1)))), None);
+        assert_eq!(gave_up(&restarts.after(&error)), None, "another step lay between");
+        restarts.progress();
+        assert_eq!(gave_up(&restarts.after(&error)), Some(Exit::DoNotRetry));
+    }
+
+    #[test]
+    fn workers_can_forbid_it() {
+        let config = failure(Kind::Error, 0, Some(2));
+        assert_eq!(gave_up(&Restarts::new(9).after(&config)), Some(Exit::Usage));
+        let never = failure(Kind::Error, 0, Some(93));
+        assert_eq!(gave_up(&Restarts::new(9).after(&never)), Some(Exit::DoNotRetry));
+    }
+}

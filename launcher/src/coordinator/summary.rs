@@ -1,0 +1,164 @@
+//! What the report tells of a run: from its config, its state, and its evaluations' files.
+
+use std::fs;
+use std::path::Path;
+
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::Topology;
+use tandem_config::RunConfig;
+use tandem_config::bases::Bases;
+use tandem_config::model::{Decoder, Encoder, Layers, Objective, Train};
+use tandem_config::parameters::{self, frozen_count, trained_count};
+
+use super::evaluation::Evaluation;
+use super::journal::{State, Status};
+use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
+use crate::score::Translation;
+
+/// Gathers what there is to tell.
+pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
+    // The workers' own count, and where they have not said any, the plan's.
+    let planned = Bases::open(config, None).ok().map(|bases| {
+        let parameters = parameters::model(config, &bases);
+        (trained_count(&parameters) as u64, frozen_count(&parameters) as u64)
+    });
+    let (trained, frozen) = planned.unwrap_or_default();
+    ReportInput {
+        run: config.run.name.clone(),
+        folder: run.path().to_owned(),
+        outcome: outcome(state),
+        model: model(config),
+        trained: state.trained.unwrap_or(trained),
+        frozen: state.frozen.unwrap_or(frozen),
+        splits: state
+            .data
+            .iter()
+            .filter_map(|split| serde_json::from_value(split.clone()).ok())
+            .collect(),
+        training: Training {
+            steps: state.step,
+            planned_steps: config.training.steps,
+            seconds: state.training_seconds,
+            tokens_per_second: state.tokens_per_second.unwrap_or(0.0),
+            world_size: topology.ranks,
+            device: topology.device.to_string(),
+            attempts: state
+                .attempts
+                .iter()
+                .map(|a| Attempt { from_step: a.from, to_step: a.to, end: a.end.clone() })
+                .collect(),
+        },
+        loss: state.curve.clone(),
+        validations: validations(run, state),
+        test: test(run, config, state),
+        notices: state.notices.clone(),
+    }
+}
+
+fn outcome(state: &State) -> Outcome {
+    match (state.status, &state.failure) {
+        (Status::Stopped, _) => Outcome::Stopped { step: state.latest.unwrap_or(0) },
+        (Status::Failed, Some(failure)) => {
+            let message = format!("{}: {}", failure.headline(), failure.message);
+            Outcome::Failed { step: state.step, message }
+        }
+        (Status::Failed, None) => {
+            Outcome::Failed { step: state.step, message: "see events.jsonl".into() }
+        }
+        (Status::Prepared | Status::Running | Status::Done, _) => Outcome::Finished,
+    }
+}
+
+fn model(config: &RunConfig) -> Vec<(String, String)> {
+    let name = |path: &str| {
+        let last = Path::new(path).file_name();
+        last.map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
+    };
+    let Encoder::Bert(encoder) = &config.model.encoder;
+    let mut text = match (&encoder.pretrained, &encoder.new) {
+        (Some(path), _) => format!("BERT {}, {}", name(path), trained(encoder.train)),
+        (None, Some(new)) => {
+            format!("a new BERT, {} layers, {} wide", new.layers, new.hidden)
+        }
+        (None, None) => "BERT".into(),
+    };
+    if let Some(adapters) = &encoder.adapters {
+        text += &format!(", adapters {} wide in {}", adapters.dim, layers(&adapters.layers));
+    }
+    let mut parts = vec![("encoder".to_owned(), text)];
+    if let Some(Decoder::Bert(decoder)) = &config.model.decoder {
+        let cross = &decoder.cross_attention;
+        let mut text = format!(
+            "BERT {}, {}, cross-attention with {} heads in {}",
+            name(&decoder.pretrained),
+            trained(decoder.train),
+            cross.heads,
+            layers(&cross.layers)
+        );
+        if cross.feed_forward > 0 {
+            text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
+        }
+        parts.push(("decoder".to_owned(), text));
+    }
+    let objective = match &config.model.objective {
+        Objective::Masked(_) => "conditional masked language modelling with length prediction",
+        Objective::Mlm(_) => "masked language modelling",
+    };
+    parts.push(("objective".to_owned(), objective.to_owned()));
+    parts
+}
+
+fn trained(train: Train) -> &'static str {
+    match train {
+        Train::Adapters => "frozen",
+        Train::All => "trained on",
+        Train::Scratch => "trained from random weights",
+    }
+}
+
+fn layers(layers: &Layers) -> String {
+    match layers {
+        Layers::All => "all layers".into(),
+        Layers::Top(count) => format!("the last {count} layers"),
+        Layers::List(list) => {
+            let list: Vec<String> = list.iter().map(usize::to_string).collect();
+            format!("layers {}", list.join(", "))
+        }
+    }
+}
+
+fn validations(run: &RunFolder, state: &State) -> Vec<Validation> {
+    let validation = |(step, figures): (&u64, &std::collections::BTreeMap<String, f64>)| {
+        let scores = read_evaluation(&run.evaluation("valid", *step)).and_then(|e| e.scores);
+        Some(Validation { step: *step, loss: *figures.get("loss")?, scores })
+    };
+    state.valid.iter().filter_map(validation).collect()
+}
+
+fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
+    if state.test.is_empty() {
+        return None;
+    }
+    let average = run.store().open("average").ok()?;
+    let folder = run.evaluation("test", average.step());
+    let evaluation = read_evaluation(&folder)?;
+    let figure = |name: &str| evaluation.figures.get(name).copied();
+    let latency = fs::read_to_string(folder.join("latency.json")).ok();
+    let lines = fs::read_to_string(folder.join("translations.jsonl")).unwrap_or_default();
+    let translations: Vec<Translation> =
+        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    Some(Test {
+        split: "test".into(),
+        averaged: average.manifest().average_of.clone(),
+        length_accuracy: figure("length_accuracy"),
+        latency: latency.and_then(|text| serde_json::from_str(&text).ok()),
+        sentences_per_second: figure("sentences_per_second"),
+        passes: figure("passes"),
+        samples: pick_samples(&translations, config.evaluation.samples),
+        scores: evaluation.scores?,
+    })
+}
+
+fn read_evaluation(folder: &Path) -> Option<Evaluation> {
+    serde_json::from_str(&fs::read_to_string(folder.join("scores.json")).ok()?).ok()
+}

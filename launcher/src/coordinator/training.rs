@@ -1,0 +1,230 @@
+//! What the coordinator does while workers train: publishes checkpoints, keeps the curves, scores
+//! evaluations.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::json;
+use tandem_cluster::control::Report;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::{Retention, Store};
+use tandem_config::RunConfig;
+
+use super::evaluation::{self, Collector, Evaluation, Part};
+use super::group::Listener;
+use super::journal::Journal;
+use super::restarts::Restarts;
+use crate::progress::{Progress, Standing};
+use crate::score::Translation;
+use crate::tensorboard::Writer;
+
+/// Follows one attempt at training.
+pub struct Training<'a> {
+    /// The run.
+    pub run: &'a RunFolder,
+    /// What it is.
+    pub config: &'a RunConfig,
+    /// The attempt.
+    pub generation: u64,
+    /// Number of ranks.
+    pub ranks: usize,
+    /// Where the run stands.
+    pub journal: &'a mut Journal,
+    /// The curves.
+    pub writer: &'a mut Writer,
+    /// What people see.
+    pub progress: &'a mut Progress,
+    /// The budget, made whole by each checkpoint.
+    pub restarts: &'a mut Restarts,
+    /// Evaluations that are not complete.
+    pub collector: Collector,
+    /// When the workers began to train.
+    pub started: Option<Instant>,
+}
+
+impl Listener for Training<'_> {
+    fn joined(&mut self, rank: usize, host: &str, device: &str) {
+        self.journal.event("joined", json!({ "rank": rank, "host": host, "device": device }));
+    }
+
+    fn all_joined(&mut self) {
+        self.started = Some(Instant::now());
+    }
+
+    fn report(&mut self, rank: usize, report: Report) {
+        match report {
+            Report::Plan { trained, frozen } => {
+                self.journal.state.trained = Some(trained);
+                self.journal.state.frozen = Some(frozen);
+                self.journal.event("plan", json!({ "trained": trained, "frozen": frozen }));
+            }
+            Report::Scalars { step, scalars } => {
+                for (tag, value) in scalars {
+                    if tag == "train/loss" {
+                        self.journal.state.add_loss(step, value);
+                    }
+                    self.writer.scalar(&tag, step, value);
+                }
+            }
+            Report::Progress { step, steps, loss, tokens_per_second } => {
+                let standing = Standing { step, steps, loss, tokens_per_second };
+                let left = self.progress.show(standing);
+                let state = &mut self.journal.state;
+                (state.step, state.steps, state.seconds_left) = (step, steps, left);
+                state.loss = Some(loss).filter(|loss| loss.is_finite());
+                state.tokens_per_second = Some(tokens_per_second).filter(|rate| rate.is_finite());
+            }
+            Report::CheckpointWritten { step } => self.publish(step),
+            Report::Evaluated { step, split, rank, part, sums } => {
+                let part = Part { path: part, sums };
+                let key = (split.clone(), step);
+                if let Some(parts) = self.collector.add(key, rank, part, self.ranks) {
+                    self.evaluated(&split, step, &parts);
+                }
+            }
+            Report::Data { report } => {
+                let text = serde_json::to_string_pretty(&report).unwrap_or_default();
+                let path = self.run.path().join("data.json");
+                if let Err(error) = self.run.replace(&path, &(text + "\n")) {
+                    self.notice(&error.to_string());
+                }
+                self.journal.event("data", json!({ "report": report }));
+                self.journal.state.add_data(report);
+            }
+            Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
+            // The group's own business.
+            Report::Failed { .. } => {}
+        }
+    }
+
+    fn stopping(&mut self) {
+        self.journal.event("stopping", json!({}));
+        self.progress.say("stopping: the workers write a checkpoint; press Ctrl-C again to kill");
+    }
+
+    fn tick(&mut self) {
+        self.journal.save_sometimes();
+        let warnings = [self.journal.warning(), self.writer.warning()];
+        for warning in warnings.into_iter().flatten() {
+            self.progress.say(&format!("warning: {warning}"));
+        }
+    }
+}
+
+impl Training<'_> {
+    fn store(&self) -> Store {
+        self.run.store()
+    }
+
+    fn notice(&mut self, text: &str) {
+        self.progress.say(&format!("note: {text}"));
+        self.journal.state.add_notice(text);
+        self.journal.event("notice", json!({ "text": text }));
+    }
+
+    fn publish(&mut self, step: u64) {
+        match self.store().publish(step, self.generation) {
+            Ok(_) => {
+                self.restarts.progress();
+                self.journal.state.latest = Some(step);
+                self.journal.event("published", json!({ "step": step }));
+                self.choose_best();
+                self.retain();
+            }
+            Err(error) => self.notice(&format!(
+                "the checkpoint of step {step} is not published, training goes on: {error}"
+            )),
+        }
+        self.journal.save();
+    }
+
+    /// Moves `best` to the best of the checkpoints that there are.
+    fn choose_best(&mut self) {
+        let Ok(published) = self.store().steps() else { return };
+        let metric = self.config.evaluation.metric;
+        let mut ranking = evaluation::best_steps(&self.journal.state.valid, metric).into_iter();
+        let Some(best) = ranking.find(|step| published.contains(step)) else { return };
+        if self.store().linked_step("best") != Some(best) {
+            match self.store().mark_best(best) {
+                Ok(()) => self.journal.event("best", json!({ "step": best })),
+                Err(error) => self.notice(&error.to_string()),
+            }
+        }
+        self.journal.state.best = Some(best);
+    }
+
+    fn retain(&mut self) {
+        let settings = &self.config.checkpoints;
+        let Ok(published) = self.store().steps() else { return };
+        let mut best =
+            evaluation::best_steps(&self.journal.state.valid, self.config.evaluation.metric);
+        best.retain(|step| published.contains(step));
+        best.truncate(settings.keep_best);
+        // The average at the end needs its checkpoints.
+        let last = settings.keep_last.max(settings.average);
+        let keep = Retention { last, best, every: settings.keep_every };
+        match self.store().retain(&keep, self.generation) {
+            Ok(gone) if gone.is_empty() => {}
+            Ok(gone) => self.journal.event("removed", json!({ "steps": gone })),
+            Err(error) => self.notice(&error.to_string()),
+        }
+    }
+
+    fn evaluated(&mut self, split: &str, step: u64, parts: &[Part]) {
+        let folder = self.run.evaluation(split, step);
+        match evaluation::finish(&folder, split, step, parts) {
+            Ok((evaluation, translations)) => {
+                show(self.writer, &evaluation);
+                samples(self.writer, step, &translations, self.config.evaluation.samples);
+                self.writer.flush();
+                self.progress.say(&summary(&evaluation));
+                let figures = evaluation.figures;
+                self.journal.event(
+                    "evaluated",
+                    json!({ "split": split, "step": step, "figures": figures }),
+                );
+                self.journal.state.valid.insert(step, figures);
+                self.choose_best();
+            }
+            Err(error) => self.notice(&error.to_string()),
+        }
+        self.journal.save();
+    }
+}
+
+/// Writes an evaluation's figures to TensorBoard.
+pub fn show(writer: &mut Writer, evaluation: &Evaluation) {
+    let family = if evaluation.split == "valid" { "eval" } else { &evaluation.split };
+    for (name, value) in &evaluation.figures {
+        writer.scalar(&format!("{family}/{name}"), evaluation.step, *value);
+    }
+}
+
+/// Writes the first few translations to TensorBoard as a table.
+fn samples(writer: &mut Writer, step: u64, translations: &[Translation], count: usize) {
+    let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
+    let rows: Vec<String> = translations
+        .iter()
+        .take(count)
+        .map(|t| {
+            let texts = [&t.source, &t.reference, &t.hypothesis].map(|text| cell(text));
+            format!("| {} |", texts.join(" | "))
+        })
+        .collect();
+    if !rows.is_empty() {
+        let head = "| source | reference | translation |\n|---|---|---|\n";
+        writer.text("eval/samples", step, &(head.to_owned() + &rows.join("\n")));
+    }
+}
+
+/// An evaluation in one line.
+pub fn summary(evaluation: &Evaluation) -> String {
+    let figures: &BTreeMap<String, f64> = &evaluation.figures;
+    let shown =
+        [("loss", "loss"), ("bleu", "BLEU"), ("bleu_tokenized", "tokenised"), ("chrf", "chrF")];
+    let words: Vec<String> = shown
+        .iter()
+        .filter_map(|(name, label)| Some(format!("{label} {:.2}", figures.get(*name)?)))
+        .collect();
+    format!("{} at step {}: {}", evaluation.split, evaluation.step, words.join("  "))
+}

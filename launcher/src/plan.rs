@@ -1,0 +1,179 @@
+//! What a run would do: ranks, parameters, memory, disk, command lines.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tandem_cluster::engine;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::Topology;
+use tandem_config::RunConfig;
+use tandem_config::bases::{BaseError, Bases};
+use tandem_config::estimate;
+use tandem_config::model::{Decoder, Train};
+use tandem_config::parameters::{self, frozen_count, trained_count};
+
+use crate::worker::Work;
+
+/// What a run would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Where its ranks go.
+    pub topology: Topology,
+    /// The model's size; none as long as a vocabulary has to be learnt.
+    pub size: Option<Size>,
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// What is started, one after the other.
+    pub commands: Vec<String>,
+}
+
+/// How big a model is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Size {
+    /// Trained parameters.
+    pub trained: usize,
+    /// Frozen parameters.
+    pub frozen: usize,
+    /// Bytes of weights, gradients, optimizer state and activations of one rank.
+    pub memory_per_rank: u64,
+    /// Of these, the activations: an estimate.
+    pub activations: u64,
+    /// Bytes of one checkpoint.
+    pub checkpoint: u64,
+    /// Bytes of all checkpoints that are kept at once.
+    pub disk: u64,
+}
+
+impl Plan {
+    /// Plans a run.
+    ///
+    /// # Errors
+    /// A BERT that is not on this machine or is unusable.
+    pub fn new(
+        config: &RunConfig,
+        topology: Topology,
+        program: PathBuf,
+    ) -> Result<Self, BaseError> {
+        let run = RunFolder::new(config.run.path());
+        let mut notes = Vec::new();
+        let size = match Bases::open(config, None) {
+            Ok(bases) => {
+                notes.extend(head_note(config, &bases));
+                Some(size(config, &bases))
+            }
+            Err(BaseError::NotLearnt) => {
+                notes.push("parameters are counted when the vocabulary has been learnt".into());
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let work = Work::Train { resume: None };
+        let mut commands = vec![command(&topology, &work, &program, &run)];
+        if config.data.test.is_some() && config.model.decoder.is_some() {
+            let work = Work::Evaluate {
+                checkpoint: run.store().folder().join("average"),
+                split: "test".into(),
+                output: run.evaluation("test", config.training.steps),
+            };
+            commands.push(command(&topology, &work, &program, &run));
+        }
+        Ok(Self { run: run.path().to_owned(), topology, size, notes, commands })
+    }
+}
+
+fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &RunFolder) -> String {
+    engine::command_line(topology, &work.job(program, run.path(), topology)).join(" ")
+}
+
+fn size(config: &RunConfig, bases: &Bases) -> Size {
+    let parameters = parameters::model(config, bases);
+    let estimate = estimate::estimate(config, bases, &parameters);
+    Size {
+        trained: trained_count(&parameters),
+        frozen: frozen_count(&parameters),
+        memory_per_rank: estimate.memory(),
+        activations: estimate.activations,
+        checkpoint: estimate.checkpoint,
+        disk: estimate.disk,
+    }
+}
+
+/// The decoder's head is trained when its folder has none, which changes the count.
+fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
+    let Some(Decoder::Bert(decoder)) = &config.model.decoder else { return None };
+    let folder = bases.decoder.as_ref()?.folder.as_ref()?;
+    (decoder.train == Train::Adapters && !folder.has_mlm_head()).then(|| {
+        format!("{} has no masked-language-model head: the head is trained", folder.path.display())
+    })
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Topology { ranks, device, threads, host, .. } = &self.topology;
+        writeln!(f, "run      {}", self.run.display())?;
+        let plural = |count: usize, one: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {one}s"),
+        };
+        let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
+        writeln!(f, "workers  {workers} on {host}, {device}, {threads} each")?;
+        if let Some(size) = &self.size {
+            let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
+            writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
+            let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
+            writeln!(f, "memory   about {memory} a worker, of which activations {activations}")?;
+            let (disk, checkpoint) = (bytes(size.disk), bytes(size.checkpoint));
+            writeln!(f, "disk     at most {disk} of checkpoints, {checkpoint} each")?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note     {note}")?;
+        }
+        for (index, command) in self.commands.iter().enumerate() {
+            let label = if index == 0 { "start    " } else { "then     " };
+            write!(f, "{label}{command}")?;
+            if index + 1 < self.commands.len() {
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size as people say it.
+fn bytes(count: u64) -> String {
+    match count as f64 {
+        count if count < 1e6 => format!("{:.0} kB", count / 1e3),
+        count if count < 1e9 => format!("{:.0} MB", count / 1e6),
+        count => format!("{:.1} GB", count / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_can_be_read() {
+        assert_eq!(grouped(66_920_448), "66,920,448");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1000), "1,000");
+        assert_eq!(bytes(12_345), "12 kB");
+        assert_eq!(bytes(12_345_678), "12 MB");
+        assert_eq!(bytes(1_234_567_890), "1.2 GB");
+    }
+}

@@ -1,0 +1,136 @@
+//! The worker program, and the command lines that the launcher gives it.
+
+use std::path::{Path, PathBuf};
+
+use tandem_cluster::engine::Job;
+use tandem_cluster::topology::Topology;
+
+use crate::exit::Refused;
+
+/// Names the worker program where it does not lie beside the launcher.
+const WORKER_VARIABLE: &str = "TANDEM_WORKER";
+/// Tells workers what the launcher found to compute on: `cpu` or `cuda`.
+const DEVICE_VARIABLE: &str = "TANDEM_DEVICE";
+
+/// Finds the worker program.
+///
+/// # Errors
+/// There is none, or not where the variable says.
+pub fn find() -> Result<PathBuf, Refused> {
+    let (path, place) = match std::env::var_os(WORKER_VARIABLE) {
+        Some(path) => (PathBuf::from(path), format!("as {WORKER_VARIABLE} says")),
+        None => {
+            let launcher = std::env::current_exe().unwrap_or_default();
+            (launcher.with_file_name("tandem-worker"), "beside the launcher".into())
+        }
+    };
+    let path = std::path::absolute(&path).unwrap_or(path);
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Refused(format!(
+        "there is no worker program {place}: {}; build it with `cargo build --release`, or set \
+         {WORKER_VARIABLE} to its path",
+        path.display()
+    )))
+}
+
+/// What a group of workers does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Work {
+    /// Trains, from the start or from a checkpoint's folder.
+    Train {
+        /// The verified checkpoint.
+        resume: Option<PathBuf>,
+    },
+    /// Decodes and scores a split.
+    Evaluate {
+        /// The verified checkpoint.
+        checkpoint: PathBuf,
+        /// `valid` or `test`.
+        split: String,
+        /// Where translations go.
+        output: PathBuf,
+    },
+    /// Translates the lines of a file.
+    Translate {
+        /// The verified checkpoint.
+        checkpoint: PathBuf,
+        /// The file.
+        input: PathBuf,
+        /// Where translations go.
+        output: PathBuf,
+    },
+}
+
+impl Work {
+    /// The worker's verb.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Train { .. } => "train",
+            Self::Evaluate { .. } => "evaluate",
+            Self::Translate { .. } => "translate",
+        }
+    }
+
+    /// The job that does this work on a run folder.
+    pub fn job(&self, program: &Path, run: &Path, topology: &Topology) -> Job {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut arguments = vec![self.verb().to_owned(), "--run".into(), text(run)];
+        let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        match self {
+            Self::Train { resume: None } => {}
+            Self::Train { resume: Some(checkpoint) } => option("--resume", text(checkpoint)),
+            Self::Evaluate { checkpoint, split, output } => {
+                option("--checkpoint", text(checkpoint));
+                option("--split", split.clone());
+                option("--output", text(output));
+            }
+            Self::Translate { checkpoint, input, output } => {
+                option("--checkpoint", text(checkpoint));
+                option("--input", text(input));
+                option("--output", text(output));
+            }
+        }
+        let environment = vec![
+            ("OMP_NUM_THREADS".to_owned(), topology.threads.to_string()),
+            (DEVICE_VARIABLE.to_owned(), topology.device.to_string()),
+        ];
+        Job { program: program.to_owned(), arguments, environment }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tandem_cluster::topology::{Device, EngineKind};
+
+    #[test]
+    fn command_lines_are_those_that_workers_know() {
+        let topology = Topology {
+            ranks: 2,
+            device: Device::Cpu,
+            threads: 3,
+            engine: EngineKind::Mpirun,
+            host: "here".into(),
+        };
+        let line = |work: Work| {
+            let job = work.job(Path::new("/w"), Path::new("/runs/a"), &topology);
+            assert!(job.environment.contains(&("OMP_NUM_THREADS".into(), "3".into())));
+            job.arguments.join(" ")
+        };
+        assert_eq!(line(Work::Train { resume: None }), "train --run /runs/a");
+        let resume = Some(PathBuf::from("/c"));
+        assert_eq!(line(Work::Train { resume }), "train --run /runs/a --resume /c");
+        let (checkpoint, output) = (PathBuf::from("/c"), PathBuf::from("/o"));
+        let split = "test".into();
+        assert_eq!(
+            line(Work::Evaluate { checkpoint: checkpoint.clone(), split, output: output.clone() }),
+            "evaluate --run /runs/a --checkpoint /c --split test --output /o"
+        );
+        assert_eq!(
+            line(Work::Translate { checkpoint, input: "/i".into(), output }),
+            "translate --run /runs/a --checkpoint /c --input /i --output /o"
+        );
+    }
+}
