@@ -1,0 +1,54 @@
+//! The whole way from YAML to BLEU, at tiny size: the demo's pipeline.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use tandem_tests::{Tiny, expect_code, program};
+
+#[test]
+fn two_berts_become_a_translator() {
+    let tiny = Tiny::new();
+    let config = tiny.ab_net("pair", 2, 0.1);
+    let output = expect_code(program("tandem").arg("launch").arg(config), 0);
+    let run = tiny.path("pair");
+
+    let report = std::fs::read_to_string(run.join("report.md")).expect("a report");
+    assert!(report.contains("BLEU"), "{report}");
+    let scores = run.join("evaluation/test-step-00000012/scores.json");
+    let scores: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&scores).expect("scores")).expect("JSON");
+    assert!(scores.to_string().contains("bleu_13a"), "{scores}");
+    for checkpoint in ["latest", "best", "average", "step-00000012"] {
+        let path = run.join("checkpoints").join(checkpoint).join("manifest.json");
+        assert!(path.is_file(), "{} is missing", path.display());
+    }
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("BLEU"), "{said}");
+
+    // Translations come in the order of their lines, an empty one for an empty line.
+    let mut command = program("tandem");
+    command.arg("translate").arg(&run).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("tandem translate");
+    let lines = "eins zwei drei .\n\nneun .\nvier fünf sechs sieben acht neun .\n";
+    child.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("a pipe");
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let translations: Vec<&str> = text.lines().collect();
+    assert_eq!(translations.len(), 4, "{text}");
+    assert_eq!(translations[1], "");
+    assert!(!translations[3].is_empty(), "{text}");
+}
+
+#[test]
+fn a_wrong_config_starts_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("wrong.yaml");
+    std::fs::write(&path, "run: { name: x }\ntrainig: {}\n").expect("a file");
+    let output = expect_code(program("tandem").arg("launch").arg(&path), 2);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("wrong.yaml:2:1: trainig:"), "{text}");
+    assert!(text.contains("did you mean `training`?"), "{text}");
+    assert!(!folder.path().join("runs").exists());
+}

@@ -1,0 +1,159 @@
+//! What the tests of the real programs share: the programs, tiny texts, tiny runs.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const GERMAN: [&str; 10] =
+    ["null", "eins", "zwei", "drei", "vier", "fünf", "sechs", "sieben", "acht", "neun"];
+const ENGLISH: [&str; 10] =
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+
+/// A program of this workspace, beside the test's own.
+///
+/// # Panics
+/// If `cargo build` with the same profile has not made it.
+pub fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    let folder = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is missing: run `cargo build --release`", path.display());
+    let mut command = Command::new(path);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.env("OMP_NUM_THREADS", "1");
+    command
+}
+
+/// Runs a command and answers its output, which must have this exit code.
+///
+/// # Panics
+/// If it ends otherwise; the message has all that it said.
+pub fn expect_code(command: &mut Command, code: i32) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{command:?}\n{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A folder with tiny texts and a tiny BERT for each side, pre-trained for a few steps.
+pub struct Tiny {
+    folder: TempDir,
+}
+
+impl Tiny {
+    /// Writes the texts, and pre-trains both BERTs with the real programs.
+    ///
+    /// # Panics
+    /// If anything fails.
+    pub fn new() -> Self {
+        let tiny = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        tiny.write_texts();
+        for side in ["de", "en"] {
+            let config = format!(
+                "run: {{ name: bert-{side}, folder: {runs} }}
+data: {{ train: {{ lines: {{ path: mono.{side} }} }}, max_length: 24 }}
+model:
+  encoder:
+    bert:
+      train: scratch
+      new: {{ layers: 2, hidden: 32, heads: 2, feed_forward: 64, positions: 32, \
+                 vocabulary: {{ learn: {{ size: 110, lowercase: false }} }} }}
+  objective: {{ mlm: {{}} }}
+training: {{ steps: 6, max_tokens: 256, micro_batches: 1, schedule: {{ constant: {{ rate: 0.01 }} }} }}
+evaluation: {{ every: 0 }}
+cluster: {{ engine: solo, workers: 1, device: cpu }}
+",
+                runs = tiny.path("").display()
+            );
+            let path = tiny.write(&format!("bert-{side}.yaml"), &config);
+            expect_code(program("tandem").arg("launch").arg(path), 0);
+        }
+        tiny
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        path
+    }
+
+    /// The config of an AB-Net run over the two BERTs.
+    pub fn ab_net(&self, name: &str, workers: usize, dropout: f64) -> PathBuf {
+        let config = format!(
+            "run: {{ name: {name}, folder: {runs} }}
+data:
+  train: {{ tsv: {{ path: train.tsv, source: 1, target: 2 }} }}
+  valid: {{ tsv: {{ path: valid.tsv, source: 1, target: 2 }} }}
+  test: {{ tsv: {{ path: valid.tsv, source: 1, target: 2 }} }}
+  max_length: 24
+model:
+  encoder: {{ bert: {{ pretrained: ./bert-de/export, adapters: {{ dim: 16 }}, dropout: {dropout} }} }}
+  decoder: {{ bert: {{ pretrained: ./bert-en/export, dropout: {dropout}, \
+             cross_attention: {{ heads: 2, dropout: {dropout} }} }} }}
+  objective: {{ masked: {{ length_classes: 40 }} }}
+training: {{ steps: 12, max_tokens: 200, micro_batches: 2, log_every: 1, \
+             schedule: {{ constant: {{ rate: 0.005 }} }} }}
+evaluation: {{ every: 6, sentences: 8, latency_sentences: 2 }}
+checkpoints: {{ every: 3, keep_last: 10, average: 2 }}
+cluster: {{ workers: {workers}, threads: 1, device: cpu }}
+",
+            runs = self.path("").display()
+        );
+        self.write(&format!("{name}.yaml"), &config)
+    }
+
+    /// Numbers, spelt out in both languages.
+    fn write_texts(&self) {
+        let (mut train, mut valid) = (String::new(), String::new());
+        let (mut de, mut en) = (String::new(), String::new());
+        for number in 0..400u64 {
+            let mut digits = number * 7919 + 13;
+            let (mut german, mut english) = (Vec::new(), Vec::new());
+            for _ in 0..2 + number % 6 {
+                german.push(GERMAN[(digits % 10) as usize]);
+                english.push(ENGLISH[(digits % 10) as usize]);
+                digits /= 10;
+            }
+            let (german, english) = (german.join(" "), english.join(" "));
+            let pairs = if number % 20 == 0 { &mut valid } else { &mut train };
+            let _ = writeln!(pairs, "{german} .\t{english} .");
+            let _ = writeln!(de, "{german} .");
+            let _ = writeln!(en, "{english} .");
+        }
+        self.write("train.tsv", &train);
+        self.write("valid.tsv", &valid);
+        self.write("mono.de", &de);
+        self.write("mono.en", &en);
+    }
+}
+
+impl Default for Tiny {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The bytes of a run's trained weights at a step.
+///
+/// # Panics
+/// If there is no such checkpoint.
+pub fn adapters(run: &Path, step: u64) -> Vec<u8> {
+    let path = run.join(format!("checkpoints/step-{step:08}/adapters.safetensors"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
