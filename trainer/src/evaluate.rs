@@ -168,7 +168,7 @@ impl Evaluator {
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);
-        let (mut seconds, mut passes, mut decoded, mut right_lengths) = (0.0, 0, 0, 0);
+        let (mut seconds, mut passes, mut translated, mut right_lengths) = (0.0, 0, 0, 0);
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
             let started = Instant::now();
             let sources: Vec<&[u32]> =
@@ -177,7 +177,7 @@ impl Evaluator {
             seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
                 let line = self.line(sample as usize, &translation)?;
-                decoded += 1;
+                translated += 1;
                 passes += line.passes;
                 right_lengths += usize::from(line.length == line.reference_length);
                 serde_json::to_writer(&mut file, &line)?;
@@ -186,7 +186,7 @@ impl Evaluator {
         }
         file.flush()?;
         for (name, value) in
-            [("decoded", decoded), ("passes", passes), ("length_correct", right_lengths)]
+            [("translated", translated), ("passes", passes), ("length_correct", right_lengths)]
         {
             sums.insert(name.into(), value as f64);
         }

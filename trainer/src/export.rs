@@ -77,11 +77,7 @@ fn write_config(bases: &Bases, precision: Precision, path: &Path) -> anyhow::Res
 }
 
 /// By Hugging Face's names, with the metadata that transformers asks for.
-fn write_weights(
-    parameters: &Parameters,
-    precision: Precision,
-    path: &Path,
-) -> anyhow::Result<()> {
+fn write_weights(parameters: &Parameters, precision: Precision, path: &Path) -> anyhow::Result<()> {
     let dtype = match precision {
         Precision::F32 => Dtype::F32,
         Precision::Bf16 => Dtype::BF16,

@@ -78,9 +78,7 @@ pub fn cross_entropy(
         return CrossEntropy { surrogate: loss.zeros_like(), loss, nll };
     }
     let mut surrogate = (transformed * Tensor::cat(&gradients, 0)).sum(Kind::Float);
-    for (parameter, gradient) in
-        [(&head.weight, weight_gradient), (&head.bias, bias_gradient)]
-    {
+    for (parameter, gradient) in [(&head.weight, weight_gradient), (&head.bias, bias_gradient)] {
         if let Some(gradient) = gradient {
             surrogate += (parameter * gradient).sum(Kind::Float);
         }

@@ -295,8 +295,7 @@ impl Comparison {
         // Equal infinities (the impossible length 0) differ by 0.
         let same = found.eq_tensor(&expected);
         let error = (&found - &expected).abs().masked_fill(&same, 0.0).max().double_value(&[]);
-        let largest =
-            expected.abs().masked_fill(&expected.isinf(), 0.0).max().double_value(&[]);
+        let largest = expected.abs().masked_fill(&expected.isinf(), 0.0).max().double_value(&[]);
         let relative = if largest > 0.0 { error / largest } else { error };
         let agrees = error <= 1e-4 * largest + absolute;
         self.line(name, agrees, &format!("largest error {error:.2e}, relative {relative:.2e}"));

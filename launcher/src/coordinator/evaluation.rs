@@ -184,7 +184,7 @@ fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
         ("nll", nll),
         ("ppl", nll.map(f64::exp)),
         ("length_nll", ratio("length_nll", "sentences")),
-        ("length_accuracy", ratio("length_correct", "sentences")),
+        ("length_accuracy", ratio("length_correct", counted(parts))),
         ("passes", ratio("passes", counted(parts))),
         ("decode_seconds", Some(slowest).filter(|seconds| *seconds > 0.0)),
         ("sentences_per_second", pace(sum(counted(parts)))),

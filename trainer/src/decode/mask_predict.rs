@@ -234,7 +234,8 @@ fn batches(hypotheses: &[Hypothesis], max_tokens: usize) -> Vec<Range<usize>> {
 
 /// Each sentence's hypothesis of the highest score; of equal ones the shorter.
 fn best(hypotheses: &[Hypothesis], sentences: usize, length_penalty: f64) -> Vec<Translation> {
-    let mut chosen = vec![Translation { score: f64::NEG_INFINITY, ..Translation::empty() }; sentences];
+    let mut chosen =
+        vec![Translation { score: f64::NEG_INFINITY, ..Translation::empty() }; sentences];
     for hypothesis in hypotheses {
         let score = hypothesis.score(length_penalty);
         let best = &mut chosen[hypothesis.sentence];

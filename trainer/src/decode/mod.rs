@@ -68,8 +68,7 @@ impl<'a> Translator<'a> {
         let (ids, real) = rows(&Padded::new(&padded, self.source_pad), self.device);
         let batch = Sources { ids, real, lengths: None };
         let (model, config) = (self.model, self.config);
-        let found =
-            mask_predict::translate(model, config, self.ids, self.positions, &batch, poll)?;
+        let found = mask_predict::translate(model, config, self.ids, self.positions, &batch, poll)?;
         for (i, translation) in full.into_iter().zip(found) {
             translations[i] = translation;
         }
