@@ -122,7 +122,8 @@ impl<'a> Trainer<'a> {
     pub fn run(mut self) -> anyhow::Result<Ending> {
         let config = &self.worker.config;
         let steps = config.training.steps;
-        let is_due = |every: u64, step: u64| every > 0 && (step % every == 0 || step == steps);
+        let is_due =
+            |every: u64, step: u64| every > 0 && (step.is_multiple_of(every) || step == steps);
         while self.state.step < steps {
             let step = self.state.step + 1;
             self.worker.phase(Phase::Train, step);

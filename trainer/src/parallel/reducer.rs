@@ -168,7 +168,7 @@ fn communicate(
 /// Answers each bucket's range and each parameter's bucket.
 fn cut(sizes: &[usize], sums: usize, bucket_elements: usize) -> (Vec<Range<usize>>, Vec<usize>) {
     let end: usize = sizes.iter().sum();
-    let mut ranges = vec![end..end + sums];
+    let mut ranges: Vec<Range<usize>> = std::iter::once(end..end + sums).collect();
     let mut bucket_of = vec![0; sizes.len()];
     let (mut last, mut members) = (0, 0);
     for (index, &size) in sizes.iter().enumerate().rev() {
@@ -197,6 +197,7 @@ mod tests {
 
     #[test]
     fn sums_alone_are_a_bucket() {
-        assert_eq!(cut(&[], 5, 8), (vec![0..5], vec![]));
+        let (ranges, bucket_of) = cut(&[], 5, 8);
+        assert_eq!((ranges.len(), ranges[0].clone(), bucket_of.len()), (1, 0..5, 0));
     }
 }
