@@ -3,7 +3,7 @@
 # cpu or cuda; empty keeps what is there, and is cpu on a fresh checkout.
 TORCH ?=
 # A newer clippy knows more lints; they fail nothing but under the Rust that this was written with.
-LINTS = $(if $(findstring 0.1.95,$(shell cargo clippy --version)),-D warnings)
+LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 .PHONY: help setup setup-test demo test bench-venv bench
