@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_cluster::control::Phase;
+use tandem_cluster::control::{HEARTBEAT, Phase};
 use tandem_cluster::engine::Process;
 use tandem_config::cluster::Deadlines;
 
@@ -129,11 +129,14 @@ impl Members {
             );
             return Some(Overdue { rank, reason });
         }
+        let stands = |member: &Member, slack: Duration| {
+            let limit = deadline(member.phase, deadlines).saturating_sub(slack);
+            now.saturating_duration_since(member.moved) > limit
+        };
+        here().find(|(_, member)| stands(member, Duration::ZERO))?;
+        // Progress is seen by heartbeats: the rank that stopped first may be seen to stop last.
         let stuck = here()
-            .filter(|(_, member)| {
-                let limit = deadline(member.phase, deadlines);
-                now.saturating_duration_since(member.moved) > limit
-            })
+            .filter(|(_, member)| stands(member, 2 * HEARTBEAT))
             .min_by_key(|(_, member)| (member.step, member.moved))?;
         let (rank, member) = stuck;
         let seconds = now.saturating_duration_since(member.moved).as_secs_f64();
@@ -226,6 +229,21 @@ mod tests {
         let overdue = members.overdue(&DEADLINES, at(start, 32)).unwrap();
         assert_eq!(overdue.rank, 1);
         assert!(overdue.reason.contains("phase train for 31.0 s"), "{}", overdue.reason);
+    }
+
+    #[test]
+    fn the_last_is_blamed_even_if_its_progress_was_seen_later() {
+        let start = Instant::now();
+        let mut members = two(start);
+        let late = Duration::from_millis(400);
+        members.beat(0, Phase::Train, 6, 10, at(start, 1));
+        members.beat(1, Phase::Train, 5, 9, at(start, 1) + late);
+        for second in 2..=31 {
+            members.beat(0, Phase::Train, 6, 10, at(start, second));
+            members.beat(1, Phase::Train, 5, 9, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 31)), None);
+        assert_eq!(blamed(&members, at(start, 31) + late / 2), Some(1));
     }
 
     #[test]

@@ -1,0 +1,234 @@
+//! A worker that trains nothing, for the launcher's tests: it speaks the control channel, writes
+//! checkpoints and translations, and fails as `FAKE_FAULT` says.
+//!
+//! `FAKE_FAULT` is `kind:rank:step`, or several of them with commas between; `kind` is `die`,
+//! `error`, `exit` or `hang`. With a `!` behind it a fault strikes each time, otherwise
+//! once in a run. `FAKE_STEPS` is the number of steps, `FAKE_STEP_MS` how long one takes.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::exit;
+use std::time::Duration;
+
+use tandem_cluster::control::{Phase, Report, Session};
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct Worker {
+    rank: usize,
+    world_size: usize,
+    generation: u64,
+    run: RunFolder,
+    session: Session,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let option = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1).map(PathBuf::from)
+    };
+    let run = RunFolder::new(option("--run").ok_or("--run is missing")?);
+    let rank = number("OMPI_COMM_WORLD_RANK", 0) as usize;
+    let world_size = number("OMPI_COMM_WORLD_SIZE", 1) as usize;
+    let generation = number("TANDEM_GENERATION", 0);
+    fs::write(run.rank_log(generation, rank), format!("rank {rank} of {world_size}\n"))?;
+    let session = Session::from_env(rank, world_size, "cpu")?.ok_or("there is no launcher")?;
+    let worker = Worker { rank, world_size, generation, run, session };
+    let code = match arguments.first().map(String::as_str) {
+        Some("train") => worker.train(option("--resume"))?,
+        Some("evaluate") => {
+            let checkpoint = Checkpoint::verify(&option("--checkpoint").ok_or("no checkpoint")?)?;
+            let output = option("--output").ok_or("no output")?;
+            worker.fault(0)?;
+            worker.evaluate("test", checkpoint.step(), &output)?;
+            0
+        }
+        Some("translate") => {
+            let (input, output) = (option("--input"), option("--output"));
+            worker.translate(&input.ok_or("no input")?, &output.ok_or("no output")?)?;
+            0
+        }
+        other => return Err(format!("unknown verb {other:?}").into()),
+    };
+    worker.session.goodbye(code);
+    exit(code)
+}
+
+impl Worker {
+    fn train(&self, resume: Option<PathBuf>) -> Result<i32, Box<dyn Error>> {
+        let steps = number("FAKE_STEPS", 20);
+        let first = match resume {
+            Some(folder) => Checkpoint::verify(&folder)?.step() + 1,
+            None => 1,
+        };
+        self.session.report(Report::Plan { trained: 3, frozen: 7 });
+        for step in first..=steps {
+            self.session.phase(Phase::Train, step);
+            self.meet(step)?;
+            self.fault(step)?;
+            std::thread::sleep(Duration::from_millis(number("FAKE_STEP_MS", 5)));
+            if self.rank == 0 {
+                let loss = 1.0 / step as f64;
+                let scalars = vec![("train/loss".into(), loss)];
+                self.session.report(Report::Scalars { step, scalars });
+                let tokens_per_second = 1000.0;
+                self.session.report(Report::Progress { step, steps, loss, tokens_per_second });
+            }
+            let stop = self.agree_to_stop(step)?;
+            if step % 5 == 0 || step == steps || stop {
+                self.save(step)?;
+            }
+            if step % 10 == 0 {
+                self.evaluate("valid", step, &self.run.evaluation("valid", step))?;
+            }
+            if stop && step < steps {
+                return Ok(75);
+            }
+        }
+        Ok(0)
+    }
+
+    fn save(&self, step: u64) -> Result<(), Box<dyn Error>> {
+        self.session.phase(Phase::Save, step);
+        if self.rank > 0 {
+            return Ok(());
+        }
+        let draft = self.run.store().draft(step, self.generation)?;
+        let header = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
+        tensors.extend(header.as_bytes());
+        tensors.extend((step as f32).to_le_bytes());
+        fs::write(draft.path(ADAPTERS), &tensors)?;
+        fs::write(draft.path(OPTIMIZER), &tensors)?;
+        fs::write(draft.path(TRAINER), format!("{{\"step\":{step}}}"))?;
+        draft.seal(vec![("encoder".into(), "e".into()), ("decoder".into(), "d".into())])?;
+        self.session.report(Report::CheckpointWritten { step });
+        // So that tests know what was published when a later step fails.
+        self.session.wait_delivered(PATIENCE)?;
+        Ok(())
+    }
+
+    fn evaluate(&self, split: &str, step: u64, output: &Path) -> Result<(), Box<dyn Error>> {
+        self.session.phase(Phase::Evaluate, step);
+        fs::create_dir_all(output)?;
+        let part = output.join(format!("rank-{}.jsonl", self.rank));
+        let mut lines = String::new();
+        let mut sentences = 0.0;
+        for index in (self.rank..7).step_by(self.world_size) {
+            let text = format!("this is the sentence of number {index}");
+            let line = serde_json::json!({
+                "index": index, "source": text, "reference": text, "hypothesis": text,
+                "reference_tokens": text, "hypothesis_tokens": text,
+                "length": 7, "reference_length": 7,
+            });
+            lines += &format!("{line}\n");
+            sentences += 1.0;
+        }
+        fs::write(&part, lines)?;
+        let sums = BTreeMap::from([
+            ("sentences".into(), sentences),
+            ("loss".into(), 2.0 * sentences),
+            ("target_tokens".into(), sentences),
+        ]);
+        let (rank, split) = (self.rank, split.into());
+        self.session.report(Report::Evaluated { step, split, rank, part, sums });
+        Ok(())
+    }
+
+    fn translate(&self, input: &Path, output: &Path) -> Result<(), Box<dyn Error>> {
+        self.session.phase(Phase::Translate, 0);
+        let mut lines = String::new();
+        for (index, line) in fs::read_to_string(input)?.lines().enumerate() {
+            if index % self.world_size == self.rank {
+                let hypothesis = line.to_uppercase();
+                let line = serde_json::json!({ "index": index, "hypothesis": hypothesis });
+                lines += &format!("{line}\n");
+            }
+        }
+        fs::write(output.join(format!("rank-{}.jsonl", self.rank)), lines)?;
+        Ok(())
+    }
+
+    /// Rank 0 decides for all, as a reduced flag would.
+    fn agree_to_stop(&self, step: u64) -> Result<bool, Box<dyn Error>> {
+        let mark = self.run.attempt_logs(self.generation).join("stop");
+        if self.rank == 0 && self.session.stop_requested() && !mark.exists() {
+            fs::write(&mark, (step + 1).to_string())?;
+        }
+        Ok(fs::read_to_string(mark).ok().and_then(|at| at.parse().ok()) == Some(step))
+    }
+
+    /// Waits until every rank is at `step`, as in a collective.
+    fn meet(&self, step: u64) -> Result<(), Box<dyn Error>> {
+        let logs = self.run.attempt_logs(self.generation);
+        let place = |rank: usize| logs.join(format!("at-{rank}"));
+        fs::write(logs.join(format!("next-{}", self.rank)), step.to_string())?;
+        fs::rename(logs.join(format!("next-{}", self.rank)), place(self.rank))?;
+        for rank in 0..self.world_size {
+            let there = || fs::read_to_string(place(rank)).ok()?.parse::<u64>().ok();
+            while there().is_none_or(|there| there < step) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails here, if this is the place.
+    fn fault(&self, step: u64) -> Result<(), Box<dyn Error>> {
+        let faults = std::env::var("FAKE_FAULT").unwrap_or_default();
+        for fault in faults.split(',').filter(|fault| !fault.is_empty()) {
+            let (fault, always) = match fault.strip_suffix('!') {
+                Some(fault) => (fault, true),
+                None => (fault, false),
+            };
+            let words: Vec<&str> = fault.split(':').collect();
+            let [kind, rank, at] = words[..] else { return Err("no such fault".into()) };
+            if rank.parse() != Ok(self.rank) || at.parse() != Ok(step) {
+                continue;
+            }
+            let mark = self.run.path().join(fault.replace(':', "-"));
+            if always || !mark.exists() {
+                fs::write(mark, "")?;
+                self.strike(kind)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn strike(&self, kind: &str) -> Result<(), Box<dyn Error>> {
+        let log = self.run.rank_log(self.generation, self.rank);
+        let said = fs::read_to_string(&log)? + "about to fail\n";
+        fs::write(&log, said)?;
+        match kind {
+            "die" => {
+                // A report is preceded by a heartbeat, which tells the step.
+                self.session.report(Report::Notice { text: "about to die".into() });
+                self.session.wait_delivered(PATIENCE)?;
+                std::process::abort()
+            }
+            "error" => {
+                let message = format!("batch {} is poisoned", std::process::id());
+                self.session.report(Report::Failed { message, backtrace: String::new() });
+                self.session.wait_delivered(PATIENCE)?;
+                exit(1)
+            }
+            "exit" => {
+                self.session.clone().goodbye(93);
+                exit(93)
+            }
+            // Nothing gets on, but heartbeats do.
+            "hang" => std::thread::sleep(PATIENCE * 100),
+            _ => return Err("no such fault".into()),
+        }
+        Ok(())
+    }
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
