@@ -142,12 +142,9 @@ fn check_size(tokenizer: &Tokenizer, base: &Base) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The vocab.txt of a new BERT. Rank 0 learns it where there is none yet; the others wait.
+/// The vocab.txt of a new BERT, with the files that belong to it. Rank 0 makes it where it is not
+/// yet; the others wait.
 fn vocabulary(worker: &Worker, config: &Vocabulary, positions: usize) -> anyhow::Result<PathBuf> {
-    let (size, lowercase) = match config {
-        Vocabulary::File { path, .. } => return Ok(path.clone()),
-        Vocabulary::Learn { size, lowercase } => (*size, *lowercase),
-    };
     let folder = worker.run.join("vocabulary");
     let path = folder.join("vocab.txt");
     if path.is_file() {
@@ -156,15 +153,20 @@ fn vocabulary(worker: &Worker, config: &Vocabulary, positions: usize) -> anyhow:
     if worker.is_first() {
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
-        let text = &worker.config.data.train;
-        let learnt = wordpiece::learn(text, size, lowercase, worker.threads())?;
-        return Ok(learnt.write(&folder, positions)?);
+        let made = match config {
+            Vocabulary::File { path, lowercase } => wordpiece::Vocabulary::read(path, *lowercase)?,
+            Vocabulary::Learn { size, lowercase } => {
+                let text = &worker.config.data.train;
+                wordpiece::learn(text, *size, *lowercase, worker.threads())?
+            }
+        };
+        return Ok(made.write(&folder, positions)?);
     }
     let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
     let start = Instant::now();
     while !path.is_file() {
         if start.elapsed() > deadline {
-            bail!("rank 0 has not learnt a vocabulary after {} seconds", deadline.as_secs());
+            bail!("rank 0 has made no vocabulary after {} seconds", deadline.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -11,6 +11,7 @@ use tandem_config::model::{Encoder, Objective};
 use tandem_config::training::Precision;
 use tch::Tensor;
 
+use crate::data::tokenizer::Tokenizer;
 use crate::model::Parameters;
 use crate::worker::Worker;
 
@@ -32,7 +33,11 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&draft).with_context(|| format!("cannot make {}", draft.display()))?;
     copy_tokenizer(from, &draft)?;
-    write_config(&bases, precision, &draft.join("config.json"))?;
+    let pad = Tokenizer::open(&draft.join("tokenizer.json"))
+        .or_else(|_| Tokenizer::open(&draft.join("vocab.txt")))?
+        .special()
+        .pad;
+    write_config(&bases, precision, pad, &draft.join("config.json"))?;
     let path = draft.join("model.safetensors");
     write_weights(parameters, precision, &path)
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -56,7 +61,7 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// What transformers' `BertForMaskedLM` reads.
-fn write_config(bases: &Bases, precision: Precision, path: &Path) -> anyhow::Result<()> {
+fn write_config(bases: &Bases, precision: Precision, pad: u32, path: &Path) -> anyhow::Result<()> {
     let mut json = serde_json::to_value(&bases.encoder.config)?;
     let dtype = match precision {
         Precision::F32 => "float32",
@@ -66,8 +71,14 @@ fn write_config(bases: &Bases, precision: Precision, path: &Path) -> anyhow::Res
         ("architectures", serde_json::json!(["BertForMaskedLM"])),
         ("model_type", "bert".into()),
         ("initializer_range", 0.02.into()),
-        ("pad_token_id", 0.into()),
+        ("pad_token_id", pad.into()),
+        ("bos_token_id", serde_json::Value::Null),
+        ("eos_token_id", serde_json::Value::Null),
+        ("add_cross_attention", false.into()),
+        ("is_decoder", false.into()),
+        ("classifier_dropout", serde_json::Value::Null),
         ("tie_word_embeddings", true.into()),
+        ("use_cache", true.into()),
         ("dtype", dtype.into()),
     ] {
         json[key] = value;

@@ -41,6 +41,14 @@ pub enum WordpieceError {
         /// The file.
         path: PathBuf,
     },
+    /// A vocab.txt cannot be read.
+    #[error("cannot read the vocabulary {}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The files cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -57,7 +65,7 @@ pub enum WordpieceError {
     },
 }
 
-/// A WordPiece vocabulary that was learnt.
+/// A WordPiece vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     entries: Vec<String>,
@@ -87,6 +95,16 @@ pub fn learn(
 }
 
 impl Vocabulary {
+    /// The vocabulary of a vocab.txt.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(path: &Path, lowercase: bool) -> Result<Self, WordpieceError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| WordpieceError::Vocabulary { path: path.to_owned(), source })?;
+        Ok(Self { entries: text.lines().map(str::to_owned).collect(), lowercase })
+    }
+
     /// The entries in the order of their ids.
     pub fn entries(&self) -> &[String] {
         &self.entries
