@@ -1,5 +1,6 @@
 //! Tests of the real programs, built by `cargo build --release` beforehand.
 
+mod bench;
 mod bits;
 mod export;
 mod parity;

@@ -5,6 +5,7 @@
 //! [`optim`] and [`parallel`] (ranks and the reduction of gradients), and these on [`model`], which
 //! knows no ranks and no files.
 
+pub mod bench;
 pub mod checkpoint;
 pub mod commands;
 pub mod corpora;

@@ -1,5 +1,6 @@
 //! The verbs of `tandem-worker`.
 
+mod bench;
 mod evaluate;
 mod rank;
 mod train;
@@ -20,6 +21,9 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Translate a file, line by line.
     Translate(translate::Args),
+    /// Time fixed batches on a model of the parity layout; prints one line of JSON.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Compare this program with what the authors' released code computed.
     Parity {
         /// A folder of the parity format.
@@ -33,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Translate(args) => args.run(),
+        Command::Bench(command) => command.run(),
         Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
     };
     match result {

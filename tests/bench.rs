@@ -1,0 +1,53 @@
+//! `tandem-worker bench` computes what the PyTorch peer computes on the same batches.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tandem_tests::{expect_code, program};
+
+fn bench(verb: &str, batches: &str, code: i32) -> (String, String) {
+    let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny-a"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("batches.tsv");
+    std::fs::write(&file, batches).expect("a file");
+    let mut command = program("tandem-worker");
+    command.arg("bench").arg(verb).arg("--model").arg(model).arg("--batches").arg(file);
+    command.args(["--threads", "1", "--repeats", "3"]);
+    let output = expect_code(&mut command, code);
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_training_loss_is_the_peers() {
+    let batches = "# a comment\n1\t5 6 3\t7 8 9 3\t4 8 4 3\t1010\n1\t5 6 9 3\t7 9 3\t4 4 3\t110\n";
+    let (line, _) = bench("train", batches, 0);
+    let found: Value = serde_json::from_str(&line).expect("one line of JSON");
+    let loss = found["losses"][0].as_f64().expect("a loss");
+    // trainer/bench/peer.py train on this file and tests/golden/tiny-a, PyTorch 2.13.
+    assert!((loss - 9.811175346374512).abs() < 1e-4, "{line}");
+    assert_eq!(found["target_tokens"], 7);
+    assert_eq!(found["seconds"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn candidate_lengths_are_kept_to() {
+    let (line, _) = bench("decode", "5 6 3\t3\n6 3\t2 5\n", 0);
+    let found: Value = serde_json::from_str(&line).expect("one line of JSON");
+    let lengths: Vec<_> = found["hypotheses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|ids| ids.as_array().map_or(0, Vec::len))
+        .collect();
+    assert_eq!(lengths[0], 3, "{line}");
+    assert!(lengths[1] == 2 || lengths[1] == 5, "{line}");
+}
+
+#[test]
+fn a_wrong_line_is_named() {
+    let (_, said) = bench("train", "1\t5 6 3\t7 8 3\t4 8 3\t10\n", 1);
+    assert!(said.contains("batches.tsv:1: 3 target ids"), "{said}");
+    let (_, said) = bench("decode", "5 3\t2\n999 3\t2\n", 1);
+    assert!(said.contains("batches.tsv:2: `999` is not an id below 211"), "{said}");
+}
