@@ -6,28 +6,44 @@ use serde_json::Value;
 use tandem_tests::{expect_code, program};
 
 fn bench(verb: &str, batches: &str, code: i32) -> (String, String) {
+    bench_in("f32", verb, batches, code)
+}
+
+fn bench_in(dtype: &str, verb: &str, batches: &str, code: i32) -> (String, String) {
     let model = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny-a"));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("batches.tsv");
     std::fs::write(&file, batches).expect("a file");
     let mut command = program("tandem-worker");
     command.arg("bench").arg(verb).arg("--model").arg(model).arg("--batches").arg(file);
-    command.args(["--threads", "1", "--repeats", "3"]);
+    command.args(["--dtype", dtype, "--threads", "1", "--repeats", "3"]);
     let output = expect_code(&mut command, code);
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     (text(output.stdout), text(output.stderr))
 }
 
+/// Two sentence pairs.
+const BATCH: &str =
+    "# a comment\n1\t5 6 3\t7 8 9 3\t4 8 4 3\t1010\n1\t5 6 9 3\t7 9 3\t4 4 3\t110\n";
+
 #[test]
 fn the_training_loss_is_the_peers() {
-    let batches = "# a comment\n1\t5 6 3\t7 8 9 3\t4 8 4 3\t1010\n1\t5 6 9 3\t7 9 3\t4 4 3\t110\n";
-    let (line, _) = bench("train", batches, 0);
+    let (line, _) = bench("train", BATCH, 0);
     let found: Value = serde_json::from_str(&line).expect("one line of JSON");
     let loss = found["losses"][0].as_f64().expect("a loss");
     // trainer/bench/peer.py train on this file and tests/golden/tiny-a, PyTorch 2.13.
     assert!((loss - 9.811175346374512).abs() < 1e-4, "{line}");
     assert_eq!(found["target_tokens"], 7);
     assert_eq!(found["seconds"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn in_bf16_the_loss_is_nearly_the_same() {
+    let (line, _) = bench_in("bf16", "train", BATCH, 0);
+    let found: Value = serde_json::from_str(&line).expect("one line of JSON");
+    let loss = found["losses"][0].as_f64().expect("a loss");
+    let error = (loss - 9.811175346374512).abs();
+    assert!(error > 1e-6 && error < 0.1, "{line}");
 }
 
 #[test]

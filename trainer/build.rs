@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 fn main() {
-    println!("cargo:rerun-if-changed=native/shim.cpp");
+    println!("cargo:rerun-if-changed=native");
     println!("cargo:rerun-if-env-changed=LIBTORCH");
     let libtorch = std::env::var_os("LIBTORCH").map(PathBuf::from).unwrap_or_default();
     if !libtorch.join("include").is_dir() {
@@ -13,7 +13,12 @@ fn main() {
     cc::Build::new()
         .cpp(true)
         .std("c++20")
-        .file("native/shim.cpp")
+        .files(["native/shim.cpp", "native/kernels.cpp", "native/loops.cpp"])
+        .flag("-fopenmp")
+        // Without these, comparisons in a loop keep it from becoming vector code.
+        .flag("-fno-trapping-math")
+        .flag("-fno-math-errno")
+        .flag("-fno-signed-zeros")
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .flag("-Wno-unused-parameter")
@@ -24,5 +29,7 @@ fn main() {
     println!("cargo:rustc-link-search=native={}", library.display());
     println!("cargo:rustc-link-lib=torch_cpu");
     println!("cargo:rustc-link-lib=c10");
+    // libtorch's own OpenMP, by its library path: two of them would fight over the cores.
+    println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
 }

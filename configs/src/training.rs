@@ -109,7 +109,8 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
-    /// bfloat16: frozen weights are held in bf16 only.
+    /// bfloat16: frozen weights are held in bf16 only, trained weights and sums in f32. A CPU
+    /// without AVX-512, which has no bf16 products, computes in f32.
     Bf16,
 }
 

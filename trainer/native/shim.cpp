@@ -1,9 +1,6 @@
 // What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, CPU settings.
-//
-// Every function returns null, or a message that the caller frees with tandem_free.
 
 #include <cstdlib>
-#include <cstring>
 #include <malloc.h>
 
 #include <ATen/ATen.h>
@@ -12,17 +9,9 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
-namespace {
+#include "shim.h"
 
-template <class Body>
-char* guarded(Body body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  }
-}
+namespace {
 
 // Calls back once a leaf's gradient has been accumulated, on the thread that runs backward.
 struct Accumulated : torch::autograd::PostAccumulateGradHook {

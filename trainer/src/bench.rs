@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use tandem_config::training::Optimizer;
-use tch::{Device, Kind, no_grad};
+use tch::{Device, no_grad};
 
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
@@ -25,6 +25,7 @@ use crate::optim::Adam;
 use crate::parallel::Reducer;
 use crate::parallel::solo::Solo;
 use crate::parity::ParityModel;
+use crate::precision::Kinds;
 
 /// Bytes of a bucket do not matter to a single rank.
 const BUCKET_ELEMENTS: usize = 1 << 19;
@@ -35,8 +36,8 @@ const DECODE_TOKENS: usize = 2000;
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or batches that do not fit it.
-pub fn train(folder: &Path, batches: &Path, kind: Kind, repeats: u32) -> anyhow::Result<Value> {
-    let parity = ParityModel::open(folder, kind, true)?;
+pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyhow::Result<Value> {
+    let parity = ParityModel::open(folder, kinds, true)?;
     let batches = train_batches(batches, &parity)?;
     let (length_loss, smoothing) = parity.loss_settings();
     let ParityModel { model, parameters, .. } = parity;
@@ -52,8 +53,8 @@ pub fn train(folder: &Path, batches: &Path, kind: Kind, repeats: u32) -> anyhow:
     let mut reducer = Reducer::new(Box::new(Solo), &parameters, Sums::COUNT, BUCKET_ELEMENTS);
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
         reducer.zero();
-        let seed = stream(1, Purpose::Dropout, &[adam.step]).bits();
-        let loss = masked.loss(batch, Device::Cpu, &Pass::train(seed));
+        let masks = stream(1, Purpose::Dropout, &[adam.step]);
+        let loss = masked.loss(batch, Device::Cpu, &Pass::train(masks));
         reducer.arm();
         loss.surrogate.backward();
         reducer.finish()?;
@@ -80,8 +81,8 @@ pub fn train(folder: &Path, batches: &Path, kind: Kind, repeats: u32) -> anyhow:
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or sentences that do not fit it.
-pub fn decode(folder: &Path, batches: &Path, kind: Kind, repeats: u32) -> anyhow::Result<Value> {
-    let parity = ParityModel::open(folder, kind, false)?;
+pub fn decode(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyhow::Result<Value> {
+    let parity = ParityModel::open(folder, kinds, false)?;
     let sentences = decode_sentences(batches, &parity)?;
     let decoding = parity.decoding()?;
     let lengths: Vec<Lengths> = sentences.iter().map(|row| (row.0.len() as u32, 0)).collect();

@@ -22,6 +22,7 @@ pub mod objective;
 pub mod optim;
 pub mod parallel;
 pub mod parity;
+pub mod precision;
 pub mod stream;
 pub mod train;
 pub mod trained;

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 unsafe extern "C" {
     fn tandem_free(message: *mut c_char);
@@ -25,6 +25,85 @@ unsafe extern "C" {
         eps: f64,
     ) -> *mut c_char;
     fn tandem_tune_cpu() -> *mut c_char;
+    fn tandem_dropout(
+        out: *mut *mut c_void,
+        x: *mut c_void,
+        residual: *mut c_void,
+        probability: f64,
+        seed: u64,
+    ) -> *mut c_char;
+    fn tandem_attention_weights(
+        out: *mut *mut c_void,
+        scores: *mut c_void,
+        mask: *mut c_void,
+        scale: f64,
+        probability: f64,
+        seed: u64,
+    ) -> *mut c_char;
+    fn tandem_cross_entropy(
+        logits: *mut c_void,
+        labels: *mut c_void,
+        sums: *mut c_void,
+        smoothing: f64,
+        gradient: bool,
+    ) -> *mut c_char;
+    fn tandem_most_probable(
+        logits: *mut c_void,
+        words: *mut i64,
+        log_probs: *mut f32,
+    ) -> *mut c_char;
+}
+
+/// Whether the kernels below are made for `x`: f32 on the CPU.
+pub fn has_kernels(x: &Tensor) -> bool {
+    x.device() == Device::Cpu && x.kind() == Kind::Float
+}
+
+/// `residual + dropout(x)`; which elements are zeroed is a function of `seed`.
+pub fn dropout(x: &Tensor, residual: Option<&Tensor>, probability: f64, seed: u64) -> Tensor {
+    let residual = residual.map_or(std::ptr::null_mut(), raw);
+    // SAFETY: both are live at::Tensor objects, or null for no residual.
+    made(|out| unsafe { tandem_dropout(out, raw(x), residual, probability, seed) })
+}
+
+/// `dropout(softmax(scale · scores + mask))` over the last dimension: scores `[B, H, T, S]`, mask
+/// `[B or 1, 1, T or 1, S]`.
+pub fn attention_weights(
+    scores: &Tensor,
+    mask: &Tensor,
+    scale: f64,
+    probability: f64,
+    seed: u64,
+) -> Tensor {
+    let (scores, mask) = (raw(scores), raw(mask));
+    // SAFETY: both are live at::Tensor objects.
+    made(|out| unsafe { tandem_attention_weights(out, scores, mask, scale, probability, seed) })
+}
+
+/// Smoothed losses and negative log-likelihoods `[C, 2]` of logits `[C, V]` for labels `[C]`;
+/// turns the logits into their gradient if asked to.
+pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64, gradient: bool) -> Tensor {
+    let sums = Tensor::empty([labels.size()[0], 2], (Kind::Float, Device::Cpu));
+    let (logits, labels) = (raw(logits), raw(labels));
+    // SAFETY: all are live at::Tensor objects.
+    check(unsafe { tandem_cross_entropy(logits, labels, raw(&sums), smoothing, gradient) });
+    sums
+}
+
+/// The most probable word of each row of logits `[C, V]`, and its log-probability.
+pub fn most_probable(logits: &Tensor) -> Vec<(i64, f32)> {
+    let rows = logits.size()[0] as usize;
+    let (mut words, mut log_probs) = (vec![0; rows], vec![0.0; rows]);
+    // SAFETY: the logits are alive, and there is room for each row's two results.
+    check(unsafe { tandem_most_probable(raw(logits), words.as_mut_ptr(), log_probs.as_mut_ptr()) });
+    words.into_iter().zip(log_probs).collect()
+}
+
+fn made(make: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Tensor {
+    let mut out = std::ptr::null_mut();
+    check(make(&mut out));
+    // SAFETY: without a message, `out` is an at::Tensor that is ours.
+    unsafe { Tensor::from_ptr(out.cast()) }
 }
 
 /// Makes `grad` the buffer that backward adds `parameter`'s gradient to.

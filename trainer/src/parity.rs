@@ -11,6 +11,7 @@ use tandem_config::bert::BertFolder;
 use tandem_config::decoding::{MaskPredict, Stop};
 use tandem_config::model::{CrossAttention, EncoderAdapters, Layers, Train};
 use tandem_config::parameters::{self, BertWeights};
+use tandem_config::training::Precision;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::tokenizer::Tokenizer;
@@ -18,7 +19,8 @@ use crate::decode::mask_predict::{Sources, TargetIds, translate};
 use crate::loss::{cross_entropy, length_nll};
 use crate::model::bert::BertDropout;
 use crate::model::parameters::Weights;
-use crate::model::{AbNet, AbNetConfig, Batch, Parameters, Pass};
+use crate::model::{AbNet, AbNetConfig, Batch, Parameters, Pass, Positions};
+use crate::precision::Kinds;
 
 /// The settings in `case.json`.
 #[derive(Debug, Deserialize)]
@@ -100,7 +102,7 @@ impl ParityModel {
     ///
     /// # Errors
     /// A missing or damaged file, or adapters of another shape than the case says.
-    pub fn open(folder: &Path, kind: Kind, dropout: bool) -> anyhow::Result<Self> {
+    pub fn open(folder: &Path, kinds: Kinds, dropout: bool) -> anyhow::Result<Self> {
         let case: Case = read_case(folder)?;
         let source = BertFolder::open(&folder.join("source_bert"))?;
         let target = BertFolder::open(&folder.join("target_bert"))?;
@@ -141,7 +143,7 @@ impl ParityModel {
         let source = Weights::read(&source.path.join("model.safetensors"))?;
         let target = Weights::read(&target.path.join("model.safetensors"))?;
         let parameters =
-            Parameters::new(&list, Some(&source), Some(&target), 0, kind, Device::Cpu)?;
+            Parameters::new(&list, Some(&source), Some(&target), 0, kinds.frozen, Device::Cpu)?;
         let adapters = Weights::read(&folder.join("adapters.safetensors"))?;
         ensure!(
             adapters.count("") == parameters.names.len(),
@@ -151,7 +153,7 @@ impl ParityModel {
         );
         parameters.load(&parameters.weights, &adapters, "")?;
         Ok(Self {
-            model: AbNet::new(&parameters, &config, kind),
+            model: AbNet::new(&parameters, &config, kinds.compute),
             case,
             parameters,
             config,
@@ -191,7 +193,7 @@ impl ParityModel {
 /// # Errors
 /// A folder that is not of this format.
 pub fn run(folder: &Path) -> anyhow::Result<bool> {
-    let parity = ParityModel::open(folder, Kind::Float, false)?;
+    let parity = ParityModel::open(folder, Kinds::new(Precision::F32, Device::Cpu), false)?;
     let expectation: Expected = read_case(folder)?;
     let path = folder.join("case.safetensors");
     let tensors: std::collections::HashMap<String, Tensor> = Tensor::read_safetensors(&path)
@@ -267,10 +269,10 @@ fn all_logits(parity: &ParityModel, batch: &Batch) -> Tensor {
         let encoded = model.encoder.forward(&batch.source, &batch.source_real, &pass);
         let memory = model.decoder.memory(&encoded);
         let (ids, real) = (&batch.decoder_input, &batch.target_real);
-        let hidden = model.decoder.forward(ids, real, &memory, &pass);
-        let (rows, columns, width) = hidden.size3().expect("hidden states are [B, T, D]");
-        let transformed = model.head.transform(&hidden.view([-1, width]));
-        model.head.project(&transformed).view([rows, columns, -1])
+        let (rows, columns) = ids.size2().expect("ids are [B, T]");
+        let all = Tensor::arange(rows * columns, (Kind::Int64, ids.device()));
+        let hidden = model.decoder.forward(ids, real, &memory, &Positions::new(&all, ids), &pass);
+        model.head.project(&model.head.transform(&hidden)).view([rows, columns, -1])
     })
 }
 

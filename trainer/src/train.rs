@@ -81,7 +81,8 @@ impl<'a> Trainer<'a> {
         let languages = Languages::open(worker)?;
         let bases = checkpoint::base_hashes(&languages.bases)?;
         let parameters = allocate(worker, &languages.bases)?;
-        let objective = Objective::new(config, &languages.bases, &parameters, worker.kind());
+        let objective =
+            Objective::new(config, &languages.bases, &parameters, worker.kinds().compute);
         let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
         let mut state = TrainerState::new(config.seed, worker.world_size);
         if let Some(folder) = resume {
@@ -162,8 +163,8 @@ impl<'a> Trainer<'a> {
             let waiting = Instant::now();
             let batch = self.batches.next_item()?.context("the stream of batches has ended")?;
             self.times.data_wait += waiting.elapsed();
-            let seed = stream(self.state.seed, Purpose::Dropout, &[step, shard]).bits();
-            let loss = self.objective.loss(&batch, self.worker.device, &Pass::train(seed));
+            let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard]);
+            let loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
             sums += loss.sums;
             if shard + world_size >= shards {
                 let values = Tensor::from_slice(&sums.to_array()).to_kind(Kind::Float);
@@ -318,6 +319,6 @@ pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
             frozen: parameters::frozen_count(&list) as u64,
         });
     }
-    let (seed, kind) = (worker.config.seed, worker.kind());
+    let (seed, kind) = (worker.config.seed, worker.kinds().frozen);
     Ok(Parameters::new(&list, encoder.as_ref(), decoder.as_ref(), seed, kind, worker.device)?)
 }

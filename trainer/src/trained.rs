@@ -29,7 +29,7 @@ impl Trained {
         let checkpoint = checkpoint::open(folder, &bases)?;
         let parameters = allocate(worker, &languages.bases)?;
         checkpoint::load_weights(&checkpoint, &parameters)?;
-        let (config, kind) = (&worker.config, worker.kind());
+        let (config, kind) = (&worker.config, worker.kinds().compute);
         let objective = Objective::new(config, &languages.bases, &parameters, kind);
         Ok(Self { languages, objective, step: checkpoint.step() })
     }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use tandem_cluster::control::{GENERATION_VARIABLE, Phase, Report, Session};
 use tandem_config::RunConfig;
 use tandem_config::cluster::Device as DeviceConfig;
-use tandem_config::training::Precision;
-use tch::{Device, Kind};
+use tch::Device;
 
 use crate::parallel::Collective;
+use crate::precision::Kinds;
 
 /// One rank of a run.
 pub struct Worker {
@@ -91,12 +91,9 @@ impl Worker {
         self.session.as_ref().is_some_and(Session::checkpoint_requested)
     }
 
-    /// What is computed in.
-    pub fn kind(&self) -> Kind {
-        match self.config.training.precision {
-            Precision::F32 => Kind::Float,
-            Precision::Bf16 => Kind::BFloat16,
-        }
+    /// What is held and computed in.
+    pub fn kinds(&self) -> Kinds {
+        Kinds::new(self.config.training.precision, self.device)
     }
 
     /// CPU threads of this rank.

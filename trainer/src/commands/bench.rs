@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
-use tch::Kind;
+use tandem_config::training::Precision;
+use tch::Device;
 
 use crate::bench;
+use crate::precision::Kinds;
 
 /// What is timed.
 #[derive(Debug, Subcommand)]
@@ -47,16 +49,17 @@ impl Command {
         let (Self::Train(args) | Self::Decode(args)) = &self;
         tch::set_num_threads(args.threads);
         crate::native::tune_cpu();
-        let (dtype, kind) = match args.dtype {
-            Dtype::F32 => ("f32", Kind::Float),
-            Dtype::Bf16 => ("bf16", Kind::BFloat16),
+        let (dtype, precision) = match args.dtype {
+            Dtype::F32 => ("f32", Precision::F32),
+            Dtype::Bf16 => ("bf16", Precision::Bf16),
         };
+        let kinds = Kinds::new(precision, Device::Cpu);
         let (verb, mut measured) = match &self {
             Self::Train(_) => {
-                ("train", bench::train(&args.model, &args.batches, kind, args.repeats)?)
+                ("train", bench::train(&args.model, &args.batches, kinds, args.repeats)?)
             }
             Self::Decode(_) => {
-                ("decode", bench::decode(&args.model, &args.batches, kind, args.repeats)?)
+                ("decode", bench::decode(&args.model, &args.batches, kinds, args.repeats)?)
             }
         };
         measured["verb"] = verb.into();

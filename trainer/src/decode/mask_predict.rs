@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use tandem_config::decoding::{MaskPredict, Stop};
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use crate::model::decoder::Memory;
-use crate::model::{AbNet, Pass};
+use crate::model::{AbNet, Pass, Positions};
 
 /// The ids that decoding must know.
 #[derive(Debug, Clone, Copy)]
@@ -197,15 +197,9 @@ fn predict(
     let input = Tensor::from_slice(&input).view(shape).to_device(device);
     let real = Tensor::from_slice(&real).view(shape).to_device(device);
     let positions = Tensor::from_slice(&positions).to_device(device);
-    let hidden = model.decoder.forward(&input, &real, memory, &Pass::eval()); // [R, T, D]
-    let hidden = hidden.view([-1, hidden.size()[2]]).index_select(0, &positions); // [N, D]
-    let logits = model.head.project(&model.head.transform(&hidden)); // [N, V]
-    let (highest, tokens) = logits.max_dim(-1, false);
-    let log_probs = highest - logits.logsumexp([-1i64].as_slice(), false);
-    let tokens = Vec::<i64>::try_from(tokens.to_device(Device::Cpu)).expect("tokens are [N]");
-    let log_probs = log_probs.to_kind(Kind::Float).to_device(Device::Cpu);
-    let log_probs = Vec::<f32>::try_from(log_probs).expect("log-probabilities are [N]");
-    tokens.into_iter().zip(log_probs).collect()
+    let at = Positions::new(&positions, &input);
+    let hidden = model.decoder.forward(&input, &real, memory, &at, &Pass::eval()); // [N, D]
+    model.head.most_probable(&model.head.transform(&hidden))
 }
 
 /// The `count` most probable lengths of each row of `[B, classes]`.

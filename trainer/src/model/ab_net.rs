@@ -7,7 +7,7 @@ use tandem_config::model::{Decoder as DecoderConfig, Encoder as EncoderConfig};
 use tch::{Kind, Tensor};
 
 use super::bert::BertDropout;
-use super::{Decoder, Encoded, Encoder, LmHead, Parameters, Pass};
+use super::{Decoder, Encoded, Encoder, LmHead, Parameters, Pass, Positions};
 
 /// The shape of an AB-Net.
 #[derive(Debug, Clone)]
@@ -92,8 +92,9 @@ impl AbNet {
     pub fn forward(&self, batch: &Batch, pass: &Pass) -> (Encoded, Tensor) {
         let encoded = self.encoder.forward(&batch.source, &batch.source_real, pass);
         let memory = self.decoder.memory(&encoded);
-        let hidden = self.decoder.forward(&batch.decoder_input, &batch.target_real, &memory, pass);
-        let predicted = hidden.view([-1, hidden.size()[2]]).index_select(0, &batch.positions);
+        let (ids, real) = (&batch.decoder_input, &batch.target_real);
+        let at = Positions::new(&batch.positions, ids);
+        let predicted = self.decoder.forward(ids, real, &memory, &at, pass); // [N, D]
         (encoded, self.head.transform(&predicted))
     }
 }

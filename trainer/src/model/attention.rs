@@ -28,8 +28,7 @@ pub fn attend(
     pass: &Pass,
 ) -> Tensor {
     let (batch, heads, length, depth) = query.size4().expect("queries have four dimensions");
-    let query = query * (depth as f64).powf(-0.5);
-    let scores = query.matmul(&key.transpose(-1, -2)) + mask; // [B, H, T, S]
-    let weights = pass.dropout(scores.softmax(-1, scores.kind()), dropout);
+    let scores = query.matmul(&key.transpose(-1, -2)); // [B, H, T, S]
+    let weights = pass.attention_weights(&scores, mask, (depth as f64).powf(-0.5), dropout);
     weights.matmul(value).transpose(1, 2).reshape([batch, length, heads * depth])
 }

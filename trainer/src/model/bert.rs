@@ -9,6 +9,7 @@ use super::attention::{attend, split_heads};
 use super::layers::{LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
+use super::positions::Positions;
 
 /// Dropout inside a BERT.
 #[derive(Debug, Clone, Copy)]
@@ -54,9 +55,10 @@ impl Embeddings {
     /// Token ids `[B, T]` to hidden states `[B, T, D]` of `kind`.
     pub fn forward(&self, ids: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
         let length = ids.size()[1];
-        let fixed = self.position.narrow(0, 0, length) + self.token_type.select(0, 0); // [T, D]
-        let words = Tensor::embedding(&self.word, ids, -1, false, false); // [B, T, D]
-        pass.dropout(self.norm.forward(&(words + fixed).to_kind(kind)), self.dropout)
+        let position = self.position.narrow(0, 0, length).to_kind(kind); // [T, D]
+        let fixed = position + self.token_type.select(0, 0).to_kind(kind);
+        let words = Tensor::embedding(&self.word, ids, -1, false, false).to_kind(kind); // [B, T, D]
+        pass.dropout(self.norm.forward(&(words + fixed)), self.dropout)
     }
 }
 
@@ -90,15 +92,25 @@ impl Layer {
         }
     }
 
-    /// `[B, T, D]` to `[B, T, D]`; `mask` is [`super::attention::key_mask`]'s.
-    pub fn forward(&self, x: &Tensor, mask: &Tensor, pass: &Pass) -> Tensor {
+    /// `[B, T, D]` to `[B, T, D]`, or to `[N, D]` of the positions `at` alone; `mask` is
+    /// [`super::attention::key_mask`]'s.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        mask: &Tensor,
+        at: Option<&Positions>,
+        pass: &Pass,
+    ) -> Tensor {
         let parts = self.query_key_value.forward(x);
         let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
         let attended = attend(&query, &key, &value, mask, self.dropout.attention, pass);
-        let attended = pass.dropout(self.attention_output.forward(&attended), self.dropout.hidden);
-        let x = self.attention_norm.forward(&(attended + x));
-        let inner = self.intermediate.forward(&x).gelu("none");
-        let inner = pass.dropout(self.output.forward(&inner), self.dropout.hidden);
-        self.output_norm.forward(&(inner + x))
+        let (x, attended) = match at {
+            Some(at) => (at.gather(x), at.gather(&attended)),
+            None => (x.shallow_clone(), attended),
+        };
+        let attended = self.attention_output.forward(&attended);
+        let x = self.attention_norm.forward(&pass.dropout_add(&attended, &x, self.dropout.hidden));
+        let inner = self.output.forward(&self.intermediate.forward(&x).gelu("none"));
+        self.output_norm.forward(&pass.dropout_add(&inner, &x, self.dropout.hidden))
     }
 }

@@ -10,6 +10,7 @@ use super::attention::{attend, split_heads};
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Scope;
 use super::pass::Pass;
+use super::positions::Positions;
 
 /// The released code keeps PyTorch's default in the norms that it adds.
 const EPS: f64 = 1e-5;
@@ -81,12 +82,23 @@ impl CrossAttention {
         }
     }
 
-    /// `[B, T, D]` to `[B, T, D]`; `mask` is of the memory's keys.
-    pub fn forward(&self, x: &Tensor, memory: &KeyValue, mask: &Tensor, pass: &Pass) -> Tensor {
-        let query = split_heads(&self.query.forward(x), self.heads);
+    /// `[B, T, D]` to `[B, T, D]`, or `[N, D]` of the positions `at` to the same; `mask` is of the
+    /// memory's keys.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        memory: &KeyValue,
+        mask: &Tensor,
+        at: Option<&Positions>,
+        pass: &Pass,
+    ) -> Tensor {
+        let query = self.query.forward(x);
+        let query =
+            split_heads(&at.map_or(query.shallow_clone(), |at| at.scatter(&query)), self.heads);
         let attended = attend(&query, &memory.key, &memory.value, mask, 0.0, pass);
-        let attended = pass.dropout(self.output.forward(&attended), self.dropout);
-        let x = self.norm.forward(&(x + attended));
+        let attended = at.map_or(attended.shallow_clone(), |at| at.gather(&attended));
+        let attended = self.output.forward(&attended);
+        let x = self.norm.forward(&pass.dropout_add(&attended, x, self.dropout));
         match &self.feed_forward {
             Some(feed_forward) => feed_forward.forward(&x, self.dropout, pass),
             None => x,
@@ -97,6 +109,6 @@ impl CrossAttention {
 impl FeedForward {
     fn forward(&self, x: &Tensor, dropout: f64, pass: &Pass) -> Tensor {
         let inner = self.down.forward(&self.up.forward(x).relu());
-        self.norm.forward(&(x + pass.dropout(inner, dropout)))
+        self.norm.forward(&pass.dropout_add(&inner, x, dropout))
     }
 }

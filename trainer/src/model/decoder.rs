@@ -10,6 +10,7 @@ use super::cross_attention::{CrossAttention, KeyValue};
 use super::encoder::Encoded;
 use super::parameters::Scope;
 use super::pass::Pass;
+use super::positions::Positions;
 
 /// A BERT with cross-attention adapters.
 #[derive(Debug)]
@@ -79,14 +80,25 @@ impl Decoder {
         }
     }
 
-    /// Target ids `[B, T]`, which of them are real `[B, T]`, to hidden states `[B, T, D]`.
-    pub fn forward(&self, ids: &Tensor, is_real: &Tensor, memory: &Memory, pass: &Pass) -> Tensor {
+    /// Target ids `[B, T]`, which of them are real `[B, T]`, to hidden states `[N, D]` of the
+    /// positions `at`.
+    pub fn forward(
+        &self,
+        ids: &Tensor,
+        is_real: &Tensor,
+        memory: &Memory,
+        at: &Positions,
+        pass: &Pass,
+    ) -> Tensor {
         let mut hidden = self.embeddings.forward(ids, self.kind, pass);
         let mask = key_mask(is_real, self.kind);
-        for ((layer, adapter), key_value) in self.layers.iter().zip(&memory.layers) {
-            hidden = layer.forward(&hidden, &mask, pass);
+        let last = self.layers.len() - 1;
+        for (i, ((layer, adapter), key_value)) in self.layers.iter().zip(&memory.layers).enumerate()
+        {
+            let at = (i == last).then_some(at);
+            hidden = layer.forward(&hidden, &mask, at, pass);
             if let (Some(adapter), Some(key_value)) = (adapter, key_value) {
-                hidden = adapter.forward(&hidden, key_value, &memory.mask, pass);
+                hidden = adapter.forward(&hidden, key_value, &memory.mask, at, pass);
             }
         }
         hidden

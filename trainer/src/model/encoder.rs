@@ -12,6 +12,7 @@ use super::attention::key_mask;
 use super::bert::{BertDropout, Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
+use super::positions::Positions;
 
 /// What the encoder makes of a batch.
 #[derive(Debug)]
@@ -66,7 +67,7 @@ impl Encoder {
         let embedded = self.embeddings.forward(ids, self.kind, pass); // [B, S, D]
         let mask = key_mask(is_real, self.kind);
         let Some(table) = &self.length_embedding else {
-            let memory = self.layers(embedded, &mask, pass);
+            let memory = self.layers(embedded, &mask, None, pass);
             return Encoded { memory, mask, length_log_probs: None };
         };
         let (batch, length, width) = embedded.size3().expect("embedded is [B, S, D]");
@@ -74,7 +75,7 @@ impl Encoder {
         let extended = Tensor::cat(&[token, embedded], 1); // [B, 1 + S, D]
         let seen = mask.narrow(3, 0, 1).zeros_like();
         let extended_mask = Tensor::cat(&[seen, mask.shallow_clone()], 3);
-        let hidden = self.layers(extended, &extended_mask, pass);
+        let hidden = self.layers(extended, &extended_mask, None, pass);
         let logits = hidden.select(1, 0).to_kind(Kind::Float).matmul(&table.transpose(0, 1));
         // A target is never empty: row 0 of the table is the token itself.
         let possible = logits.narrow(1, 1, logits.size()[1] - 1).log_softmax(-1, Kind::Float);
@@ -86,9 +87,22 @@ impl Encoder {
         }
     }
 
-    fn layers(&self, mut hidden: Tensor, mask: &Tensor, pass: &Pass) -> Tensor {
-        for (layer, adapter) in &self.layers {
-            hidden = layer.forward(&hidden, mask, pass);
+    /// Ids `[B, T]` and which of them are real, to hidden states `[N, D]` of the positions `at`.
+    pub fn predict(&self, ids: &Tensor, is_real: &Tensor, at: &Positions, pass: &Pass) -> Tensor {
+        let embedded = self.embeddings.forward(ids, self.kind, pass);
+        self.layers(embedded, &key_mask(is_real, self.kind), Some(at), pass)
+    }
+
+    fn layers(
+        &self,
+        mut hidden: Tensor,
+        mask: &Tensor,
+        at: Option<&Positions>,
+        pass: &Pass,
+    ) -> Tensor {
+        let last = self.layers.len() - 1;
+        for (i, (layer, adapter)) in self.layers.iter().enumerate() {
+            hidden = layer.forward(&hidden, mask, at.filter(|_| i == last), pass);
             if let Some(adapter) = adapter {
                 hidden = adapter.forward(&hidden);
             }

@@ -1,10 +1,17 @@
 //! BERT's masked language modelling head: transform, then the tied word embeddings.
 
 use tandem_config::bert::BertConfig;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Scope;
+use crate::native;
+
+/// Elements of the logits that exist at a time: 64 MiB in f32.
+const CHUNK_ELEMENTS: i64 = 16 << 20;
+/// Words of one product. A product packs all of its words' weights before it starts; of a whole
+/// vocabulary that costs more than the product itself.
+const BLOCK_WORDS: i64 = 1024;
 
 /// The head. Its rows are predicted positions: N of them, of all sentences together.
 #[derive(Debug)]
@@ -34,10 +41,42 @@ impl LmHead {
         self.norm.forward(&self.dense.forward(hidden).gelu("none"))
     }
 
-    /// Transformed states `[N, D]` to logits `[N, V]` in f32.
+    /// The rows of transformed states that are projected at a time: their logits take 64 MiB.
+    pub fn chunks(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
+        let chunk = (CHUNK_ELEMENTS / self.weight.size()[0]).max(16);
+        (0..rows).step_by(chunk as usize).map(move |start| (start, chunk.min(rows - start)))
+    }
+
+    /// Transformed states `[C, D]` to logits `[C, V]` in f32, without gradients.
     pub fn project(&self, transformed: &Tensor) -> Tensor {
         let kind = transformed.kind();
-        let logits = transformed.linear(&self.weight.to_kind(kind), Some(self.bias.to_kind(kind)));
-        logits.to_kind(Kind::Float)
+        let (words, options) = (self.weight.size()[0], (kind, transformed.device()));
+        no_grad(|| {
+            let logits = Tensor::empty([transformed.size()[0], words], options);
+            for start in (0..words).step_by(BLOCK_WORDS as usize) {
+                let count = BLOCK_WORDS.min(words - start);
+                let weight = self.weight.narrow(0, start, count).to_kind(kind).transpose(0, 1);
+                let bias = self.bias.narrow(0, start, count).to_kind(kind);
+                let block = logits.narrow(1, start, count);
+                let _ = bias.addmm_out(&block, transformed, &weight);
+            }
+            logits.to_kind(Kind::Float)
+        })
+    }
+
+    /// The most probable word and its log-probability for each of transformed states `[N, D]`.
+    pub fn most_probable(&self, transformed: &Tensor) -> Vec<(i64, f32)> {
+        let of_chunk = |(start, count)| {
+            let logits = self.project(&transformed.narrow(0, start, count));
+            if native::has_kernels(&logits) {
+                return native::most_probable(&logits);
+            }
+            let (highest, words) = logits.max_dim(-1, false);
+            let log_probs = highest - logits.logsumexp([-1i64].as_slice(), false);
+            let words = Vec::<i64>::try_from(words.to_device(Device::Cpu)).expect("[C]");
+            let log_probs = Vec::<f32>::try_from(log_probs.to_device(Device::Cpu)).expect("[C]");
+            words.into_iter().zip(log_probs).collect()
+        };
+        self.chunks(transformed.size()[0]).flat_map(of_chunk).collect()
     }
 }

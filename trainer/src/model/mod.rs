@@ -13,6 +13,7 @@ pub mod layers;
 pub mod lm_head;
 pub mod parameters;
 pub mod pass;
+pub mod positions;
 
 pub use ab_net::{AbNet, AbNetConfig, Batch};
 pub use decoder::Decoder;
@@ -20,3 +21,4 @@ pub use encoder::{Encoded, Encoder};
 pub use lm_head::LmHead;
 pub use parameters::Parameters;
 pub use pass::Pass;
+pub use positions::Positions;

@@ -9,7 +9,7 @@ use super::{Loss, Sums, rows};
 use crate::data::example::MlmBatch;
 use crate::loss::cross_entropy;
 use crate::model::bert::BertDropout;
-use crate::model::{Encoder, LmHead, Parameters, Pass};
+use crate::model::{Encoder, LmHead, Parameters, Pass, Positions};
 
 /// A BERT with its MLM head.
 #[derive(Debug)]
@@ -34,10 +34,10 @@ impl Mlm {
     /// `Σ nll` of the predicted tokens.
     pub fn loss(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Loss {
         let (ids, real) = rows(&batch.input, device);
-        let hidden = self.encoder.forward(&ids, &real, pass).memory; // [B, T, D]
         let positions = Tensor::from_slice(&batch.loss_positions).to_device(device);
         let labels = Tensor::from_slice(&batch.labels).to_device(device);
-        let predicted = hidden.view([-1, hidden.size()[2]]).index_select(0, &positions); // [N, D]
+        let at = Positions::new(&positions, &ids);
+        let predicted = self.encoder.predict(&ids, &real, &at, pass); // [N, D]
         let words = cross_entropy(&self.head, &self.head.transform(&predicted), &labels, 0.0);
         let nll = words.nll.double_value(&[]);
         let predicted = batch.labels.len() as f64;
