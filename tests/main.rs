@@ -3,5 +3,6 @@
 mod bench;
 mod bits;
 mod export;
+mod hub;
 mod parity;
 mod pipeline;
