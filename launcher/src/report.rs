@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::score::{Scores, Translation};
+use crate::score::{Bleu, Chrf, Scores, Translation};
 
 pub use curves::svg;
 pub use markdown::{markdown, samples_markdown};
@@ -159,6 +159,8 @@ pub struct Test {
     pub averaged: Vec<u64>,
     /// BLEU and chrF.
     pub scores: Scores,
+    /// What the sources score (BLEU 13a, chrF) where they are taken for their translations.
+    pub copied: (Bleu, Chrf),
     /// Share of sentences whose predicted length is the reference's, 0 to 1.
     pub length_accuracy: Option<f64>,
     /// Time for one sentence alone.
@@ -275,6 +277,7 @@ mod tests {
             test: Some(Test {
                 split: "test".into(),
                 averaged: vec![2400, 2700, 3000],
+                copied: score::copied(&samples),
                 scores,
                 length_accuracy: Some(0.415),
                 latency: Some(Latency {

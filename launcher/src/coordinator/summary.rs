@@ -13,7 +13,7 @@ use tandem_config::parameters::{self, frozen_count, trained_count};
 use super::evaluation::Evaluation;
 use super::journal::{State, Status};
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
-use crate::score::Translation;
+use crate::score::{self, Translation};
 
 /// Gathers what there is to tell.
 pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
@@ -155,6 +155,7 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
         sentences_per_second: figure("sentences_per_second"),
         passes: figure("passes"),
         samples: pick_samples(&translations, config.evaluation.samples),
+        copied: score::copied(&translations),
         scores: evaluation.scores?,
     })
 }

@@ -96,6 +96,11 @@ fn scores(test: &Test) -> String {
         test.scores.bleu_tokenized.signature,
         test.scores.chrf.signature
     );
+    let (bleu, chrf) = &test.copied;
+    text += &format!(
+        "- Copying the sources instead: BLEU 13a {:.2}, chrF2 {:.2}\n",
+        bleu.score, chrf.score
+    );
     if let [first, .., last] = test.averaged[..] {
         text += &format!(
             "- Evaluated: the average of {} checkpoints, steps {} to {}\n",
@@ -295,6 +300,7 @@ mod tests {
             "tok:13a",
             "the average of 3 checkpoints, steps 2,400 to 3,000",
             "median 31.4 ms, 90 % within 55.0 ms",
+            "Copying the sources instead: BLEU 13a ",
             "**translation: Opens the \\| dialog.**",
             "Öffnet den Dialog \\*Seite\\*.",
             "1,234,567 parameters trained (9.1 %), 12,345,678 frozen",
