@@ -18,6 +18,13 @@ fn two_berts_become_a_translator() {
     let scores: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&scores).expect("scores")).expect("JSON");
     assert!(scores.to_string().contains("bleu_13a"), "{scores}");
+    for figure in ["loss", "nll", "ppl", "length_nll", "passes"] {
+        assert!(scores["figures"][figure].as_f64() > Some(0.0), "{figure} is missing in {scores}");
+    }
+    assert!(report.contains("## Validation"), "{report}");
+    let alone =
+        std::fs::read_to_string(tiny.path("bert-de/evaluation/valid-step-00000006/scores.json"));
+    assert!(alone.expect("scores of the pre-training").contains("\"ppl\""));
     for checkpoint in ["latest", "best", "average", "step-00000012"] {
         let path = run.join("checkpoints").join(checkpoint).join("manifest.json");
         assert!(path.is_file(), "{} is missing", path.display());

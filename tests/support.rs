@@ -58,7 +58,7 @@ impl Tiny {
         for side in ["de", "en"] {
             let config = format!(
                 "run: {{ name: bert-{side}, folder: {runs} }}
-data: {{ train: {{ lines: {{ path: mono.{side} }} }}, max_length: 24 }}
+data: {{ train: {{ lines: {{ path: mono.{side} }} }}, valid: {{ lines: {{ path: mono.{side} }} }}, max_length: 24 }}
 model:
   encoder:
     bert:
@@ -67,7 +67,7 @@ model:
                  vocabulary: {{ learn: {{ size: 110, lowercase: false }} }} }}
   objective: {{ mlm: {{}} }}
 training: {{ steps: 6, max_tokens: 256, micro_batches: 1, schedule: {{ constant: {{ rate: 0.01 }} }} }}
-evaluation: {{ every: 0 }}
+evaluation: {{ every: 6, metric: loss }}
 cluster: {{ engine: solo, workers: 1, device: cpu }}
 ",
                 runs = tiny.path("").display()

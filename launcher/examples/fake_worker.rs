@@ -133,7 +133,7 @@ impl Worker {
         let sums = BTreeMap::from([
             ("sentences".into(), sentences),
             ("loss".into(), 2.0 * sentences),
-            ("target_tokens".into(), sentences),
+            ("denominator".into(), sentences),
         ]);
         let (rank, split) = (self.rank, split.into());
         self.session.report(Report::Evaluated { step, split, rank, part, sums });

@@ -133,16 +133,16 @@ impl Evaluator {
             sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval())).sums;
         }
         let Sums { loss, nll, predicted, length_nll, sentences, denominator, .. } = sums;
-        [
+        let named = [
             ("loss", loss),
             ("nll", nll),
             ("predicted", predicted),
-            ("length_nll", length_nll),
             ("sentences", sentences),
             ("denominator", denominator),
-        ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        ];
+        let lengths = (length_nll > 0.0).then_some(("length_nll", length_nll));
+        let named = named.into_iter().chain(lengths);
+        named.map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// Writes this rank's share of the translations; none for an objective that has none.

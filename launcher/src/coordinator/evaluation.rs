@@ -169,10 +169,11 @@ fn read_lines(path: &Path) -> Result<Vec<String>, EvaluationError> {
 fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
     let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
     let ratio = |over: &str, under: &str| {
+        let named = parts.iter().any(|part| part.sums.contains_key(over));
         let under = sum(under);
-        (under > 0.0).then(|| sum(over) / under)
+        (named && under > 0.0).then(|| sum(over) / under)
     };
-    let nll = ratio("nll", "nll_positions");
+    let nll = ratio("nll", "predicted");
     let slowest = parts
         .iter()
         .filter_map(|part| part.sums.get("decode_seconds"))
@@ -180,7 +181,7 @@ fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
     let pace = |amount: f64| (slowest > 0.0 && amount > 0.0).then(|| amount / slowest);
     let figures = [
         ("sentences", Some(sum("sentences")).filter(|sentences| *sentences > 0.0)),
-        ("loss", ratio("loss", "target_tokens")),
+        ("loss", ratio("loss", "denominator")),
         ("nll", nll),
         ("ppl", nll.map(f64::exp)),
         ("length_nll", ratio("length_nll", "sentences")),
@@ -239,8 +240,8 @@ mod tests {
     #[test]
     fn parts_are_merged_in_order_and_scored_as_one() {
         let folder = TempDir::new().unwrap();
-        let even = part(folder.path(), 0, &[0, 2], &[("loss", 30.0), ("target_tokens", 10.0)]);
-        let odd = part(folder.path(), 1, &[1], &[("loss", 6.0), ("target_tokens", 2.0)]);
+        let even = part(folder.path(), 0, &[0, 2], &[("loss", 30.0), ("denominator", 10.0)]);
+        let odd = part(folder.path(), 1, &[1], &[("loss", 6.0), ("denominator", 2.0)]);
         let mut collector = Collector::default();
         let key = ("valid".to_owned(), 5);
         assert_eq!(collector.add(key.clone(), 1, odd.clone(), 2), None);
@@ -271,7 +272,7 @@ mod tests {
     #[test]
     fn a_loss_alone_needs_no_translations() {
         let folder = TempDir::new().unwrap();
-        let sums = BTreeMap::from([("loss".into(), 4.0), ("target_tokens".into(), 2.0)]);
+        let sums = BTreeMap::from([("loss".into(), 4.0), ("denominator".into(), 2.0)]);
         let parts = [Part { path: folder.path().join("none"), sums }];
         let (evaluation, _) = finish(folder.path(), "valid", 1, &parts).unwrap();
         assert_eq!(evaluation.figures, BTreeMap::from([("loss".into(), 2.0)]));
