@@ -65,3 +65,31 @@ cluster: {{ engine: solo, workers: 1, device: cpu }}
         assert!(export.join(name).is_file(), "{name} is missing");
     }
 }
+
+#[test]
+fn a_bert_that_was_trained_on_keeps_its_precision() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bert = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/demo/bert-en"));
+    std::fs::write(folder.path().join("text"), "a short line\n".repeat(8)).expect("a file");
+    let config = format!(
+        "run: {{ name: on, folder: {} }}
+data: {{ train: {{ lines: {{ path: text }} }} }}
+model: {{ encoder: {{ bert: {{ pretrained: {}, train: all }} }}, objective: {{ mlm: {{}} }} }}
+training: {{ steps: 1, max_tokens: 256, micro_batches: 1, schedule: {{ constant: {{ rate: 0.001 }} }} }}
+evaluation: {{ every: 0 }}
+cluster: {{ engine: solo, workers: 1, threads: 1, device: cpu }}
+",
+        folder.path().display(),
+        bert.display()
+    );
+    let path = folder.path().join("on.yaml");
+    std::fs::write(&path, config).expect("a file");
+    expect_code(program("tandem").arg("launch").arg(path), 0);
+
+    let export = folder.path().join("on/export");
+    let config = std::fs::read_to_string(export.join("config.json")).expect("config.json");
+    assert!(config.contains("\"bfloat16\""), "{config}");
+    let size =
+        |folder: &Path| std::fs::metadata(folder.join("model.safetensors")).expect("weights").len();
+    assert!(size(&export).abs_diff(size(bert)) < 1000, "two bytes a weight");
+}

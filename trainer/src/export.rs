@@ -15,7 +15,8 @@ use crate::data::tokenizer::Tokenizer;
 use crate::model::Parameters;
 use crate::worker::Worker;
 
-/// Writes the Hugging Face folder `export/` of an `mlm` run; nothing for other objectives.
+/// Writes the Hugging Face folder `export/` of an `mlm` run; nothing for other objectives. A BERT
+/// that was trained on keeps the precision of the folder that it came from.
 ///
 /// # Errors
 /// Files that cannot be written.
@@ -25,7 +26,7 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let vocabulary = worker.run.join("vocabulary");
     let bases = Bases::open(&worker.config, Some(&vocabulary.join("vocab.txt")))?;
     let from = bases.encoder.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
-    let precision = encoder.new.as_ref().map_or(Precision::F32, |new| new.export);
+    let precision = encoder.new.as_ref().map_or_else(|| precision_of(from), |new| new.export);
 
     let draft = worker.run.join("export.tmp");
     if draft.exists() {
@@ -46,6 +47,14 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
         std::fs::remove_dir_all(&export)?;
     }
     std::fs::rename(&draft, &export).with_context(|| format!("cannot make {}", export.display()))
+}
+
+/// The precision that a BERT's config.json names; f32 where it names none of ours.
+fn precision_of(folder: &Path) -> Precision {
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let is_bf16 = ["dtype", "torch_dtype"].iter().any(|key| json[key] == "bfloat16");
+    if is_bf16 { Precision::Bf16 } else { Precision::F32 }
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -106,7 +115,7 @@ fn write_weights(parameters: &Parameters, precision: Precision, path: &Path) -> 
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(dtype, shape.clone(), bytes)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
-    Ok(safetensors::serialize_to_file(views, Some(metadata), path)?)
+    Ok(std::fs::write(path, safetensors::serialize(views, Some(metadata))?)?)
 }
 
 fn bytes(tensor: &Tensor, precision: Precision) -> Vec<u8> {
