@@ -2,6 +2,7 @@
 
 mod bench;
 mod bits;
+mod compositions;
 mod export;
 mod hub;
 mod parity;

@@ -1,9 +1,6 @@
 //! The whole way from YAML to BLEU, at tiny size: the demo's pipeline.
 
-use std::io::Write;
-use std::process::Stdio;
-
-use tandem_tests::{Tiny, expect_code, program};
+use tandem_tests::{Tiny, expect_code, program, translate};
 
 #[test]
 fn two_berts_become_a_translator() {
@@ -34,18 +31,11 @@ fn two_berts_become_a_translator() {
     assert!(said.contains("BLEU"), "{said}");
 
     // Translations come in the order of their lines, an empty one for an empty line.
-    let mut command = program("tandem");
-    command.arg("translate").arg(&run).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = command.spawn().expect("tandem translate");
     let lines = "eins zwei drei .\n\nneun .\nvier fünf sechs sieben acht neun .\n";
-    child.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("a pipe");
-    let output = child.wait_with_output().expect("an end");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    let translations: Vec<&str> = text.lines().collect();
-    assert_eq!(translations.len(), 4, "{text}");
+    let translations = translate(&run, lines);
+    assert_eq!(translations.len(), 4, "{translations:?}");
     assert_eq!(translations[1], "");
-    assert!(!translations[3].is_empty(), "{text}");
+    assert!(!translations[3].is_empty(), "{translations:?}");
 }
 
 #[test]

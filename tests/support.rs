@@ -1,8 +1,9 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -48,13 +49,22 @@ pub struct Tiny {
 }
 
 impl Tiny {
+    /// Writes the texts alone.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn texts() -> Self {
+        let tiny = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        tiny.write_texts();
+        tiny
+    }
+
     /// Writes the texts, and pre-trains both BERTs with the real programs.
     ///
     /// # Panics
     /// If anything fails.
     pub fn new() -> Self {
-        let tiny = Self { folder: tempfile::tempdir().expect("a temporary folder") };
-        tiny.write_texts();
+        let tiny = Self::texts();
         for side in ["de", "en"] {
             let config = format!(
                 "run: {{ name: bert-{side}, folder: {runs} }}
@@ -95,6 +105,27 @@ cluster: {{ engine: solo, workers: 1, device: cpu }}
 
     /// The config of an AB-Net run over the two BERTs.
     pub fn ab_net(&self, name: &str, workers: usize, dropout: f64) -> PathBuf {
+        let encoder = format!(
+            "{{ bert: {{ pretrained: ./bert-de/export, adapters: {{ dim: 16 }}, \
+             dropout: {dropout} }} }}"
+        );
+        let decoder = format!(
+            "{{ bert: {{ pretrained: ./bert-en/export, dropout: {dropout}, \
+             cross_attention: {{ heads: 2, dropout: {dropout} }} }} }}"
+        );
+        let objective = "{ masked: { length_classes: 40 } }";
+        self.translation(name, workers, &encoder, &decoder, objective)
+    }
+
+    /// The config of a run with this model.
+    pub fn translation(
+        &self,
+        name: &str,
+        workers: usize,
+        encoder: &str,
+        decoder: &str,
+        objective: &str,
+    ) -> PathBuf {
         let config = format!(
             "run: {{ name: {name}, folder: {runs} }}
 data:
@@ -103,10 +134,9 @@ data:
   test: {{ tsv: {{ path: valid.tsv, source: 1, target: 2 }} }}
   max_length: 24
 model:
-  encoder: {{ bert: {{ pretrained: ./bert-de/export, adapters: {{ dim: 16 }}, dropout: {dropout} }} }}
-  decoder: {{ bert: {{ pretrained: ./bert-en/export, dropout: {dropout}, \
-             cross_attention: {{ heads: 2, dropout: {dropout} }} }} }}
-  objective: {{ masked: {{ length_classes: 40 }} }}
+  encoder: {encoder}
+  decoder: {decoder}
+  objective: {objective}
 training: {{ steps: 12, max_tokens: 200, micro_batches: 2, log_every: 1, \
              schedule: {{ constant: {{ rate: 0.005 }} }} }}
 evaluation: {{ every: 6, sentences: 8, latency_sentences: 2 }}
@@ -147,6 +177,21 @@ impl Default for Tiny {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// What `tandem translate` makes of lines.
+///
+/// # Panics
+/// If it fails.
+pub fn translate(run: &Path, lines: &str) -> Vec<String> {
+    let mut command = program("tandem");
+    command.arg("translate").arg(run).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().expect("tandem translate");
+    child.stdin.take().expect("stdin").write_all(lines.as_bytes()).expect("a pipe");
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
 }
 
 /// The bytes of a run's trained weights at a step.

@@ -1,10 +1,11 @@
-//! The BERTs that a run stands on: where they lie and what shape they have.
+//! What a run's model is built on: BERTs and where they lie, vocabularies and their sizes.
 
 use std::path::{Path, PathBuf};
 
 use crate::bert::{BertConfig, BertError, BertFolder};
 use crate::model::{Decoder, Encoder, NewBert, Vocabulary};
 use crate::run::RunConfig;
+use crate::transformer::Transformer;
 
 /// Why a run's BERTs cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -20,45 +21,67 @@ pub enum BaseError {
     /// A folder that is not a usable BERT.
     #[error(transparent)]
     Bert(#[from] BertError),
-    /// A vocabulary is learnt by the run itself, and has not been learnt yet.
-    #[error("the vocabulary of the new BERT is learnt when the run starts")]
-    NotLearnt,
 }
 
-/// One side's BERT.
+/// What one side of a model is built on.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Base {
+pub enum Base {
+    /// A BERT.
+    Bert(BertBase),
+    /// A Transformer from random weights.
+    Transformer(TransformerBase),
+}
+
+/// A BERT, which is there or which the run makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BertBase {
     /// Its shape.
     pub config: BertConfig,
     /// Its folder; none for a BERT that the run makes.
     pub folder: Option<BertFolder>,
 }
 
-/// The BERTs that a run stands on.
+/// A Transformer and its vocabulary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TransformerBase {
+    /// Its shape.
+    pub config: Transformer,
+    /// Entries of its vocabulary.
+    pub vocab_size: usize,
+    /// The BERT's folder that it has its vocabulary from, if any.
+    pub vocabulary: Option<BertFolder>,
+}
+
+/// What both sides of a model are built on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bases {
-    /// The source side's.
+    /// The source side.
     pub encoder: Base,
-    /// The target side's; none for the `mlm` objective.
+    /// The target side; none for the `mlm` objective.
     pub decoder: Option<Base>,
 }
 
 impl Bases {
     /// Opens the folders that a config names, without loading weights or going online.
     ///
-    /// `learnt_vocabulary` is the vocab.txt that an `mlm` run has learnt, if it has.
-    ///
     /// # Errors
     /// A BERT that is not on this machine, or whose folder is unusable.
-    pub fn open(run: &RunConfig, learnt_vocabulary: Option<&Path>) -> Result<Self, BaseError> {
-        let Encoder::Bert(encoder) = &run.model.encoder;
-        let encoder = match (&encoder.pretrained, &encoder.new) {
-            (Some(name), _) => Base::pretrained(name)?,
-            (None, Some(new)) => Base::new(new, learnt_vocabulary)?,
-            (None, None) => unreachable!("validation asks for `pretrained` or `new`"),
+    pub fn open(run: &RunConfig) -> Result<Self, BaseError> {
+        let encoder = match &run.model.encoder {
+            Encoder::Bert(encoder) => Base::Bert(match (&encoder.pretrained, &encoder.new) {
+                (Some(name), _) => BertBase::pretrained(name)?,
+                (None, Some(new)) => BertBase::new(new)?,
+                (None, None) => unreachable!("validation asks for `pretrained` or `new`"),
+            }),
+            Encoder::Transformer(config) => Base::Transformer(TransformerBase::open(config)?),
         };
         let decoder = match &run.model.decoder {
-            Some(Decoder::Bert(decoder)) => Some(Base::pretrained(&decoder.pretrained)?),
+            Some(Decoder::Bert(decoder)) => {
+                Some(Base::Bert(BertBase::pretrained(&decoder.pretrained)?))
+            }
+            Some(Decoder::Transformer(config)) => {
+                Some(Base::Transformer(TransformerBase::open(config)?))
+            }
             None => None,
         };
         Ok(Self { encoder, decoder })
@@ -66,23 +89,62 @@ impl Bases {
 }
 
 impl Base {
+    /// The BERT, if it is one.
+    pub fn bert(&self) -> Option<&BertBase> {
+        match self {
+            Self::Bert(bert) => Some(bert),
+            Self::Transformer(_) => None,
+        }
+    }
+
+    /// The folder whose weights are loaded, if any.
+    pub fn folder(&self) -> Option<&BertFolder> {
+        self.bert()?.folder.as_ref()
+    }
+
+    /// The tokenizer's file, where a BERT's folder has it.
+    pub fn tokenizer(&self) -> Option<&Path> {
+        let folder = match self {
+            Self::Bert(bert) => bert.folder.as_ref(),
+            Self::Transformer(transformer) => transformer.vocabulary.as_ref(),
+        };
+        folder.map(|folder| folder.vocabulary.as_path())
+    }
+
+    /// Entries of the vocabulary.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Bert(bert) => bert.config.vocab_size,
+            Self::Transformer(transformer) => transformer.vocab_size,
+        }
+    }
+
+    /// Width of the hidden states.
+    pub fn width(&self) -> usize {
+        match self {
+            Self::Bert(bert) => bert.config.hidden_size,
+            Self::Transformer(transformer) => transformer.config.hidden,
+        }
+    }
+
+    /// Number of positions: the longest sentence in tokens.
+    pub fn positions(&self) -> usize {
+        match self {
+            Self::Bert(bert) => bert.config.max_position_embeddings,
+            Self::Transformer(transformer) => transformer.config.max_length,
+        }
+    }
+}
+
+impl BertBase {
     fn pretrained(name: &str) -> Result<Self, BaseError> {
-        let path = locate(name)
-            .ok_or_else(|| BaseError::NotHere { name: name.into(), cache: hub_cache() })?;
-        let folder = BertFolder::open(&path)?;
+        let folder = open_folder(name)?;
         Ok(Self { config: folder.config.clone(), folder: Some(folder) })
     }
 
-    fn new(new: &NewBert, learnt: Option<&Path>) -> Result<Self, BaseError> {
-        let file = match (&new.vocabulary, learnt) {
-            (Vocabulary::File { path, .. }, _) => path,
-            (Vocabulary::Learn { .. }, Some(path)) => path,
-            (Vocabulary::Learn { .. }, None) => return Err(BaseError::NotLearnt),
-        };
-        let entries = std::fs::read_to_string(file)
-            .map_err(|source| BertError::Read { path: file.into(), source })?;
+    fn new(new: &NewBert) -> Result<Self, BaseError> {
         let config = BertConfig {
-            vocab_size: entries.lines().count(),
+            vocab_size: vocab_size(&new.vocabulary)?,
             hidden_size: new.hidden,
             num_hidden_layers: new.layers,
             num_attention_heads: new.heads,
@@ -96,6 +158,35 @@ impl Base {
         };
         Ok(Self { config, folder: None })
     }
+}
+
+impl TransformerBase {
+    fn open(config: &Transformer) -> Result<Self, BaseError> {
+        let vocabulary = match &config.vocabulary {
+            Vocabulary::Bert(name) => Some(open_folder(name)?),
+            Vocabulary::File { .. } | Vocabulary::Learn { .. } => None,
+        };
+        Ok(Self { config: config.clone(), vocab_size: vocab_size(&config.vocabulary)?, vocabulary })
+    }
+}
+
+fn open_folder(name: &str) -> Result<BertFolder, BaseError> {
+    let path =
+        locate(name).ok_or_else(|| BaseError::NotHere { name: name.into(), cache: hub_cache() })?;
+    Ok(BertFolder::open(&path)?)
+}
+
+/// Entries of a vocabulary; one that is learnt has exactly as many as asked for.
+fn vocab_size(vocabulary: &Vocabulary) -> Result<usize, BaseError> {
+    Ok(match vocabulary {
+        Vocabulary::File { path, .. } => {
+            let entries = std::fs::read_to_string(path)
+                .map_err(|source| BertError::Read { path: path.into(), source })?;
+            entries.lines().count()
+        }
+        Vocabulary::Learn { size, .. } => *size,
+        Vocabulary::Bert(name) => open_folder(name)?.config.vocab_size,
+    })
 }
 
 /// The folder of a pre-trained model: `name` itself if it is a path, which is absolute in a loaded

@@ -2,13 +2,17 @@
 //!
 //! Each check is one function that reports at the key which has to change.
 
+mod decoding;
+mod transformer;
+
 use std::collections::BTreeSet;
 
 use crate::cluster::Engine;
 use crate::data::Text;
 use crate::evaluation::Metric;
 use crate::inputs::{Shape, Shapes};
-use crate::model::{Corruption, Decoder, Encoder, Layers, Objective, Train};
+use crate::model::{BertEncoder, Corruption, Decoder, Encoder, Layers, Objective};
+use crate::model::{Train, Vocabulary};
 use crate::problem::{Kind, Problem};
 use crate::run::RunConfig;
 use crate::training::{Optimizer, Schedule};
@@ -47,6 +51,8 @@ pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     encoder_source(run, report);
     encoder_adapters(run, shapes, report);
     cross_attention(run, shapes, report);
+    transformer::check(run, report);
+    decoding::check(run, report);
     corruption(run, report);
     lengths(run, shapes, report);
     optimizer(run, report);
@@ -103,44 +109,66 @@ fn texts(run: &RunConfig, report: &mut Report) {
 
 /// Translation needs both sides; `mlm` trains an encoder and nothing else.
 fn objective(run: &RunConfig, report: &mut Report) {
-    let Encoder::Bert(encoder) = &run.model.encoder;
-    match &run.model.objective {
-        Objective::Masked(_) => {
-            if run.model.decoder.is_none() {
-                let message = "missing, the masked objective and Mask-Predict need a decoder, \
-                               must be {bert: ...}";
-                report.conflict("model.decoder", message.into());
+    let decoder = run.model.decoder.as_ref();
+    match (&run.model.objective, &run.model.encoder) {
+        (Objective::Masked(_) | Objective::Autoregressive(_), encoder) => {
+            if decoder.is_none() {
+                let name = match &run.model.objective {
+                    Objective::Autoregressive(_) => "autoregressive",
+                    _ => "masked",
+                };
+                let message = format!(
+                    "missing, the {name} objective needs a decoder, must be one of {{bert: ...}} \
+                     | {{transformer: ...}}"
+                );
+                report.conflict("model.decoder", message);
             }
-            if encoder.new.is_some() {
-                let message = "only the mlm objective makes a BERT, give `pretrained` instead";
-                report.conflict("model.encoder.bert.new", message.into());
-            }
-            if encoder.train == Train::Adapters && encoder.adapters.is_none() {
-                let message = "missing, `train: adapters` has nothing else to train, must be a \
-                               map of dim | layers";
-                report.conflict("model.encoder.bert.adapters", message.into());
+            if let Encoder::Bert(encoder) = encoder {
+                translating_bert(encoder, report);
             }
         }
-        Objective::Mlm(_) => {
-            if run.model.decoder.is_some() {
+        (Objective::Mlm(_), encoder) => {
+            if decoder.is_some() {
                 let message = "the mlm objective trains an encoder alone, leave the decoder out";
                 report.conflict("model.decoder", message.into());
             }
-            if encoder.adapters.is_some() {
-                let message = "the mlm objective trains the BERT itself, leave the adapters out";
-                report.conflict("model.encoder.bert.adapters", message.into());
-            }
-            if encoder.train == Train::Adapters && encoder.new.is_none() {
-                let message = "the mlm objective trains the BERT itself, must be all | scratch";
-                report.conflict("model.encoder.bert.train", message.into());
+            match encoder {
+                Encoder::Bert(encoder) => pre_trained_bert(encoder, report),
+                Encoder::Transformer(_) => {
+                    let message = "the mlm objective makes a BERT, must be {bert: ...}";
+                    report.conflict("model.encoder.transformer", message.into());
+                }
             }
         }
     }
 }
 
-/// An encoder is either there or made, and what is made starts from scratch.
+fn translating_bert(encoder: &BertEncoder, report: &mut Report) {
+    if encoder.new.is_some() {
+        let message = "only the mlm objective makes a BERT, give `pretrained` instead";
+        report.conflict("model.encoder.bert.new", message.into());
+    }
+    if encoder.train == Train::Adapters && encoder.adapters.is_none() {
+        let message = "missing, `train: adapters` has nothing else to train, must be a map of dim \
+                       | layers";
+        report.conflict("model.encoder.bert.adapters", message.into());
+    }
+}
+
+fn pre_trained_bert(encoder: &BertEncoder, report: &mut Report) {
+    if encoder.adapters.is_some() {
+        let message = "the mlm objective trains the BERT itself, leave the adapters out";
+        report.conflict("model.encoder.bert.adapters", message.into());
+    }
+    if encoder.train == Train::Adapters && encoder.new.is_none() {
+        let message = "the mlm objective trains the BERT itself, must be all | scratch";
+        report.conflict("model.encoder.bert.train", message.into());
+    }
+}
+
+/// A BERT is either there or made, and what is made starts from scratch.
 fn encoder_source(run: &RunConfig, report: &mut Report) {
-    let Encoder::Bert(encoder) = &run.model.encoder;
+    let Encoder::Bert(encoder) = &run.model.encoder else { return };
     match (&encoder.pretrained, &encoder.new) {
         (Some(_), Some(_)) => {
             let message = "found `pretrained` too, must be one of pretrained | new";
@@ -159,13 +187,18 @@ fn encoder_source(run: &RunConfig, report: &mut Report) {
                 let message = format!("{} heads must divide hidden: {}", new.heads, new.hidden);
                 report.conflict("model.encoder.bert.new.heads", message);
             }
+            if let Vocabulary::Bert(_) = &new.vocabulary {
+                let message = "only a Transformer takes a BERT's vocabulary, must be one of \
+                               {file: ...} | {learn: ...}";
+                report.conflict("model.encoder.bert.new.vocabulary.bert", message.into());
+            }
         }
         (Some(_), None) => {}
     }
 }
 
 fn encoder_adapters(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
-    let Encoder::Bert(encoder) = &run.model.encoder;
+    let Encoder::Bert(encoder) = &run.model.encoder else { return };
     if let Some(adapters) = &encoder.adapters {
         let path = "model.encoder.bert.adapters.layers";
         layers(&adapters.layers, shapes.encoder, path, report);
@@ -223,6 +256,7 @@ fn corruption(run: &RunConfig, report: &mut Report) {
     let (name, Corruption { mask, random }) = match &run.model.objective {
         Objective::Masked(masked) => ("masked", &masked.corruption),
         Objective::Mlm(mlm) => ("mlm", &mlm.corruption),
+        Objective::Autoregressive(_) => return,
     };
     if mask + random > 1.0 + 1e-9 {
         let message = format!("mask {mask} and random {random} are together more than 1");
@@ -230,26 +264,26 @@ fn corruption(run: &RunConfig, report: &mut Report) {
     }
 }
 
-/// Sentences fit into the BERTs' positions, the length classes and a micro-batch.
+/// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder)];
-    for (side, bert) in sides {
-        if let (Some(length), Some(bert)) = (run.data.max_length, bert)
-            && length > bert.positions
+    for (side, shape) in sides {
+        if let (Some(length), Some(shape)) = (run.data.max_length, shape)
+            && length > shape.positions
         {
-            let message =
-                format!("found {length}, the {side}'s BERT has {} positions", bert.positions);
+            let Shape { kind, positions, .. } = shape;
+            let message = format!("found {length}, the {side}'s {kind} has {positions} positions");
             report.conflict("data.max_length", message);
         }
     }
-    let positions = sides.iter().filter_map(|(_, bert)| bert.map(|bert| bert.positions)).max();
+    let positions = sides.iter().filter_map(|(_, shape)| shape.map(|shape| shape.positions)).max();
     let Some(length) = run.data.max_length.or(positions) else { return };
     if let Objective::Masked(masked) = &run.model.objective
         && length >= masked.length_classes
     {
         let message = format!(
             "found {}, must be at least {}: more than the longest sentence, {length} tokens by \
-             data.max_length or the BERTs",
+             data.max_length or the model's positions",
             masked.length_classes,
             length + 1
         );
@@ -258,7 +292,7 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     if run.training.max_tokens < length {
         let message = format!(
             "found {}, must be at least {length}: the longest sentence by data.max_length or the \
-             BERTs",
+             model's positions",
             run.training.max_tokens
         );
         report.conflict("training.max_tokens", message);

@@ -3,12 +3,26 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::model::Objective;
+
 /// How translations are found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Decoding {
     /// Mask-Predict (Ghazvininejad et al. 2019): all positions at once, the least certain again.
     MaskPredict(MaskPredict),
+    /// Beam search: token by token, for the autoregressive objective.
+    BeamSearch(BeamSearch),
+}
+
+impl Decoding {
+    /// What an objective's model is decoded with where the config does not say.
+    pub fn of(objective: &Objective) -> Self {
+        match objective {
+            Objective::Masked(_) | Objective::Mlm(_) => Self::default(),
+            Objective::Autoregressive(_) => Self::BeamSearch(BeamSearch::default()),
+        }
+    }
 }
 
 impl Default for Decoding {
@@ -58,4 +72,31 @@ pub enum Stop {
     Unchanged,
     /// After one pass on masks alone and `iterations` more, always (the released code).
     Released,
+}
+
+/// Beam search's settings; fairseq's search, which stops a sentence at `width` finished hypotheses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BeamSearch {
+    /// Hypotheses of each sentence that are followed at once.
+    #[schemars(range(min = 1, max = 64))]
+    pub width: usize,
+    /// Hypotheses are compared by `Σ log p / L^length_penalty`, where L counts the final [SEP].
+    #[schemars(range(min = 0.0))]
+    pub length_penalty: f64,
+    /// A translation has at most `max_len_a · source tokens + max_len_b` tokens.
+    #[schemars(range(min = 0.0))]
+    pub max_len_a: f64,
+    /// See `max_len_a`.
+    #[schemars(range(min = 2))]
+    pub max_len_b: usize,
+    /// Padded source tokens per batch, times `width`.
+    #[schemars(range(min = 2))]
+    pub max_tokens: usize,
+}
+
+impl Default for BeamSearch {
+    fn default() -> Self {
+        Self { width: 5, length_penalty: 1.0, max_len_a: 1.2, max_len_b: 10, max_tokens: 4000 }
+    }
 }

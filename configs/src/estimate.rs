@@ -5,8 +5,7 @@
 //!
 //! Letters: N sentences, T tokens of each, D width, F feed-forward width, H heads, V vocabulary.
 
-use crate::bases::Bases;
-use crate::bert::BertConfig;
+use crate::bases::{Base, Bases, BertBase, TransformerBase};
 use crate::model::{Decoder, Objective};
 use crate::parameters::{Parameter, frozen_count, trained_count};
 use crate::run::RunConfig;
@@ -69,47 +68,63 @@ fn kept(run: &RunConfig) -> u64 {
 ///
 /// Longest sentences are the worst, since attention is quadratic in T.
 fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
-    let source = &bases.encoder.config;
-    let target = bases.decoder.as_ref().map(|base| &base.config);
-    let shortest = |bert: &BertConfig| bert.max_position_embeddings as u64;
-    let positions = target.map_or(u64::MAX, shortest).min(shortest(source));
+    let (source, target) = (&bases.encoder, bases.decoder.as_ref());
+    let positions = target.map_or(usize::MAX, Base::positions).min(source.positions()) as u64;
     let tokens = run.training.max_tokens as u64;
     let length = run.data.max_length.map_or(positions, |length| length as u64).min(tokens);
 
-    let mut total = numbers(source, tokens, length);
-    if let (Some(bert), Some(Decoder::Bert(decoder))) = (target, &run.model.decoder) {
-        let width = bert.hidden_size as u64;
-        let adapters = &decoder.cross_attention;
-        let count = (0..bert.num_hidden_layers)
-            .filter(|&i| adapters.layers.contains(i, bert.num_hidden_layers));
+    let mut total = layers(source, tokens, length);
+    if let Some(target) = target {
+        total += layers(target, tokens, length);
+        let (count, heads, inner) = match (&run.model.decoder, target) {
+            (Some(Decoder::Bert(decoder)), Base::Bert(bert)) => {
+                let adapters = &decoder.cross_attention;
+                let all = bert.config.num_hidden_layers;
+                let count = (0..all).filter(|&i| adapters.layers.contains(i, all)).count();
+                (count, adapters.heads, adapters.feed_forward)
+            }
+            // Its feed-forward is counted with the layers.
+            (_, Base::Transformer(base)) => (base.config.layers, base.config.heads, 0),
+            (_, Base::Bert(_)) => (0, 0, 0),
+        };
         // Query, key, value, attended, sum, norm: 6 T·D; probabilities H·T·T; the feed-forward.
-        let each = tokens * (6 * width + 2 * adapters.feed_forward as u64)
-            + 2 * tokens * length * adapters.heads as u64;
-        total += numbers(bert, tokens, length) + count.count() as u64 * each;
+        let each = tokens * (6 * target.width() as u64 + 2 * inner as u64)
+            + 2 * tokens * length * heads as u64;
+        total += count as u64 * each;
     }
     // Logits and their log-softmax at the predicted positions, in f32: half of the positions on
     // average with `masked`, and never more than all.
-    let vocabulary = target.unwrap_or(source).vocab_size as u64;
+    let vocabulary = target.unwrap_or(source).vocab_size() as u64;
     let predicted = match &run.model.objective {
-        Objective::Masked(_) => tokens,
+        Objective::Masked(_) | Objective::Autoregressive(_) => tokens,
         Objective::Mlm(mlm) => (tokens as f64 * mlm.predicted).ceil() as u64,
     };
     total * number + 2 * F32 * predicted * vocabulary
 }
 
-/// Numbers kept by a BERT's layers: 11 T·D (inputs of matrices and norms, dropout masks),
-/// 2 T·F (before and after GELU) and 2 H·T·T (attention probabilities before and after dropout).
-fn numbers(bert: &BertConfig, tokens: u64, length: u64) -> u64 {
-    let (width, inner) = (bert.hidden_size as u64, bert.intermediate_size as u64);
-    let heads = bert.num_attention_heads as u64;
-    let layer = tokens * (11 * width + 2 * inner) + 2 * heads * tokens * length;
-    bert.num_hidden_layers as u64 * layer
+/// Numbers kept by a side's own layers: 11 T·D (inputs of matrices and norms, dropout masks),
+/// 2 T·F (before and after the activation) and 2 H·T·T (attention probabilities before and after
+/// dropout).
+fn layers(base: &Base, tokens: u64, length: u64) -> u64 {
+    let (count, width, inner, heads) = match base {
+        Base::Bert(BertBase { config, .. }) => (
+            config.num_hidden_layers,
+            config.hidden_size,
+            config.intermediate_size,
+            config.num_attention_heads,
+        ),
+        Base::Transformer(TransformerBase { config, .. }) => {
+            (config.layers, config.hidden, config.feed_forward, config.heads)
+        }
+    };
+    let layer = tokens * (11 * width + 2 * inner) as u64 + 2 * heads as u64 * tokens * length;
+    count as u64 * layer
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bases::Base;
+    use crate::bert::BertConfig;
 
     /// 1 layer of width 4, feed-forward 8, 2 heads; 10 entries, 6 positions.
     fn tiny() -> (RunConfig, Bases) {
@@ -124,7 +139,7 @@ mod tests {
             "{vocab_size: 10, hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 2, \
              intermediate_size: 8, max_position_embeddings: 6}",
         );
-        (run, Bases { encoder: Base { config, folder: None }, decoder: None })
+        (run, Bases { encoder: Base::Bert(BertBase { config, folder: None }), decoder: None })
     }
 
     fn serde_yaml_value<T: serde::de::DeserializeOwned>(text: &str) -> T {

@@ -1,4 +1,4 @@
-//! Whether the files and BERTs that a config names are there, and what shape the BERTs have.
+//! Whether the files and BERTs that a config names are there, and what shape the sides have.
 
 use std::path::Path;
 
@@ -8,10 +8,13 @@ use crate::checks::Report;
 use crate::data::Text;
 use crate::model::{Decoder, Encoder, Vocabulary};
 use crate::run::RunConfig;
+use crate::transformer::Transformer;
 
-/// What the checks need to know of a BERT.
+/// What the checks need to know of a BERT or Transformer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
+    /// `BERT` or `Transformer`.
+    pub kind: &'static str,
     /// Number of layers.
     pub layers: usize,
     /// Width of the hidden states.
@@ -20,7 +23,7 @@ pub struct Shape {
     pub positions: usize,
 }
 
-/// The BERTs' shapes, as far as they are known on this machine.
+/// The sides' shapes, as far as they are known on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Shapes {
     /// The source side's.
@@ -42,21 +45,40 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
             Text::Lines { path } => file(path, &format!("data.{split}.lines.path"), report),
         }
     }
-    let mut shapes = Shapes::default();
-    let Encoder::Bert(encoder) = &run.model.encoder;
-    if let Some(name) = &encoder.pretrained {
-        shapes.encoder = bert(name, "model.encoder.bert.pretrained", report);
-    } else if let Some(new) = &encoder.new {
-        let (layers, hidden, positions) = (new.layers, new.hidden, new.positions);
-        shapes.encoder = Some(Shape { layers, hidden, positions });
-        if let Vocabulary::File { path, .. } = &new.vocabulary {
-            file(path, "model.encoder.bert.new.vocabulary.file.path", report);
+    let encoder = match &run.model.encoder {
+        Encoder::Bert(encoder) => match (&encoder.pretrained, &encoder.new) {
+            (Some(name), _) => bert(name, "model.encoder.bert.pretrained", report),
+            (None, Some(new)) => {
+                vocabulary(&new.vocabulary, "model.encoder.bert.new.vocabulary", report);
+                let (layers, hidden, positions) = (new.layers, new.hidden, new.positions);
+                Some(Shape { kind: "BERT", layers, hidden, positions })
+            }
+            (None, None) => None,
+        },
+        Encoder::Transformer(shape) => Some(transformer(shape, "model.encoder", report)),
+    };
+    let decoder = match &run.model.decoder {
+        Some(Decoder::Bert(decoder)) => {
+            bert(&decoder.pretrained, "model.decoder.bert.pretrained", report)
         }
+        Some(Decoder::Transformer(shape)) => Some(transformer(shape, "model.decoder", report)),
+        None => None,
+    };
+    Shapes { encoder, decoder }
+}
+
+fn transformer(shape: &Transformer, key: &str, report: &mut Report) -> Shape {
+    vocabulary(&shape.vocabulary, &format!("{key}.transformer.vocabulary"), report);
+    let Transformer { layers, hidden, max_length, .. } = *shape;
+    Shape { kind: "Transformer", layers, hidden, positions: max_length }
+}
+
+fn vocabulary(vocabulary: &Vocabulary, key: &str, report: &mut Report) {
+    match vocabulary {
+        Vocabulary::File { path, .. } => file(path, &format!("{key}.file.path"), report),
+        Vocabulary::Bert(name) => drop(bert(name, &format!("{key}.bert"), report)),
+        Vocabulary::Learn { .. } => {}
     }
-    if let Some(Decoder::Bert(decoder)) = &run.model.decoder {
-        shapes.decoder = bert(&decoder.pretrained, "model.decoder.bert.pretrained", report);
-    }
-    shapes
 }
 
 fn file(path: &Path, key: &str, report: &mut Report) {
@@ -82,6 +104,7 @@ fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
     };
     match BertFolder::open(&path) {
         Ok(folder) => Some(Shape {
+            kind: "BERT",
             layers: folder.config.num_hidden_layers,
             hidden: folder.config.hidden_size,
             positions: folder.config.max_position_embeddings,

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::checks;
+use crate::decoding::Decoding;
 use crate::inputs;
 use crate::overrides;
 use crate::problem::{Kind, Place, Problem, Problems};
@@ -54,6 +55,9 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), 
             return Err(all(problems));
         }
     };
+    if root.entry("decoding").is_none() {
+        run.decoding = Decoding::of(&run.model.objective);
+    }
     resolve(&mut run, path.parent().unwrap_or(Path::new("")));
     let mut report = checks::Report { root: &root, problems: &mut problems };
     let shapes = inputs::check(&run, &mut report);

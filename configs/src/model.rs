@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::training::Precision;
+use crate::transformer::Transformer;
 
 /// The model as a composition: an encoder, a decoder, an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -23,14 +24,19 @@ pub struct Model {
 pub enum Encoder {
     /// A BERT, with bottleneck adapters behind its layers (Guo et al. 2020, equation 5).
     Bert(BertEncoder),
+    /// A Transformer, trained from random weights.
+    Transformer(Transformer),
 }
 
 /// Writes the target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Decoder {
-    /// A BERT, with cross-attention adapters behind its layers (Guo et al. 2020, equation 6).
+    /// A BERT, with cross-attention adapters behind its layers (Guo et al. 2020, equation 6). With
+    /// the autoregressive objective it has a causal mask, which it was not pre-trained with.
     Bert(BertDecoder),
+    /// A Transformer, trained from random weights.
+    Transformer(Transformer),
 }
 
 /// A BERT that reads the source.
@@ -109,7 +115,7 @@ pub enum Vocabulary {
         /// Whether text is lower-cased and stripped of accents first.
         lowercase: bool,
     },
-    /// Learnt from the training text.
+    /// Learnt from this side of the training text.
     Learn {
         /// Number of entries, with the five special tokens.
         #[schemars(range(min = 100))]
@@ -117,6 +123,9 @@ pub enum Vocabulary {
         /// Whether text is lower-cased and stripped of accents first.
         lowercase: bool,
     },
+    /// That of a pre-trained BERT: a Hugging Face folder, or a model's name on the hub. Only for a
+    /// Transformer.
+    Bert(String),
 }
 
 /// Which weights of one side are trained.
@@ -164,6 +173,28 @@ pub struct CrossAttention {
     pub dropout: f64,
 }
 
+impl Model {
+    /// The names or folders of all pre-trained BERTs: of their weights, or of a vocabulary alone.
+    pub fn berts_mut(&mut self) -> Vec<&mut String> {
+        let (mut names, mut transformers) = (Vec::new(), Vec::new());
+        match &mut self.encoder {
+            Encoder::Bert(encoder) => names.extend(&mut encoder.pretrained),
+            Encoder::Transformer(transformer) => transformers.push(transformer),
+        }
+        match &mut self.decoder {
+            Some(Decoder::Bert(decoder)) => names.push(&mut decoder.pretrained),
+            Some(Decoder::Transformer(transformer)) => transformers.push(transformer),
+            None => {}
+        }
+        for transformer in transformers {
+            if let Vocabulary::Bert(name) = &mut transformer.vocabulary {
+                names.push(name);
+            }
+        }
+        names
+    }
+}
+
 /// Which of a BERT's layers have an adapter.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -194,6 +225,8 @@ impl Layers {
 pub enum Objective {
     /// Conditional masked language modelling with length prediction (Ghazvininejad et al. 2019).
     Masked(Masked),
+    /// The next target token from those before it; the decoder is causal.
+    Autoregressive(Autoregressive),
     /// Masked language modelling on one language: BERT's own pre-training.
     Mlm(Mlm),
 }
@@ -230,6 +263,24 @@ impl Default for Masked {
             corruption: Corruption::default(),
             source_noise: 0.0,
         }
+    }
+}
+
+/// The next target token from those before it, with teacher forcing.
+///
+/// The decoder sees [CLS] and the target without its last token, each position only what stands
+/// before it, and predicts the target. The loss of a step is `Σ smoothed nll / target tokens`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Autoregressive {
+    /// Label smoothing of the word predictions.
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub label_smoothing: f64,
+}
+
+impl Default for Autoregressive {
+    fn default() -> Self {
+        Self { label_smoothing: 0.1 }
     }
 }
 

@@ -3,7 +3,9 @@
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
 //! Names: Hugging Face's own below `encoder.` and `decoder.`; adapters as DESIGN names them.
 
-use crate::bases::Bases;
+mod transformer;
+
+use crate::bases::{Base, Bases, BertBase};
 use crate::bert::{self, BertConfig, BertFolder, Role, Tensor};
 use crate::model::{CrossAttention, Decoder, Encoder, EncoderAdapters, Layers, Objective, Train};
 use crate::run::RunConfig;
@@ -59,26 +61,38 @@ pub fn frozen_count(parameters: &[Parameter]) -> usize {
 }
 
 /// The parameters of a run's model.
+///
+/// # Panics
+/// If the bases are of another config.
 pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
-    let Encoder::Bert(source) = &run.model.encoder;
-    let base = &bases.encoder;
-    let weights = BertWeights { folder: base.folder.as_ref(), train: source.train };
-    match (&run.model.objective, &run.model.decoder, &bases.decoder) {
-        (Objective::Masked(masked), Some(Decoder::Bert(target)), Some(target_base)) => {
-            let adapters = source.adapters.as_ref();
-            let mut list = encoder(&base.config, weights, adapters, Some(masked.length_classes));
-            let weights = BertWeights { folder: target_base.folder.as_ref(), train: target.train };
-            let memory_width = base.config.hidden_size;
-            list.extend(decoder(
-                &target_base.config,
-                weights,
-                &target.cross_attention,
-                memory_width,
-            ));
-            list
+    let length_classes = match &run.model.objective {
+        Objective::Masked(masked) => Some(masked.length_classes),
+        Objective::Autoregressive(_) => None,
+        Objective::Mlm(_) => match (&run.model.encoder, &bases.encoder) {
+            (Encoder::Bert(side), Base::Bert(base)) => {
+                return mlm(&base.config, BertWeights::new(base, side.train));
+            }
+            _ => panic!("the mlm objective trains a BERT"),
+        },
+    };
+    let mut list = match (&run.model.encoder, &bases.encoder) {
+        (Encoder::Bert(side), Base::Bert(base)) => {
+            let weights = BertWeights::new(base, side.train);
+            encoder(&base.config, weights, side.adapters.as_ref(), length_classes)
         }
-        _ => mlm(&base.config, weights),
-    }
+        (_, Base::Transformer(base)) => transformer::encoder(base, length_classes),
+        (Encoder::Transformer(_), Base::Bert(_)) => panic!("the encoder's base is of another run"),
+    };
+    let memory_width = bases.encoder.width();
+    list.extend(match (&run.model.decoder, &bases.decoder) {
+        (Some(Decoder::Bert(side)), Some(Base::Bert(base))) => {
+            let weights = BertWeights::new(base, side.train);
+            decoder(&base.config, weights, &side.cross_attention, memory_width)
+        }
+        (_, Some(Base::Transformer(base))) => transformer::decoder(base, memory_width),
+        _ => panic!("the decoder's base is of another run"),
+    });
+    list
 }
 
 /// Which initial values a BERT's own tensors have.
@@ -88,6 +102,13 @@ pub struct BertWeights<'a> {
     pub folder: Option<&'a BertFolder>,
     /// Which are trained.
     pub train: Train,
+}
+
+impl<'a> BertWeights<'a> {
+    /// Those of a BERT of which `train` is trained.
+    pub fn new(base: &'a BertBase, train: Train) -> Self {
+        Self { folder: base.folder.as_ref(), train }
+    }
 }
 
 /// An AB-Net encoder: BERT, adapters, length embedding.
@@ -110,9 +131,7 @@ pub fn encoder(
             });
         }
     }
-    if let Some(classes) = length_classes {
-        list.add("length_embedding.weight", vec![classes, width], Init::Normal(0.02));
-    }
+    list.length_embedding(length_classes, width);
     list.parameters
 }
 
@@ -129,13 +148,7 @@ pub fn decoder(
     let width = bert.hidden_size;
     for layer in layers(&cross_attention.layers, bert) {
         list.scoped(&format!("layer.{layer}."), |list| {
-            for (name, inputs) in [("query", width), ("key", memory_width), ("value", memory_width)]
-            {
-                // The released code packs the three into one matrix and takes its fans.
-                let init = Init::XavierUniform { fan_in: inputs, fan_out: 3 * width };
-                list.add(&format!("cross_attention.{name}.weight"), vec![width, inputs], init);
-                list.add(&format!("cross_attention.{name}.bias"), vec![width], Init::Zeros);
-            }
+            list.query_key_value("cross_attention", width, memory_width);
             list.linear("cross_attention.output", width, width);
             list.norm("cross_attention.norm", width);
             if cross_attention.feed_forward > 0 {
@@ -188,6 +201,23 @@ impl List {
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
         self.add(&format!("{name}.weight"), vec![outputs, inputs], Init::Normal(0.02));
         self.add(&format!("{name}.bias"), vec![outputs], Init::Zeros);
+    }
+
+    /// A trained attention's projections of its input and of the memory that it looks at.
+    fn query_key_value(&mut self, name: &str, width: usize, memory_width: usize) {
+        for (part, inputs) in [("query", width), ("key", memory_width), ("value", memory_width)] {
+            // The released code packs the three into one matrix and takes its fans; fairseq scales
+            // them to the same.
+            let init = Init::XavierUniform { fan_in: inputs, fan_out: 3 * width };
+            self.add(&format!("{name}.{part}.weight"), vec![width, inputs], init);
+            self.add(&format!("{name}.{part}.bias"), vec![width], Init::Zeros);
+        }
+    }
+
+    fn length_embedding(&mut self, classes: Option<usize>, width: usize) {
+        if let Some(classes) = classes {
+            self.add("length_embedding.weight", vec![classes, width], Init::Normal(0.02));
+        }
     }
 
     fn norm(&mut self, name: &str, width: usize) {

@@ -25,17 +25,21 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     if let Some(cache) = &mut data.cache {
         absolute(cache, folder);
     }
-    let Encoder::Bert(encoder) = &mut run.model.encoder;
-    if let Some(name) = &mut encoder.pretrained {
+    for name in run.model.berts_mut() {
         bert(name, folder);
     }
-    if let Some(new) = &mut encoder.new
-        && let Vocabulary::File { path, .. } = &mut new.vocabulary
-    {
-        absolute(path, folder);
-    }
-    if let Some(Decoder::Bert(decoder)) = &mut run.model.decoder {
-        bert(&mut decoder.pretrained, folder);
+    let encoder = match &mut run.model.encoder {
+        Encoder::Bert(encoder) => encoder.new.as_mut().map(|new| &mut new.vocabulary),
+        Encoder::Transformer(transformer) => Some(&mut transformer.vocabulary),
+    };
+    let decoder = match &mut run.model.decoder {
+        Some(Decoder::Transformer(transformer)) => Some(&mut transformer.vocabulary),
+        Some(Decoder::Bert(_)) | None => None,
+    };
+    for vocabulary in [encoder, decoder].into_iter().flatten() {
+        if let Vocabulary::File { path, .. } = vocabulary {
+            absolute(path, folder);
+        }
     }
     if let Objective::Mlm(_) = run.model.objective {
         run.evaluation.metric = Metric::Loss;

@@ -28,7 +28,8 @@ pub struct RunConfig {
     pub model: Model,
     /// Steps, batches, optimizer.
     pub training: Training,
-    /// How translations are found. Not used by the `mlm` objective.
+    /// How translations are found; by default beam search for the autoregressive objective, else
+    /// Mask-Predict. Not used by the `mlm` objective.
     #[serde(default)]
     pub decoding: Decoding,
     /// When and on what the model is scored.

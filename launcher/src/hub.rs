@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use tandem_config::RunConfig;
 use tandem_config::bases::{hub_cache, locate};
-use tandem_config::model::{Decoder, Encoder};
 
 /// Why a model is not on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +45,7 @@ pub enum HubError {
 /// # Errors
 /// A model that is neither here nor to be had.
 pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
-    let Encoder::Bert(encoder) = &mut config.model.encoder;
-    let decoder = config.model.decoder.as_mut().map(|Decoder::Bert(decoder)| decoder);
-    let names = encoder.pretrained.iter_mut().chain(decoder.map(|d| &mut d.pretrained));
-    for name in names {
+    for name in config.model.berts_mut() {
         if locate(name).is_none() {
             fetch(name, say)?;
         }

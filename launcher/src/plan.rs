@@ -21,8 +21,8 @@ pub struct Plan {
     pub run: PathBuf,
     /// Where its ranks go.
     pub topology: Topology,
-    /// The model's size; none as long as a vocabulary has to be learnt.
-    pub size: Option<Size>,
+    /// The model's size.
+    pub size: Size,
     /// What people should know.
     pub notes: Vec<String>,
     /// What is started, one after the other.
@@ -58,17 +58,8 @@ impl Plan {
     ) -> Result<Self, BaseError> {
         let run = RunFolder::new(config.run.path());
         let mut notes = Vec::new();
-        let size = match Bases::open(config, None) {
-            Ok(bases) => {
-                notes.extend(head_note(config, &bases));
-                Some(size(config, &bases))
-            }
-            Err(BaseError::NotLearnt) => {
-                notes.push("parameters are counted when the vocabulary has been learnt".into());
-                None
-            }
-            Err(error) => return Err(error),
-        };
+        let bases = Bases::open(config)?;
+        notes.extend(head_note(config, &bases));
         let work = Work::Train { resume: None };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
@@ -79,7 +70,13 @@ impl Plan {
             };
             commands.push(command(&topology, &work, &program, &run));
         }
-        Ok(Self { run: run.path().to_owned(), topology, size, notes, commands })
+        Ok(Self {
+            run: run.path().to_owned(),
+            topology,
+            size: size(config, &bases),
+            notes,
+            commands,
+        })
     }
 }
 
@@ -103,7 +100,7 @@ fn size(config: &RunConfig, bases: &Bases) -> Size {
 /// The decoder's head is trained when its folder has none, which changes the count.
 fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
     let Some(Decoder::Bert(decoder)) = &config.model.decoder else { return None };
-    let folder = bases.decoder.as_ref()?.folder.as_ref()?;
+    let folder = bases.decoder.as_ref()?.folder()?;
     (decoder.train == Train::Adapters && !folder.has_mlm_head()).then(|| {
         format!("{} has no masked-language-model head: the head is trained", folder.path.display())
     })
@@ -119,14 +116,13 @@ impl std::fmt::Display for Plan {
         };
         let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
         writeln!(f, "workers  {workers} on {host}, {device}, {threads} each")?;
-        if let Some(size) = &self.size {
-            let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
-            writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
-            let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
-            writeln!(f, "memory   about {memory} a worker, of which activations {activations}")?;
-            let (disk, checkpoint) = (bytes(size.disk), bytes(size.checkpoint));
-            writeln!(f, "disk     at most {disk} of checkpoints, {checkpoint} each")?;
-        }
+        let size = &self.size;
+        let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
+        writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
+        let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
+        writeln!(f, "memory   about {memory} a worker, of which activations {activations}")?;
+        let (disk, checkpoint) = (bytes(size.disk), bytes(size.checkpoint));
+        writeln!(f, "disk     at most {disk} of checkpoints, {checkpoint} each")?;
         for note in &self.notes {
             writeln!(f, "note     {note}")?;
         }

@@ -22,13 +22,14 @@ const FREE_KEYS: [&str; 7] = [
 ];
 
 /// What a run leaves in its folder; `--restart` removes it.
-const PRODUCTS: [&str; 11] = [
+const PRODUCTS: [&str; 12] = [
     "config.yaml",
     "state.json",
     "events.jsonl",
     "data.json",
     "report.md",
     "stop.request",
+    "vocabulary",
     "checkpoints",
     "tensorboard",
     "distilled",

@@ -16,11 +16,11 @@ use tch::{Device, no_grad};
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
 use crate::data::random::{Purpose, stream};
-use crate::decode::mask_predict::{Sources, translate};
+use crate::decode::Sources;
+use crate::decode::mask_predict::translate;
 use crate::metrics::user_seconds;
 use crate::model::Pass;
-use crate::objective::masked::Masked;
-use crate::objective::{Sums, rows};
+use crate::objective::{Sums, Translation, rows};
 use crate::optim::Adam;
 use crate::parallel::Reducer;
 use crate::parallel::solo::Solo;
@@ -41,7 +41,7 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
     let batches = train_batches(batches, &parity)?;
     let (length_loss, smoothing) = parity.loss_settings();
     let ParityModel { model, parameters, .. } = parity;
-    let masked = Masked::over(model, length_loss, smoothing);
+    let masked = Translation::over(model, length_loss, smoothing);
     let losses: Vec<f64> = batches
         .iter()
         .map(|batch| {

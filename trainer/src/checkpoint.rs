@@ -104,8 +104,8 @@ impl Snapshot {
 /// # Errors
 /// Weights that cannot be read.
 pub fn base_hashes(bases: &Bases) -> anyhow::Result<Vec<(String, String)>> {
-    let encoder = ("encoder", bases.encoder.folder.as_ref());
-    let decoder = ("decoder", bases.decoder.as_ref().and_then(|base| base.folder.as_ref()));
+    let encoder = ("encoder", bases.encoder.folder());
+    let decoder = ("decoder", bases.decoder.as_ref().and_then(|base| base.folder()));
     let mut hashes = Vec::new();
     for (side, folder) in [encoder, decoder] {
         let Some(folder) = folder else { continue };

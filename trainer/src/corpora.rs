@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_config::bases::{Base, Bases};
-use tandem_config::model::{Encoder, Objective, Vocabulary};
+use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary};
 
 use crate::data::corpus::{Corpus, Side, Sides, Split};
 use crate::data::corrupt::Replacements;
-use crate::data::example::{MlmExamples, PairExamples};
+use crate::data::example::{MlmExamples, PairExamples, Prediction};
+use crate::data::read::Column;
 use crate::data::tokenizer::Tokenizer;
 use crate::data::wordpiece;
 use crate::objective::Examples;
 use crate::worker::Worker;
 
-/// The BERTs, and the tokenizers that belong to them.
+/// What both sides are built on, and the tokenizers that belong to them.
 pub struct Languages {
-    /// The BERTs' shapes and folders.
+    /// The sides' shapes and folders.
     pub bases: Bases,
     /// The source side's tokenizer.
     pub source: Tokenizer,
@@ -28,46 +29,43 @@ pub struct Languages {
 }
 
 impl Languages {
-    /// Opens the BERTs and tokenizers of a run; learns a vocabulary where the run has none.
+    /// Opens the BERTs and tokenizers of a run; learns vocabularies that are not there yet.
     ///
     /// # Errors
     /// Unusable folders, or a vocabulary that does not fit its BERT.
     pub fn open(worker: &Worker) -> anyhow::Result<Self> {
-        let Encoder::Bert(encoder) = &worker.config.model.encoder;
-        let learnt = match &encoder.new {
-            Some(new) => Some(vocabulary(worker, &new.vocabulary, new.positions)?),
-            None => None,
+        let Model { encoder, decoder, .. } = &worker.config.model;
+        let bases = Bases::open(&worker.config)?;
+        let folder = |side: &str| match decoder {
+            Some(_) => worker.run.join("vocabulary").join(side),
+            None => worker.run.join("vocabulary"),
         };
-        let bases = Bases::open(&worker.config, learnt.as_deref())?;
-        let source = match (&encoder.new, &learnt) {
-            (Some(new), Some(path)) => {
-                let (Vocabulary::File { lowercase, .. } | Vocabulary::Learn { lowercase, .. }) =
-                    &new.vocabulary;
-                Tokenizer::from_vocabulary(path, *lowercase)?
-            }
-            _ => tokenizer(&bases.encoder)?.context("the encoder has no vocabulary")?,
+        let own = match encoder {
+            Encoder::Bert(bert) => bert.new.as_ref().map(|new| &new.vocabulary),
+            Encoder::Transformer(transformer) => Some(&transformer.vocabulary),
         };
-        check_size(&source, &bases.encoder)?;
+        let column = Column::Source;
+        let source = tokenizer(worker, &bases.encoder, own, column, &folder("source"))?;
+        let own = match decoder {
+            Some(Decoder::Transformer(transformer)) => Some(&transformer.vocabulary),
+            Some(Decoder::Bert(_)) | None => None,
+        };
         let target = match &bases.decoder {
-            Some(base) => tokenizer(base)?,
+            Some(base) => Some(tokenizer(worker, base, own, Column::Target, &folder("target"))?),
             None => None,
         };
-        if let (Some(tokenizer), Some(base)) = (&target, &bases.decoder) {
-            check_size(tokenizer, base)?;
-        }
         Ok(Self { bases, source, target })
     }
 
     /// The longest source and target sentences in tokens.
     pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
-        let positions = |base: &Base| base.config.max_position_embeddings;
-        let source = positions(&self.bases.encoder);
+        let source = self.bases.encoder.positions();
         let classes = match &worker.config.model.objective {
             Objective::Masked(masked) => masked.length_classes - 1,
-            Objective::Mlm(_) => usize::MAX,
+            Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,
         };
-        let target = self.bases.decoder.as_ref().map_or(source, positions).min(classes);
+        let target = self.bases.decoder.as_ref().map_or(source, Base::positions).min(classes);
         (wanted.min(source), wanted.min(target))
     }
 
@@ -109,58 +107,84 @@ impl Languages {
     pub fn examples(&self, worker: &Worker, corpus: Arc<Corpus>) -> anyhow::Result<Examples> {
         let seed = worker.config.seed;
         let source = Replacements::of(&self.source);
-        Ok(match &worker.config.model.objective {
-            Objective::Masked(objective) => {
-                let target = self.target.as_ref().context("the model has no decoder")?;
-                let (objective, target) = (objective.clone(), Replacements::of(target));
-                Examples::Pair(PairExamples { corpus, objective, source, target, seed })
-            }
+        let prediction = match &worker.config.model.objective {
+            Objective::Masked(objective) => Prediction::Masked(objective.clone()),
+            Objective::Autoregressive(_) => Prediction::Autoregressive,
             Objective::Mlm(objective) => {
                 let objective = objective.clone();
-                Examples::Passage(MlmExamples { corpus, objective, replacements: source, seed })
+                let examples = MlmExamples { corpus, objective, replacements: source, seed };
+                return Ok(Examples::Passage(examples));
             }
-        })
+        };
+        let target = self.target.as_ref().context("the model has no decoder")?;
+        let target = Replacements::of(target);
+        Ok(Examples::Pair(PairExamples { corpus, prediction, source, target, seed }))
     }
 }
 
-fn tokenizer(base: &Base) -> anyhow::Result<Option<Tokenizer>> {
-    let folder = base.folder.as_ref();
-    Ok(folder.map(|folder| Tokenizer::open(&folder.vocabulary)).transpose()?)
+/// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in
+/// `folder`.
+fn tokenizer(
+    worker: &Worker,
+    base: &Base,
+    own: Option<&Vocabulary>,
+    column: Column,
+    folder: &Path,
+) -> anyhow::Result<Tokenizer> {
+    let tokenizer = match (base.tokenizer(), own) {
+        (Some(path), _) => Tokenizer::open(path)?,
+        (
+            None,
+            Some(own @ (Vocabulary::File { lowercase, .. } | Vocabulary::Learn { lowercase, .. })),
+        ) => {
+            let path = vocabulary(worker, own, column, folder, base.positions())?;
+            Tokenizer::from_vocabulary(&path, *lowercase)?
+        }
+        (None, _) => bail!("a side of the model has no vocabulary"),
+    };
+    check_size(&tokenizer, base)?;
+    Ok(tokenizer)
 }
 
 fn check_size(tokenizer: &Tokenizer, base: &Base) -> anyhow::Result<()> {
-    if tokenizer.size() > base.config.vocab_size {
-        let folder = base.folder.as_ref().map(|folder| folder.path.display().to_string());
+    if tokenizer.size() > base.vocab_size() {
+        let file = base.tokenizer().map(|path| path.display().to_string());
         bail!(
-            "the vocabulary of {} has {} entries, but its config.json says {}: do they belong \
+            "the vocabulary {} has {} entries, but the model has embeddings for {}: do they belong \
              together?",
-            folder.unwrap_or_else(|| "the new BERT".into()),
+            file.unwrap_or_else(|| "of the run".into()),
             tokenizer.size(),
-            base.config.vocab_size
+            base.vocab_size()
         );
     }
     Ok(())
 }
 
-/// The vocab.txt of a new BERT, with the files that belong to it. Rank 0 makes it where it is not
+/// The vocab.txt in `folder`, with the files that belong to it. Rank 0 makes it where it is not
 /// yet; the others wait.
-fn vocabulary(worker: &Worker, config: &Vocabulary, positions: usize) -> anyhow::Result<PathBuf> {
-    let folder = worker.run.join("vocabulary");
+fn vocabulary(
+    worker: &Worker,
+    config: &Vocabulary,
+    column: Column,
+    folder: &Path,
+    positions: usize,
+) -> anyhow::Result<PathBuf> {
     let path = folder.join("vocab.txt");
     if path.is_file() {
         return Ok(path);
     }
     if worker.is_first() {
-        std::fs::create_dir_all(&folder)
+        std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         let made = match config {
             Vocabulary::File { path, lowercase } => wordpiece::Vocabulary::read(path, *lowercase)?,
             Vocabulary::Learn { size, lowercase } => {
                 let text = &worker.config.data.train;
-                wordpiece::learn(text, *size, *lowercase, worker.threads())?
+                wordpiece::learn(text, column, *size, *lowercase, worker.threads())?
             }
+            Vocabulary::Bert(name) => bail!("the vocabulary of {name} is not made by the run"),
         };
-        return Ok(made.write(&folder, positions)?);
+        return Ok(made.write(folder, positions)?);
     }
     let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
     let start = Instant::now();

@@ -12,7 +12,6 @@ use std::time::Instant;
 use anyhow::Context;
 use serde::Serialize;
 use tandem_cluster::control::{Phase, Report};
-use tandem_config::decoding::Decoding;
 use tch::no_grad;
 
 use crate::corpora::Languages;
@@ -155,12 +154,13 @@ impl Evaluator {
         sums: &mut BTreeMap<String, f64>,
     ) -> anyhow::Result<()> {
         let mut file = BufWriter::new(File::create(part)?);
-        let (Objective::Masked(masked), Some(target)) = (objective, &self.languages.target) else {
+        let (Objective::Translation(translation), Some(target)) =
+            (objective, &self.languages.target)
+        else {
             return Ok(file.flush()?);
         };
-        let Decoding::MaskPredict(config) = &worker.config.decoding;
-        let translator =
-            Translator::new(&masked.model, &self.languages, target, config, worker.device);
+        let (model, config) = (&translation.model, &worker.config.decoding);
+        let translator = Translator::new(model, &self.languages, target, config, worker.device);
         let mut poll = || {
             worker.phase(Phase::Evaluate, step);
             true

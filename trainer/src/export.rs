@@ -6,7 +6,8 @@ use anyhow::Context;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use tandem_config::bases::Bases;
+use tandem_config::bases::{Base, Bases};
+use tandem_config::bert::BertConfig;
 use tandem_config::model::{Encoder, Objective};
 use tandem_config::training::Precision;
 use tch::Tensor;
@@ -22,10 +23,10 @@ use crate::worker::Worker;
 /// Files that cannot be written.
 pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let Objective::Mlm(_) = &worker.config.model.objective else { return Ok(()) };
-    let Encoder::Bert(encoder) = &worker.config.model.encoder;
+    let Encoder::Bert(encoder) = &worker.config.model.encoder else { return Ok(()) };
+    let Base::Bert(base) = Bases::open(&worker.config)?.encoder else { return Ok(()) };
     let vocabulary = worker.run.join("vocabulary");
-    let bases = Bases::open(&worker.config, Some(&vocabulary.join("vocab.txt")))?;
-    let from = bases.encoder.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
+    let from = base.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
     let precision = encoder.new.as_ref().map_or_else(|| precision_of(from), |new| new.export);
 
     let draft = worker.run.join("export.tmp");
@@ -38,7 +39,7 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
         .or_else(|_| Tokenizer::open(&draft.join("vocab.txt")))?
         .special()
         .pad;
-    write_config(&bases, precision, pad, &draft.join("config.json"))?;
+    write_config(&base.config, precision, pad, &draft.join("config.json"))?;
     let path = draft.join("model.safetensors");
     write_weights(parameters, precision, &path)
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -70,8 +71,13 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// What transformers' `BertForMaskedLM` reads.
-fn write_config(bases: &Bases, precision: Precision, pad: u32, path: &Path) -> anyhow::Result<()> {
-    let mut json = serde_json::to_value(&bases.encoder.config)?;
+fn write_config(
+    bert: &BertConfig,
+    precision: Precision,
+    pad: u32,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let mut json = serde_json::to_value(bert)?;
     let dtype = match precision {
         Precision::F32 => "float32",
         Precision::Bf16 => "bfloat16",

@@ -15,11 +15,12 @@ use tandem_config::training::Precision;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::tokenizer::Tokenizer;
-use crate::decode::mask_predict::{Sources, TargetIds, translate};
+use crate::decode::mask_predict::translate;
+use crate::decode::{Sources, TargetIds};
 use crate::loss::{cross_entropy, length_nll};
 use crate::model::bert::BertDropout;
 use crate::model::parameters::Weights;
-use crate::model::{AbNet, AbNetConfig, Batch, Parameters, Pass, Positions};
+use crate::model::{AbNetConfig, Batch, Parameters, Pass, Positions, Seq2Seq};
 use crate::precision::Kinds;
 
 /// The settings in `case.json`.
@@ -86,14 +87,14 @@ pub struct ParityModel {
     /// The case's settings.
     pub case: Case,
     /// The model.
-    pub model: AbNet,
+    pub model: Seq2Seq,
     /// Its tensors.
     pub parameters: Parameters,
     /// Its shape.
     pub config: AbNetConfig,
     /// [PAD] on the source side.
     pub source_pad: i64,
-    /// [PAD] and [MASK] on the target side.
+    /// The target side's special ids.
     pub target_ids: TargetIds,
 }
 
@@ -153,12 +154,12 @@ impl ParityModel {
         );
         parameters.load(&parameters.weights, &adapters, "")?;
         Ok(Self {
-            model: AbNet::new(&parameters, &config, kinds.compute),
+            model: config.model(&parameters, kinds.compute),
             case,
             parameters,
             config,
             source_pad: source_ids.pad.into(),
-            target_ids: TargetIds { pad: target_ids.pad.into(), mask: target_ids.mask.into() },
+            target_ids: target_ids.into(),
         })
     }
 

@@ -305,7 +305,7 @@ impl<'a> Trainer<'a> {
 pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
     let list = parameters::model(&worker.config, bases);
     let read = |base: &Base| {
-        let folder = base.folder.as_ref();
+        let folder = base.folder();
         folder.map(|folder| Weights::read(&folder.path.join("model.safetensors"))).transpose()
     };
     let encoder = read(&bases.encoder)?;

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tandem_config::bases::{Base, Bases};
+use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
 use tandem_config::bert::{self, BertConfig, BertFolder};
-use tandem_config::model::{Decoder, Encoder};
+use tandem_config::estimate;
+use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters::{self, trained_count};
 use tandem_config::schema::{Choice, Rule, schema};
+use tandem_config::transformer::Transformer;
 use tandem_config::{RunConfig, read};
 
 fn configs() -> &'static Path {
@@ -104,18 +106,59 @@ fn the_example_shows_the_defaults() {
     assert_eq!(written["cluster"]["deadlines"]["save"], resolved["cluster"]["deadlines"]["save"]);
 }
 
-/// A BERT of the size of bert-base that is not on this machine, with everything that it stores.
-fn base(name: &str) -> Base {
+/// Run files of the paper's tables, and how many parameters they train.
+const PAPER: &[(&str, usize)] = &[
+    ("iwslt14-de-en", 38_608_896),
+    ("iwslt14-de-en-ab-net-enc", 52_666_368),
+    ("iwslt14-de-en-ab-net-fb", 256_613_946),
+    ("iwslt14-de-en-ab-net-sc", 256_613_946),
+    ("iwslt14-de-en-bert-decoder", 58_446_848),
+    ("iwslt14-de-en-mask-predict", 63_054_848),
+    ("iwslt14-de-en-released", 48_079_872),
+    ("iwslt14-de-en-top-6-decoder", 24_425_472),
+    ("iwslt14-de-en-top-6-encoder", 33_881_088),
+    ("iwslt14-de-en-transformer", 62_530_560),
+    ("iwslt14-en-de-ab-net-enc-autoregressive", 51_612_672),
+    ("iwslt14-en-de-autoregressive", 37_822_464),
+    ("iwslt14-en-es", 38_608_896),
+    ("iwslt14-en-it", 38_608_896),
+    ("iwslt14-en-nl", 38_608_896),
+    ("iwslt14-es-en", 38_608_896),
+    ("iwslt14-it-en", 38_608_896),
+    ("iwslt14-nl-en", 38_608_896),
+    ("wmt14-de-en", 66_920_448),
+    ("wmt14-de-en-ab-net-enc", 80_196_608),
+    ("wmt14-de-en-mask-predict", 74_868_736),
+    ("wmt14-de-en-released", 104_721_408),
+    ("wmt14-de-en-transformer", 74_344_448),
+    ("wmt14-en-de", 66_920_448),
+    ("wmt14-en-de-ab-net-enc", 80_710_656),
+    ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
+    ("wmt14-en-de-mask-predict", 74_868_736),
+    ("wmt14-en-de-transformer", 74_344_448),
+    ("wmt14-en-de-transformer-big", 236_769_280),
+    ("wmt14-en-fr-ab-net-enc-autoregressive", 323_908_608),
+    ("wmt14-en-fr-transformer-big", 328_465_408),
+    ("wmt16-ro-en", 66_920_448),
+    ("wmt16-ro-en-ab-net-enc", 80_196_608),
+    ("wmt16-ro-en-mask-predict", 120_716_800),
+    ("wmt16-ro-en-transformer", 120_192_512),
+];
+
+/// A BERT of its published size that is not on this machine, with everything that it stores.
+fn bert(name: &str) -> BertBase {
     let vocab_size = match name {
         "bert-base-uncased" => 30_522,
-        "bert-base-cased" => 28_996,
+        "bert-base-cased" | "bert-large-cased" => 28_996,
         "bert-base-german-cased" => 30_000,
         "bert-base-multilingual-cased" => 119_547,
         _ => panic!("unknown BERT {name}"),
     };
+    let (width, layers) = if name.contains("large") { (1024, 24) } else { (768, 12) };
     let config: BertConfig = serde_json::from_value(serde_json::json!({
-        "vocab_size": vocab_size, "hidden_size": 768, "num_hidden_layers": 12,
-        "num_attention_heads": 12, "intermediate_size": 3072, "max_position_embeddings": 512,
+        "vocab_size": vocab_size, "hidden_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": width / 64, "intermediate_size": 4 * width,
+        "max_position_embeddings": 512,
     }))
     .unwrap();
     let tensors = bert::tensors(&config).into_iter().chain(bert::mlm_head(&config));
@@ -125,25 +168,50 @@ fn base(name: &str) -> Base {
         tensors: tensors.map(|tensor| (tensor.name, tensor.shape)).collect(),
         vocabulary: "vocab.txt".into(),
     };
-    Base { config, folder: Some(folder) }
+    BertBase { config, folder: Some(folder) }
+}
+
+fn transformer(config: &Transformer) -> Base {
+    let Vocabulary::Bert(name) = &config.vocabulary else { panic!("{config:?}") };
+    let vocabulary = bert(name).folder;
+    let vocab_size = bert(name).config.vocab_size;
+    Base::Transformer(TransformerBase { config: config.clone(), vocab_size, vocabulary })
+}
+
+fn bases(run: &RunConfig) -> Bases {
+    let encoder = match &run.model.encoder {
+        Encoder::Bert(encoder) => Base::Bert(bert(encoder.pretrained.as_deref().unwrap())),
+        Encoder::Transformer(config) => transformer(config),
+    };
+    let decoder = match run.model.decoder.as_ref().unwrap() {
+        Decoder::Bert(decoder) => Base::Bert(bert(&decoder.pretrained)),
+        Decoder::Transformer(config) => transformer(config),
+    };
+    Bases { encoder, decoder: Some(decoder) }
 }
 
 #[test]
 fn the_papers_runs_train_the_papers_counts() {
-    for (name, count) in [
-        ("iwslt14-de-en", 38_608_896),
-        ("iwslt14-de-en-released", 48_079_872),
-        ("wmt14-de-en", 66_920_448),
-        ("wmt14-de-en-released", 104_721_408),
-        ("wmt14-en-de", 66_920_448),
-        ("wmt16-ro-en", 66_920_448),
-    ] {
+    for (name, count) in PAPER {
+        let name = *name;
         let run = run(&configs().join("paper").join(format!("{name}.yaml")));
         assert_eq!(run.run.name, name);
-        let Encoder::Bert(encoder) = &run.model.encoder;
-        let Some(Decoder::Bert(decoder)) = &run.model.decoder else { panic!("{name}") };
-        let encoder = base(encoder.pretrained.as_deref().unwrap());
-        let bases = Bases { encoder, decoder: Some(base(&decoder.pretrained)) };
-        assert_eq!(trained_count(&parameters::model(&run, &bases)), count, "{name}");
+        let bases = bases(&run);
+        let parameters = parameters::model(&run, &bases);
+        assert_eq!(trained_count(&parameters), *count, "{name}");
+        let estimate = estimate::estimate(&run, &bases, &parameters);
+        assert!(estimate.activations > 0, "{name}");
+        let path = configs().join("paper").join(format!("{name}.yaml"));
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains(&grouped(*count)), "{name} says another count");
     }
+    let files = yaml_files(&configs().join("paper"));
+    assert_eq!(files.len(), PAPER.len(), "every run of the paper has its count here");
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits: Vec<char> = number.to_string().chars().rev().collect();
+    let groups: Vec<String> = digits.chunks(3).map(|group| group.iter().collect()).collect();
+    groups.join(",").chars().rev().collect()
 }

@@ -82,7 +82,7 @@ fn paths_become_absolute_and_names_stay() {
     let run = load(&folder, &VALID.replace("./english", "some/bert-on-the-hub"), &[]);
     let Text::Tsv { path, .. } = &run.data.train else { panic!("not tsv") };
     assert_eq!(*path, folder.path("train.tsv"));
-    let Encoder::Bert(encoder) = &run.model.encoder;
+    let Encoder::Bert(encoder) = &run.model.encoder else { panic!("no BERT") };
     assert_eq!(encoder.pretrained.as_deref(), folder.path("german").to_str());
     let Some(Decoder::Bert(decoder)) = &run.model.decoder else { panic!("no decoder") };
     assert_eq!(decoder.pretrained, "some/bert-on-the-hub");

@@ -5,3 +5,4 @@ mod committed;
 mod files;
 mod mutations;
 mod support;
+mod transformers;

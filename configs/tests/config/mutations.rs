@@ -3,26 +3,13 @@
 //! Each change is a text of `valid.yaml` and what takes its place; each problem begins with its line
 //! and column.
 
-use crate::support::{Folder, VALID};
-
-/// Changes, and the problems that they make.
-type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+use crate::support::{Case, Folder, VALID, check_changes};
 
 /// Overrides of the valid file, and the problems that they make.
 type OverrideCase = (&'static [&'static str], &'static [&'static str]);
 
 fn check(cases: &[Case]) {
-    let folder = Folder::new();
-    for (changes, problems) in cases {
-        let mut text = VALID.to_owned();
-        for (from, to) in *changes {
-            assert!(text.contains(from), "valid.yaml has no {from:?}");
-            text = text.replacen(from, to, 1);
-        }
-        let expected: Vec<String> =
-            problems.iter().map(|problem| format!("run.yaml:{problem}")).collect();
-        assert_eq!(folder.load(text, &[]), Err(expected.join("\n")), "{changes:?}");
-    }
+    check_changes(VALID, cases);
 }
 
 #[test]
@@ -406,22 +393,26 @@ const CHOICES: &[Case] = &[
     ),
     (
         &[("    bert:\n      pretrained: german", "    brt:\n      pretrained: german")],
-        &["18:5: model.encoder.brt: unknown choice, must be {bert: ...}, did you mean `bert`?"],
+        &[
+            "18:5: model.encoder.brt: unknown choice, must be one of {bert: ...} | {transformer: ...}, did you mean `bert`?",
+        ],
     ),
     (
         &[("  decoder:\n    bert:", "  decoder:\n    gpt:")],
-        &["24:5: model.decoder.gpt: unknown choice, must be {bert: ...}"],
+        &[
+            "24:5: model.decoder.gpt: unknown choice, must be one of {bert: ...} | {transformer: ...}",
+        ],
     ),
     (
-        &[("    masked:", "    autoregressive:")],
+        &[("    masked:", "    contrastive:")],
         &[
-            "31:5: model.objective.autoregressive: unknown choice, must be one of {masked: ...} | {mlm: ...}",
+            "31:5: model.objective.contrastive: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}",
         ],
     ),
     (
         &[("    masked:\n", "    mlm: {}\n    masked:\n")],
         &[
-            "32:5: model.objective: found 2 choices (`mlm`, `masked`), must be one of {masked: ...} | {mlm: ...}",
+            "32:5: model.objective: found 2 choices (`mlm`, `masked`), must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}",
         ],
     ),
     (
@@ -453,7 +444,9 @@ const CHOICES: &[Case] = &[
     ),
     (
         &[("  mask_predict:\n    iterations: 4", "  beam: 5")],
-        &["47:3: decoding.beam: unknown choice, must be {mask_predict: ...}"],
+        &[
+            "47:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...}, did you mean `beam_search`?",
+        ],
     ),
 ];
 
@@ -551,7 +544,7 @@ const CONFLICTS: &[Case] = &[
             "",
         )],
         &[
-            "16:1: model.decoder: missing, the masked objective and Mask-Predict need a decoder, must be {bert: ...}",
+            "16:1: model.decoder: missing, the masked objective needs a decoder, must be one of {bert: ...} | {transformer: ...}",
         ],
     ),
     (
@@ -614,19 +607,19 @@ const CONFLICTS: &[Case] = &[
     (
         &[("label_smoothing: 0.1", "length_classes: 12")],
         &[
-            "32:7: model.objective.masked.length_classes: found 12, must be at least 13: more than the longest sentence, 12 tokens by data.max_length or the BERTs",
+            "32:7: model.objective.masked.length_classes: found 12, must be at least 13: more than the longest sentence, 12 tokens by data.max_length or the model's positions",
         ],
     ),
     (
         &[("  max_length: 12\n", ""), ("label_smoothing: 0.1", "length_classes: 16")],
         &[
-            "31:7: model.objective.masked.length_classes: found 16, must be at least 17: more than the longest sentence, 16 tokens by data.max_length or the BERTs",
+            "31:7: model.objective.masked.length_classes: found 16, must be at least 17: more than the longest sentence, 16 tokens by data.max_length or the model's positions",
         ],
     ),
     (
         &[("max_tokens: 400", "max_tokens: 11")],
         &[
-            "36:3: training.max_tokens: found 11, must be at least 12: the longest sentence by data.max_length or the BERTs",
+            "36:3: training.max_tokens: found 11, must be at least 12: the longest sentence by data.max_length or the model's positions",
         ],
     ),
     (
@@ -768,7 +761,7 @@ const SEVERAL: &[Case] = &[
         &[
             "2:1: run.name: missing, must be text",
             "3:3: run.nme: unknown key, allowed: name | folder, did you mean `name`?",
-            "31:5: model.objective.mask: unknown choice, must be one of {masked: ...} | {mlm: ...}, did you mean `masked`?",
+            "31:5: model.objective.mask: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}, did you mean `masked`?",
             "35:10: training.steps: found 1e2, must be a whole number of at least 1, did you mean `100`?",
             "55:11: cluster.engine: found the text `slurm`, must be one of auto | solo | mpirun",
             "57:11: cluster.device: found the text `gpu`, must be one of auto | cpu | cuda",

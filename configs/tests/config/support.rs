@@ -9,6 +9,24 @@ use tempfile::TempDir;
 /// A run file that is valid beside what [`Folder`] makes.
 pub const VALID: &str = include_str!("valid.yaml");
 
+/// Changes, and the problems that they make.
+pub type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+
+/// Makes each case's changes in a valid run file and compares what is said, to the letter.
+pub fn check_changes(valid: &str, cases: &[Case]) {
+    let folder = Folder::new();
+    for (changes, problems) in cases {
+        let mut text = valid.to_owned();
+        for (from, to) in *changes {
+            assert!(text.contains(from), "the valid file has no {from:?}");
+            text = text.replacen(from, to, 1);
+        }
+        let expected: Vec<String> =
+            problems.iter().map(|problem| format!("run.yaml:{problem}")).collect();
+        assert_eq!(folder.load(text, &[]), Err(expected.join("\n")), "{changes:?}");
+    }
+}
+
 /// A temporary folder with texts, `german` and `english`.
 pub struct Folder(TempDir);
 

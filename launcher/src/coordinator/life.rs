@@ -278,7 +278,7 @@ impl Coordinator {
                 let export = self.run.export();
                 self.progress.say(&format!("the BERT is in {}", export.display()));
             }
-            Objective::Masked(_) => finish::complete(self)?,
+            Objective::Masked(_) | Objective::Autoregressive(_) => finish::complete(self)?,
         }
         self.journal.state.stage = Stage::Finished;
         let curves = self.run.tensorboard();

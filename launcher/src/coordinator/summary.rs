@@ -9,6 +9,7 @@ use tandem_config::RunConfig;
 use tandem_config::bases::Bases;
 use tandem_config::model::{Decoder, Encoder, Layers, Objective, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
+use tandem_config::transformer::Transformer;
 
 use super::evaluation::Evaluation;
 use super::journal::{State, Status};
@@ -18,7 +19,7 @@ use crate::score::{self, Translation};
 /// Gathers what there is to tell.
 pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
     // The workers' own count, and where they have not said any, the plan's.
-    let planned = Bases::open(config, None).ok().map(|bases| {
+    let planned = Bases::open(config).ok().map(|bases| {
         let parameters = parameters::model(config, &bases);
         (trained_count(&parameters) as u64, frozen_count(&parameters) as u64)
     });
@@ -74,38 +75,58 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
         let last = Path::new(path).file_name();
         last.map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
     };
-    let Encoder::Bert(encoder) = &config.model.encoder;
-    let mut text = match (&encoder.pretrained, &encoder.new) {
-        (Some(path), _) => format!("BERT {}, {}", name(path), trained(encoder.train)),
-        (None, Some(new)) => {
-            format!("a new BERT, {} layers, {} wide", new.layers, new.hidden)
+    let encoder = match &config.model.encoder {
+        Encoder::Bert(encoder) => {
+            let mut text = match (&encoder.pretrained, &encoder.new) {
+                (Some(path), _) => format!("BERT {}, {}", name(path), trained(encoder.train)),
+                (None, Some(new)) => {
+                    format!("a new BERT, {} layers, {} wide", new.layers, new.hidden)
+                }
+                (None, None) => "BERT".into(),
+            };
+            if let Some(adapters) = &encoder.adapters {
+                let layers = layers(&adapters.layers);
+                text += &format!(", adapters {} wide in {layers}", adapters.dim);
+            }
+            text
         }
-        (None, None) => "BERT".into(),
+        Encoder::Transformer(transformer) => self::transformer(transformer),
     };
-    if let Some(adapters) = &encoder.adapters {
-        text += &format!(", adapters {} wide in {}", adapters.dim, layers(&adapters.layers));
-    }
-    let mut parts = vec![("encoder".to_owned(), text)];
-    if let Some(Decoder::Bert(decoder)) = &config.model.decoder {
-        let cross = &decoder.cross_attention;
-        let mut text = format!(
-            "BERT {}, {}, cross-attention with {} heads in {}",
-            name(&decoder.pretrained),
-            trained(decoder.train),
-            cross.heads,
-            layers(&cross.layers)
-        );
-        if cross.feed_forward > 0 {
-            text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
-        }
+    let mut parts = vec![("encoder".to_owned(), encoder)];
+    if let Some(decoder) = &config.model.decoder {
+        let text = match decoder {
+            Decoder::Bert(decoder) => {
+                let cross = &decoder.cross_attention;
+                let mut text = format!(
+                    "BERT {}, {}, cross-attention with {} heads in {}",
+                    name(&decoder.pretrained),
+                    trained(decoder.train),
+                    cross.heads,
+                    layers(&cross.layers)
+                );
+                if cross.feed_forward > 0 {
+                    text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
+                }
+                text
+            }
+            Decoder::Transformer(transformer) => self::transformer(transformer),
+        };
         parts.push(("decoder".to_owned(), text));
     }
     let objective = match &config.model.objective {
         Objective::Masked(_) => "conditional masked language modelling with length prediction",
+        Objective::Autoregressive(_) => "autoregressive, with a causal decoder",
         Objective::Mlm(_) => "masked language modelling",
     };
     parts.push(("objective".to_owned(), objective.to_owned()));
     parts
+}
+
+fn transformer(shape: &Transformer) -> String {
+    let Transformer { layers, hidden, heads, feed_forward, .. } = shape;
+    format!(
+        "Transformer, {layers} layers, {hidden} wide, {heads} heads, feed-forward {feed_forward}"
+    )
 }
 
 fn trained(train: Train) -> &'static str {

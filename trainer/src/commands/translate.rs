@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use tandem_cluster::control::Phase;
-use tandem_config::decoding::Decoding;
 
 use crate::data::corpus::{Side, read_sentences};
 use crate::data::detokenize::detokenize;
@@ -35,12 +34,13 @@ impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         super::rank::run(&self.run, |worker, _| {
             let Trained { languages, objective, step } = Trained::open(worker, &self.checkpoint)?;
-            let (Objective::Masked(masked), Some(target)) = (&objective, &languages.target) else {
+            let (Objective::Translation(translation), Some(target)) =
+                (&objective, &languages.target)
+            else {
                 bail!("a run with the mlm objective cannot translate");
             };
-            let Decoding::MaskPredict(config) = &worker.config.decoding;
-            let translator =
-                Translator::new(&masked.model, &languages, target, config, worker.device);
+            let (model, config) = (&translation.model, &worker.config.decoding);
+            let translator = Translator::new(model, &languages, target, config, worker.device);
             let max_length = languages.max_lengths(worker).0;
             let side = Side { tokenizer: &languages.source, max_length };
             let sentences = read_sentences(&self.input, side)?;

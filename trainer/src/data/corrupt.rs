@@ -41,7 +41,7 @@ impl Replacements {
     }
 }
 
-/// A sentence with some tokens to be predicted.
+/// A sentence with tokens to be predicted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corrupted {
     /// What the model sees.
@@ -60,6 +60,13 @@ pub fn target(
     let chosen = 1 + rng.below(ids.len() as u64) as usize;
     let positions = rng.sample(ids.len(), chosen);
     corrupt(ids, positions, corruption, replacements, rng)
+}
+
+/// A target without its last token behind `first`: what stands before each token, all of which are
+/// predicted.
+pub fn shifted(ids: &[u32], first: u32) -> Corrupted {
+    let before = std::iter::once(first).chain(ids.iter().copied()).take(ids.len());
+    Corrupted { ids: before.collect(), positions: (0..ids.len()).collect() }
 }
 
 /// Noises one span of about `share` of a source, as the released code does.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tandem_config::model::{Masked, Mlm};
 
 use super::corpus::Corpus;
-use super::corrupt::{self, Replacements};
+use super::corrupt::{self, Corrupted, Replacements};
 use super::random::{Purpose, stream};
 
 /// Rows of ids, padded on the right.
@@ -49,7 +49,7 @@ impl Padded {
 pub struct PairBatch {
     /// What the encoder reads, noised where the config says so. `[B, S]`
     pub source: Padded,
-    /// The corrupted target that the decoder reads. `[B, T]`
+    /// What the decoder sees of the target: corrupted, or shifted by one. `[B, T]`
     pub decoder_input: Padded,
     /// The target as it is. `[B, T]`
     pub target: Padded,
@@ -86,13 +86,22 @@ pub enum Draw {
     Evaluation,
 }
 
+/// What is predicted of a target.
+#[derive(Debug, Clone)]
+pub enum Prediction {
+    /// Chosen tokens, from the others.
+    Masked(Masked),
+    /// All tokens, each from those before it.
+    Autoregressive,
+}
+
 /// Makes micro-batches of pairs. A pure function of seed, draw and samples.
 #[derive(Clone)]
 pub struct PairExamples {
     /// The samples.
     pub corpus: Arc<Corpus>,
     /// What is predicted.
-    pub objective: Masked,
+    pub prediction: Prediction,
     /// Ids of the source side.
     pub source: Replacements,
     /// Ids of the target side.
@@ -112,19 +121,10 @@ impl PairExamples {
             let (source, target) =
                 (self.corpus.source(sample as usize), self.corpus.target(sample as usize));
             sources.push(self.source_row(source, sample, draw));
-            let mut rng = match draw {
-                Draw::Train { epoch } => {
-                    stream(self.seed, Purpose::TargetCorruption, &[epoch, sample.into()])
-                }
-                Draw::Evaluation => {
-                    stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()])
-                }
-            };
-            let corruption = &self.objective.corruption;
-            let corrupted = corrupt::target(target, corruption, &self.target, &mut rng);
-            inputs.push(corrupted.ids);
+            let seen = self.target_row(target, sample, draw);
+            inputs.push(seen.ids);
             targets.push(target);
-            positions.push(corrupted.positions);
+            positions.push(seen.positions);
         }
         let target = Padded::new(&targets, self.target.special.pad);
         let (loss_positions, labels) = predicted(&positions, &targets, target.columns);
@@ -139,13 +139,32 @@ impl PairExamples {
     }
 
     fn source_row(&self, source: &[u32], sample: u32, draw: Draw) -> Vec<u32> {
-        match draw {
-            Draw::Train { epoch } if self.objective.source_noise > 0.0 => {
+        match (&self.prediction, draw) {
+            (Prediction::Masked(objective), Draw::Train { epoch })
+                if objective.source_noise > 0.0 =>
+            {
                 let mut rng = stream(self.seed, Purpose::SourceNoise, &[epoch, sample.into()]);
-                corrupt::source_span(source, self.objective.source_noise, &self.source, &mut rng)
+                corrupt::source_span(source, objective.source_noise, &self.source, &mut rng)
             }
             _ => source.to_vec(),
         }
+    }
+
+    /// What the decoder sees, and which positions it predicts.
+    fn target_row(&self, target: &[u32], sample: u32, draw: Draw) -> Corrupted {
+        let objective = match &self.prediction {
+            Prediction::Masked(objective) => objective,
+            Prediction::Autoregressive => {
+                return corrupt::shifted(target, self.target.special.cls);
+            }
+        };
+        let mut rng = match draw {
+            Draw::Train { epoch } => {
+                stream(self.seed, Purpose::TargetCorruption, &[epoch, sample.into()])
+            }
+            Draw::Evaluation => stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()]),
+        };
+        corrupt::target(target, &objective.corruption, &self.target, &mut rng)
     }
 }
 
@@ -241,6 +260,10 @@ mod tests {
     }
 
     fn pairs(objective: Masked) -> PairExamples {
+        predicting(Prediction::Masked(objective))
+    }
+
+    fn predicting(prediction: Prediction) -> PairExamples {
         let folder = tempfile::tempdir().unwrap();
         let source = tokenizer(folder.path(), "s.txt", SOURCE);
         let target = tokenizer(folder.path(), "t.txt", TARGET);
@@ -253,7 +276,7 @@ mod tests {
         };
         PairExamples {
             corpus: corpus(folder.path(), text, sides),
-            objective,
+            prediction,
             source: Replacements::of(&source),
             target: Replacements::of(&target),
             seed: 1,
@@ -315,6 +338,21 @@ mod tests {
         let epochs: std::collections::HashSet<_> =
             (0..50).map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch }), 0)).collect();
         assert!(epochs.len() > 10, "each epoch draws anew");
+    }
+
+    #[test]
+    fn each_token_is_predicted_from_those_before_it() {
+        let examples = predicting(Prediction::Autoregressive);
+        let batch = examples.batch(&[0, 1], Draw::Train { epoch: 0 });
+        #[rustfmt::skip]
+        assert_eq!(batch.decoder_input.ids, [
+            3, 0, 4, 4, 4, // [CLS] x
+            3, 6, 7, 0, 6, // [CLS] y z x y
+        ]);
+        assert_eq!(batch.decoder_input.lengths, batch.target.lengths);
+        assert_eq!(batch.loss_positions, [0, 1, 5, 6, 7, 8, 9]); // nothing of the padding
+        assert_eq!(batch.labels, [0, 5, 6, 7, 0, 6, 5]);
+        assert_eq!(batch, examples.batch(&[0, 1], Draw::Evaluation));
     }
 
     #[test]

@@ -81,6 +81,25 @@ pub struct Record {
     pub problem: Option<Problem>,
 }
 
+/// One of a record's two texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    /// What is read.
+    Source,
+    /// What is written.
+    Target,
+}
+
+impl Record {
+    /// The text of a column.
+    pub fn text(&self, column: Column) -> &str {
+        match column {
+            Column::Source => &self.source,
+            Column::Target => &self.target,
+        }
+    }
+}
+
 /// The files of a split, in the order source, target.
 pub fn files(text: &Text) -> Vec<&Path> {
     match text {

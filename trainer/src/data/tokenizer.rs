@@ -57,7 +57,8 @@ pub struct SpecialIds {
     pub pad: u32,
     /// Stands for words that the vocabulary cannot spell.
     pub unk: u32,
-    /// Begins a passage in BERT's pre-training; never added to sentences of a pair.
+    /// Begins a passage in BERT's pre-training, and what an autoregressive decoder sees; never added
+    /// to sentences of a pair.
     pub cls: u32,
     /// Ends every sentence.
     pub sep: u32,

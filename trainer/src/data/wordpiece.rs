@@ -18,7 +18,7 @@ use tokenizers::{
 };
 
 use super::parallel::map_slices;
-use super::read::{ReadError, Records};
+use super::read::{Column, ReadError, Records};
 use super::tokenizer::{Casing, bert_tokenizer, is_space};
 
 /// The special tokens, in the order of their ids.
@@ -72,7 +72,7 @@ pub struct Vocabulary {
     lowercase: bool,
 }
 
-/// Learns a vocabulary of exactly `size` entries from the sources of a text.
+/// Learns a vocabulary of exactly `size` entries from one column of a text.
 ///
 /// The special tokens come first, then single letters by code point, then merges in the order in
 /// which they were made. Where the text gives too few merges, `[unused0]`, ... fill up the rest.
@@ -82,11 +82,12 @@ pub struct Vocabulary {
 /// The text cannot be read, or has no words.
 pub fn learn(
     text: &Text,
+    column: Column,
     size: usize,
     lowercase: bool,
     threads: usize,
 ) -> Result<Vocabulary, WordpieceError> {
-    let counts = count_words(text, lowercase, threads)?;
+    let counts = count_words(text, column, lowercase, threads)?;
     if counts.is_empty() {
         let path = super::read::files(text)[0].to_owned();
         return Err(WordpieceError::NoWords { path });
@@ -165,6 +166,7 @@ fn replace(path: &Path, text: &str) -> Result<(), WordpieceError> {
 /// How often each word occurs, as BERT's clean-up and splitting find words.
 fn count_words(
     text: &Text,
+    column: Column,
     lowercase: bool,
     threads: usize,
 ) -> Result<BTreeMap<String, u64>, WordpieceError> {
@@ -173,7 +175,7 @@ fn count_words(
     for record in Records::open(text)? {
         let record = record?;
         if record.problem.is_none() {
-            for word in record.source.split(is_space) {
+            for word in record.text(column).split(is_space) {
                 count(&mut spelt, word, 1);
             }
         }
@@ -400,7 +402,7 @@ mod tests {
 
     fn entries(lines: &str, size: usize, lowercase: bool) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
-        learn(&text(folder.path(), lines), size, lowercase, 2).unwrap().entries
+        learn(&text(folder.path(), lines), Column::Source, size, lowercase, 2).unwrap().entries
     }
 
     #[test]
@@ -431,9 +433,9 @@ mod tests {
             lines.push('\n');
         }
         let text = text(folder.path(), &lines);
-        let first = learn(&text, 200, true, 1).unwrap();
+        let first = learn(&text, Column::Source, 200, true, 1).unwrap();
         for threads in [1, 2, 3] {
-            assert_eq!(learn(&text, 200, true, threads).unwrap(), first);
+            assert_eq!(learn(&text, Column::Source, 200, true, threads).unwrap(), first);
         }
         assert_eq!(first.entries().len(), 200);
         let mut unique = first.entries().to_vec();
@@ -469,7 +471,9 @@ mod tests {
     #[test]
     fn a_text_without_words_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let error = learn(&text(folder.path(), "\n \n"), 100, true, 1).unwrap_err().to_string();
+        let error = learn(&text(folder.path(), "\n \n"), Column::Source, 100, true, 1)
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("text.txt has no words to learn a vocabulary from"), "{error}");
     }
 
@@ -478,7 +482,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lines = "The dialog has a name. Der Dialog hat einen Namen, oder nicht?\n".repeat(3);
         for lowercase in [true, false] {
-            let learnt = learn(&text(folder.path(), &lines), 120, lowercase, 2).unwrap();
+            let learnt =
+                learn(&text(folder.path(), &lines), Column::Source, 120, lowercase, 2).unwrap();
             let vocabulary = learnt.write(folder.path(), 64).unwrap();
             let from_entries = Tokenizer::open(&vocabulary).unwrap();
             let from_json = Tokenizer::open(&folder.path().join("tokenizer.json")).unwrap();

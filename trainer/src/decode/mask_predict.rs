@@ -8,51 +8,14 @@ use std::ops::Range;
 use tandem_config::decoding::{MaskPredict, Stop};
 use tch::{Device, Tensor, no_grad};
 
+use super::{Sources, TargetIds, Translation};
 use crate::model::decoder::Memory;
-use crate::model::{AbNet, Pass, Positions};
-
-/// The ids that decoding must know.
-#[derive(Debug, Clone, Copy)]
-pub struct TargetIds {
-    /// Fills a row up.
-    pub pad: i64,
-    /// Stands for a token that is to be predicted.
-    pub mask: i64,
-}
-
-/// A translation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Translation {
-    /// Target ids, of the chosen length, with [SEP].
-    pub ids: Vec<u32>,
-    /// `Σ log p / ((5 + L) / 6)^length_penalty`.
-    pub score: f64,
-    /// Decoder passes over all of the sentence's hypotheses.
-    pub passes: usize,
-}
-
-impl Translation {
-    /// The translation of nothing.
-    pub fn empty() -> Self {
-        Self { ids: Vec::new(), score: 0.0, passes: 0 }
-    }
-}
-
-/// Sentences to translate.
-#[derive(Debug)]
-pub struct Sources {
-    /// Source ids: `[B, S]`, i64.
-    pub ids: Tensor,
-    /// Which of them are real: `[B, S]`, bool.
-    pub real: Tensor,
-    /// Candidate lengths of each sentence in tokens, with [SEP]; predicted where there are none.
-    pub lengths: Option<Vec<Vec<usize>>>,
-}
+use crate::model::{Pass, Positions, Seq2Seq};
 
 /// Translates a batch; lengths are at most `positions`. `poll` is called before each pass, and
 /// ends the work by answering false.
 pub fn translate(
-    model: &AbNet,
+    model: &Seq2Seq,
     config: &MaskPredict,
     ids: TargetIds,
     positions: usize,
@@ -120,7 +83,7 @@ impl Hypothesis {
 
 /// Runs the iterations over hypotheses of similar length, until all are finished.
 fn refine(
-    model: &AbNet,
+    model: &Seq2Seq,
     config: &MaskPredict,
     ids: TargetIds,
     memory: &Memory,
@@ -171,7 +134,7 @@ fn refine(
 
 /// The most probable token and its log-probability at each masked position of the active rows.
 fn predict(
-    model: &AbNet,
+    model: &Seq2Seq,
     ids: TargetIds,
     memory: &Memory,
     hypotheses: &[Hypothesis],

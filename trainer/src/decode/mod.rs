@@ -1,23 +1,72 @@
 //! Finding translations.
 
+pub mod beam_search;
 pub mod mask_predict;
 
-use tandem_config::decoding::MaskPredict;
-use tch::Device;
+use tandem_config::decoding::Decoding;
+use tch::{Device, Tensor};
 
 use crate::corpora::Languages;
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::Padded;
-use crate::data::tokenizer::Tokenizer;
-use crate::model::AbNet;
+use crate::data::tokenizer::{SpecialIds, Tokenizer};
+use crate::model::Seq2Seq;
 use crate::objective::rows;
 
-pub use mask_predict::{Sources, TargetIds, Translation};
+/// The ids that decoding must know.
+#[derive(Debug, Clone, Copy)]
+pub struct TargetIds {
+    /// Fills a row up.
+    pub pad: i64,
+    /// Stands for a token that is to be predicted.
+    pub mask: i64,
+    /// Stands before the first token.
+    pub first: i64,
+    /// Ends a sentence.
+    pub end: i64,
+}
+
+impl From<SpecialIds> for TargetIds {
+    fn from(special: SpecialIds) -> Self {
+        let SpecialIds { pad, cls, sep, mask, .. } = special;
+        Self { pad: pad.into(), mask: mask.into(), first: cls.into(), end: sep.into() }
+    }
+}
+
+/// A translation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Translation {
+    /// Target ids, with [SEP].
+    pub ids: Vec<u32>,
+    /// What it was chosen by: its log-probability, with the search's length penalty.
+    pub score: f64,
+    /// Decoder passes: over each of Mask-Predict's hypotheses, or over a beam.
+    pub passes: usize,
+}
+
+impl Translation {
+    /// The translation of nothing.
+    pub fn empty() -> Self {
+        Self { ids: Vec::new(), score: 0.0, passes: 0 }
+    }
+}
+
+/// Sentences to translate.
+#[derive(Debug)]
+pub struct Sources {
+    /// Source ids: `[B, S]`, i64.
+    pub ids: Tensor,
+    /// Which of them are real: `[B, S]`, bool.
+    pub real: Tensor,
+    /// Mask-Predict's candidate lengths of each sentence in tokens, with [SEP]; predicted where
+    /// there are none.
+    pub lengths: Option<Vec<Vec<usize>>>,
+}
 
 /// A model with all that is needed to translate ids.
 pub struct Translator<'a> {
-    model: &'a AbNet,
-    config: &'a MaskPredict,
+    model: &'a Seq2Seq,
+    config: &'a Decoding,
     ids: TargetIds,
     source_pad: u32,
     positions: usize,
@@ -27,29 +76,30 @@ pub struct Translator<'a> {
 impl<'a> Translator<'a> {
     /// A translator into `target`'s language.
     pub fn new(
-        model: &'a AbNet,
+        model: &'a Seq2Seq,
         languages: &Languages,
         target: &Tokenizer,
-        config: &'a MaskPredict,
+        config: &'a Decoding,
         device: Device,
     ) -> Self {
-        let special = target.special();
-        let decoder = languages.bases.decoder.as_ref();
         Self {
             model,
             config,
-            ids: TargetIds { pad: special.pad.into(), mask: special.mask.into() },
+            ids: target.special().into(),
             source_pad: languages.source.special().pad,
-            positions: decoder.map_or(2, |base| base.config.max_position_embeddings),
+            positions: languages.bases.decoder.as_ref().map_or(2, |base| base.positions()),
             device,
         }
     }
 
-    /// Sentences of these lengths in batches: the length candidates count.
+    /// Sentences of these lengths in batches: length candidates or the beam's width count.
     pub fn batches(&self, lengths: &[Lengths]) -> Vec<Vec<u32>> {
         let sources: Vec<Lengths> = lengths.iter().map(|&(source, _)| (source, 0)).collect();
-        let max_tokens = self.config.max_tokens / self.config.length_candidates.max(1);
-        evaluation_batches(&sources, max_tokens)
+        let (max_tokens, hypotheses) = match self.config {
+            Decoding::MaskPredict(config) => (config.max_tokens, config.length_candidates),
+            Decoding::BeamSearch(config) => (config.max_tokens, config.width),
+        };
+        evaluation_batches(&sources, max_tokens / hypotheses.max(1))
     }
 
     /// Translates a batch of sources that end with [SEP]. A source without words has an empty
@@ -67,8 +117,15 @@ impl<'a> Translator<'a> {
         let padded: Vec<&[u32]> = full.iter().map(|&i| sources[i]).collect();
         let (ids, real) = rows(&Padded::new(&padded, self.source_pad), self.device);
         let batch = Sources { ids, real, lengths: None };
-        let (model, config) = (self.model, self.config);
-        let found = mask_predict::translate(model, config, self.ids, self.positions, &batch, poll)?;
+        let (model, ids, positions) = (self.model, self.ids, self.positions);
+        let found = match self.config {
+            Decoding::MaskPredict(config) => {
+                mask_predict::translate(model, config, ids, positions, &batch, poll)?
+            }
+            Decoding::BeamSearch(config) => {
+                beam_search::translate(model, config, ids, positions, &batch, poll)?
+            }
+        };
         for (i, translation) in full.into_iter().zip(found) {
             translations[i] = translation;
         }

@@ -1,6 +1,6 @@
 //! Scaled dot-product attention over several heads.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::pass::Pass;
 
@@ -10,6 +10,55 @@ const MASKED: f64 = -10000.0;
 /// The additive mask `[B, 1, 1, S]` of keys that are not real, from booleans `[B, S]`.
 pub fn key_mask(is_real: &Tensor, kind: Kind) -> Tensor {
     (is_real.logical_not().to_kind(kind) * MASKED).unsqueeze(1).unsqueeze(1)
+}
+
+/// The additive mask `[1, 1, T, T]` that hides from each query the keys behind its own position.
+pub fn causal_mask(length: i64, kind: Kind, device: Device) -> Tensor {
+    let all = Tensor::full([1, 1, length, length], MASKED, (kind, device));
+    all.triu(1)
+}
+
+/// One attention's keys and values.
+#[derive(Debug)]
+pub struct KeyValue {
+    /// `[B, H, S, d]`
+    pub key: Tensor,
+    /// `[B, H, S, d]`
+    pub value: Tensor,
+}
+
+impl KeyValue {
+    /// The keys and values of these rows, in this order.
+    pub fn select(&self, rows: &Tensor) -> Self {
+        let select = |x: &Tensor| x.index_select(0, rows);
+        Self { key: select(&self.key), value: select(&self.value) }
+    }
+}
+
+/// One self-attention's keys and values of the tokens written so far.
+#[derive(Debug, Default)]
+pub struct Past(Option<KeyValue>);
+
+impl Past {
+    /// The keys and values so far with those of new tokens behind them; a `past` keeps them.
+    pub fn extend(past: Option<&mut Self>, key: Tensor, value: Tensor) -> (Tensor, Tensor) {
+        let Some(past) = past else { return (key, value) };
+        let extended = match &past.0 {
+            Some(old) => KeyValue {
+                key: Tensor::cat(&[&old.key, &key], 2),
+                value: Tensor::cat(&[&old.value, &value], 2),
+            },
+            None => KeyValue { key, value },
+        };
+        let both = (extended.key.shallow_clone(), extended.value.shallow_clone());
+        past.0 = Some(extended);
+        both
+    }
+
+    /// The past of these rows, in this order.
+    pub fn select(&self, rows: &Tensor) -> Self {
+        Self(self.0.as_ref().map(|past| past.select(rows)))
+    }
 }
 
 /// `[B, T, D]` as `[B, H, T, D / H]`.
@@ -23,7 +72,7 @@ pub fn attend(
     query: &Tensor, // [B, H, T, d]
     key: &Tensor,   // [B, H, S, d]
     value: &Tensor, // [B, H, S, d]
-    mask: &Tensor,  // [B, 1, 1, S]
+    mask: &Tensor,  // [B, 1, 1, S] or [1, 1, T, S]
     dropout: f64,
     pass: &Pass,
 ) -> Tensor {

@@ -5,7 +5,7 @@
 use tandem_config::bert::BertConfig;
 use tch::{Kind, Tensor};
 
-use super::attention::{attend, split_heads};
+use super::attention::{Past, attend, split_heads};
 use super::layers::{LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
@@ -52,10 +52,10 @@ impl Embeddings {
         }
     }
 
-    /// Token ids `[B, T]` to hidden states `[B, T, D]` of `kind`.
-    pub fn forward(&self, ids: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
+    /// Token ids `[B, T]`, the first at position `start`, to hidden states `[B, T, D]` of `kind`.
+    pub fn forward(&self, ids: &Tensor, start: i64, kind: Kind, pass: &Pass) -> Tensor {
         let length = ids.size()[1];
-        let position = self.position.narrow(0, 0, length).to_kind(kind); // [T, D]
+        let position = self.position.narrow(0, start, length).to_kind(kind); // [T, D]
         let fixed = position + self.token_type.select(0, 0).to_kind(kind);
         let words = Tensor::embedding(&self.word, ids, -1, false, false).to_kind(kind); // [B, T, D]
         pass.dropout(self.norm.forward(&(words + fixed)), self.dropout)
@@ -92,22 +92,20 @@ impl Layer {
         }
     }
 
-    /// `[B, T, D]` to `[B, T, D]`, or to `[N, D]` of the positions `at` alone; `mask` is
-    /// [`super::attention::key_mask`]'s.
+    /// As [`super::layer::Layer::forward`].
     pub fn forward(
         &self,
         x: &Tensor,
         mask: &Tensor,
+        past: Option<&mut Past>,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
         let parts = self.query_key_value.forward(x);
         let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
+        let (key, value) = Past::extend(past, key, value);
         let attended = attend(&query, &key, &value, mask, self.dropout.attention, pass);
-        let (x, attended) = match at {
-            Some(at) => (at.gather(x), at.gather(&attended)),
-            None => (x.shallow_clone(), attended),
-        };
+        let (x, attended) = Positions::gathered(at, x, &attended);
         let attended = self.attention_output.forward(&attended);
         let x = self.attention_norm.forward(&pass.dropout_add(&attended, &x, self.dropout.hidden));
         let inner = self.output.forward(&self.intermediate.forward(&x).gelu("none"));

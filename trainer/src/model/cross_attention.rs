@@ -1,21 +1,21 @@
-//! Cross-attention adapters of the decoder: `LN(x + dropout(MultiHead(x, H_E, H_E)))`.
+//! A decoder's cross-attention: `LN(x + dropout(MultiHead(x, H_E, H_E)))`, perhaps with a
+//! feed-forward block behind it.
 //!
-//! Guo et al. 2020, equation 6. The released code adds a feed-forward layer, `LN(x +
-//! dropout(W2 · ReLU(W1 · x)))`. Shapes: E is the encoder's width.
+//! Behind a BERT's layer this is AB-Net's adapter (Guo et al. 2020, equation 6; the released code
+//! adds the feed-forward block). Behind a Transformer's self-attention it is the rest of a decoder
+//! layer (Vaswani et al. 2017). Shapes: E is the encoder's width.
 
 use tandem_config::model::CrossAttention as Config;
 use tch::Tensor;
 
-use super::attention::{attend, split_heads};
-use super::layers::{LayerNorm, Linear};
+use super::attention::{KeyValue, attend, split_heads};
+use super::feed_forward::FeedForward;
+use super::layers::{DEFAULT_EPS, LayerNorm, Linear};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
 
-/// The released code keeps PyTorch's default in the norms that it adds.
-const EPS: f64 = 1e-5;
-
-/// One adapter.
+/// One cross-attention.
 #[derive(Debug)]
 pub struct CrossAttention {
     query: Linear,
@@ -28,46 +28,18 @@ pub struct CrossAttention {
     dropout: f64,
 }
 
-#[derive(Debug)]
-struct FeedForward {
-    up: Linear,
-    down: Linear,
-    norm: LayerNorm,
-}
-
-/// The memory as one layer's keys and values: computed once, used in every decoding pass.
-#[derive(Debug)]
-pub struct KeyValue {
-    key: Tensor,   // [B, H, S, d]
-    value: Tensor, // [B, H, S, d]
-}
-
-impl KeyValue {
-    /// The keys and values of these sentences, in this order.
-    pub fn select(&self, sentences: &Tensor) -> Self {
-        let select = |x: &Tensor| x.index_select(0, sentences);
-        Self { key: select(&self.key), value: select(&self.value) }
-    }
-}
-
 impl CrossAttention {
-    /// The adapter of the layer below `scope`, e.g. `decoder.layer.0`.
+    /// The cross-attention of the layer below `scope`, e.g. `decoder.layer.0`.
     pub fn new(scope: &Scope, config: &Config) -> Self {
         let attention = scope.enter("cross_attention");
-        let feed_forward = (config.feed_forward > 0).then(|| {
-            let scope = scope.enter("feed_forward");
-            FeedForward {
-                up: Linear::new(&scope, "up"),
-                down: Linear::new(&scope, "down"),
-                norm: LayerNorm::new(&scope, "norm", EPS),
-            }
-        });
+        let feed_forward = (config.feed_forward > 0)
+            .then(|| FeedForward::new(&scope.enter("feed_forward"), config.dropout));
         Self {
             query: Linear::new(&attention, "query"),
             key: Linear::new(&attention, "key"),
             value: Linear::new(&attention, "value"),
             output: Linear::new(&attention, "output"),
-            norm: LayerNorm::new(&attention, "norm", EPS),
+            norm: LayerNorm::new(&attention, "norm", DEFAULT_EPS),
             feed_forward,
             heads: config.heads as i64,
             dropout: config.dropout,
@@ -100,15 +72,8 @@ impl CrossAttention {
         let attended = self.output.forward(&attended);
         let x = self.norm.forward(&pass.dropout_add(&attended, x, self.dropout));
         match &self.feed_forward {
-            Some(feed_forward) => feed_forward.forward(&x, self.dropout, pass),
+            Some(feed_forward) => feed_forward.forward(&x, pass),
             None => x,
         }
-    }
-}
-
-impl FeedForward {
-    fn forward(&self, x: &Tensor, dropout: f64, pass: &Pass) -> Tensor {
-        let inner = self.down.forward(&self.up.forward(x).relu());
-        self.norm.forward(&pass.dropout_add(&inner, x, dropout))
     }
 }

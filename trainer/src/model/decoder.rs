@@ -1,22 +1,29 @@
-//! The decoder: a BERT without causal mask, with cross-attention adapters behind its layers.
+//! The decoder: a BERT or a Transformer, with cross-attention behind its layers.
+//!
+//! With a causal mask each position sees itself and those before it. Padding stands behind all real
+//! tokens, so that it is hidden from them by the causal mask alone.
 
 use tandem_config::bert::BertConfig;
-use tandem_config::model::CrossAttention as AdapterConfig;
+use tandem_config::model::{CrossAttention as CrossAttentionConfig, Layers};
+use tandem_config::transformer::Transformer;
 use tch::{Device, Kind, Tensor};
 
-use super::attention::key_mask;
-use super::bert::{BertDropout, Embeddings, Layer};
-use super::cross_attention::{CrossAttention, KeyValue};
+use super::attention::{KeyValue, Past, causal_mask, key_mask};
+use super::bert::{self, BertDropout};
+use super::cross_attention::CrossAttention;
 use super::encoder::Encoded;
+use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::transformer;
 
-/// A BERT with cross-attention adapters.
+/// A stack of layers that writes.
 #[derive(Debug)]
 pub struct Decoder {
     embeddings: Embeddings,
     layers: Vec<(Layer, Option<CrossAttention>)>,
+    causal: bool,
     kind: Kind,
 }
 
@@ -43,13 +50,29 @@ impl Memory {
     }
 }
 
+/// What a causal decoder remembers of the tokens that it has written, for R rows.
+#[derive(Debug)]
+pub struct Written {
+    layers: Vec<Past>,
+    tokens: i64,
+}
+
+impl Written {
+    /// What is remembered of these rows, in this order.
+    pub fn select(&self, rows: &Tensor) -> Self {
+        let layers = self.layers.iter().map(|past| past.select(rows)).collect();
+        Self { layers, tokens: self.tokens }
+    }
+}
+
 impl Decoder {
-    /// The decoder below `scope`; computes in `kind`.
-    pub fn new(
+    /// The BERT below `scope`, with cross-attention behind some layers; computes in `kind`.
+    pub fn bert(
         scope: &Scope,
         config: &BertConfig,
-        adapters: &AdapterConfig,
+        adapters: &CrossAttentionConfig,
         dropout: BertDropout,
+        causal: bool,
         kind: Kind,
     ) -> Self {
         let bert = scope.enter("bert");
@@ -60,13 +83,25 @@ impl Decoder {
                 .contains(index, count)
                 .then(|| CrossAttention::new(&scope.enter(&format!("layer.{index}")), adapters));
             let scope = bert.enter(&format!("encoder.layer.{index}"));
-            (Layer::new(&scope, config, dropout), adapter)
+            (Layer::Bert(bert::Layer::new(&scope, config, dropout)), adapter)
         };
-        Self {
-            embeddings: Embeddings::new(&bert.enter("embeddings"), config, dropout),
-            layers: (0..count).map(layer).collect(),
-            kind,
-        }
+        let embeddings = bert::Embeddings::new(&bert.enter("embeddings"), config, dropout);
+        let layers = (0..count).map(layer).collect();
+        Self { embeddings: Embeddings::Bert(embeddings), layers, causal, kind }
+    }
+
+    /// The Transformer below `scope`; computes in `kind`.
+    pub fn transformer(scope: &Scope, config: &Transformer, causal: bool, kind: Kind) -> Self {
+        let Transformer { heads, feed_forward, dropout, .. } = *config;
+        let rest = CrossAttentionConfig { heads, feed_forward, layers: Layers::All, dropout };
+        let layer = |index: usize| {
+            let scope = scope.enter(&format!("layer.{index}"));
+            let layer = transformer::Layer::of_decoder(&scope, config);
+            (Layer::Transformer(layer), Some(CrossAttention::new(&scope, &rest)))
+        };
+        let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
+        let layers = (0..config.layers).map(layer).collect();
+        Self { embeddings: Embeddings::Transformer(embeddings), layers, causal, kind }
     }
 
     /// The memory as every layer's keys and values.
@@ -90,15 +125,61 @@ impl Decoder {
         at: &Positions,
         pass: &Pass,
     ) -> Tensor {
-        let mut hidden = self.embeddings.forward(ids, self.kind, pass);
-        let mask = key_mask(is_real, self.kind);
+        let hidden = self.embeddings.forward(ids, 0, self.kind, pass);
+        let mask = match self.causal {
+            true => causal_mask(ids.size()[1], self.kind, ids.device()),
+            false => key_mask(is_real, self.kind),
+        };
+        self.layers(hidden, &mask, memory, None, Some(at), pass)
+    }
+
+    /// Nothing written yet.
+    pub fn start(&self) -> Written {
+        let layers = self.layers.iter().map(|_| Past::default()).collect();
+        Written { layers, tokens: 0 }
+    }
+
+    /// The hidden states `[R, D]` of the next token of each row, `[R]`, without dropout.
+    ///
+    /// The memory's B sentences have `R / B` rows each, those of a sentence together.
+    ///
+    /// # Panics
+    /// If the decoder is not causal: its earlier hidden states would change with each token.
+    pub fn step(&self, ids: &Tensor, memory: &Memory, written: &mut Written) -> Tensor {
+        assert!(self.causal, "only a causal decoder writes token by token");
+        let pass = Pass::eval();
+        let ids = ids.unsqueeze(1);
+        let hidden = self.embeddings.forward(&ids, written.tokens, self.kind, &pass);
+        written.tokens += 1;
+        let everything_seen = Tensor::zeros([1, 1, 1, written.tokens], (self.kind, ids.device()));
+        let past = Some(written.layers.as_mut_slice());
+        self.layers(hidden, &everything_seen, memory, past, None, &pass).squeeze_dim(1)
+    }
+
+    fn layers(
+        &self,
+        mut hidden: Tensor,
+        mask: &Tensor,
+        memory: &Memory,
+        mut past: Option<&mut [Past]>,
+        at: Option<&Positions>,
+        pass: &Pass,
+    ) -> Tensor {
         let last = self.layers.len() - 1;
         for (i, ((layer, adapter), key_value)) in self.layers.iter().zip(&memory.layers).enumerate()
         {
-            let at = (i == last).then_some(at);
-            hidden = layer.forward(&hidden, &mask, at, pass);
+            let at = at.filter(|_| i == last);
+            let past = past.as_mut().map(|past| &mut past[i]);
+            hidden = layer.forward(&hidden, mask, past, at, pass);
             if let (Some(adapter), Some(key_value)) = (adapter, key_value) {
-                hidden = adapter.forward(&hidden, key_value, &memory.mask, at, pass);
+                let shape = hidden.size(); // [R, T, D], or [N, D] at these positions
+                let rows = match at {
+                    Some(_) => hidden,
+                    // A sentence's rows look at its memory side by side, as if they were one.
+                    None => hidden.view([memory.mask.size()[0], -1, shape[2]]),
+                };
+                let rows = adapter.forward(&rows, key_value, &memory.mask, at, pass);
+                hidden = rows.view(shape.as_slice());
             }
         }
         hidden

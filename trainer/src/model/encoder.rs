@@ -1,18 +1,21 @@
-//! The encoder: a BERT with adapters behind its layers and a length prediction.
+//! The encoder: a BERT with adapters behind its layers, or a Transformer; and length prediction.
 //!
 //! The learned `[LENGTH]` vector is put before the embedded sentence, without position, norm or
 //! dropout; its output predicts the target's length and is taken off the memory.
 
 use tandem_config::bert::BertConfig;
 use tandem_config::model::EncoderAdapters;
+use tandem_config::transformer::Transformer;
 use tch::{Kind, Tensor};
 
 use super::adapter::Adapter;
 use super::attention::key_mask;
-use super::bert::{BertDropout, Embeddings, Layer};
+use super::bert::{self, BertDropout};
+use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::transformer;
 
 /// What the encoder makes of a batch.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub struct Encoded {
     pub length_log_probs: Option<Tensor>,
 }
 
-/// A BERT with adapters and a length prediction.
+/// A stack of layers that reads, perhaps with a length prediction.
 #[derive(Debug)]
 pub struct Encoder {
     embeddings: Embeddings,
@@ -35,8 +38,8 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// The encoder below `scope`; computes in `kind`.
-    pub fn new(
+    /// The BERT below `scope`, with adapters behind some layers; computes in `kind`.
+    pub fn bert(
         scope: &Scope,
         config: &BertConfig,
         adapters: Option<&EncoderAdapters>,
@@ -51,20 +54,38 @@ impl Encoder {
                 Adapter::new(&scope.enter(&format!("layer.{index}.adapter")), config.layer_norm_eps)
             });
             let scope = bert.enter(&format!("encoder.layer.{index}"));
-            (Layer::new(&scope, config, dropout), adapter)
+            (Layer::Bert(bert::Layer::new(&scope, config, dropout)), adapter)
         };
+        let embeddings = bert::Embeddings::new(&bert.enter("embeddings"), config, dropout);
+        let layers = (0..count).map(layer).collect();
+        Self::new(scope, Embeddings::Bert(embeddings), layers, kind)
+    }
+
+    /// The Transformer below `scope`; computes in `kind`.
+    pub fn transformer(scope: &Scope, config: &Transformer, kind: Kind) -> Self {
+        let layer = |index: usize| {
+            let scope = scope.enter(&format!("layer.{index}"));
+            (Layer::Transformer(transformer::Layer::of_encoder(&scope, config)), None)
+        };
+        let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
+        let layers = (0..config.layers).map(layer).collect();
+        Self::new(scope, Embeddings::Transformer(embeddings), layers, kind)
+    }
+
+    fn new(
+        scope: &Scope,
+        embeddings: Embeddings,
+        layers: Vec<(Layer, Option<Adapter>)>,
+        kind: Kind,
+    ) -> Self {
         let length = "length_embedding.weight";
-        Self {
-            embeddings: Embeddings::new(&bert.enter("embeddings"), config, dropout),
-            layers: (0..count).map(layer).collect(),
-            length_embedding: scope.has(length).then(|| scope.get(length)),
-            kind,
-        }
+        let length_embedding = scope.has(length).then(|| scope.get(length));
+        Self { embeddings, layers, length_embedding, kind }
     }
 
     /// Source ids `[B, S]` and which of them are real, booleans `[B, S]`.
     pub fn forward(&self, ids: &Tensor, is_real: &Tensor, pass: &Pass) -> Encoded {
-        let embedded = self.embeddings.forward(ids, self.kind, pass); // [B, S, D]
+        let embedded = self.embeddings.forward(ids, 0, self.kind, pass); // [B, S, D]
         let mask = key_mask(is_real, self.kind);
         let Some(table) = &self.length_embedding else {
             let memory = self.layers(embedded, &mask, None, pass);
@@ -89,7 +110,7 @@ impl Encoder {
 
     /// Ids `[B, T]` and which of them are real, to hidden states `[N, D]` of the positions `at`.
     pub fn predict(&self, ids: &Tensor, is_real: &Tensor, at: &Positions, pass: &Pass) -> Tensor {
-        let embedded = self.embeddings.forward(ids, self.kind, pass);
+        let embedded = self.embeddings.forward(ids, 0, self.kind, pass);
         self.layers(embedded, &key_mask(is_real, self.kind), Some(at), pass)
     }
 
@@ -102,7 +123,7 @@ impl Encoder {
     ) -> Tensor {
         let last = self.layers.len() - 1;
         for (i, (layer, adapter)) in self.layers.iter().enumerate() {
-            hidden = layer.forward(&hidden, mask, at.filter(|_| i == last), pass);
+            hidden = layer.forward(&hidden, mask, None, at.filter(|_| i == last), pass);
             if let Some(adapter) = adapter {
                 hidden = adapter.forward(&hidden);
             }

@@ -4,6 +4,9 @@ use tch::Tensor;
 
 use super::parameters::Scope;
 
+/// PyTorch's epsilon in layer norms, which the released code's adapters and fairseq keep.
+pub const DEFAULT_EPS: f64 = 1e-5;
+
 /// `x · Wᵀ + b`.
 #[derive(Debug)]
 pub struct Linear {

@@ -1,4 +1,4 @@
-//! BERT's masked language modelling head: transform, then the tied word embeddings.
+//! From hidden states to words: the tied word embeddings, behind a BERT's own transform.
 
 use tandem_config::bert::BertConfig;
 use tch::{Device, Kind, Tensor, no_grad};
@@ -16,29 +16,40 @@ const BLOCK_WORDS: i64 = 1024;
 /// The head. Its rows are predicted positions: N of them, of all sentences together.
 #[derive(Debug)]
 pub struct LmHead {
-    dense: Linear,
-    norm: LayerNorm,
+    /// BERT's; a Transformer has none.
+    transform: Option<(Linear, LayerNorm)>,
     /// The word embeddings, which the projection shares: `[V, D]`.
     pub weight: Tensor,
-    /// One bias per word: `[V]`.
+    /// One bias per word: `[V]`. A Transformer's are 0.
     pub bias: Tensor,
 }
 
 impl LmHead {
-    /// The head below `scope`, e.g. `decoder`.
-    pub fn new(scope: &Scope, config: &BertConfig) -> Self {
+    /// A BERT's head for masked language modelling, below `scope`, e.g. `decoder`.
+    pub fn bert(scope: &Scope, config: &BertConfig) -> Self {
         let predictions = scope.enter("cls.predictions");
+        let dense = Linear::new(&predictions, "transform.dense");
+        let norm = LayerNorm::new(&predictions, "transform.LayerNorm", config.layer_norm_eps);
         Self {
-            dense: Linear::new(&predictions, "transform.dense"),
-            norm: LayerNorm::new(&predictions, "transform.LayerNorm", config.layer_norm_eps),
+            transform: Some((dense, norm)),
             weight: scope.get("bert.embeddings.word_embeddings.weight"),
             bias: predictions.get("bias"),
         }
     }
 
+    /// A Transformer's output layer, below `scope`, e.g. `decoder`.
+    pub fn transformer(scope: &Scope) -> Self {
+        let weight = scope.get("embeddings.word.weight");
+        let bias = Tensor::zeros([weight.size()[0]], (Kind::Float, weight.device()));
+        Self { transform: None, weight, bias }
+    }
+
     /// Hidden states `[N, D]` before the projection onto the vocabulary, `[N, D]`.
     pub fn transform(&self, hidden: &Tensor) -> Tensor {
-        self.norm.forward(&self.dense.forward(hidden).gelu("none"))
+        match &self.transform {
+            Some((dense, norm)) => norm.forward(&dense.forward(hidden).gelu("none")),
+            None => hidden.shallow_clone(),
+        }
     }
 
     /// The rows of transformed states that are projected at a time: their logits take 64 MiB.

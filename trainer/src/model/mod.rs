@@ -1,4 +1,4 @@
-//! The model: frozen BERTs, trained adapters. Knows no ranks, no files, no YAML beyond its config.
+//! The model: BERTs with adapters, Transformers, and what is made of both. Knows no ranks, no files, no YAML beyond its config.
 //!
 //! Shapes: B sentences, S source tokens, T target tokens, D width, H heads, V vocabulary.
 
@@ -9,16 +9,21 @@ pub mod bert;
 pub mod cross_attention;
 pub mod decoder;
 pub mod encoder;
+pub mod feed_forward;
+pub mod layer;
 pub mod layers;
 pub mod lm_head;
 pub mod parameters;
 pub mod pass;
 pub mod positions;
+pub mod seq2seq;
+pub mod transformer;
 
-pub use ab_net::{AbNet, AbNetConfig, Batch};
+pub use ab_net::AbNetConfig;
 pub use decoder::Decoder;
 pub use encoder::{Encoded, Encoder};
 pub use lm_head::LmHead;
 pub use parameters::Parameters;
 pub use pass::Pass;
 pub use positions::Positions;
+pub use seq2seq::{Batch, Seq2Seq};

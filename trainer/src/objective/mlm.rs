@@ -1,7 +1,7 @@
 //! Masked language modelling on one language: BERT's own pre-training (Devlin et al. 2019),
 //! without sentence pairs.
 
-use tandem_config::bases::Bases;
+use tandem_config::bases::{Base, Bases};
 use tandem_config::model::{Encoder as EncoderConfig, Model};
 use tch::{Device, Kind, Tensor};
 
@@ -20,14 +20,20 @@ pub struct Mlm {
 
 impl Mlm {
     /// The model over `parameters`; computes in `kind`.
+    ///
+    /// # Panics
+    /// If the config passed no validation: an encoder that is no BERT.
     pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
-        let EncoderConfig::Bert(config) = &model.encoder;
-        let bert = &bases.encoder.config;
+        let (EncoderConfig::Bert(config), Base::Bert(base)) = (&model.encoder, &bases.encoder)
+        else {
+            panic!("validation asks for a BERT")
+        };
+        let bert = &base.config;
         let scope = parameters.scope("encoder");
         let dropout = BertDropout::new(bert, config.dropout);
         Self {
-            encoder: Encoder::new(&scope, bert, None, dropout, kind),
-            head: LmHead::new(&scope, bert),
+            encoder: Encoder::bert(&scope, bert, None, dropout, kind),
+            head: LmHead::bert(&scope, bert),
         }
     }
 

@@ -2,12 +2,11 @@
 //!
 //! Losses are sums over a micro-batch, never means: the step divides by the whole step's tokens.
 
-pub mod masked;
 pub mod mlm;
 pub mod sums;
+pub mod translation;
 
 use tandem_config::bases::Bases;
-use tandem_config::model::Objective as Config;
 use tandem_config::run::RunConfig;
 use tch::{Device, Kind, Tensor};
 
@@ -15,12 +14,13 @@ use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairE
 use crate::model::{Parameters, Pass};
 
 pub use sums::Sums;
+pub use translation::Translation;
 
 /// A model and its loss.
 #[derive(Debug)]
 pub enum Objective {
-    /// Conditional masked language modelling with length prediction.
-    Masked(masked::Masked),
+    /// Translation, masked or autoregressive.
+    Translation(Translation),
     /// Masked language modelling on one language.
     Mlm(mlm::Mlm),
 }
@@ -56,21 +56,20 @@ impl Objective {
     /// The objective that a run's config names, over `parameters`; computes in `kind`.
     ///
     /// # Panics
-    /// If the config passed no validation: a `masked` objective without a decoder.
+    /// If the config passed no validation, e.g. for a translation without a decoder.
     pub fn new(run: &RunConfig, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
-        match &run.model.objective {
-            Config::Masked(config) => Self::Masked(
-                masked::Masked::new(&run.model, config, bases, parameters, kind)
-                    .expect("validation asks for a decoder"),
-            ),
-            Config::Mlm(_) => Self::Mlm(mlm::Mlm::new(&run.model, bases, parameters, kind)),
+        match Translation::new(&run.model, bases, parameters, kind) {
+            Some(translation) => Self::Translation(translation),
+            None => Self::Mlm(mlm::Mlm::new(&run.model, bases, parameters, kind)),
         }
     }
 
     /// The loss of a micro-batch, which must be of this objective's sort.
     pub fn loss(&self, batch: &MicroBatch, device: Device, pass: &Pass) -> Loss {
         match (self, batch) {
-            (Self::Masked(masked), MicroBatch::Pair(batch)) => masked.loss(batch, device, pass),
+            (Self::Translation(translation), MicroBatch::Pair(batch)) => {
+                translation.loss(batch, device, pass)
+            }
             (Self::Mlm(mlm), MicroBatch::Passage(batch)) => mlm.loss(batch, device, pass),
             _ => panic!("a micro-batch of another objective"),
         }

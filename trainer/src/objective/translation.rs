@@ -1,39 +1,42 @@
-//! Conditional masked language modelling with length prediction (Ghazvininejad et al. 2019).
+//! Translation: the cross-entropy of predicted target tokens, with a length prediction where the
+//! encoder has one.
+//!
+//! Which tokens are predicted, and what the decoder sees instead, is the batch's affair: chosen
+//! ones from the rest (conditional masked language modelling, Ghazvininejad et al. 2019), or all
+//! from those before them (autoregressive, with teacher forcing).
 
 use tandem_config::bases::Bases;
-use tandem_config::model::{Masked as Config, Model};
+use tandem_config::model::{Model, Objective};
 use tch::{Device, Kind, Tensor};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::PairBatch;
 use crate::loss::{cross_entropy, length_nll};
-use crate::model::{AbNet, AbNetConfig, Batch, Parameters, Pass};
+use crate::model::{Batch, Parameters, Pass, Seq2Seq};
 
-/// An AB-Net and its loss.
+/// A translation model and its loss.
 #[derive(Debug)]
-pub struct Masked {
+pub struct Translation {
     /// The model.
-    pub model: AbNet,
+    pub model: Seq2Seq,
     length_loss: f64,
     label_smoothing: f64,
 }
 
-impl Masked {
-    /// None for a model without a decoder.
-    pub fn new(
-        model: &Model,
-        config: &Config,
-        bases: &Bases,
-        parameters: &Parameters,
-        kind: Kind,
-    ) -> Option<Self> {
-        let shape = AbNetConfig::new(model, bases)?;
-        let model = AbNet::new(parameters, &shape, kind);
-        Some(Self::over(model, config.length_loss, config.label_smoothing))
+impl Translation {
+    /// None for an objective that does not translate.
+    pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Option<Self> {
+        let (length_loss, label_smoothing) = match &model.objective {
+            Objective::Masked(config) => (config.length_loss, config.label_smoothing),
+            Objective::Autoregressive(config) => (0.0, config.label_smoothing),
+            Objective::Mlm(_) => return None,
+        };
+        let model = Seq2Seq::new(model, bases, parameters, kind);
+        Some(Self::over(model, length_loss, label_smoothing))
     }
 
     /// The loss of a model that exists already.
-    pub fn over(model: AbNet, length_loss: f64, label_smoothing: f64) -> Self {
+    pub fn over(model: Seq2Seq, length_loss: f64, label_smoothing: f64) -> Self {
         Self { model, length_loss, label_smoothing }
     }
 

@@ -1,0 +1,59 @@
+//! One side as a Transformer that starts from random weights.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::model::Vocabulary;
+
+/// An encoder or decoder as in "Attention Is All You Need" (Vaswani et al. 2017).
+///
+/// A norm stands behind each block (post-norm), as in the paper and in fairseq's `transformer`;
+/// the decoder's output layer is its own word embeddings, without bias.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Transformer {
+    /// Number of layers; 6 in the paper's base and big.
+    #[schemars(range(min = 1, max = 128))]
+    pub layers: usize,
+    /// Width of the hidden states; 512 in base, 1024 in big.
+    #[schemars(range(min = 2))]
+    pub hidden: usize,
+    /// Attention heads; must divide `hidden`. 8 in base, 16 in big.
+    #[schemars(range(min = 1))]
+    pub heads: usize,
+    /// Width of the feed-forward layers; 2048 in base, 4096 in big.
+    #[schemars(range(min = 1))]
+    pub feed_forward: usize,
+    /// Dropout on embeddings and on the output of each block.
+    #[serde(default = "tenth")]
+    #[schemars(range(min = 0.0, max = 0.99))]
+    pub dropout: f64,
+    /// How a token's position is told.
+    #[serde(default)]
+    pub positions: Positions,
+    /// Number of positions: the longest sentence in tokens.
+    #[serde(default = "max_length")]
+    #[schemars(range(min = 2))]
+    pub max_length: usize,
+    /// Where its WordPiece vocabulary comes from.
+    pub vocabulary: Vocabulary,
+}
+
+/// How a token's position is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Positions {
+    /// By sines and cosines of the position, which are not trained.
+    #[default]
+    Sinusoidal,
+    /// By a trained vector for each position.
+    Learned,
+}
+
+fn tenth() -> f64 {
+    0.1
+}
+
+fn max_length() -> usize {
+    512
+}

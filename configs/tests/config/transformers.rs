@@ -1,0 +1,192 @@
+//! Transformers, the autoregressive objective and beam search: what goes together and what does not.
+
+use tandem_config::decoding::{BeamSearch, Decoding, MaskPredict};
+use tandem_config::model::{Decoder, Encoder, Vocabulary};
+
+use crate::support::{Case, Folder, VALID, check_changes};
+
+/// A Transformer that is valid beside what [`Folder`] makes.
+const TRANSFORMER: &str = include_str!("transformer.yaml");
+
+/// The run of a valid file.
+fn run(folder: &Folder, text: &str) -> tandem_config::RunConfig {
+    assert_eq!(folder.load(text, &[]), Ok(()));
+    tandem_config::load(&folder.path("run.yaml"), &[]).unwrap()
+}
+
+#[test]
+fn the_file_itself_is_valid() {
+    let folder = Folder::new();
+    let run = run(&folder, TRANSFORMER);
+    let Encoder::Transformer(encoder) = &run.model.encoder else { panic!("{:?}", run.model) };
+    assert_eq!((encoder.dropout, encoder.max_length), (0.1, 16));
+    let Some(Decoder::Transformer(decoder)) = &run.model.decoder else { panic!("no decoder") };
+    let english = folder.path("english").to_string_lossy().into_owned();
+    assert_eq!(decoder.vocabulary, Vocabulary::Bert(english), "paths become absolute");
+}
+
+#[test]
+fn the_objective_decides_how_translations_are_found() {
+    let folder = Folder::new();
+    let without = TRANSFORMER.replace("decoding:\n  beam_search: {width: 4}\n", "");
+    let beam = Decoding::BeamSearch(BeamSearch::default());
+    assert_eq!(run(&folder, &without).decoding, beam);
+    let masked = without.replace("autoregressive: {label_smoothing: 0.1}", "masked: {}");
+    let mask_predict = Decoding::MaskPredict(MaskPredict::default());
+    assert_eq!(run(&folder, &masked).decoding, mask_predict);
+}
+
+#[test]
+fn both_sides_can_be_mixed() {
+    let folder = Folder::new();
+    let block = |text: &str, start: &str, end: &str| {
+        let from = text.find(start).unwrap();
+        text[from..from + text[from..].find(end).unwrap()].to_owned()
+    };
+    let bert_encoder = block(VALID, "  encoder:", "  decoder:");
+    let bert_decoder = block(VALID, "  decoder:", "  objective:");
+    let encoder = block(TRANSFORMER, "  encoder:", "  decoder:");
+    let decoder = block(TRANSFORMER, "  decoder:", "  objective:");
+    for text in [
+        TRANSFORMER.replace(&encoder, &bert_encoder),
+        TRANSFORMER.replace(&decoder, &bert_decoder),
+        TRANSFORMER.replace(&decoder, &bert_decoder).replace(&encoder, &bert_encoder),
+        VALID.replace(&bert_decoder, &decoder),
+    ] {
+        run(&folder, &text);
+    }
+}
+
+#[test]
+fn conflicts() {
+    check_changes(TRANSFORMER, CONFLICTS);
+}
+
+#[test]
+fn ranges_and_choices() {
+    check_changes(TRANSFORMER, SCHEMA);
+}
+
+#[test]
+fn conflicts_of_berts() {
+    check_changes(VALID, BERTS);
+}
+
+const CONFLICTS: &[Case] = &[
+    (
+        &[("beam_search: {width: 4}", "mask_predict: {}")],
+        &[
+            "35:3: decoding.mask_predict: the autoregressive objective's decoder is causal and cannot fill in masks, must be {beam_search: ...}",
+        ],
+    ),
+    (
+        &[("autoregressive: {label_smoothing: 0.1}", "masked: {}")],
+        &[
+            "35:3: decoding.beam_search: the masked objective's decoder is not causal and cannot write token by token, must be {mask_predict: ...}",
+        ],
+    ),
+    (
+        &[("heads: 2", "heads: 3")],
+        &["13:7: model.encoder.transformer.heads: 3 heads must divide hidden: 8"],
+    ),
+    (
+        &[("heads: 3", "heads: 5")],
+        &["21:7: model.decoder.transformer.heads: 5 heads must divide hidden: 12"],
+    ),
+    (
+        &[("max_length: 12", "max_length: 17")],
+        &[
+            "7:3: data.max_length: found 17, the encoder's Transformer has 16 positions",
+            "7:3: data.max_length: found 17, the decoder's Transformer has 16 positions",
+        ],
+    ),
+    (
+        &[("  max_length: 12\n", ""), ("max_tokens: 400", "max_tokens: 15")],
+        &[
+            "29:3: training.max_tokens: found 15, must be at least 16: the longest sentence by data.max_length or the model's positions",
+        ],
+    ),
+    (
+        &[("autoregressive: {label_smoothing: 0.1}", "mlm: {}")],
+        &[
+            "5:3: data.train: the mlm objective reads one language, must be {lines: ...}",
+            "10:5: model.encoder.transformer: the mlm objective makes a BERT, must be {bert: ...}",
+            "17:3: model.decoder: the mlm objective trains an encoder alone, leave the decoder out",
+        ],
+    ),
+    (
+        &[("{bert: english}", "{bert: ./nowhere}")],
+        &[
+            "25:20: model.decoder.transformer.vocabulary.bert: there is no folder nowhere, must be a Hugging Face folder (beside this file, or an absolute path) or a model's name on the hub",
+        ],
+    ),
+    (
+        &[("{learn: {size: 100, lowercase: true}}", "{file: {path: vocab.txt, lowercase: true}}")],
+        &["16:27: model.encoder.transformer.vocabulary.file.path: there is no file vocab.txt"],
+    ),
+];
+
+const SCHEMA: &[Case] = &[
+    (
+        &[("width: 4", "width: 0")],
+        &["35:24: decoding.beam_search.width: found 0, must be a whole number from 1 to 64"],
+    ),
+    (
+        &[("width: 4", "beam: 4")],
+        &[
+            "35:17: decoding.beam_search.beam: unknown key, allowed: width | length_penalty | max_len_a | max_len_b | max_tokens",
+        ],
+    ),
+    (
+        &[("positions: learned", "positions: learnt")],
+        &[
+            "23:18: model.decoder.transformer.positions: found the text `learnt`, must be one of sinusoidal | learned, did you mean `learned`?",
+        ],
+    ),
+    (
+        &[("      feed_forward: 16\n", "")],
+        &[
+            "10:5: model.encoder.transformer.feed_forward: missing, must be a whole number of at least 1",
+        ],
+    ),
+    (
+        &[("{bert: english}", "english")],
+        &[
+            "25:19: model.decoder.transformer.vocabulary: found the text `english`, must be one of {file: ...} | {learn: ...} | {bert: ...}",
+        ],
+    ),
+    (
+        &[("label_smoothing: 0.1", "length_loss: 0.1")],
+        &[
+            "27:22: model.objective.autoregressive.length_loss: unknown key, allowed: label_smoothing, did you mean `model.objective.masked.length_loss`?",
+        ],
+    ),
+    (
+        &[("beam_search: {width: 4}", "beam: {}")],
+        &[
+            "35:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...}, did you mean `beam_search`?",
+        ],
+    ),
+];
+
+const BERTS: &[Case] = &[
+    (
+        &[(
+            "    masked:\n      label_smoothing: 0.1\n      corruption: {mask: 0.8, random: 0.1}\n",
+            "    autoregressive: {}\n",
+        )],
+        &[
+            "45:3: decoding.mask_predict: the autoregressive objective's decoder is causal and cannot fill in masks, must be {beam_search: ...}",
+        ],
+    ),
+    (
+        &[(
+            "      pretrained: german\n      adapters:\n        dim: 4\n        layers: all\n",
+            "      train: scratch\n      new: {layers: 2, hidden: 8, heads: 2, feed_forward: 16, vocabulary: {bert: german}}\n",
+        )],
+        &[
+            "20:7: model.encoder.bert.new: only the mlm objective makes a BERT, give `pretrained` instead",
+            "20:76: model.encoder.bert.new.vocabulary.bert: only a Transformer takes a BERT's vocabulary, must be one of {file: ...} | {learn: ...}",
+        ],
+    ),
+];

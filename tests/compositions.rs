@@ -1,0 +1,65 @@
+//! Every composition of encoder, decoder and objective, from YAML to BLEU at tiny size: trained on
+//! two workers, taken up from a checkpoint, decoded, scored.
+
+use tandem_tests::{Tiny, adapters, expect_code, program, translate};
+
+const TRANSFORMER: &str = "{ transformer: { layers: 2, hidden: 32, heads: 2, feed_forward: 64, \
+                           max_length: 32, vocabulary: VOCABULARY } }";
+const LEARNT: &str = "{ learn: { size: 110, lowercase: false } }";
+const BERT_ENCODER: &str = "{ bert: { pretrained: ./bert-de/export, adapters: { dim: 16 } } }";
+const BERT_DECODER: &str =
+    "{ bert: { pretrained: ./bert-en/export, cross_attention: { heads: 2 } } }";
+const MASKED: &str = "{ masked: { length_classes: 40 } }";
+const AUTOREGRESSIVE: &str = "{ autoregressive: {} }";
+
+/// Trains in one go, and in two halves, which must give the same bits; then looks at the scores.
+fn from_yaml_to_bleu(tiny: &Tiny, name: &str, encoder: &str, decoder: &str, objective: &str) {
+    let config = |name: &str| tiny.translation(name, 2, encoder, decoder, objective);
+    let launch = |name: &str, set: &str| {
+        let mut command = program("tandem");
+        command.arg("launch").arg(config(name)).arg("--set").arg(set);
+        expect_code(&mut command, 0);
+    };
+    launch(name, "training.steps=12");
+    let resumed = format!("{name}-resumed");
+    launch(&resumed, "training.steps=6");
+    launch(&resumed, "training.steps=12");
+    let whole = adapters(&tiny.path(name), 12);
+    assert!(whole == adapters(&tiny.path(&resumed), 12), "{name}: resuming gave other weights");
+
+    let scores = tiny.path(name).join("evaluation/test-step-00000012/scores.json");
+    let scores = std::fs::read_to_string(&scores).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(scores.contains("bleu_13a"), "{name}: {scores}");
+    let report = std::fs::read_to_string(tiny.path(name).join("report.md")).expect("a report");
+    assert!(report.contains("BLEU"), "{name}: {report}");
+}
+
+fn transformer(vocabulary: &str) -> String {
+    TRANSFORMER.replace("VOCABULARY", vocabulary)
+}
+
+#[test]
+fn transformers_with_vocabularies_of_their_own() {
+    let tiny = Tiny::texts();
+    let learnt = transformer(LEARNT);
+    from_yaml_to_bleu(&tiny, "autoregressive", &learnt, &learnt, AUTOREGRESSIVE);
+    from_yaml_to_bleu(&tiny, "mask-predict", &learnt, &learnt, MASKED);
+    let translations = translate(&tiny.path("autoregressive"), "eins zwei .\n\nneun .\n");
+    assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
+    for side in ["source", "target"] {
+        let vocabulary = tiny.path("autoregressive/vocabulary").join(side).join("vocab.txt");
+        let entries = std::fs::read_to_string(vocabulary).expect("a vocabulary");
+        assert_eq!(entries.lines().count(), 110, "{side}");
+    }
+}
+
+#[test]
+fn berts_and_transformers_together() {
+    let tiny = Tiny::new();
+    let german = transformer("{ bert: ./bert-de/export }");
+    let english = transformer("{ bert: ./bert-en/export }");
+    from_yaml_to_bleu(&tiny, "enc-masked", BERT_ENCODER, &english, MASKED);
+    from_yaml_to_bleu(&tiny, "enc-autoregressive", BERT_ENCODER, &english, AUTOREGRESSIVE);
+    from_yaml_to_bleu(&tiny, "causal-bert", BERT_ENCODER, BERT_DECODER, AUTOREGRESSIVE);
+    from_yaml_to_bleu(&tiny, "bert-decoder", &german, BERT_DECODER, MASKED);
+}
