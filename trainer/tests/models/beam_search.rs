@@ -1,0 +1,194 @@
+//! Beam search against an exhaustive one, and against itself in other batches.
+
+use serde_json::json;
+use tandem_config::decoding::BeamSearch;
+use tandem_trainer::decode::beam_search::translate;
+use tandem_trainer::decode::{Sources, TargetIds, Translation};
+use tandem_trainer::model::{Pass, Positions};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::support::{Tiny, bert, tiny, transformer};
+
+const IDS: TargetIds = TargetIds { pad: 0, mask: 4, first: 2, end: 3 };
+const WORDS: i64 = 7;
+/// The most tokens of a translation: 1 to 3 words and [SEP].
+const LONGEST: usize = 4;
+
+fn config(width: usize, length_penalty: f64) -> BeamSearch {
+    let exact = BeamSearch { max_len_a: 0.0, max_len_b: LONGEST, ..BeamSearch::default() };
+    BeamSearch { width, length_penalty, ..exact }
+}
+
+fn models() -> Vec<Tiny> {
+    let objective = || json!({ "autoregressive": {} });
+    (1..4)
+        .flat_map(|seed| {
+            let words = WORDS as usize;
+            let source = || transformer(9, "sinusoidal");
+            let target = transformer(words, "sinusoidal");
+            [
+                tiny(source(), target, objective(), 0, seed),
+                tiny(source(), bert(&[0, 1]), objective(), words, seed),
+            ]
+        })
+        .map(sharpened)
+        .collect()
+}
+
+/// With fewer near-ties than random weights give.
+fn sharpened(tiny: Tiny) -> Tiny {
+    no_grad(|| {
+        for mut weights in tiny.parameters.trained.iter().map(Tensor::shallow_clone) {
+            let _ = weights.g_mul_scalar_(3.0);
+        }
+    });
+    tiny
+}
+
+/// Sources of these lengths, padded.
+fn sources(lengths: &[i64]) -> Sources {
+    let longest = lengths.iter().copied().max().unwrap_or(1);
+    let lengths = Tensor::from_slice(lengths).unsqueeze(1);
+    let place = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+    let real = place.less_tensor(&lengths);
+    // Ids from 1 to 8 that depend on the sentence's length and the place alone.
+    let ids: Tensor = (&place * 5 + &lengths * 3).remainder(8) + 1;
+    Sources { ids: ids * real.to_kind(Kind::Int64), real, lengths: None }
+}
+
+fn search(tiny: &Tiny, config: &BeamSearch, sources: &Sources) -> Vec<Translation> {
+    translate(&tiny.model, config, IDS, 32, sources, &mut || true).expect("no stop was asked for")
+}
+
+/// All translations of at most `LONGEST` tokens.
+fn all_translations() -> Vec<Vec<i64>> {
+    let (mut beginnings, mut all) = (vec![Vec::new()], Vec::new());
+    for _ in 1..LONGEST {
+        let mut longer = Vec::new();
+        for beginning in &beginnings {
+            for word in (0..WORDS).filter(|&word| word != IDS.pad && word != IDS.end) {
+                let longer_one = [&beginning[..], &[word]].concat();
+                all.push([&longer_one[..], &[IDS.end]].concat());
+                longer.push(longer_one);
+            }
+        }
+        beginnings = longer;
+    }
+    all
+}
+
+/// The translation of the highest score, by running the decoder over all of them as a whole.
+fn brute_force(tiny: &Tiny, length_penalty: f64, source: &Sources) -> (Vec<u32>, f64) {
+    let (model, pass) = (&tiny.model, Pass::eval());
+    let encoded = model.encoder.forward(&source.ids, &source.real, &pass);
+    let memory = model.decoder.memory(&encoded);
+    let (mut best, mut best_score) = (Vec::new(), f64::NEG_INFINITY);
+    let all = all_translations();
+    for length in 2..=LONGEST {
+        let some: Vec<&Vec<i64>> = all.iter().filter(|tokens| tokens.len() == length).collect();
+        let count = some.len() as i64;
+        let labels = Tensor::from_slice2(&some);
+        let first = Tensor::full([count, 1], IDS.first, (Kind::Int64, Device::Cpu));
+        let input = Tensor::cat(&[first, labels.narrow(1, 0, length as i64 - 1)], 1);
+        let places = Tensor::arange(input.numel() as i64, (Kind::Int64, Device::Cpu));
+        let at = Positions::new(&places, &input);
+        let memory = memory.select(&Tensor::zeros([count], (Kind::Int64, Device::Cpu)));
+        let hidden = model.decoder.forward(&input, &input.ones_like(), &memory, &at, &pass);
+        let log_probs =
+            model.head.project(&model.head.transform(&hidden)).log_softmax(-1, Kind::Double);
+        let sums = log_probs
+            .gather(1, &labels.view([-1, 1]), false)
+            .view([count, -1])
+            .sum_dim_intlist(1, false, Kind::Double);
+        let sums = Vec::<f64>::try_from(sums).expect("sums");
+        for (tokens, sum) in some.into_iter().zip(sums) {
+            let score = sum / (length as f64).powf(length_penalty);
+            if score > best_score {
+                best = tokens.iter().map(|&id| id as u32).collect();
+                best_score = score;
+            }
+        }
+    }
+    (best, best_score)
+}
+
+#[test]
+fn a_wide_beam_finds_the_best_translation_of_all() {
+    let mut lengths = std::collections::BTreeSet::new();
+    for tiny in models() {
+        for length_penalty in [0.0, 0.6, 1.0, 2.0] {
+            for length in [2, 5] {
+                let source = sources(&[length]);
+                let found = &search(&tiny, &config(200, length_penalty), &source)[0];
+                let (best, score) = no_grad(|| brute_force(&tiny, length_penalty, &source));
+                assert_eq!(found.ids, best);
+                assert!((found.score - score).abs() < 1e-4, "{} and {score}", found.score);
+                lengths.insert(best.len());
+            }
+        }
+    }
+    assert!(lengths.len() > 1, "all translations have {lengths:?} tokens");
+}
+
+#[test]
+fn translations_do_not_depend_on_the_batch() {
+    for tiny in models() {
+        for width in [1, 3, 5] {
+            let config = BeamSearch { max_len_a: 2.0, max_len_b: 3, ..config(width, 1.0) };
+            let lengths = [2, 7, 3, 12, 5, 2];
+            let together = search(&tiny, &config, &sources(&lengths));
+            for (found, &length) in together.iter().zip(&lengths) {
+                let alone = &search(&tiny, &config, &sources(&[length]))[0];
+                assert_eq!((&found.ids, found.passes), (&alone.ids, alone.passes));
+                assert!((found.score - alone.score).abs() < 1e-4);
+                assert!(found.ids.len() <= 2 * length as usize + 3);
+                assert_eq!(found.ids.last(), Some(&(IDS.end as u32)));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_beam_of_one_takes_the_most_probable_token_each_time() {
+    for tiny in models() {
+        let source = sources(&[6]);
+        let found = &search(&tiny, &config(1, 1.0), &source)[0];
+        let (model, pass) = (&tiny.model, Pass::eval());
+        let mut tokens = Vec::new();
+        no_grad(|| {
+            let memory =
+                model.decoder.memory(&model.encoder.forward(&source.ids, &source.real, &pass));
+            while tokens.len() < LONGEST && tokens.last() != Some(&IDS.end) {
+                let input = [&[IDS.first], &tokens[..]].concat();
+                let input = Tensor::from_slice(&input).unsqueeze(0);
+                let at = Positions::new(&Tensor::from_slice(&[tokens.len() as i64]), &input);
+                let hidden = model.decoder.forward(&input, &input.ones_like(), &memory, &at, &pass);
+                let mut logits = model.head.project(&model.head.transform(&hidden)).get(0);
+                let _ = logits.get(IDS.pad).fill_(f64::NEG_INFINITY);
+                if tokens.is_empty() {
+                    let _ = logits.get(IDS.end).fill_(f64::NEG_INFINITY);
+                }
+                if tokens.len() + 1 == LONGEST {
+                    logits = logits.zeros_like();
+                    let _ = logits.get(IDS.end).fill_(1.0);
+                }
+                tokens.push(logits.argmax(-1, false).int64_value(&[]));
+            }
+        });
+        let expected: Vec<u32> = tokens.into_iter().map(|id| id as u32).collect();
+        assert_eq!(found.ids, expected);
+    }
+}
+
+#[test]
+fn a_stop_ends_the_search() {
+    let tiny = &models()[0];
+    let mut polls = 0;
+    let mut poll = || {
+        polls += 1;
+        polls < 2
+    };
+    let found = translate(&tiny.model, &config(2, 1.0), IDS, 32, &sources(&[4]), &mut poll);
+    assert!(found.is_none());
+    assert_eq!(polls, 2);
+}

@@ -1,0 +1,179 @@
+//! Outputs, losses and gradients of a Transformer, against PyTorch's own layers, and of a BERT with
+//! a causal mask, against transformers; tests/golden/transformer/make.py made the golden.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::json;
+use tandem_trainer::loss::{cross_entropy, length_nll};
+use tandem_trainer::model::parameters::Weights;
+use tandem_trainer::model::{Batch, Pass, Positions};
+use tch::{Kind, Tensor};
+
+use crate::support::{Tiny, bert, tiny, transformer};
+
+const SOURCE_WORDS: usize = 23;
+const TARGET_WORDS: usize = 19;
+const LENGTH_LOSS: f64 = 0.3;
+
+struct Golden {
+    tensors: HashMap<String, Tensor>,
+    weights: Weights,
+}
+
+impl Golden {
+    fn open() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/golden/transformer/golden.safetensors");
+        let tensors = Tensor::read_safetensors(&path).expect("the golden").into_iter().collect();
+        Self { tensors, weights: Weights::read(&path).expect("the golden") }
+    }
+
+    fn get(&self, name: &str) -> &Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the golden has no `{name}`"))
+    }
+
+    /// The model with the golden's weights, whose names begin with `prefix`.
+    fn load(&self, tiny: &Tiny, prefix: &str) {
+        let parameters = &tiny.parameters;
+        parameters.load(&parameters.weights, &self.weights, prefix).expect("the golden's weights");
+    }
+
+    /// The batch in which the decoder sees `input` and predicts the tokens that `chosen` marks.
+    fn batch(&self, input: &Tensor, chosen: &Tensor) -> Batch {
+        let (source, target) = (self.get("source"), self.get("target"));
+        let positions = chosen.view([-1]).nonzero().view([-1]);
+        let target_real = target.ne(0);
+        Batch {
+            source: source.shallow_clone(),
+            source_real: source.ne(0),
+            decoder_input: input.shallow_clone(),
+            lengths: target_real.sum_dim_intlist(1, false, Kind::Int64),
+            target_real,
+            labels: target.view([-1]).index_select(0, &positions),
+            positions,
+        }
+    }
+
+    fn check_gradients(&self, tiny: &Tiny, prefix: &str) {
+        for (name, parameter) in tiny.parameters.names.iter().zip(&tiny.parameters.trained) {
+            let Some(expected) = self.tensors.get(&format!("{prefix}{name}")) else {
+                panic!("the golden has no gradient of {name}");
+            };
+            close(name, &parameter.grad(), expected);
+        }
+    }
+}
+
+/// Within 1e-5 of the largest value, plus 2e-6 for what is zero in theory.
+fn close(name: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.size(), expected.size(), "{name}");
+    let finite = expected.isfinite();
+    let error = ((found - expected).masked_fill(&finite.logical_not(), 0.0)).abs().max();
+    let largest = expected.masked_fill(&finite.logical_not(), 0.0).abs().max();
+    let (error, largest) = (error.double_value(&[]), largest.double_value(&[]));
+    assert!(error <= 1e-5 * largest + 2e-6, "{name}: error {error}, largest {largest}");
+}
+
+/// The logits at every position, to be compared where there are tokens: `[B, T, V]`.
+fn logits(tiny: &Tiny, batch: &Batch) -> Tensor {
+    let pass = Pass::eval();
+    let model = &tiny.model;
+    let (ids, real) = (&batch.decoder_input, &batch.target_real);
+    let encoded = model.encoder.forward(&batch.source, &batch.source_real, &pass);
+    let all = Tensor::arange(ids.numel() as i64, (Kind::Int64, ids.device()));
+    let memory = model.decoder.memory(&encoded);
+    let at = Positions::new(&all, ids);
+    let hidden = model.decoder.forward(ids, real, &memory, &at, &pass);
+    let size = ids.size();
+    model.head.project(&model.head.transform(&hidden)).view([size[0], size[1], -1])
+}
+
+fn real(values: &Tensor, is_real: &Tensor) -> Tensor {
+    values.masked_fill(&is_real.logical_not().unsqueeze(-1), 0.0)
+}
+
+#[test]
+fn an_autoregressive_transformer_is_pytorchs() {
+    let golden = Golden::open();
+    let objective = json!({ "autoregressive": {} });
+    let (source, target) =
+        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
+    let tiny = tiny(source, target, objective, 0, 1);
+    golden.load(&tiny, "weight.");
+    let target_real = golden.get("target").ne(0);
+    let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
+    let found = real(&logits(&tiny, &batch), &target_real);
+    close("logits", &found, &real(golden.get("autoregressive.logits"), &target_real));
+
+    let (encoded, transformed) = tiny.model.forward(&batch, &Pass::eval());
+    let source_real = &batch.source_real;
+    let expected = real(golden.get("autoregressive.memory"), source_real);
+    close("memory", &real(&encoded.memory, source_real), &expected);
+    assert!(encoded.length_log_probs.is_none());
+    let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
+    close("loss", &words.loss, golden.get("autoregressive.loss"));
+    words.surrogate.backward();
+    golden.check_gradients(&tiny, "autoregressive.gradient.");
+}
+
+#[test]
+fn a_masked_transformer_with_length_prediction_is_pytorchs() {
+    let golden = Golden::open();
+    let objective = json!({ "masked": { "length_classes": 11 } });
+    let (source, target) =
+        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
+    let tiny = tiny(source, target, objective, 0, 1);
+    golden.load(&tiny, "weight.");
+    let chosen = golden.get("masked.chosen").ne(0);
+    let batch = golden.batch(golden.get("masked.input"), &chosen);
+    let target_real = &batch.target_real;
+    let found = real(&logits(&tiny, &batch), target_real);
+    close("logits", &found, &real(golden.get("masked.logits"), target_real));
+
+    let (encoded, transformed) = tiny.model.forward(&batch, &Pass::eval());
+    let source_real = &batch.source_real;
+    let expected = real(golden.get("masked.memory"), source_real);
+    close("memory", &real(&encoded.memory, source_real), &expected);
+    let lengths = encoded.length_log_probs.expect("a length prediction");
+    close("lengths", &lengths, golden.get("masked.length_log_probs"));
+    let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
+    let length = length_nll(&lengths, &batch.lengths) * LENGTH_LOSS;
+    close("loss", &(&words.loss + &length), golden.get("masked.loss"));
+    (words.surrogate + length).backward();
+    golden.check_gradients(&tiny, "masked.gradient.");
+}
+
+#[test]
+fn a_bert_with_a_causal_mask_is_transformers() {
+    let golden = Golden::open();
+    let objective = json!({ "autoregressive": {} });
+    // Without cross-attention: transformers' own would be another.
+    let tiny = tiny(transformer(SOURCE_WORDS, "sinusoidal"), bert(&[]), objective, TARGET_WORDS, 1);
+    let decoder: Vec<(&str, Tensor)> = tiny
+        .parameters
+        .views(&tiny.parameters.weights)
+        .filter(|(name, _)| name.starts_with("decoder."))
+        .collect();
+    assert_eq!(decoder.len(), 5 + 2 * 16 + 5);
+    for (name, mut view) in decoder {
+        let stored = golden.get(&format!("bert.weight.{name}"));
+        tch::no_grad(|| view.copy_(stored));
+    }
+    let target_real = golden.get("target").ne(0);
+    let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
+    let found = real(&logits(&tiny, &batch), &target_real);
+    close("logits", &found, &real(golden.get("bert.logits"), &target_real));
+    let (_, transformed) = tiny.model.forward(&batch, &Pass::eval());
+    let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
+    close("loss", &words.loss, golden.get("bert.loss"));
+    words.surrogate.backward();
+    let mut compared = 0;
+    for (name, parameter) in tiny.parameters.names.iter().zip(&tiny.parameters.trained) {
+        if name.starts_with("decoder.") {
+            close(name, &parameter.grad(), golden.get(&format!("bert.gradient.{name}")));
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 5 + 2 * 16 + 5);
+}
