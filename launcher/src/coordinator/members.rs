@@ -8,6 +8,8 @@ use tandem_config::cluster::Deadlines;
 
 /// Without a heartbeat for so long a rank is taken for stopped, whatever its phase.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Where something is overdue anyway, a rank without so many heartbeats is the reason.
+const MISSED: u32 = 4;
 
 /// One rank that has connected.
 #[derive(Debug, Clone)]
@@ -105,7 +107,8 @@ impl Members {
     }
 
     /// The rank to blame when some have not got on within their deadline: a silent one before
-    /// one that merely waits, and of those the one that is furthest behind.
+    /// one that merely waits, and of those the one that is furthest behind. Nobody is to blame
+    /// while a rank at an earlier step gets on: those ahead wait for it.
     pub fn overdue(&self, deadlines: &Deadlines, now: Instant) -> Option<Overdue> {
         let here = || self.present().filter(|(_, member)| member.left.is_none());
         let silent = here()
@@ -114,11 +117,15 @@ impl Members {
                 now.saturating_duration_since(member.heard) > limit
             })
             .min_by_key(|(_, member)| member.heard);
-        if let Some((rank, member)) = silent {
-            let seconds = now.saturating_duration_since(member.heard).as_secs_f64();
+        let unheard = |member: &Member| now.saturating_duration_since(member.heard);
+        let is_silent = |(rank, member): (usize, &Member)| {
+            let seconds = unheard(member).as_secs_f64();
             let reason =
                 format!("no heartbeat for {seconds:.1} s: it is stopped, or its machine is gone");
-            return Some(Overdue { rank, reason });
+            Some(Overdue { rank, reason })
+        };
+        if let Some(silent) = silent {
+            return is_silent(silent);
         }
         let start = Duration::from_secs_f64(deadlines.start);
         let absent = self.ranks.iter().position(Option::is_none);
@@ -135,10 +142,17 @@ impl Members {
         };
         here().find(|(_, member)| stands(member, Duration::ZERO))?;
         // Progress is seen by heartbeats: the rank that stopped first may be seen to stop last.
+        let misses = |member: &Member| unheard(member) > MISSED * HEARTBEAT;
         let stuck = here()
             .filter(|(_, member)| stands(member, 2 * HEARTBEAT))
-            .min_by_key(|(_, member)| (member.step, member.moved))?;
+            .min_by_key(|(_, member)| (!misses(member), member.step, member.moved))?;
         let (rank, member) = stuck;
+        if misses(member) {
+            return is_silent(stuck);
+        }
+        if here().any(|(_, other)| other.step < member.step) {
+            return None;
+        }
         let seconds = now.saturating_duration_since(member.moved).as_secs_f64();
         let reason = format!(
             "no progress in phase {} for {seconds:.1} s (cluster.deadlines.{})",
@@ -244,6 +258,39 @@ mod tests {
         }
         assert_eq!(blamed(&members, at(start, 31)), None);
         assert_eq!(blamed(&members, at(start, 31) + late / 2), Some(1));
+    }
+
+    #[test]
+    fn of_those_that_stand_still_a_silent_one_is_blamed() {
+        let start = Instant::now();
+        let mut members = two(start);
+        let late = Duration::from_millis(400);
+        members.beat(0, Phase::Train, 5, 9, at(start, 1));
+        members.beat(1, Phase::Train, 5, 9, at(start, 1) + late);
+        for second in 2..=11 {
+            members.beat(0, Phase::Train, 5, 9, at(start, second));
+        }
+        let deadlines = Deadlines { step: 10.0, ..DEADLINES };
+        let overdue = members.overdue(&deadlines, at(start, 11) + late / 2).unwrap();
+        assert_eq!(overdue.rank, 1);
+        assert!(overdue.reason.contains("no heartbeat for 9.8 s"), "{}", overdue.reason);
+    }
+
+    #[test]
+    fn those_ahead_wait_for_one_behind_as_long_as_it_gets_on() {
+        let start = Instant::now();
+        let mut members = two(start);
+        for second in 1..=200 {
+            members.beat(0, Phase::Evaluate, 6, second, at(start, second));
+            members.beat(1, Phase::Train, 7, 1, at(start, second));
+            assert_eq!(blamed(&members, at(start, second)), None, "after {second} s");
+        }
+        for second in 201..=251 {
+            members.beat(0, Phase::Evaluate, 6, 200, at(start, second));
+            members.beat(1, Phase::Train, 7, 1, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 245)), None, "an evaluation's batch may take 50 s");
+        assert_eq!(blamed(&members, at(start, 251)), Some(0));
     }
 
     #[test]
