@@ -9,7 +9,7 @@ pub enum Exit {
     Done,
     /// It failed; trying again may help.
     Failed,
-    /// The command line or the config is wrong; nothing was started.
+    /// The command line, the config or the data is wrong; nothing was trained.
     Usage,
     /// A checkpoint is written and the run wants to go on later (EX_TEMPFAIL).
     Stopped,

@@ -43,7 +43,7 @@ impl Restarts {
     pub fn after(&mut self, failure: &Failure) -> Decision {
         match failure.exit_code {
             Some(2) => {
-                let reason = "the config does not work; mend it and launch again".into();
+                let reason = "mend the config or the data, and launch again".into();
                 return Decision::GiveUp { exit: Exit::Usage, reason };
             }
             Some(93) => {

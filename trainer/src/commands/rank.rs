@@ -10,6 +10,8 @@ use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
 
+use crate::data::batches::BatchError;
+use crate::data::corpus::DataError;
 use crate::parallel::Collective;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::solo::Solo;
@@ -51,7 +53,7 @@ pub fn run(
             eprintln!("error: {error:#}");
             let message = format!("{error:#}");
             worker.report(Report::Failed { message, backtrace: error.backtrace().to_string() });
-            if error.is::<Diverged>() { 93 } else { 1 }
+            exit_code(error)
         }
     };
     if let Some(session) = worker.session() {
@@ -63,6 +65,23 @@ pub fn run(
     }
     drop(universe);
     Ok(code)
+}
+
+/// What the launcher is to do: mend the config or data (2), never try again (93), or try again (1).
+fn exit_code(error: &anyhow::Error) -> u8 {
+    let unusable = match error.downcast_ref::<DataError>() {
+        Some(DataError::Read(_) | DataError::Tokenizer(_) | DataError::Cache(_)) | None => false,
+        Some(
+            DataError::Refused { .. } | DataError::Nothing { .. } | DataError::WrongKind { .. },
+        ) => true,
+    };
+    if unusable || error.is::<BatchError>() {
+        2
+    } else if error.is::<Diverged>() {
+        93
+    } else {
+        1
+    }
 }
 
 /// A number that the launcher or MPI has left in the environment.
