@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Checkpoints {
-    /// Steps between two checkpoints. One more is written after the last step.
+    /// Steps between two checkpoints. One more is written after the last step, one at each
+    /// evaluation, so that any of them can be the best, and one at a stop. These extra ones count
+    /// neither for `keep_last` nor for `average`; they go when they are neither the newest nor
+    /// among the best.
     #[schemars(range(min = 1))]
     pub every: u64,
     /// The newest so many are kept.
@@ -20,6 +23,13 @@ pub struct Checkpoints {
     /// The finished model is the average of the newest so many.
     #[schemars(range(min = 1))]
     pub average: usize,
+}
+
+impl Checkpoints {
+    /// Whether one is written after `step` of `steps`, whatever else happens there.
+    pub fn is_due(&self, step: u64, steps: u64) -> bool {
+        step.is_multiple_of(self.every) || step == steps
+    }
 }
 
 impl Default for Checkpoints {

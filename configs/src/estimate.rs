@@ -53,15 +53,15 @@ pub fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Est
     }
 }
 
-/// Most checkpoints kept at once: the last, the best, and those of every so many steps.
+/// Most checkpoints kept at once: the last, which are also averaged, the best, those of every so
+/// many steps, and one that an evaluation or a stop has written last.
 fn kept(run: &RunConfig) -> u64 {
     let checkpoints = &run.checkpoints;
-    let written = run.training.steps / checkpoints.every + 1;
-    let marked = match checkpoints.keep_every {
-        0 => 0,
-        every => run.training.steps / every,
-    };
-    (checkpoints.keep_last as u64 + checkpoints.keep_best as u64 + marked).min(written)
+    let multiples = |every: u64| run.training.steps.checked_div(every).unwrap_or(0);
+    let written = multiples(checkpoints.every) + multiples(run.evaluation.every) + 2;
+    let last = checkpoints.keep_last.max(checkpoints.average) as u64;
+    let marked = multiples(checkpoints.keep_every);
+    (last + checkpoints.keep_best as u64 + marked + 1).min(written)
 }
 
 /// What is kept for the backward pass when a micro-batch is as full as it may be.
@@ -160,8 +160,8 @@ mod tests {
         // Norm 8; attention 4 · 20 + 8; feed-forward 40 + 36 + 8; head 20 + 8 + 10.
         assert_eq!(estimate.trained, 218 * 16);
         assert_eq!(estimate.checkpoint, 218 * 12);
-        // 3 last, 2 best, those of steps 50 and 100, and the one being written.
-        assert_eq!(estimate.disk, 218 * 12 * 8);
+        // 3 last, 2 best, those of steps 50 and 100, an extra one, and the one being written.
+        assert_eq!(estimate.disk, 218 * 12 * 9);
         assert_eq!(estimate.memory(), estimate.frozen + estimate.trained + estimate.activations);
     }
 

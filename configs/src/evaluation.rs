@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluation {
-    /// Steps between two evaluations on `data.valid`; 0 for none while training.
+    /// Steps between two evaluations on `data.valid`; 0 for none while training. One more is made
+    /// after the last step. Each has a checkpoint, see `checkpoints.every`.
     pub every: u64,
     /// At most so many sentences of `data.valid` are translated; 0 for the loss alone.
     pub sentences: usize,
@@ -17,6 +18,13 @@ pub struct Evaluation {
     pub samples: usize,
     /// Sentences timed one by one for the report's latency; 0 for none.
     pub latency_sentences: usize,
+}
+
+impl Evaluation {
+    /// Whether the model is scored after `step` of `steps`.
+    pub fn is_due(&self, step: u64, steps: u64) -> bool {
+        self.every > 0 && (step.is_multiple_of(self.every) || step == steps)
+    }
 }
 
 impl Default for Evaluation {

@@ -67,6 +67,9 @@ impl Worker {
             None => 1,
         };
         self.session.report(Report::Plan { trained: 3, frozen: 7 });
+        if std::env::args().any(|argument| argument == "--evaluate-first") {
+            self.evaluate("valid", first - 1, &self.run.evaluation("valid", first - 1))?;
+        }
         for step in first..=steps {
             self.session.phase(Phase::Train, step);
             self.meet(step)?;

@@ -60,7 +60,7 @@ impl Plan {
         let mut notes = Vec::new();
         let bases = Bases::open(config)?;
         notes.extend(head_note(config, &bases));
-        let work = Work::Train { resume: None };
+        let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
             let work = Work::Evaluate {

@@ -42,6 +42,8 @@ pub enum Work {
     Train {
         /// The verified checkpoint.
         resume: Option<PathBuf>,
+        /// Whether that checkpoint is still to be scored.
+        evaluate_first: bool,
     },
     /// Decodes and scores a split.
     Evaluate {
@@ -79,8 +81,14 @@ impl Work {
         let mut arguments = vec![self.verb().to_owned(), "--run".into(), text(run)];
         let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
         match self {
-            Self::Train { resume: None } => {}
-            Self::Train { resume: Some(checkpoint) } => option("--resume", text(checkpoint)),
+            Self::Train { resume, evaluate_first } => {
+                if let Some(checkpoint) = resume {
+                    option("--resume", text(checkpoint));
+                }
+                if *evaluate_first {
+                    arguments.push("--evaluate-first".into());
+                }
+            }
             Self::Evaluate { checkpoint, split, output } => {
                 option("--checkpoint", text(checkpoint));
                 option("--split", split.clone());
@@ -119,9 +127,12 @@ mod tests {
             assert!(job.environment.contains(&("OMP_NUM_THREADS".into(), "3".into())));
             job.arguments.join(" ")
         };
-        assert_eq!(line(Work::Train { resume: None }), "train --run /runs/a");
-        let resume = Some(PathBuf::from("/c"));
-        assert_eq!(line(Work::Train { resume }), "train --run /runs/a --resume /c");
+        let train = |resume: Option<&str>, evaluate_first| {
+            line(Work::Train { resume: resume.map(PathBuf::from), evaluate_first })
+        };
+        assert_eq!(train(None, false), "train --run /runs/a");
+        assert_eq!(train(Some("/c"), false), "train --run /runs/a --resume /c");
+        assert_eq!(train(Some("/c"), true), "train --run /runs/a --resume /c --evaluate-first");
         let (checkpoint, output) = (PathBuf::from("/c"), PathBuf::from("/o"));
         let split = "test".into();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! Scoring a split: its loss, and translations for the coordinator to score.
 //!
 //! Every rank does its share of the batches and writes its translations into a file of its own.
+//! Nothing in here is collective: each rank gives up by itself when it is asked to stop.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,7 +23,7 @@ use crate::data::example::Draw;
 use crate::decode::{Translation, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
-use crate::worker::Worker;
+use crate::worker::{Ending, Worker};
 
 /// One line of a rank's file.
 #[derive(Debug, Serialize)]
@@ -94,7 +95,7 @@ impl Evaluator {
     ///
     /// # Errors
     /// Translations that cannot be written.
-    pub fn run(&self, worker: &Worker, objective: &Objective, step: u64) -> anyhow::Result<()> {
+    pub fn run(&self, worker: &Worker, objective: &Objective, step: u64) -> anyhow::Result<Ending> {
         let name = format!("{}-step-{step:08}", self.split.name());
         self.run_into(worker, objective, step, &worker.run.join("evaluation").join(name))
     }
@@ -109,25 +110,42 @@ impl Evaluator {
         objective: &Objective,
         step: u64,
         folder: &Path,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Ending> {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot make {}", folder.display()))?;
         let part = folder.join(format!("rank-{}.jsonl", worker.rank));
-        let mut sums = self.losses(worker, objective, step);
-        self.translate(worker, objective, step, &part, &mut sums)
+        let mut poll = || worker.goes_on(Phase::Evaluate, step);
+        let Some(mut sums) = self.losses(worker, objective, &mut poll) else {
+            return Ok(Ending::Stopped);
+        };
+        let ending = self
+            .translate(worker, objective, &part, &mut sums, &mut poll)
             .with_context(|| format!("cannot translate into {}", part.display()))?;
-        let split = self.split.name().to_owned();
-        worker.report(Report::Evaluated { step, split, rank: worker.rank, part, sums });
-        Ok(())
+        match ending {
+            Ending::Done => {
+                let split = self.split.name().to_owned();
+                worker.report(Report::Evaluated { step, split, rank: worker.rank, part, sums });
+            }
+            Ending::Stopped => std::fs::remove_file(&part)
+                .with_context(|| format!("cannot remove {}", part.display()))?,
+        }
+        Ok(ending)
     }
 
-    /// This rank's share of the loss on the whole split.
-    fn losses(&self, worker: &Worker, objective: &Objective, step: u64) -> BTreeMap<String, f64> {
+    /// This rank's share of the loss on the whole split; none if `poll` says to give up.
+    fn losses(
+        &self,
+        worker: &Worker,
+        objective: &Objective,
+        poll: &mut dyn FnMut() -> bool,
+    ) -> Option<BTreeMap<String, f64>> {
         let max_tokens = worker.config.training.max_tokens;
         let batches = evaluation_batches(&self.corpus.lengths(), max_tokens);
         let mut sums = Sums::default();
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
-            worker.phase(Phase::Evaluate, step);
+            if !poll() {
+                return None;
+            }
             let batch = self.examples.batch(samples, Draw::Evaluation);
             sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval())).sums;
         }
@@ -141,7 +159,7 @@ impl Evaluator {
         ];
         let lengths = (length_nll > 0.0).then_some(("length_nll", length_nll));
         let named = named.into_iter().chain(lengths);
-        named.map(|(name, value)| (name.to_owned(), value)).collect()
+        Some(named.map(|(name, value)| (name.to_owned(), value)).collect())
     }
 
     /// Writes this rank's share of the translations; none for an objective that has none.
@@ -149,22 +167,19 @@ impl Evaluator {
         &self,
         worker: &Worker,
         objective: &Objective,
-        step: u64,
         part: &Path,
         sums: &mut BTreeMap<String, f64>,
-    ) -> anyhow::Result<()> {
+        poll: &mut dyn FnMut() -> bool,
+    ) -> anyhow::Result<Ending> {
         let mut file = BufWriter::new(File::create(part)?);
         let (Objective::Translation(translation), Some(target)) =
             (objective, &self.languages.target)
         else {
-            return Ok(file.flush()?);
+            file.flush()?;
+            return Ok(Ending::Done);
         };
         let (model, config) = (&translation.model, &worker.config.decoding);
         let translator = Translator::new(model, &self.languages, target, config, worker.device);
-        let mut poll = || {
-            worker.phase(Phase::Evaluate, step);
-            true
-        };
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);
@@ -173,7 +188,9 @@ impl Evaluator {
             let started = Instant::now();
             let sources: Vec<&[u32]> =
                 samples.iter().map(|&sample| self.corpus.source(sample as usize)).collect();
-            let found = translator.translate(&sources, &mut poll).unwrap_or_default();
+            let Some(found) = translator.translate(&sources, poll) else {
+                return Ok(Ending::Stopped);
+            };
             seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
                 let line = self.line(sample as usize, &translation)?;
@@ -192,10 +209,12 @@ impl Evaluator {
         }
         sums.insert("decode_seconds".into(), seconds);
         if worker.is_first() && self.latency_sentences > 0 {
-            let latency = self.latency(&translator, &mut poll, worker.threads());
+            let Some(latency) = self.latency(&translator, poll, worker.threads()) else {
+                return Ok(Ending::Stopped);
+            };
             std::fs::write(part.with_file_name("latency.json"), format!("{latency:#}\n"))?;
         }
-        Ok(())
+        Ok(Ending::Done)
     }
 
     fn line(&self, index: usize, translation: &Translation) -> anyhow::Result<Line<'_>> {
@@ -215,29 +234,29 @@ impl Evaluator {
         })
     }
 
-    /// Milliseconds of the first sentences, one by one, as the paper times them.
+    /// Milliseconds of the first sentences, one by one, as the paper times them; none if `poll`
+    /// says to give up.
     fn latency(
         &self,
         translator: &Translator,
         poll: &mut dyn FnMut() -> bool,
         threads: usize,
-    ) -> serde_json::Value {
+    ) -> Option<serde_json::Value> {
         let count = self.corpus.len().min(self.latency_sentences);
-        let mut times: Vec<f64> = (0..count)
-            .map(|sample| {
-                let started = Instant::now();
-                translator.translate(&[self.corpus.source(sample)], poll);
-                started.elapsed().as_secs_f64() * 1e3
-            })
-            .collect();
+        let mut times = Vec::with_capacity(count);
+        for sample in 0..count {
+            let started = Instant::now();
+            translator.translate(&[self.corpus.source(sample)], poll)?;
+            times.push(started.elapsed().as_secs_f64() * 1e3);
+        }
         times.sort_by(f64::total_cmp);
         let at = |share: f64| times[((count - 1) as f64 * share).round() as usize];
-        serde_json::json!({
+        Some(serde_json::json!({
             "sentences": count,
             "threads": threads,
             "median_ms": at(0.5),
             "p90_ms": at(0.9),
             "mean_ms": times.iter().sum::<f64>() / count as f64,
-        })
+        }))
     }
 }

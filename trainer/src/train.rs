@@ -16,7 +16,7 @@ use crate::checkpoint::{self, Snapshot, TrainerState};
 use crate::corpora::Languages;
 use crate::data::batches::Batches;
 use crate::data::corpus::Split;
-use crate::data::prefetch::Prefetch;
+use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::random::{Purpose, stream};
 use crate::evaluate::Evaluator;
 use crate::metrics::StepTimes;
@@ -26,19 +26,10 @@ use crate::objective::{MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate};
 use crate::parallel::{Collective, Reducer};
 use crate::stream::MicroBatches;
-use crate::worker::Worker;
+use crate::worker::{Ending, Worker};
 
 /// Micro-batches that are prepared ahead.
 const PREFETCH: usize = 4;
-
-/// How a training ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// All steps are done.
-    Done,
-    /// It was asked to stop, and has written a checkpoint.
-    Stopped,
-}
 
 /// So many non-finite gradients came in a row that more steps would be wasted.
 #[derive(Debug, thiserror::Error)]
@@ -116,34 +107,40 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains to the last step, or until the coordinator asks to stop.
+    /// Trains to the last step, or until the coordinator asks to stop: then there is a checkpoint
+    /// of where it stopped. The step that was resumed is evaluated first if `evaluate_first`.
     ///
     /// # Errors
     /// [`Diverged`], a failing communication library, or unreadable data.
-    pub fn run(mut self) -> anyhow::Result<Ending> {
+    pub fn run(mut self, evaluate_first: bool) -> anyhow::Result<Ending> {
         let config = &self.worker.config;
         let steps = config.training.steps;
-        let is_due =
-            |every: u64, step: u64| every > 0 && (step.is_multiple_of(every) || step == steps);
+        if evaluate_first && self.evaluate()? == Ending::Stopped {
+            return self.finish(Ending::Stopped);
+        }
         while self.state.step < steps {
             let step = self.state.step + 1;
             self.worker.phase(Phase::Train, step);
             self.times.begin();
             let sums = self.forward_backward(step)?;
+            if sums.given_up > 0.0 {
+                self.save()?;
+                return self.finish(Ending::Stopped);
+            }
             let norm = self.update(step, &sums)?;
             self.state.step = step;
             self.state.position += config.training.micro_batches as u64;
             self.log(&sums, norm);
 
             let stops = sums.stop > 0.0;
-            if stops || sums.checkpoint > 0.0 || is_due(config.checkpoints.every, step) {
+            let evaluates = self.evaluator.is_some() && config.evaluation.is_due(step, steps);
+            let saves = sums.checkpoint > 0.0 || config.checkpoints.is_due(step, steps);
+            // What is evaluated may turn out to be the best, and may be stopped in the middle.
+            if stops || saves || evaluates {
                 self.save()?;
             }
-            if stops {
+            if stops || evaluates && self.evaluate()? == Ending::Stopped {
                 return self.finish(Ending::Stopped);
-            }
-            if is_due(config.evaluation.every, step) {
-                self.evaluate()?;
             }
         }
         self.finish(Ending::Done)
@@ -161,15 +158,21 @@ impl<'a> Trainer<'a> {
         self.reducer.zero();
         for shard in (rank..shards).step_by(world_size as usize) {
             let waiting = Instant::now();
-            let batch = self.batches.next_item()?.context("the stream of batches has ended")?;
+            let batch = match self.batches.next_item(&|| self.worker.stop_requested()) {
+                Err(PrefetchError::GivenUp) => {
+                    // The others are in the step already: they learn of it with the sums.
+                    sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
+                    self.announce(&sums);
+                    break;
+                }
+                found => found?.context("the stream of batches has ended")?,
+            };
             self.times.data_wait += waiting.elapsed();
             let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard]);
             let loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
             sums += loss.sums;
             if shard + world_size >= shards {
-                let values = Tensor::from_slice(&sums.to_array()).to_kind(Kind::Float);
-                self.reducer.sums().copy_(&values);
-                self.reducer.arm();
+                self.announce(&sums);
             }
             loss.surrogate.backward();
         }
@@ -179,6 +182,13 @@ impl<'a> Trainer<'a> {
         let mut values = [0f64; Sums::COUNT];
         self.reducer.sums().to_kind(Kind::Double).copy_data(&mut values, Sums::COUNT);
         Ok(Sums::from_array(values))
+    }
+
+    /// Sets this rank's sums; its gradients are sent off as soon as they are there.
+    fn announce(&self, sums: &Sums) {
+        let values = Tensor::from_slice(&sums.to_array()).to_kind(Kind::Float);
+        self.reducer.sums().copy_(&values);
+        self.reducer.arm();
     }
 
     /// One optimizer step; skipped, and counted, where the gradient is not finite.
@@ -279,11 +289,16 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    fn evaluate(&mut self) -> anyhow::Result<()> {
-        if let Some(evaluator) = &self.evaluator {
-            evaluator.run(self.worker, &self.objective, self.state.step)?;
-        }
-        Ok(())
+    /// Scores the current step. All ranks stop if any of them gave up: it is to be evaluated by
+    /// all of them again.
+    fn evaluate(&mut self) -> anyhow::Result<Ending> {
+        let Some(evaluator) = &self.evaluator else { return Ok(Ending::Done) };
+        let step = self.state.step;
+        let ending = evaluator.run(self.worker, &self.objective, step)?;
+        // A rank with a smaller share waits here for the others, so it is ahead of them.
+        self.worker.phase(Phase::Train, step + 1);
+        let any_stopped = self.reducer.any(ending == Ending::Stopped)?;
+        Ok(if any_stopped { Ending::Stopped } else { Ending::Done })
     }
 
     fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {

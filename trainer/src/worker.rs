@@ -10,6 +10,25 @@ use tch::Device;
 use crate::parallel::Collective;
 use crate::precision::Kinds;
 
+/// How a rank's work ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is done.
+    Done,
+    /// It was asked to stop, and can be gone on with later.
+    Stopped,
+}
+
+impl Ending {
+    /// The process's exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Stopped => 75,
+        }
+    }
+}
+
 /// One rank of a run.
 pub struct Worker {
     /// The run's folder.
@@ -59,6 +78,12 @@ impl Worker {
         if let Some(session) = &self.session {
             session.phase(phase, step);
         }
+    }
+
+    /// As [`Worker::phase`], within work that can be given up: answers whether to go on.
+    pub fn goes_on(&self, phase: Phase, step: u64) -> bool {
+        self.phase(phase, step);
+        !self.stop_requested()
     }
 
     /// Tells the coordinator, or people where there is none.

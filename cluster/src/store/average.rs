@@ -10,19 +10,27 @@ use safetensors::{Dtype, SafeTensors, View};
 use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried, step_name};
 
 impl Store {
-    /// Averages the adapters of the newest `count` good checkpoints into `average`.
+    /// Averages the adapters of the newest `count` good checkpoints into `average`. Those of the
+    /// steps in `extra` are left out, unless there are no others: then it is the newest of them.
     ///
     /// Each weight is summed in 64 bits and stored in 32; one tensor at a time is in memory. With
     /// fewer checkpoints the average is over those that there are.
     ///
     /// # Errors
     /// No good checkpoint, checkpoints of different models, or where the file system refuses.
-    pub fn average(&self, count: usize, generation: u64) -> Result<Checkpoint, StoreError> {
-        let mut checkpoints = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
-            if checkpoints.len() < count.max(1) {
-                checkpoints.extend(Checkpoint::verify(&self.folder().join(step_name(step))));
-            }
+    pub fn average(
+        &self,
+        count: usize,
+        extra: &[u64],
+        generation: u64,
+    ) -> Result<Checkpoint, StoreError> {
+        let (extra, counted): (Vec<u64>, Vec<u64>) =
+            self.steps()?.into_iter().rev().partition(|step| extra.contains(step));
+        let good = |step| Checkpoint::verify(&self.folder().join(step_name(step))).ok();
+        let mut checkpoints: Vec<_> =
+            counted.into_iter().filter_map(good).take(count.max(1)).collect();
+        if checkpoints.is_empty() {
+            checkpoints.extend(extra.into_iter().find_map(good));
         }
         let Some(newest) = checkpoints.first() else {
             let (name, folder) = ("average".into(), self.folder().to_owned());

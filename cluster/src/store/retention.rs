@@ -8,8 +8,10 @@ use super::{Store, StoreError, Tried, remove_folder, step_name, step_of};
 /// Which checkpoints stay. What `latest` and `best` point to always does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest so many.
+    /// The newest so many, the extra ones not counted.
     pub last: usize,
+    /// These steps are extra: they stay for no other reason than the ones below.
+    pub extra: Vec<u64>,
     /// These steps: the best ones by some metric.
     pub best: Vec<u64>,
     /// Those whose step is a multiple of this; 0 for none.
@@ -35,7 +37,8 @@ impl Store {
         let steps = self.steps()?;
         let usable = |step: &u64| read_manifest(&self.folder().join(step_name(*step))).is_ok();
         let (good, bad): (Vec<u64>, Vec<u64>) = steps.into_iter().partition(usable);
-        let mut stay: BTreeSet<u64> = good.iter().rev().take(keep.last).copied().collect();
+        let counted = good.iter().rev().filter(|step| !keep.extra.contains(step));
+        let mut stay: BTreeSet<u64> = counted.take(keep.last).copied().collect();
         stay.extend(good.iter().filter(|step| keep.best.contains(step)));
         stay.extend(good.iter().filter(|step| keep.every > 0 && *step % keep.every == 0));
         stay.extend(["latest", "best"].iter().filter_map(|link| self.linked_step(link)));

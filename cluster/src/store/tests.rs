@@ -216,11 +216,13 @@ fn retention_keeps_last_best_and_every() {
     store.mark_best(2).unwrap();
     draft(&store, 11, 1);
     draft(&store, 11, 2);
-    let keep = Retention { last: 2, best: vec![3], every: 4 };
+    let keep = Retention { last: 2, extra: vec![], best: vec![3], every: 4 };
     assert_eq!(store.retain(&keep, 2).unwrap(), [1, 5, 6, 7]);
     assert_eq!(store.steps().unwrap(), [2, 3, 4, 8, 9, 10]);
     assert!(!store.folder().join("step-00000011.tmp-1").exists(), "an earlier attempt's draft");
     assert!(store.folder().join("step-00000011.tmp-2").exists(), "this attempt's draft");
+    let extra = Retention { last: 2, extra: vec![4, 9], ..Retention::default() };
+    assert_eq!(store.retain(&extra, 2).unwrap(), [3, 4, 9], "extra ones do not count");
     let nothing = Retention::default();
     store.retain(&nothing, 2).unwrap();
     assert_eq!(store.steps().unwrap(), [2, 10], "best and latest always stay");
@@ -247,7 +249,7 @@ fn the_average_is_the_mean_of_the_newest() {
     for step in [1, 2, 4] {
         publish(&store, step);
     }
-    let average = store.average(2, 1).unwrap();
+    let average = store.average(2, &[], 1).unwrap();
     assert_eq!(average.manifest().average_of, [2, 4]);
     assert_eq!(average.step(), 4);
     let bytes = fs::read(average.path(ADAPTERS)).unwrap();
@@ -261,24 +263,29 @@ fn the_average_is_the_mean_of_the_newest() {
         .collect();
     assert_eq!(weights, [3.0, -6.0, 1.5]); // (2 + 4) / 2 times 1, -2, 0.5
     assert_eq!(store.open("average").unwrap(), average);
-    assert_eq!(store.average(9, 1).unwrap().manifest().average_of, [1, 2, 4], "and again");
+    let average_of = |count, extra: &[u64]| {
+        store.average(count, extra, 1).unwrap().manifest().average_of.clone()
+    };
+    assert_eq!(average_of(9, &[]), [1, 2, 4], "and again");
+    assert_eq!(average_of(2, &[2]), [1, 4]);
+    assert_eq!(average_of(2, &[1, 2, 4]), [4], "rather an extra one than none");
 }
 
 #[test]
 fn checkpoints_of_different_models_are_not_averaged() {
     let (_guard, store) = store();
-    assert!(matches!(store.average(2, 1), Err(StoreError::Absent { .. })));
+    assert!(matches!(store.average(2, &[], 1), Err(StoreError::Absent { .. })));
     publish(&store, 1);
     let other = store.draft(2, 1).unwrap();
     write_tensors(&other.path(ADAPTERS), &[1.0]);
     other.seal(bases()).unwrap();
     store.publish(2, 1).unwrap();
-    let error = store.average(2, 1).unwrap_err().to_string();
+    let error = store.average(2, &[], 1).unwrap_err().to_string();
     assert!(error.contains("w is [3] and elsewhere [1]"), "{error}");
     let other = draft(&store, 3, 1);
     other.seal(vec![("encoder".into(), "x".into())]).unwrap();
     store.publish(3, 1).unwrap();
-    let error = store.average(2, 1).unwrap_err().to_string();
+    let error = store.average(2, &[], 1).unwrap_err().to_string();
     assert!(error.contains("stands on other BERTs than step 3"), "{error}");
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::coordinator::journal::read_state;
+use crate::coordinator::training::extra;
 use crate::exit::Exit;
 use crate::prepare;
 
@@ -27,7 +28,8 @@ impl Args {
         let config = prepare::load(&run.config(), &[])?;
         let attempt = read_state(&run).map_or(0, |state| state.attempt);
         let count = self.last.unwrap_or(config.checkpoints.average);
-        let average = run.store().average(count, attempt)?;
+        let store = run.store();
+        let average = store.average(count, &extra(&config, &store.steps()?), attempt)?;
         let steps = &average.manifest().average_of;
         println!("{}: the average of steps {steps:?}", average.folder().display());
         Ok(Exit::Done)

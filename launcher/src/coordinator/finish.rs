@@ -14,7 +14,7 @@ use super::evaluation::{self, Evaluation, Part};
 use super::group::{self, Listener, Setting};
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
-use super::training::{show, summary};
+use super::training::{extra, show, summary};
 use crate::report::pick_samples;
 use crate::score::Translation;
 use crate::tensorboard::Writer;
@@ -35,7 +35,9 @@ pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {
 fn average(coordinator: &mut Coordinator) -> Result<Checkpoint, Halt> {
     let count = coordinator.config.checkpoints.average;
     let generation = coordinator.journal.state.attempt;
-    let average = coordinator.run.store().average(count, generation)?;
+    let store = coordinator.run.store();
+    let extra = extra(&coordinator.config, &store.steps()?);
+    let average = store.average(count, &extra, generation)?;
     let steps = &average.manifest().average_of;
     coordinator.progress.say(&format!(
         "averaged {} checkpoints: steps {}",

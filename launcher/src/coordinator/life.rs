@@ -133,7 +133,10 @@ impl Coordinator {
             self.journal.state.steps = self.config.training.steps;
             self.progress.restart();
             let generation = self.begin_attempt("train")?;
-            let work = Work::Train { resume: resume.map(|found| found.folder().to_owned()) };
+            let work = Work::Train {
+                resume: resume.map(|found| found.folder().to_owned()),
+                evaluate_first: step.is_some_and(|step| self.lacks_evaluation(step)),
+            };
             let job = work.job(&self.program, self.run.path(), &self.topology);
             let setting = Setting {
                 run: &self.run,
@@ -173,6 +176,12 @@ impl Coordinator {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the model of `step` was to be scored, and the attempt ended before it was.
+    fn lacks_evaluation(&self, step: u64) -> bool {
+        let is_due = self.config.evaluation.is_due(step, self.config.training.steps);
+        is_due && !self.journal.state.valid.contains_key(&step)
     }
 
     /// The newest good checkpoint; damaged ones are named.

@@ -154,15 +154,21 @@ impl Training<'_> {
     }
 
     fn retain(&mut self) {
-        let settings = &self.config.checkpoints;
+        let RunConfig { checkpoints: settings, evaluation: scoring, training, .. } = self.config;
         let Ok(published) = self.store().steps() else { return };
-        let mut best =
-            evaluation::best_steps(&self.journal.state.valid, self.config.evaluation.metric);
+        let valid = &self.journal.state.valid;
+        let mut best = evaluation::best_steps(valid, scoring.metric);
         best.retain(|step| published.contains(step));
         best.truncate(settings.keep_best);
+        // The newest evaluation may still be under way; then it may be the best.
+        let evaluated = |step: &&u64| scoring.is_due(**step, training.steps);
+        best.extend(
+            published.iter().rev().find(evaluated).filter(|step| !valid.contains_key(step)),
+        );
         // The average at the end needs its checkpoints.
         let last = settings.keep_last.max(settings.average);
-        let keep = Retention { last, best, every: settings.keep_every };
+        let extra = extra(self.config, &published);
+        let keep = Retention { last, extra, best, every: settings.keep_every };
         match self.store().retain(&keep, self.generation) {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => self.journal.event("removed", json!({ "steps": gone })),
@@ -185,11 +191,19 @@ impl Training<'_> {
                 );
                 self.journal.state.valid.insert(step, figures);
                 self.choose_best();
+                self.retain();
             }
             Err(error) => self.notice(&error.to_string()),
         }
         self.journal.save();
     }
+}
+
+/// Which of the published checkpoints are not of the schedule, but of evaluations and stops: they
+/// count neither among the newest nor for the average, which no stop may change.
+pub fn extra(config: &RunConfig, published: &[u64]) -> Vec<u64> {
+    let scheduled = |step: &u64| config.checkpoints.is_due(*step, config.training.steps);
+    published.iter().copied().filter(|step| !scheduled(step)).collect()
 }
 
 /// Writes an evaluation's figures to TensorBoard.

@@ -42,8 +42,7 @@ impl Args {
             };
             let evaluator = Evaluator::whole(worker, languages, split)?
                 .with_context(|| format!("the config has no data.{}", split.name()))?;
-            evaluator.run_into(worker, &objective, step, &self.output)?;
-            Ok(0)
+            Ok(evaluator.run_into(worker, &objective, step, &self.output)?.code())
         })
     }
 }

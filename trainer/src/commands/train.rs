@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::train::{Ending, Trainer};
+use crate::train::Trainer;
 
 /// Train the run in a folder.
 #[derive(Debug, clap::Args)]
@@ -13,16 +13,16 @@ pub struct Args {
     /// Go on from this checkpoint's folder.
     #[arg(long)]
     resume: Option<PathBuf>,
+    /// Score that checkpoint first: an earlier attempt was to, and did not get round to it.
+    #[arg(long, requires = "resume")]
+    evaluate_first: bool,
 }
 
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         super::rank::run(&self.run, |worker, collective| {
             let trainer = Trainer::new(worker, collective, self.resume.as_deref())?;
-            Ok(match trainer.run()? {
-                Ending::Done => 0,
-                Ending::Stopped => 75,
-            })
+            Ok(trainer.run(self.evaluate_first)?.code())
         })
     }
 }

@@ -12,6 +12,7 @@ use crate::data::detokenize::detokenize;
 use crate::decode::Translator;
 use crate::objective::Objective;
 use crate::trained::Trained;
+use crate::worker::Ending;
 
 /// Translate a file, line by line.
 #[derive(Debug, clap::Args)]
@@ -60,12 +61,9 @@ impl Args {
             for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
                 let sources: Vec<&[u32]> =
                     samples.iter().map(|&sample| &sentences[sample as usize].ids[..]).collect();
-                let mut poll = || {
-                    worker.phase(Phase::Translate, step);
-                    !worker.stop_requested()
-                };
+                let mut poll = || worker.goes_on(Phase::Translate, step);
                 let Some(found) = translator.translate(&sources, &mut poll) else {
-                    return Ok(75);
+                    return Ok(Ending::Stopped.code());
                 };
                 for (index, translation) in samples.iter().zip(found) {
                     let hypothesis = detokenize(&target.words(&translation.ids));

@@ -1,12 +1,14 @@
 //! Items made ahead of time by a thread of their own.
 
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 /// How long one item may take to be made.
 const DEADLINE: Duration = Duration::from_secs(600);
+/// How often a wait asks whether to go on.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Why there is no next item.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +19,13 @@ pub enum PrefetchError {
     /// The thread takes far too long.
     #[error("no batch was ready after {} seconds; is the file system of the data hanging?", DEADLINE.as_secs())]
     Slow,
+    /// The wait was given up, as its caller wished.
+    #[error("the wait for a batch was given up")]
+    GivenUp,
 }
 
-/// Items in order, made ahead of time. Dropping it ends the thread.
+/// Items in order, made ahead of time. Dropping it ends the thread; one for which waiting was given
+/// up ends when it next can.
 pub struct Prefetch<T> {
     receiver: Option<Receiver<T>>,
     thread: Option<JoinHandle<()>>,
@@ -49,16 +55,28 @@ impl<T: Send + 'static> Prefetch<T> {
         Ok(Self { receiver: Some(receiver), thread: Some(thread) })
     }
 
-    /// The next item; `None` after the last.
+    /// The next item; `None` after the last. While it is not there, `gives_up` is asked now and
+    /// then.
     ///
     /// # Errors
-    /// None was ready within ten minutes.
-    pub fn next_item(&mut self) -> Result<Option<T>, PrefetchError> {
+    /// None was ready within ten minutes, or before `gives_up` said so.
+    pub fn next_item(&mut self, gives_up: &dyn Fn() -> bool) -> Result<Option<T>, PrefetchError> {
         let Some(receiver) = &self.receiver else { return Ok(None) };
-        match receiver.recv_timeout(DEADLINE) {
-            Ok(item) => Ok(Some(item)),
-            Err(RecvTimeoutError::Disconnected) => Ok(None),
-            Err(RecvTimeoutError::Timeout) => Err(PrefetchError::Slow),
+        let started = Instant::now();
+        loop {
+            match receiver.recv_timeout(LOOK) {
+                Ok(item) => return Ok(Some(item)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if gives_up() => {
+                    // It may hang for ever: nobody waits for its end either.
+                    self.thread = None;
+                    return Err(PrefetchError::GivenUp);
+                }
+                Err(RecvTimeoutError::Timeout) if started.elapsed() > DEADLINE => {
+                    return Err(PrefetchError::Slow);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
         }
     }
 }
@@ -86,10 +104,10 @@ mod tests {
         for depth in [0, 1, 5, 100] {
             let mut prefetch = Prefetch::new(0..50, depth).unwrap();
             for expected in 0..50 {
-                assert_eq!(prefetch.next_item().unwrap(), Some(expected));
+                assert_eq!(prefetch.next_item(&|| false).unwrap(), Some(expected));
             }
-            assert_eq!(prefetch.next_item().unwrap(), None);
-            assert_eq!(prefetch.next_item().unwrap(), None);
+            assert_eq!(prefetch.next_item(&|| false).unwrap(), None);
+            assert_eq!(prefetch.next_item(&|| false).unwrap(), None);
         }
     }
 
@@ -97,8 +115,17 @@ mod tests {
     fn errors_are_passed_on_in_their_place() {
         let items = (0..3).map(|item| if item == 1 { Err("broken") } else { Ok(item) });
         let mut prefetch = Prefetch::new(items, 2).unwrap();
-        let found: Vec<_> = std::iter::from_fn(|| prefetch.next_item().unwrap()).collect();
+        let found: Vec<_> = std::iter::from_fn(|| prefetch.next_item(&|| false).unwrap()).collect();
         assert_eq!(found, [Ok(0), Err("broken"), Ok(2)]);
+    }
+
+    #[test]
+    fn a_wait_can_be_given_up_even_if_the_item_never_comes() {
+        let (_open, door) = bounded::<u32>(0);
+        let mut prefetch = Prefetch::new([1].into_iter().chain(door), 2).unwrap();
+        assert_eq!(prefetch.next_item(&|| true).unwrap(), Some(1), "what is there is taken");
+        assert!(matches!(prefetch.next_item(&|| true), Err(PrefetchError::GivenUp)));
+        drop(prefetch); // returns although the thread has not ended
     }
 
     #[test]
@@ -107,7 +134,7 @@ mod tests {
         let counter = Arc::clone(&made);
         let items = std::iter::repeat_with(move || counter.fetch_add(1, Ordering::SeqCst));
         let mut prefetch = Prefetch::new(items, 3).unwrap();
-        assert_eq!(prefetch.next_item().unwrap(), Some(0));
+        assert_eq!(prefetch.next_item(&|| false).unwrap(), Some(0));
         drop(prefetch); // returns only when the thread has ended
         assert_eq!(Arc::strong_count(&made), 1);
         assert!(made.load(Ordering::SeqCst) <= 6);

@@ -21,24 +21,48 @@ pub struct Sums {
     pub stop: f64,
     /// Ranks that were asked for a checkpoint.
     pub checkpoint: f64,
+    /// Ranks that were asked to stop while they waited for data, and left their share out.
+    pub given_up: f64,
 }
 
 impl Sums {
     /// How many there are.
-    pub const COUNT: usize = 9;
+    pub const COUNT: usize = 10;
 
     /// In a fixed order.
     pub fn to_array(self) -> [f64; Self::COUNT] {
         let Self { loss, nll, predicted, length_nll, sentences, .. } = self;
-        let Self { denominator, tokens, stop, checkpoint, .. } = self;
-        [loss, nll, predicted, length_nll, sentences, denominator, tokens, stop, checkpoint]
+        let Self { denominator, tokens, stop, checkpoint, given_up, .. } = self;
+        [
+            loss,
+            nll,
+            predicted,
+            length_nll,
+            sentences,
+            denominator,
+            tokens,
+            stop,
+            checkpoint,
+            given_up,
+        ]
     }
 
     /// Out of the order of [`Sums::to_array`].
     pub fn from_array(values: [f64; Self::COUNT]) -> Self {
-        let [loss, nll, predicted, length_nll, sentences, denominator, tokens, stop, checkpoint] =
-            values;
-        Self { loss, nll, predicted, length_nll, sentences, denominator, tokens, stop, checkpoint }
+        let [loss, nll, predicted, length_nll, sentences, denominator, tokens, ..] = values;
+        let [.., stop, checkpoint, given_up] = values;
+        Self {
+            loss,
+            nll,
+            predicted,
+            length_nll,
+            sentences,
+            denominator,
+            tokens,
+            stop,
+            checkpoint,
+            given_up,
+        }
     }
 }
 

@@ -117,6 +117,21 @@ impl Reducer {
         }
         Ok(())
     }
+
+    /// Whether any rank says so; every rank calls this between the same two steps.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    pub fn any(&self, says_so: bool) -> Result<bool, CollectiveError> {
+        let votes = Tensor::from_slice(&[f32::from(u8::from(says_so))]);
+        let votes = votes.to_device(self.flat.device());
+        if let Some(queue) = &*self.progress.queue.borrow() {
+            // A thread that has ended shows below.
+            let _ = queue.send(votes.shallow_clone());
+        }
+        self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
+        Ok(votes.double_value(&[0]) > 0.0)
+    }
 }
 
 impl Drop for Reducer {
