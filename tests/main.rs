@@ -4,6 +4,7 @@ mod bench;
 mod bits;
 mod compositions;
 mod export;
+mod faults;
 mod hub;
 mod parity;
 mod pipeline;

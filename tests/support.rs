@@ -1,5 +1,8 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
+pub mod live;
+pub mod thread;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

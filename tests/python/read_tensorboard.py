@@ -2,12 +2,14 @@
 
     python read_tensorboard.py FOLDER
 
-One JSON object on one line: {"tag": [[step, value], ...], ...}. Scalars are numbers, texts are
-strings, hyperparameters one object of names and values. All points are kept, none sampled, in the
-order of reading, so that a point that is there twice shows.
+One JSON object on one line: {"tag": [[step, value], ...], ...}. Scalars are numbers, or "nan" and
+"inf", for which JSON has no number; texts are strings, hyperparameters one object of names and
+values. All points are kept, none sampled, in the order of reading, so that a point that is there
+twice shows.
 """
 
 import json
+import math
 import sys
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,6 +17,10 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.util import tensor_util
 
 ALL = 0
+
+
+def number(value):
+    return value if math.isfinite(value) else str(value)
 
 
 def texts(log, tag):
@@ -38,7 +44,7 @@ def read(folder):
     log.Reload()
     points = {}
     for tag in log.Tags()["scalars"]:
-        points[tag] = [[event.step, event.value] for event in log.Scalars(tag)]
+        points[tag] = [[event.step, number(event.value)] for event in log.Scalars(tag)]
     for tag in log.Tags()["tensors"]:
         points[tag] = list(texts(log, tag))
     points.update(hparams(log))

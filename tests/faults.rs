@@ -1,0 +1,414 @@
+//! Faults: whatever happens to the real programs on the way, the run ends with the bits of one to
+//! which nothing happened, and leaves nothing behind.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tandem_tests::live::{Ended, Launch, Run, eventually, send};
+use tandem_tests::thread::FrozenThread;
+use tandem_tests::{Tiny, adapters, expect_code, program};
+
+/// So many steps that a fault always strikes in the middle.
+const STEPS: u64 = 48;
+/// For all runs here: what else is set changes nothing of what is learnt.
+const SETTINGS: [&str; 5] = [
+    "training.steps=48",
+    "checkpoints.every=4",
+    "evaluation.every=24",
+    "evaluation.sentences=4",
+    "cluster.max_restarts=3",
+];
+/// Decoding that takes seconds where it usually takes milliseconds.
+const LONG: [&str; 3] = [
+    "decoding.mask_predict.iterations=1000",
+    "decoding.mask_predict.stop=released",
+    "evaluation.sentences=20",
+];
+
+/// The BERTs and texts of all tests here, made once.
+fn tiny() -> Arc<Tiny> {
+    static SHARED: Mutex<Weak<Tiny>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let tiny = Arc::new(Tiny::new());
+        *shared = Arc::downgrade(&tiny);
+        tiny
+    })
+}
+
+/// What the undisturbed run of so many workers ends with.
+struct Undisturbed {
+    adapters: Vec<u8>,
+    exported: Vec<u8>,
+    losses: Vec<(u64, Value)>,
+}
+
+impl Undisturbed {
+    fn of(workers: usize) -> &'static Self {
+        static RUNS: [OnceLock<Undisturbed>; 2] = [const { OnceLock::new() }; 2];
+        RUNS[workers - 1].get_or_init(|| {
+            let run = Run::new(&tiny(), &format!("undisturbed-{workers}"), workers, &SETTINGS);
+            run.launch(&[], 0);
+            Self {
+                adapters: adapters(run.folder(), STEPS),
+                exported: exported(run.folder()),
+                losses: run.curves().remove("train/loss").expect("losses"),
+            }
+        })
+    }
+
+    /// The run has come to the same end, has one point for each tag and step, each evaluation
+    /// once, and no process is left of it.
+    fn assert_same(workers: usize, run: &Run, evaluated: &[u64]) {
+        let expected = Self::of(workers);
+        assert!(adapters(run.folder(), STEPS) == expected.adapters, "it learnt other weights");
+        assert!(exported(run.folder()) == expected.exported, "it exports other weights");
+        let curves = run.curves();
+        assert_eq!(curves["train/loss"], expected.losses);
+        assert_eq!(expected.losses.len() as u64, STEPS);
+        for (tag, points) in &curves {
+            let once = points.windows(2).all(|two| two[0].0 < two[1].0);
+            assert!(once, "{tag} has two points at a step: {points:?}");
+        }
+        let steps: Vec<u64> = curves["eval/bleu"].iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, evaluated);
+        run.assert_no_process();
+    }
+}
+
+/// The average of the last checkpoints.
+fn exported(run: &Path) -> Vec<u8> {
+    std::fs::read(run.join("export/adapters.safetensors")).expect("an export")
+}
+
+/// Numbers that look random and are the same each time (SplitMix64).
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// Workers are killed at two points of the training: each time it goes on from the newest
+/// checkpoint.
+fn survives_kills(workers: usize) {
+    let run = Run::new(&tiny(), &format!("killed-{workers}"), workers, &SETTINGS);
+    let mut seeded = Seeded(workers as u64);
+    let launch = run.start(&[]);
+    for attempt in [1, 2] {
+        let rank = seeded.below(workers as u64) as usize;
+        let pid = run.rank(attempt, rank);
+        run.wait_for_checkpoint(attempt, 12 * (attempt - 1) + 4 * seeded.below(3));
+        // Somewhere in the steps, or the saving, that follow.
+        std::thread::sleep(Duration::from_millis(seeded.below(40)));
+        send(pid, "KILL");
+        eventually("it is noticed", || run.events("failure").len() as u64 == attempt);
+        let failure = &run.events("failure")[attempt as usize - 1]["failure"];
+        assert_eq!((&failure["rank"], &failure["kind"]), (&rank.into(), &"death".into()));
+    }
+    let ended = launch.wait(0);
+    ended.assert_said(" died in phase ");
+    ended.assert_said("ended by signal 9 (SIGKILL)");
+    ended.assert_said("next: starting again (2 more restarts)");
+    ended.assert_said("resuming from the checkpoint of step ");
+    assert_eq!(run.events("attempt").len(), 4, "three to train, one to test");
+    Undisturbed::assert_same(workers, &run, &[24, 48]);
+}
+
+#[test]
+fn killed_workers_are_survived_by_solo() {
+    survives_kills(1);
+}
+
+#[test]
+fn killed_workers_are_survived_by_mpirun() {
+    survives_kills(2);
+}
+
+/// A stopped rank is found by its silence, named, and the group is started again.
+fn finds_the_stopped(workers: usize) {
+    let mut settings = SETTINGS.to_vec();
+    settings.push("cluster.deadlines.step=6");
+    let run = Run::new(&tiny(), &format!("hung-{workers}"), workers, &settings);
+    let launch = run.start(&[]);
+    let rank = workers - 1;
+    let pid = run.rank(1, rank);
+    run.wait_for_checkpoint(1, 8);
+    send(pid, "STOP");
+    let ended = launch.wait(0);
+    ended.assert_said(&format!("error: rank {rank} on "));
+    ended.assert_said(" hung in phase ");
+    ended.assert_said("no heartbeat for ");
+    let failures = run.events("failure");
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert_eq!(failures[0]["failure"]["rank"], rank);
+    Undisturbed::assert_same(workers, &run, &[24, 48]);
+}
+
+#[test]
+fn a_stopped_worker_is_found_under_solo() {
+    finds_the_stopped(1);
+}
+
+#[test]
+fn a_stopped_worker_is_found_under_mpirun() {
+    finds_the_stopped(2);
+}
+
+/// The launcher is killed: its workers go with it, within what it promises.
+fn kill_the_launcher(run: &Run, launch: Launch) -> Ended {
+    let ended = launch.kill();
+    let killed = Instant::now();
+    eventually("all are gone", || run.processes().is_empty());
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    ended
+}
+
+#[test]
+fn a_second_launch_goes_on_where_a_killed_launcher_was() {
+    let run = Run::new(&tiny(), "orphans", 2, &SETTINGS);
+    let launch = run.start(&[]);
+    run.wait_for_checkpoint(1, 12);
+    kill_the_launcher(&run, launch);
+    let newest = run.newest();
+    let ended = run.launch(&[], 0);
+    ended.assert_said(&format!("resuming from the checkpoint of step {newest} of {STEPS}"));
+    Undisturbed::assert_same(2, &run, &[24, 48]);
+}
+
+/// Three launchers are killed, and each time the newest checkpoint is damaged in another way.
+#[test]
+fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
+    let run = Run::new(&tiny(), "damaged", 1, &SETTINGS);
+    let flip = |folder: &Path| {
+        let path = folder.join("optimizer.safetensors");
+        let mut bytes = std::fs::read(&path).expect("a file");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).expect("a file");
+    };
+    let truncate = |folder: &Path| {
+        let file = std::fs::File::options().write(true).open(folder.join("adapters.safetensors"));
+        file.expect("a file").set_len(1000).expect("a shorter file");
+    };
+    let remove = |folder: &Path| {
+        std::fs::remove_file(folder.join("trainer.json")).expect("a file");
+    };
+    let damages: [(&dyn Fn(&Path), &str); 3] = [
+        (&flip, "optimizer.safetensors has another content"),
+        (&truncate, "adapters.safetensors has 1000 bytes"),
+        (&remove, "trainer.json"),
+    ];
+    let mut expected = Vec::new();
+    for (attempt, (damage, words)) in (1..).zip(damages) {
+        let launch = run.start(&[]);
+        eventually("two checkpoints are published", || {
+            let published = run.events("published");
+            published.iter().filter(|event| event["attempt"] == attempt).count() >= 2
+        });
+        let ended = kill_the_launcher(&run, launch);
+        expected.iter().for_each(|words: &String| ended.assert_said(words));
+        let newest = run.newest();
+        damage(&run.checkpoint(newest));
+        let before = run.checkpoints().into_iter().rfind(|step| *step < newest).expect("another");
+        expected = vec![
+            format!("step-{newest:08} is damaged: "),
+            words.into(),
+            format!("resuming from the checkpoint of step {before} of {STEPS}"),
+        ];
+    }
+    let ended = run.launch(&[], 0);
+    expected.iter().for_each(|words| ended.assert_said(words));
+    Undisturbed::assert_same(1, &run, &[24, 48]);
+}
+
+/// A stop does not wait for the end of an evaluation; the next launch makes it, once.
+fn stops_an_evaluation(workers: usize, stop: impl Fn(&Run, &Launch)) {
+    let mut settings = SETTINGS.to_vec();
+    // Neither step 23 nor step 46 is of the schedule of checkpoints, so neither is averaged.
+    settings.push("evaluation.every=23");
+    let run = Run::new(&tiny(), &format!("unevaluated-{workers}"), workers, &settings);
+    let launch = run.start(&LONG);
+    // The first rank has a batch for sure; another one may be done already and wait for it.
+    let part = run.folder().join("evaluation/valid-step-00000023/rank-0.jsonl");
+    eventually("it translates", || part.is_file());
+    stop(&run, &launch);
+    launch.wait(75).assert_said("stopped with a checkpoint at step 23");
+    assert_eq!(run.linked("latest"), Some(23));
+    assert_eq!(run.steps("evaluated"), [] as [u64; 0]);
+    assert!(!part.exists(), "half an evaluation is left");
+    run.assert_no_process();
+
+    run.launch(&[], 0).assert_said("resuming from the checkpoint of step 23");
+    assert_eq!(run.steps("evaluated"), [23, 46, 48]);
+    Undisturbed::assert_same(workers, &run, &[23, 46, 48]);
+}
+
+#[test]
+fn a_stop_gives_up_an_evaluation_under_solo() {
+    stops_an_evaluation(1, |_, launch| launch.signal("TERM"));
+}
+
+#[test]
+fn a_stop_gives_up_an_evaluation_under_mpirun() {
+    stops_an_evaluation(2, |run, _| {
+        expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    });
+}
+
+#[test]
+fn a_stop_gives_up_the_test_and_the_next_launch_makes_it() {
+    let mut settings = SETTINGS.to_vec();
+    settings.push("evaluation.every=0");
+    let run = Run::new(&tiny(), "untested", 2, &settings);
+    let launch = run.start(&LONG);
+    let folder = run.folder().join("evaluation/test-step-00000048");
+    eventually("it translates", || folder.join("rank-0.jsonl").is_file());
+    launch.signal("TERM");
+    launch.wait(75);
+    assert!(!folder.join("scores.json").exists());
+    run.launch(&[], 0).assert_said("test at step 48: loss ");
+    assert!(folder.join("scores.json").is_file());
+    assert_eq!(run.steps("published").last(), Some(&STEPS), "nothing was trained again");
+    run.assert_no_process();
+}
+
+#[test]
+fn any_evaluated_step_can_be_the_best() {
+    let settings = [
+        "evaluation.every=3",
+        "evaluation.metric=loss",
+        "checkpoints.every=12",
+        "checkpoints.keep_last=1",
+        "checkpoints.keep_best=3",
+        "checkpoints.average=1",
+        // So high that the last is not simply the best.
+        "training.schedule.constant.rate=0.1",
+        "training.steps=24",
+    ];
+    let run = Run::new(&tiny(), "best", 1, &settings);
+    run.launch(&[], 0);
+    let mut losses: Vec<(f64, u64)> = run
+        .events("evaluated")
+        .iter()
+        .map(|event| (event["figures"]["loss"].as_f64().expect("a loss"), event["step"].as_u64()))
+        .map(|(loss, step)| (loss, step.expect("a step")))
+        .collect();
+    assert_eq!(losses.len(), 8);
+    losses.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert_eq!(run.linked("best"), Some(losses[0].1));
+    let mut kept: Vec<u64> = losses[..3].iter().map(|(_, step)| *step).chain([24]).collect();
+    kept.sort_unstable();
+    kept.dedup();
+    assert_eq!(run.checkpoints(), kept, "{losses:?}");
+    let manifest = std::fs::read(run.folder().join("checkpoints/average/manifest.json"));
+    let manifest: Value = serde_json::from_slice(&manifest.expect("an average")).expect("JSON");
+    assert_eq!(manifest["manifest"]["average_of"], serde_json::json!([24]));
+}
+
+#[test]
+fn a_training_that_diverges_ends_and_says_why() {
+    let settings =
+        ["training.schedule.constant.rate=1e30", "training.max_non_finite=3", "evaluation.every=0"];
+    let run = Run::new(&tiny(), "diverged", 2, &settings);
+    let ended = run.launch(&[], 93);
+    // The first step makes the weights absurd.
+    for (step, in_a_row) in [(2, 1), (3, 2), (4, 3)] {
+        ended.assert_said(&format!(
+            "step {step} is skipped: its gradient is not finite ({in_a_row} in a row)"
+        ));
+    }
+    ended.assert_said("the gradient was not finite in 3 steps in a row, up to step 4: lower the");
+    ended.assert_said("trying again does not help");
+    assert_eq!(run.events("attempt").len(), 1, "it was not tried again");
+    let skipped: Vec<_> = run.curves().remove("train/skipped_steps").expect("a curve");
+    assert_eq!(skipped, [(1, 0.0.into()), (2, 1.0.into()), (3, 2.0.into())]);
+    run.assert_no_process();
+}
+
+/// The first line of what the launcher said from `error: ` on.
+fn first_error(ended: &Ended) -> &str {
+    let line = ended.said.lines().find(|line| line.starts_with("error: "));
+    line.unwrap_or_else(|| panic!("there is no error in\n{}", ended.said))
+}
+
+#[test]
+fn a_missing_file_is_named_and_nothing_is_started() {
+    let run = Run::new(&tiny(), "absent", 2, &["data.train.tsv.path=absent.tsv"]);
+    let ended = run.launch(&[], 2);
+    assert_eq!(first_error(&ended), "error: the config does not work");
+    ended.assert_said("data.train.tsv.path: there is no file ");
+    assert!(!run.folder().exists());
+}
+
+#[test]
+fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
+    let run = Run::new(&tiny(), "empty", 2, &["data.train.tsv.path=empty.tsv"]);
+    std::fs::write(run.beside("empty.tsv"), "nur eine Seite\n").expect("a file");
+    let ended = run.launch(&[], 2);
+    assert!(first_error(&ended).ends_with(" failed in phase start at step 0 (attempt 1)"));
+    ended.assert_said("empty.tsv can be used");
+    ended.assert_said("next: mend the config or the data, and launch again");
+    assert_eq!(run.events("attempt").len(), 1);
+    run.assert_no_process();
+}
+
+/// A copy of a BERT whose weights `change` has changed.
+fn damaged_bert(run: &Run, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
+    let (from, to) = (run.beside("bert-en/export"), run.beside(name));
+    std::fs::create_dir(&to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a BERT").flatten() {
+        let bytes = std::fs::read(entry.path()).expect("a file");
+        let is_weights = entry.file_name() == "model.safetensors";
+        let bytes = if is_weights { change(bytes) } else { bytes };
+        std::fs::write(to.join(entry.file_name()), bytes).expect("a file");
+    }
+    format!("model.decoder.bert.pretrained={}", to.display())
+}
+
+#[test]
+fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
+    let run = Run::new(&tiny(), "wrong-bert", 2, &[]);
+    // The same file with one tensor less, by its name.
+    let wrong = damaged_bert(&run, "renamed", |mut bytes| {
+        let name = b"bert.encoder.layer.1.output.dense.bias";
+        let at = bytes.windows(name.len()).position(|found| found == name).expect("a tensor");
+        bytes[at + name.len() - 1] = b'z';
+        bytes
+    });
+    let ended = run.launch(&[&wrong], 2);
+    assert_eq!(first_error(&ended), "error: the config does not work");
+    ended.assert_said("model.decoder.bert.pretrained: ");
+    ended.assert_said("has no tensor `bert.encoder.layer.1.output.dense.bias`");
+    assert!(!run.folder().exists());
+
+    let short = damaged_bert(&run, "short", |mut bytes| {
+        bytes.truncate(bytes.len() - 4);
+        bytes
+    });
+    let ended = run.launch(&[&short], 2);
+    ended.assert_said("model.safetensors is not a safetensors file: it ends too early");
+    assert!(!run.folder().exists());
+}
+
+/// The thread that prepares batches hangs, as on a dead file system: the worker stops all the same.
+#[test]
+fn a_stop_does_not_wait_for_data() {
+    let run = Run::new(&tiny(), "waiting", 2, &SETTINGS);
+    let launch = run.start(&[]);
+    let pid = run.rank(1, 1);
+    run.wait_for_checkpoint(1, 4);
+    let frozen = FrozenThread::named(pid, "prefetch");
+    launch.signal("TERM");
+    frozen.wait_for_its_end();
+    launch.wait(75).assert_said("stopped with a checkpoint at step ");
+    run.launch(&[], 0);
+    Undisturbed::assert_same(2, &run, &[24, 48]);
+}

@@ -1,0 +1,250 @@
+//! A run while it is launched: its processes, its events, and what it leaves.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::{Tiny, program};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A run over tiny BERTs, launched with the real programs.
+pub struct Run {
+    tiny: Arc<Tiny>,
+    config: PathBuf,
+    folder: PathBuf,
+    settings: Vec<String>,
+}
+
+impl Run {
+    /// A run that has not been launched; `settings` are for all its launches.
+    pub fn new(tiny: &Arc<Tiny>, name: &str, workers: usize, settings: &[&str]) -> Self {
+        let (config, folder) = (tiny.ab_net(name, workers, 0.1), tiny.path(name));
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        Self { tiny: Arc::clone(tiny), config, folder, settings }
+    }
+
+    /// The run's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A path beside the run.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.tiny.path(name)
+    }
+
+    /// Launches it with these settings besides, and leaves it running.
+    ///
+    /// # Panics
+    /// If the launcher does not start.
+    pub fn start(&self, settings: &[&str]) -> Launch {
+        let mut command = program("tandem");
+        command.arg("launch").arg(&self.config);
+        for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
+            command.args(["--set", setting]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Launch { child: command.spawn().expect("tandem launch") }
+    }
+
+    /// Launches it with these settings besides, and waits for its end, which must have this code.
+    ///
+    /// # Panics
+    /// If it ends otherwise.
+    pub fn launch(&self, settings: &[&str], code: i32) -> Ended {
+        self.start(settings).wait(code)
+    }
+
+    /// What happened to the run, oldest first, as far as it is of this name.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.join("events.jsonl")).unwrap_or_default();
+        // The last line may be half written.
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.filter(|event| event["event"] == name).collect()
+    }
+
+    /// The steps of the events of this name.
+    pub fn steps(&self, name: &str) -> Vec<u64> {
+        self.events(name).iter().filter_map(|event| event["step"].as_u64()).collect()
+    }
+
+    /// Waits until this attempt has published the checkpoint of `step` or a later one.
+    pub fn wait_for_checkpoint(&self, attempt: u64, step: u64) {
+        eventually("a checkpoint is published", || {
+            let published = self.events("published");
+            published.iter().any(|event| {
+                event["attempt"] == attempt && event["step"].as_u64().is_some_and(|s| s >= step)
+            })
+        });
+    }
+
+    /// The step of the newest checkpoint, damaged or not.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn newest(&self) -> u64 {
+        self.checkpoints().pop().expect("a checkpoint")
+    }
+
+    /// The steps of all checkpoints, oldest first.
+    pub fn checkpoints(&self) -> Vec<u64> {
+        let entries = std::fs::read_dir(self.folder.join("checkpoints")).into_iter().flatten();
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let step = |name: String| name.strip_prefix("step-")?.parse().ok();
+        let mut steps: Vec<u64> = names.filter_map(step).collect();
+        steps.sort_unstable();
+        steps
+    }
+
+    /// The folder of the checkpoint of `step`.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("checkpoints/step-{step:08}"))
+    }
+
+    /// The step that a link names.
+    pub fn linked(&self, link: &str) -> Option<u64> {
+        let target = std::fs::read_link(self.folder.join("checkpoints").join(link)).ok()?;
+        target.to_str()?.strip_prefix("step-")?.parse().ok()
+    }
+
+    /// The run's processes besides the launcher: workers, and mpirun.
+    pub fn processes(&self) -> Vec<u32> {
+        let mine = |line: &str| {
+            let mut words = line.split('\0');
+            let program = words.next().unwrap_or_default();
+            (program.ends_with("tandem-worker") || program == "mpirun")
+                && words.any(|word| Path::new(word) == self.folder)
+        };
+        every_process().filter(|pid| mine(&proc_file(*pid, "cmdline"))).collect()
+    }
+
+    /// # Panics
+    /// If a process of the run is left.
+    pub fn assert_no_process(&self) {
+        let left = self.processes();
+        assert!(left.is_empty(), "processes {left:?} of {} are left", self.folder.display());
+    }
+
+    /// The process of a rank in an attempt; waits until there is one.
+    pub fn rank(&self, attempt: u64, rank: usize) -> u32 {
+        let wanted = |pid: &u32| {
+            let environment = proc_file(*pid, "environ");
+            let variable = |name: &str| {
+                let of = |line: &str| line.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
+                environment.split('\0').find_map(of)
+            };
+            proc_file(*pid, "cmdline").contains("tandem-worker\0")
+                && !proc_file(*pid, "cmdline").starts_with("mpirun")
+                && variable("TANDEM_GENERATION") == Some(attempt)
+                && variable("OMPI_COMM_WORLD_RANK").unwrap_or(0) == rank as u64
+        };
+        let mut found = None;
+        eventually("the rank is there", || {
+            found = self.processes().into_iter().find(wanted);
+            found.is_some()
+        });
+        found.expect("it is there")
+    }
+
+    /// All points that TensorBoard's own reader finds: step and value by tag.
+    ///
+    /// # Panics
+    /// If the reader fails.
+    pub fn curves(&self) -> BTreeMap<String, Vec<(u64, Value)>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let python = root.join("../.deps/venv/bin/python");
+        let mut command = Command::new(&python);
+        command.arg(root.join("python/read_tensorboard.py")).arg(self.folder.join("tensorboard"));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{}: {error}; run `make setup-test`", python.display()));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("one line of JSON")
+    }
+}
+
+/// A launcher that is running.
+pub struct Launch {
+    child: Child,
+}
+
+impl Launch {
+    /// Sends the launcher a signal.
+    pub fn signal(&self, signal: &str) {
+        send(self.child.id(), signal);
+    }
+
+    /// Waits for its end, which must have this code.
+    ///
+    /// # Panics
+    /// If it ends otherwise.
+    pub fn wait(self, code: i32) -> Ended {
+        let (ended, found) = self.end();
+        assert_eq!(found, Some(code), "{}", ended.said);
+        ended
+    }
+
+    /// Kills it.
+    pub fn kill(self) -> Ended {
+        self.signal("KILL");
+        self.end().0
+    }
+
+    fn end(self) -> (Ended, Option<i32>) {
+        let Output { status, stdout, stderr } = self.child.wait_with_output().expect("an end");
+        let said = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
+        (Ended { said: said.into_owned() }, status.code())
+    }
+}
+
+/// What a launcher said.
+pub struct Ended {
+    /// All of it.
+    pub said: String,
+}
+
+impl Ended {
+    /// # Panics
+    /// If it did not say this.
+    pub fn assert_said(&self, words: &str) {
+        assert!(self.said.contains(words), "`{words}` is not in\n{}", self.said);
+    }
+}
+
+/// Sends a process a signal.
+///
+/// # Panics
+/// If it is not there.
+pub fn send(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
+    assert!(status.expect("kill").success(), "{pid} is not there");
+}
+
+/// Waits until `fact` is true.
+///
+/// # Panics
+/// If it has not become true within a few minutes.
+pub fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !fact() {
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn every_process() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// A file of /proc/PID; empty for a process that is gone, or has ended and was not waited for.
+fn proc_file(pid: u32, name: &str) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
