@@ -12,6 +12,17 @@ pub fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Ends this process when any thread panics, after the usual message: a half-dead rank would leave
+/// the others waiting. (`panic = "abort"` would do the same, and have every crate compiled twice:
+/// tests are always built to unwind.)
+pub fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        exit_now(101);
+    }));
+}
+
 /// Makes the command the leader of a process group of its own, killed when the thread that
 /// starts it ends: that thread has to live as long as the command may run.
 pub fn lead_group_until_parent_dies(command: &mut Command) {

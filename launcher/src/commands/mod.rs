@@ -46,6 +46,7 @@ enum Command {
 
 /// Runs the launcher with this process's arguments.
 pub fn main() -> ExitCode {
+    tandem_cluster::process::end_on_panic();
     let result = match Cli::parse().command {
         Command::Launch(args) => args.run(),
         Command::Plan(args) => args.run(),

@@ -33,6 +33,7 @@ enum Command {
 
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
+    tandem_cluster::process::end_on_panic();
     let result = match Command::parse() {
         Command::Train(args) => args.run(),
         Command::Evaluate(args) => args.run(),
