@@ -201,7 +201,8 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
     let remove = |folder: &Path| {
         std::fs::remove_file(folder.join("trainer.json")).expect("a file");
     };
-    let damages: [(&dyn Fn(&Path), &str); 3] = [
+    type Damage<'a> = (&'a dyn Fn(&Path), &'a str);
+    let damages: [Damage; 3] = [
         (&flip, "optimizer.safetensors has another content"),
         (&truncate, "adapters.safetensors has 1000 bytes"),
         (&remove, "trainer.json"),
