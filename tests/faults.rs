@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tandem_tests::live::{Ended, Launch, Run, eventually, send};
-use tandem_tests::thread::FrozenThread;
 use tandem_tests::{Tiny, adapters, expect_code, program};
 
 /// So many steps that a fault always strikes in the middle.
@@ -397,19 +396,4 @@ fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
     let ended = run.launch(&[&short], 2);
     ended.assert_said("model.safetensors is not a safetensors file: it ends too early");
     assert!(!run.folder().exists());
-}
-
-/// The thread that prepares batches hangs, as on a dead file system: the worker stops all the same.
-#[test]
-fn a_stop_does_not_wait_for_data() {
-    let run = Run::new(&tiny(), "waiting", 2, &SETTINGS);
-    let launch = run.start(&[]);
-    let pid = run.rank(1, 1);
-    run.wait_for_checkpoint(1, 4);
-    let frozen = FrozenThread::named(pid, "prefetch");
-    launch.signal("TERM");
-    frozen.wait_for_its_end();
-    launch.wait(75).assert_said("stopped with a checkpoint at step ");
-    run.launch(&[], 0);
-    Undisturbed::assert_same(2, &run, &[24, 48]);
 }

@@ -1,7 +1,6 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
 pub mod live;
-pub mod thread;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
