@@ -11,7 +11,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
 	@echo 'make test          set up, build, check and test everything'
-	@echo 'make bench         compare the speed with plain PyTorch (installs it; 20 minutes)'
+	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
 	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
 

@@ -77,6 +77,29 @@ fn one_rank_and_two_have_the_same_losses() {
     }
 }
 
+#[test]
+fn bf16_trains_nearly_as_f32_and_keeps_what_is_trained_in_f32() {
+    let tiny = Tiny::new();
+    let train = |name: &str, precision: &str| {
+        let folder = prepare(&tiny, name, 1);
+        let path = folder.join("config.yaml");
+        let config = std::fs::read_to_string(&path).expect("a config");
+        let training = format!("training: {{ precision: {precision}, ");
+        std::fs::write(path, config.replace("training: { ", &training)).expect("a config");
+        (losses(program("tandem-worker").arg("train").arg("--run").arg(&folder)), draft(&folder))
+    };
+    let (f32, _) = train("f32", "f32");
+    let (bf16, weights) = train("bf16", "bf16");
+    assert_eq!((f32.len(), bf16.len()), (12, 12));
+    for (step, (f32, bf16)) in f32.iter().zip(&bf16).enumerate() {
+        // bf16 has eight bits of mantissa.
+        assert!((f32 - bf16).abs() <= 0.02 * f32.abs(), "step {}: {f32}, {bf16}", step + 1);
+    }
+    assert!(weights == train("again", "bf16").1, "the same seed gave other weights");
+    let header = String::from_utf8_lossy(&weights);
+    assert!(header.contains("\"F32\"") && !header.contains("\"BF16\""), "{:.300}", header);
+}
+
 /// A run's folder with its config, for a worker without a launcher.
 fn prepare(tiny: &Tiny, name: &str, workers: usize) -> std::path::PathBuf {
     let config = tiny.ab_net(name, workers, 0.1);
