@@ -14,6 +14,12 @@ use crate::training::Precision;
 /// Bytes of an f32.
 const F32: u64 = 4;
 
+/// Predicted positions whose logits over a vocabulary are held at a time: 64 MiB of them in f32, or
+/// those of 16 positions.
+pub fn logit_rows(vocabulary: u64) -> u64 {
+    ((16 << 20) / vocabulary).max(16)
+}
+
 /// Bytes that a run will need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {
@@ -93,13 +99,13 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
         total += count as u64 * each;
     }
     // Logits and their log-softmax at the predicted positions, in f32: half of the positions on
-    // average with `masked`, and never more than all.
+    // average with `masked`, and never more than all; so many at once as the trainer takes.
     let vocabulary = target.unwrap_or(source).vocab_size() as u64;
     let predicted = match &run.model.objective {
         Objective::Masked(_) | Objective::Autoregressive(_) => tokens,
         Objective::Mlm(mlm) => (tokens as f64 * mlm.predicted).ceil() as u64,
     };
-    total * number + 2 * F32 * predicted * vocabulary
+    total * number + 2 * F32 * predicted.min(logit_rows(vocabulary)) * vocabulary
 }
 
 /// Numbers kept by a side's own layers: 11 T·D (inputs of matrices and norms, dropout masks),
@@ -184,5 +190,20 @@ mod tests {
         let estimate = estimate(&run, &bases, &[]);
         // 12 tokens · (11 · 4 + 2 · 8) + 2 · 2 heads · 12 · 6 = 1008 numbers; logits of 6 positions.
         assert_eq!(estimate.activations, 1008 * 4 + 2 * 4 * 6 * 10);
+    }
+
+    #[test]
+    fn no_more_logits_are_counted_than_are_held() {
+        let (mut run, mut bases) = tiny();
+        run.training.max_tokens = 1000;
+        let mut activations = |vocab_size| {
+            let Base::Bert(bert) = &mut bases.encoder else { panic!("a BERT") };
+            bert.config.vocab_size = vocab_size;
+            estimate(&run, &bases, &[]).activations
+        };
+        let without = activations(1000) - 2 * 4 * 500 * 1000;
+        // 500 positions are predicted; 16 Mi elements are 163 rows of 100 Ki words.
+        assert_eq!(activations(100 << 10) - without, 2 * 4 * (163 * (100 << 10)));
+        assert_eq!(activations(4 << 20) - without, 2 * 4 * (16 * (4 << 20)));
     }
 }

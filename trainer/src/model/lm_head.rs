@@ -1,14 +1,13 @@
 //! From hidden states to words: the tied word embeddings, behind a BERT's own transform.
 
 use tandem_config::bert::BertConfig;
+use tandem_config::estimate::logit_rows;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Scope;
 use crate::native;
 
-/// Elements of the logits that exist at a time: 64 MiB in f32.
-const CHUNK_ELEMENTS: i64 = 16 << 20;
 /// Words of one product. A product packs all of its words' weights before it starts; of a whole
 /// vocabulary that costs more than the product itself.
 const BLOCK_WORDS: i64 = 1024;
@@ -52,9 +51,9 @@ impl LmHead {
         }
     }
 
-    /// The rows of transformed states that are projected at a time: their logits take 64 MiB.
+    /// The rows of transformed states that are projected at a time.
     pub fn chunks(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let chunk = (CHUNK_ELEMENTS / self.weight.size()[0]).max(16);
+        let chunk = logit_rows(self.weight.size()[0] as u64) as i64;
         (0..rows).step_by(chunk as usize).map(move |start| (start, chunk.min(rows - start)))
     }
 
