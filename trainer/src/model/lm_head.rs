@@ -8,8 +8,8 @@ use super::layers::{LayerNorm, Linear};
 use super::parameters::Scope;
 use crate::native;
 
-/// Words of one product. A product packs all of its words' weights before it starts; of a whole
-/// vocabulary that costs more than the product itself.
+/// Words of one product on the CPU. There a product packs all of its words' weights before it
+/// starts; of a whole vocabulary that costs more than the product itself.
 const BLOCK_WORDS: i64 = 1024;
 
 /// The head. Its rows are predicted positions: N of them, of all sentences together.
@@ -61,10 +61,11 @@ impl LmHead {
     pub fn project(&self, transformed: &Tensor) -> Tensor {
         let kind = transformed.kind();
         let (words, options) = (self.weight.size()[0], (kind, transformed.device()));
+        let block = if transformed.device() == Device::Cpu { BLOCK_WORDS } else { words };
         no_grad(|| {
             let logits = Tensor::empty([transformed.size()[0], words], options);
-            for start in (0..words).step_by(BLOCK_WORDS as usize) {
-                let count = BLOCK_WORDS.min(words - start);
+            for start in (0..words).step_by(block as usize) {
+                let count = block.min(words - start);
                 let weight = self.weight.narrow(0, start, count).to_kind(kind).transpose(0, 1);
                 let bias = self.bias.narrow(0, start, count).to_kind(kind);
                 let block = logits.narrow(1, start, count);
