@@ -60,7 +60,8 @@ struct Dropout : Function<Dropout> {
 // Calls `row(index)` for all rows of `columns` elements, in parallel.
 template <class Row>
 void for_rows(int64_t rows, int64_t columns, Row row) {
-  at::parallel_for(0, rows, std::max<int64_t>(1, GRAIN / columns), [&](int64_t begin, int64_t end) {
+  const auto grain = std::max<int64_t>(1, GRAIN / std::max<int64_t>(1, columns));
+  at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t index = begin; index < end; ++index) row(index);
   });
 }
