@@ -1,69 +1,52 @@
 //! What is added up over micro-batches and ranks beside the gradients.
 
-/// Sums over micro-batches; every rank adds its own to the step's reduction.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Sums {
-    /// The loss that is minimised.
-    pub loss: f64,
-    /// Negative log-likelihood of the predicted tokens, in nats.
-    pub nll: f64,
-    /// Predicted tokens.
-    pub predicted: f64,
-    /// Negative log-likelihood of the lengths, in nats.
-    pub length_nll: f64,
-    /// Sentences or passages.
-    pub sentences: f64,
-    /// What the loss is divided by: target tokens, or predicted tokens for `mlm`.
-    pub denominator: f64,
-    /// Real tokens, of both sides.
-    pub tokens: f64,
-    /// Ranks that were asked to stop.
-    pub stop: f64,
-    /// Ranks that were asked for a checkpoint.
-    pub checkpoint: f64,
-    /// Ranks that were asked to stop while they waited for data, and left their share out.
-    pub given_up: f64,
+/// The struct of sums of these names, which are in the same order in its array.
+macro_rules! sums {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Sums over micro-batches; every rank adds its own to the step's reduction.
+        #[derive(Debug, Clone, Copy, Default, PartialEq)]
+        pub struct Sums {
+            $($(#[$doc])* pub $name: f64,)*
+        }
+
+        impl Sums {
+            /// How many there are.
+            pub const COUNT: usize = [$(stringify!($name)),*].len();
+
+            /// In a fixed order.
+            pub fn to_array(self) -> [f64; Self::COUNT] {
+                [$(self.$name),*]
+            }
+
+            /// Out of the order of [`Sums::to_array`].
+            pub fn from_array([$($name),*]: [f64; Self::COUNT]) -> Self {
+                Self { $($name),* }
+            }
+        }
+    };
 }
 
-impl Sums {
-    /// How many there are.
-    pub const COUNT: usize = 10;
-
-    /// In a fixed order.
-    pub fn to_array(self) -> [f64; Self::COUNT] {
-        let Self { loss, nll, predicted, length_nll, sentences, .. } = self;
-        let Self { denominator, tokens, stop, checkpoint, given_up, .. } = self;
-        [
-            loss,
-            nll,
-            predicted,
-            length_nll,
-            sentences,
-            denominator,
-            tokens,
-            stop,
-            checkpoint,
-            given_up,
-        ]
-    }
-
-    /// Out of the order of [`Sums::to_array`].
-    pub fn from_array(values: [f64; Self::COUNT]) -> Self {
-        let [loss, nll, predicted, length_nll, sentences, denominator, tokens, ..] = values;
-        let [.., stop, checkpoint, given_up] = values;
-        Self {
-            loss,
-            nll,
-            predicted,
-            length_nll,
-            sentences,
-            denominator,
-            tokens,
-            stop,
-            checkpoint,
-            given_up,
-        }
-    }
+sums! {
+    /// The loss that is minimised.
+    loss,
+    /// Negative log-likelihood of the predicted tokens, in nats.
+    nll,
+    /// Predicted tokens.
+    predicted,
+    /// Negative log-likelihood of the lengths, in nats.
+    length_nll,
+    /// Sentences or passages.
+    sentences,
+    /// What the loss is divided by: target tokens, or predicted tokens for `mlm`.
+    denominator,
+    /// Real tokens, of both sides.
+    tokens,
+    /// Ranks that were asked to stop.
+    stop,
+    /// Ranks that were asked for a checkpoint.
+    checkpoint,
+    /// Ranks that were asked to stop while they waited for data, and left their share out.
+    given_up,
 }
 
 impl std::ops::AddAssign for Sums {
