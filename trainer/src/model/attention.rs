@@ -35,32 +35,6 @@ impl KeyValue {
     }
 }
 
-/// One self-attention's keys and values of the tokens written so far.
-#[derive(Debug, Default)]
-pub struct Past(Option<KeyValue>);
-
-impl Past {
-    /// The keys and values so far with those of new tokens behind them; a `past` keeps them.
-    pub fn extend(past: Option<&mut Self>, key: Tensor, value: Tensor) -> (Tensor, Tensor) {
-        let Some(past) = past else { return (key, value) };
-        let extended = match &past.0 {
-            Some(old) => KeyValue {
-                key: Tensor::cat(&[&old.key, &key], 2),
-                value: Tensor::cat(&[&old.value, &value], 2),
-            },
-            None => KeyValue { key, value },
-        };
-        let both = (extended.key.shallow_clone(), extended.value.shallow_clone());
-        past.0 = Some(extended);
-        both
-    }
-
-    /// The past of these rows, in this order.
-    pub fn select(&self, rows: &Tensor) -> Self {
-        Self(self.0.as_ref().map(|past| past.select(rows)))
-    }
-}
-
 /// `[B, T, D]` as `[B, H, T, D / H]`.
 pub fn split_heads(x: &Tensor, heads: i64) -> Tensor {
     let (batch, length, width) = x.size3().expect("attention takes three dimensions");

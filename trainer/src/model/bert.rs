@@ -5,11 +5,13 @@
 use tandem_config::bert::BertConfig;
 use tch::{Kind, Tensor};
 
-use super::attention::{Past, attend, split_heads};
-use super::layers::{LayerNorm, Linear, Packed};
+use super::feed_forward::FeedForward;
+use super::layer::Layer;
+use super::layers::{Activation, LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
-use super::positions::Positions;
+use super::residual::Residual;
+use super::self_attention::SelfAttention;
 
 /// Dropout inside a BERT.
 #[derive(Debug, Clone, Copy)]
@@ -62,53 +64,26 @@ impl Embeddings {
     }
 }
 
-/// One layer: self-attention and feed-forward, each with a residual and a norm behind it.
-#[derive(Debug)]
-pub struct Layer {
-    query_key_value: Packed,
-    attention_output: Linear,
-    attention_norm: LayerNorm,
-    intermediate: Linear,
-    output: Linear,
-    output_norm: LayerNorm,
-    heads: i64,
-    dropout: BertDropout,
-}
-
-impl Layer {
-    /// The layer below `scope`, e.g. `encoder.bert.encoder.layer.0`.
-    pub fn new(scope: &Scope, config: &BertConfig, dropout: BertDropout) -> Self {
-        let attention = scope.enter("attention");
-        let eps = config.layer_norm_eps;
-        Self {
+/// The layer below `scope`, e.g. `encoder.bert.encoder.layer.0`.
+pub fn layer(scope: &Scope, config: &BertConfig, dropout: BertDropout) -> Layer {
+    let attention = scope.enter("attention");
+    let residual = |scope: &Scope| Residual {
+        norm: LayerNorm::new(scope, "output.LayerNorm", config.layer_norm_eps),
+        dropout: dropout.hidden,
+    };
+    Layer {
+        attention: SelfAttention {
             query_key_value: Packed::new(&attention.enter("self"), &["query", "key", "value"]),
-            attention_output: Linear::new(&attention, "output.dense"),
-            attention_norm: LayerNorm::new(&attention, "output.LayerNorm", eps),
-            intermediate: Linear::new(scope, "intermediate.dense"),
-            output: Linear::new(scope, "output.dense"),
-            output_norm: LayerNorm::new(scope, "output.LayerNorm", eps),
+            output: Linear::new(&attention, "output.dense"),
+            residual: residual(&attention),
             heads: config.num_attention_heads as i64,
-            dropout,
-        }
-    }
-
-    /// As [`super::layer::Layer::forward`].
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        mask: &Tensor,
-        past: Option<&mut Past>,
-        at: Option<&Positions>,
-        pass: &Pass,
-    ) -> Tensor {
-        let parts = self.query_key_value.forward(x);
-        let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
-        let (key, value) = Past::extend(past, key, value);
-        let attended = attend(&query, &key, &value, mask, self.dropout.attention, pass);
-        let (x, attended) = Positions::gathered(at, x, &attended);
-        let attended = self.attention_output.forward(&attended);
-        let x = self.attention_norm.forward(&pass.dropout_add(&attended, &x, self.dropout.hidden));
-        let inner = self.output.forward(&self.intermediate.forward(&x).gelu("none"));
-        self.output_norm.forward(&pass.dropout_add(&inner, &x, self.dropout.hidden))
+            dropout: dropout.attention,
+        },
+        feed_forward: Some(FeedForward {
+            up: Linear::new(scope, "intermediate.dense"),
+            activation: Activation::Gelu,
+            down: Linear::new(scope, "output.dense"),
+            residual: residual(scope),
+        }),
     }
 }

@@ -14,6 +14,7 @@ use super::layers::{DEFAULT_EPS, LayerNorm, Linear};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::residual::Residual;
 
 /// One cross-attention.
 #[derive(Debug)]
@@ -22,10 +23,9 @@ pub struct CrossAttention {
     key: Linear,
     value: Linear,
     output: Linear,
-    norm: LayerNorm,
+    residual: Residual,
     feed_forward: Option<FeedForward>,
     heads: i64,
-    dropout: f64,
 }
 
 impl CrossAttention {
@@ -33,16 +33,18 @@ impl CrossAttention {
     pub fn new(scope: &Scope, config: &Config) -> Self {
         let attention = scope.enter("cross_attention");
         let feed_forward = (config.feed_forward > 0)
-            .then(|| FeedForward::new(&scope.enter("feed_forward"), config.dropout));
+            .then(|| FeedForward::relu(&scope.enter("feed_forward"), config.dropout));
         Self {
             query: Linear::new(&attention, "query"),
             key: Linear::new(&attention, "key"),
             value: Linear::new(&attention, "value"),
             output: Linear::new(&attention, "output"),
-            norm: LayerNorm::new(&attention, "norm", DEFAULT_EPS),
+            residual: Residual {
+                norm: LayerNorm::new(&attention, "norm", DEFAULT_EPS),
+                dropout: config.dropout,
+            },
             feed_forward,
             heads: config.heads as i64,
-            dropout: config.dropout,
         }
     }
 
@@ -70,7 +72,7 @@ impl CrossAttention {
         let attended = attend(&query, &memory.key, &memory.value, mask, 0.0, pass);
         let attended = at.map_or(attended.shallow_clone(), |at| at.gather(&attended));
         let attended = self.output.forward(&attended);
-        let x = self.norm.forward(&pass.dropout_add(&attended, x, self.dropout));
+        let x = self.residual.forward(x, &attended, pass);
         match &self.feed_forward {
             Some(feed_forward) => feed_forward.forward(&x, pass),
             None => x,

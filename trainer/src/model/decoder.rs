@@ -8,7 +8,7 @@ use tandem_config::model::{CrossAttention as CrossAttentionConfig, Layers};
 use tandem_config::transformer::Transformer;
 use tch::{Device, Kind, Tensor};
 
-use super::attention::{KeyValue, Past, causal_mask, key_mask};
+use super::attention::{KeyValue, causal_mask, key_mask};
 use super::bert::{self, BertDropout};
 use super::cross_attention::CrossAttention;
 use super::encoder::Encoded;
@@ -16,6 +16,7 @@ use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::self_attention::Past;
 use super::transformer;
 
 /// A stack of layers that writes.
@@ -83,7 +84,7 @@ impl Decoder {
                 .contains(index, count)
                 .then(|| CrossAttention::new(&scope.enter(&format!("layer.{index}")), adapters));
             let scope = bert.enter(&format!("encoder.layer.{index}"));
-            (Layer::Bert(bert::Layer::new(&scope, config, dropout)), adapter)
+            (bert::layer(&scope, config, dropout), adapter)
         };
         let embeddings = bert::Embeddings::new(&bert.enter("embeddings"), config, dropout);
         let layers = (0..count).map(layer).collect();
@@ -96,8 +97,8 @@ impl Decoder {
         let rest = CrossAttentionConfig { heads, feed_forward, layers: Layers::All, dropout };
         let layer = |index: usize| {
             let scope = scope.enter(&format!("layer.{index}"));
-            let layer = transformer::Layer::of_decoder(&scope, config);
-            (Layer::Transformer(layer), Some(CrossAttention::new(&scope, &rest)))
+            let layer = transformer::decoder_layer(&scope, config);
+            (layer, Some(CrossAttention::new(&scope, &rest)))
         };
         let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
         let layers = (0..config.layers).map(layer).collect();

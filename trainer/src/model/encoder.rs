@@ -54,7 +54,7 @@ impl Encoder {
                 Adapter::new(&scope.enter(&format!("layer.{index}.adapter")), config.layer_norm_eps)
             });
             let scope = bert.enter(&format!("encoder.layer.{index}"));
-            (Layer::Bert(bert::Layer::new(&scope, config, dropout)), adapter)
+            (bert::layer(&scope, config, dropout), adapter)
         };
         let embeddings = bert::Embeddings::new(&bert.enter("embeddings"), config, dropout);
         let layers = (0..count).map(layer).collect();
@@ -65,7 +65,7 @@ impl Encoder {
     pub fn transformer(scope: &Scope, config: &Transformer, kind: Kind) -> Self {
         let layer = |index: usize| {
             let scope = scope.enter(&format!("layer.{index}"));
-            (Layer::Transformer(transformer::Layer::of_encoder(&scope, config)), None)
+            (transformer::encoder_layer(&scope, config), None)
         };
         let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
         let layers = (0..config.layers).map(layer).collect();

@@ -1,34 +1,39 @@
-//! A feed-forward block: `LN(x + dropout(W2 · ReLU(W1 · x)))`.
+//! A feed-forward block: `LN(x + dropout(W2 · activation(W1 · x)))`.
 
 use tch::Tensor;
 
-use super::layers::{DEFAULT_EPS, LayerNorm, Linear};
+use super::layers::{Activation, DEFAULT_EPS, LayerNorm, Linear};
 use super::parameters::Scope;
 use super::pass::Pass;
+use super::residual::Residual;
 
 /// One block.
 #[derive(Debug)]
 pub struct FeedForward {
-    up: Linear,
-    down: Linear,
-    norm: LayerNorm,
-    dropout: f64,
+    /// `W1`.
+    pub up: Linear,
+    /// Between the two.
+    pub activation: Activation,
+    /// `W2`.
+    pub down: Linear,
+    /// Around all of it.
+    pub residual: Residual,
 }
 
 impl FeedForward {
-    /// The block below `scope`, e.g. `decoder.layer.0.feed_forward`.
-    pub fn new(scope: &Scope, dropout: f64) -> Self {
+    /// The Transformer's, with ReLU, below `scope`, e.g. `decoder.layer.0.feed_forward`.
+    pub fn relu(scope: &Scope, dropout: f64) -> Self {
         Self {
             up: Linear::new(scope, "up"),
+            activation: Activation::Relu,
             down: Linear::new(scope, "down"),
-            norm: LayerNorm::new(scope, "norm", DEFAULT_EPS),
-            dropout,
+            residual: Residual { norm: LayerNorm::new(scope, "norm", DEFAULT_EPS), dropout },
         }
     }
 
     /// `[.., D]` to `[.., D]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let inner = self.down.forward(&self.up.forward(x).relu());
-        self.norm.forward(&pass.dropout_add(&inner, x, self.dropout))
+        let inner = self.activation.forward(&self.up.forward(x));
+        self.residual.forward(x, &self.down.forward(&inner), pass)
     }
 }

@@ -2,9 +2,10 @@
 
 use tch::{Kind, Tensor};
 
-use super::attention::Past;
+use super::feed_forward::FeedForward;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::self_attention::{Past, SelfAttention};
 use super::{bert, transformer};
 
 /// Token ids to hidden states.
@@ -28,11 +29,11 @@ impl Embeddings {
 
 /// One layer without what is specific to reading or writing.
 #[derive(Debug)]
-pub enum Layer {
-    /// A BERT's: self-attention and feed-forward.
-    Bert(bert::Layer),
-    /// A Transformer's: self-attention, and in an encoder feed-forward.
-    Transformer(transformer::Layer),
+pub struct Layer {
+    /// Looks at the other tokens.
+    pub attention: SelfAttention,
+    /// Absent where it comes behind something else, in a Transformer's decoder.
+    pub feed_forward: Option<FeedForward>,
 }
 
 impl Layer {
@@ -49,9 +50,10 @@ impl Layer {
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        match self {
-            Self::Bert(layer) => layer.forward(x, mask, past, at, pass),
-            Self::Transformer(layer) => layer.forward(x, mask, past, at, pass),
+        let x = self.attention.forward(x, mask, past, at, pass);
+        match &self.feed_forward {
+            Some(feed_forward) => feed_forward.forward(&x, pass),
+            None => x,
         }
     }
 }

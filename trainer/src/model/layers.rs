@@ -1,4 +1,4 @@
-//! The smallest blocks: linear layers and layer norm.
+//! The smallest blocks: linear layers, activations and layer norm.
 
 use tch::Tensor;
 
@@ -61,6 +61,25 @@ impl Packed {
         match self {
             Self::Together(linear, parts) => linear.forward(x).chunk(*parts, -1),
             Self::Apart(parts) => parts.iter().map(|part| part.forward(x)).collect(),
+        }
+    }
+}
+
+/// What stands between two linear layers.
+#[derive(Debug, Clone, Copy)]
+pub enum Activation {
+    /// `max(0, x)`.
+    Relu,
+    /// `x · Φ(x)` (Hendrycks and Gimpel 2016).
+    Gelu,
+}
+
+impl Activation {
+    /// `[..]` to `[..]`.
+    pub fn forward(self, x: &Tensor) -> Tensor {
+        match self {
+            Self::Relu => x.relu(),
+            Self::Gelu => x.gelu("none"),
         }
     }
 }

@@ -16,6 +16,8 @@ pub mod lm_head;
 pub mod parameters;
 pub mod pass;
 pub mod positions;
+pub mod residual;
+pub mod self_attention;
 pub mod seq2seq;
 pub mod transformer;
 

@@ -22,14 +22,6 @@ impl Positions {
         x.reshape([self.batch * self.length, -1]).index_select(0, &self.flat)
     }
 
-    /// Two tensors `[B, T, D]` at these positions, or as they are where there are none.
-    pub fn gathered(at: Option<&Self>, x: &Tensor, y: &Tensor) -> (Tensor, Tensor) {
-        match at {
-            Some(at) => (at.gather(x), at.gather(y)),
-            None => (x.shallow_clone(), y.shallow_clone()),
-        }
-    }
-
     /// `[N, D]` to `[B, T, D]`, zero elsewhere.
     pub fn scatter(&self, x: &Tensor) -> Tensor {
         let width = x.size()[1];

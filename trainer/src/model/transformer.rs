@@ -9,12 +9,13 @@
 use tandem_config::transformer::{Positions as PositionsConfig, Transformer as Config};
 use tch::{Kind, Tensor};
 
-use super::attention::{Past, attend, split_heads};
 use super::feed_forward::FeedForward;
+use super::layer::Layer;
 use super::layers::{DEFAULT_EPS, LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
-use super::positions::Positions;
+use super::residual::Residual;
+use super::self_attention::SelfAttention;
 
 /// `dropout(√D · word + position)`, positions from 0.
 #[derive(Debug)]
@@ -62,57 +63,23 @@ fn sinusoidal(positions: usize, width: usize) -> Tensor {
     Tensor::from_slice(&table).view([positions as i64, width as i64])
 }
 
-/// Self-attention, and in an encoder the feed-forward block; in a decoder that one comes behind
-/// the cross-attention.
-#[derive(Debug)]
-pub struct Layer {
-    query_key_value: Packed,
-    output: Linear,
-    norm: LayerNorm,
-    feed_forward: Option<FeedForward>,
-    heads: i64,
-    dropout: f64,
+/// An encoder's layer below `scope`, e.g. `encoder.layer.0`.
+pub fn encoder_layer(scope: &Scope, config: &Config) -> Layer {
+    let feed_forward = FeedForward::relu(&scope.enter("feed_forward"), config.dropout);
+    Layer { feed_forward: Some(feed_forward), ..decoder_layer(scope, config) }
 }
 
-impl Layer {
-    /// An encoder's layer below `scope`, e.g. `encoder.layer.0`.
-    pub fn of_encoder(scope: &Scope, config: &Config) -> Self {
-        let feed_forward = FeedForward::new(&scope.enter("feed_forward"), config.dropout);
-        Self { feed_forward: Some(feed_forward), ..Self::of_decoder(scope, config) }
-    }
-
-    /// The self-attention of a decoder's layer below `scope`, e.g. `decoder.layer.0`.
-    pub fn of_decoder(scope: &Scope, config: &Config) -> Self {
-        let attention = scope.enter("self_attention");
-        Self {
-            query_key_value: Packed::new(&attention, &["query", "key", "value"]),
-            output: Linear::new(&attention, "output"),
-            norm: LayerNorm::new(&attention, "norm", DEFAULT_EPS),
-            feed_forward: None,
-            heads: config.heads as i64,
-            dropout: config.dropout,
-        }
-    }
-
-    /// As [`super::layer::Layer::forward`].
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        mask: &Tensor,
-        past: Option<&mut Past>,
-        at: Option<&Positions>,
-        pass: &Pass,
-    ) -> Tensor {
-        let parts = self.query_key_value.forward(x);
-        let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
-        let (key, value) = Past::extend(past, key, value);
-        let attended = attend(&query, &key, &value, mask, 0.0, pass);
-        let (x, attended) = Positions::gathered(at, x, &attended);
-        let attended = self.output.forward(&attended);
-        let x = self.norm.forward(&pass.dropout_add(&attended, &x, self.dropout));
-        match &self.feed_forward {
-            Some(feed_forward) => feed_forward.forward(&x, pass),
-            None => x,
-        }
-    }
+/// The self-attention of a decoder's layer below `scope`, e.g. `decoder.layer.0`; the rest of it is
+/// its cross-attention's.
+pub fn decoder_layer(scope: &Scope, config: &Config) -> Layer {
+    let attention = scope.enter("self_attention");
+    let norm = LayerNorm::new(&attention, "norm", DEFAULT_EPS);
+    let attention = SelfAttention {
+        query_key_value: Packed::new(&attention, &["query", "key", "value"]),
+        output: Linear::new(&attention, "output"),
+        residual: Residual { norm, dropout: config.dropout },
+        heads: config.heads as i64,
+        dropout: 0.0,
+    };
+    Layer { attention, feed_forward: None }
 }
