@@ -2,6 +2,7 @@
 
 mod bench;
 mod bits;
+mod collectives;
 mod compositions;
 mod export;
 mod faults;

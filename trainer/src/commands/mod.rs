@@ -1,6 +1,7 @@
 //! The verbs of `tandem-worker`.
 
 mod bench;
+mod conformance;
 mod evaluate;
 mod rank;
 mod train;
@@ -11,7 +12,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// One rank of a Tandem run; started by `tandem`, except for `parity` and `bench`.
+/// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench` and
+/// `conformance`.
 #[derive(Debug, Parser)]
 #[command(name = "tandem-worker", version)]
 enum Command {
@@ -24,6 +26,8 @@ enum Command {
     /// Time fixed batches on a model of the parity layout; prints one line of JSON.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Test the collective operations of the ranks that mpirun started.
+    Conformance(conformance::Args),
     /// Compare this program with what the authors' released code computed.
     Parity {
         /// A folder of the parity format.
@@ -39,6 +43,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(args) => args.run(),
         Command::Translate(args) => args.run(),
         Command::Bench(command) => command.run(),
+        Command::Conformance(args) => args.run(),
         Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
     };
     match result {

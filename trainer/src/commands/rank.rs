@@ -85,7 +85,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// A number that the launcher or MPI has left in the environment.
-fn number(variable: &str) -> Option<usize> {
+pub fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 

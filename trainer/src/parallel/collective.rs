@@ -23,21 +23,34 @@ pub enum CollectiveError {
     #[error("the communication thread has ended")]
     ThreadEnded,
     /// A backend does not do what all must do.
-    #[error("conformance: the sum of {length} elements over {world_size} ranks is wrong")]
+    #[error("conformance: {operation} of {length} elements over {world_size} ranks is wrong")]
     Conformance {
-        /// Elements that were added up.
+        /// The operation.
+        operation: &'static str,
+        /// Elements that it was given.
         length: i64,
         /// Number of ranks.
         world_size: usize,
     },
 }
 
+/// Elements on their way from or to another rank.
+#[derive(Debug)]
+pub struct Message {
+    /// The other rank.
+    pub peer: usize,
+    /// What is sent, or where it goes.
+    pub elements: Tensor,
+}
+
 /// Operations in which every rank takes part.
 ///
 /// # Contract
-/// All ranks call the same methods in the same order with tensors of equal shape, contiguous and
-/// f32. A rank that does not leaves the others waiting until the launcher's deadline ends the
-/// attempt. Each implementation passes [`conformance`].
+/// All ranks call the same methods in the same order. Tensors are contiguous and f32, of equal
+/// shape on every rank unless a method says otherwise, and may be empty. When a method returns,
+/// whatever the calling thread does next with the tensors sees the result. A rank that does
+/// something else leaves the others waiting until the launcher's deadline ends the attempt. Each
+/// implementation passes [`conformance`].
 pub trait Collective: Send {
     /// This rank, counted from 0.
     fn rank(&self) -> usize;
@@ -45,28 +58,91 @@ pub trait Collective: Send {
     /// The number of ranks.
     fn world_size(&self) -> usize;
 
-    /// Replaces `tensor` on every rank by the element-wise sum over all ranks.
+    /// Replaces `tensor` on every rank by the element-wise sum over all ranks, in an order of the
+    /// backend's own.
     ///
     /// # Errors
     /// A failing communication library.
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), CollectiveError>;
+
+    /// Sends all `sends` and fills all `receives`, at once. Between two ranks, the n-th message
+    /// that one sends is the n-th that the other receives, and has as many elements; no rank
+    /// writes to itself.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    fn exchange(&self, sends: &[Message], receives: &mut [Message]) -> Result<(), CollectiveError>;
+
+    /// Takes `tensor` as one slice of equal length for each rank, in the order of ranks, of which
+    /// this rank has filled in its own; fills in the others'.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    fn all_gather(&self, tensor: &mut Tensor) -> Result<(), CollectiveError>;
 }
 
-/// What every backend must do; run it on each rank of a world.
+/// Empty, odd, and larger than one chunk of any backend.
+const LENGTHS: [i64; 4] = [0, 1, 7, 1_000_003];
+
+/// What every backend must do, with tensors on `device`; run it on each rank of a world.
 ///
 /// # Errors
 /// The first operation whose result is not what it must be.
-pub fn conformance(world: &dyn Collective) -> Result<(), CollectiveError> {
-    let (rank, size) = (world.rank() as i64, world.world_size() as i64);
-    // Empty, odd, and larger than one chunk.
-    for length in [0, 1, 7, 1_000_003] {
-        let pattern = Tensor::arange(length, (Kind::Int64, Device::Cpu)).remainder(97);
-        let mut sum = (&pattern * (rank + 1)).to_kind(Kind::Float);
-        world.all_reduce_sum(&mut sum)?;
-        // 1 + 2 + ... + size
-        if sum != (pattern * (size * (size + 1) / 2)).to_kind(Kind::Float) {
-            return Err(CollectiveError::Conformance { length, world_size: size as usize });
-        }
+pub fn conformance(world: &dyn Collective, device: Device) -> Result<(), CollectiveError> {
+    for length in LENGTHS {
+        let check = |operation, holds| {
+            let world_size = world.world_size();
+            let wrong = CollectiveError::Conformance { operation, length, world_size };
+            if holds { Ok(()) } else { Err(wrong) }
+        };
+        check("the sum", sums(world, length, device)?)?;
+        check("the exchange", exchanges(world, length, device)?)?;
+        check("the gathering", gathers(world, length, device)?)?;
     }
     Ok(())
+}
+
+fn sums(world: &dyn Collective, length: i64, device: Device) -> Result<bool, CollectiveError> {
+    let (rank, size) = (world.rank() as i64, world.world_size() as i64);
+    let mut sum = pattern(length, rank + 1, device);
+    world.all_reduce_sum(&mut sum)?;
+    Ok(sum == pattern(length, size * (size + 1) / 2, device)) // 1 + 2 + ... + size
+}
+
+/// Rank a writes to rank b twice if a < b, and once otherwise, but never to itself.
+fn exchanges(world: &dyn Collective, length: i64, device: Device) -> Result<bool, CollectiveError> {
+    let (rank, size) = (world.rank(), world.world_size());
+    let peers = (0..size).filter(|peer| *peer != rank);
+    // The n-th message from one rank to another: its length, and what it is a multiple of.
+    let message = |from: usize, to: usize, nth: usize| {
+        pattern(length + nth as i64, (from * size + to + 100 * nth) as i64, device)
+    };
+    let nths = |from: usize, to: usize| 0..if from < to { 2 } else { 1 };
+    let (mut sends, mut receives, mut expected) = (Vec::new(), Vec::new(), Vec::new());
+    for peer in peers {
+        sends.extend(
+            nths(rank, peer).map(|nth| Message { peer, elements: message(rank, peer, nth) }),
+        );
+        expected.extend(nths(peer, rank).map(|nth| message(peer, rank, nth)));
+        receives.extend(
+            nths(peer, rank).map(|nth| Message { peer, elements: message(peer, rank, nth) * -1 }),
+        );
+    }
+    world.exchange(&sends, &mut receives)?;
+    Ok(receives.iter().map(|message| &message.elements).eq(&expected))
+}
+
+fn gathers(world: &dyn Collective, length: i64, device: Device) -> Result<bool, CollectiveError> {
+    let (rank, size) = (world.rank() as i64, world.world_size() as i64);
+    let slices: Vec<Tensor> = (0..size).map(|rank| pattern(length, rank + 1, device)).collect();
+    let mut gathered = Tensor::zeros([size * length], (Kind::Float, device));
+    gathered.narrow(0, rank * length, length).copy_(&slices[rank as usize]);
+    world.all_gather(&mut gathered)?;
+    Ok(gathered == Tensor::cat(&slices, 0))
+}
+
+/// `[length]` numbers that differ from their neighbours, times `factor`; all sums of few are exact.
+fn pattern(length: i64, factor: i64, device: Device) -> Tensor {
+    let numbers = Tensor::arange(length, (Kind::Int64, device)).remainder(97);
+    (numbers * factor).to_kind(Kind::Float)
 }

@@ -5,5 +5,5 @@ pub mod mpi;
 pub mod reducer;
 pub mod solo;
 
-pub use collective::{Collective, CollectiveError};
+pub use collective::{Collective, CollectiveError, Message};
 pub use reducer::Reducer;

@@ -3,11 +3,12 @@
 use mpi::Threading;
 use mpi::collective::SystemOperation;
 use mpi::environment::Universe;
+use mpi::request;
 use mpi::topology::SimpleCommunicator;
-use mpi::traits::{Communicator, CommunicatorCollectives};
+use mpi::traits::{Communicator, CommunicatorCollectives, Destination, Source};
 use tch::{Device, Kind, Tensor};
 
-use super::{Collective, CollectiveError};
+use super::{Collective, CollectiveError, Message};
 
 /// Elements of one all-reduce: 2 MiB, about three times as fast as one call for everything.
 const CHUNK_ELEMENTS: usize = 512 << 10;
@@ -65,6 +66,32 @@ impl Collective for Mpi {
         }
         Ok(())
     }
+
+    fn exchange(&self, sends: &[Message], receives: &mut [Message]) -> Result<(), CollectiveError> {
+        let process = |peer: usize| self.world.process_at_rank(peer as i32);
+        request::scope(|scope| {
+            let mut pending = Vec::with_capacity(sends.len() + receives.len());
+            for Message { peer, elements } in receives {
+                let elements = floats(elements);
+                pending.push(process(*peer).immediate_receive_into(scope, elements));
+            }
+            for Message { peer, elements } in sends {
+                pending.push(process(*peer).immediate_send(scope, floats_of(elements)));
+            }
+            for request in pending {
+                request.wait();
+            }
+        });
+        Ok(())
+    }
+
+    fn all_gather(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
+        let all = floats(tensor);
+        let slice = all.len() / self.world_size;
+        let mine = all[slice * self.rank..][..slice].to_vec();
+        self.world.all_gather_into(&mine[..], all);
+        Ok(())
+    }
 }
 
 /// The elements of a tensor in main memory.
@@ -72,11 +99,24 @@ impl Collective for Mpi {
 /// # Panics
 /// If the tensor is not contiguous f32 in main memory, as the trait's contract asks.
 fn floats(tensor: &mut Tensor) -> &mut [f32] {
+    let (start, length) = place(tensor);
+    // SAFETY: contiguous f32 in main memory, borrowed as long as the tensor.
+    unsafe { std::slice::from_raw_parts_mut(start, length) }
+}
+
+/// As [`floats`], to be read.
+fn floats_of(tensor: &Tensor) -> &[f32] {
+    let (start, length) = place(tensor);
+    // SAFETY: as in `floats`.
+    unsafe { std::slice::from_raw_parts(start, length) }
+}
+
+fn place(tensor: &Tensor) -> (*mut f32, usize) {
     assert_eq!((tensor.kind(), tensor.device()), (Kind::Float, Device::Cpu));
     assert!(tensor.is_contiguous(), "collectives take contiguous tensors");
-    if tensor.numel() == 0 {
-        return &mut [];
+    match tensor.numel() {
+        // Nothing may have no address.
+        0 => (std::ptr::NonNull::dangling().as_ptr(), 0),
+        length => (tensor.data_ptr() as *mut f32, length),
     }
-    // SAFETY: contiguous f32 in main memory, borrowed as long as the tensor.
-    unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr() as *mut f32, tensor.numel()) }
 }

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Collective, CollectiveError};
+use super::{Collective, CollectiveError, Message};
 
 /// One rank, which has nobody to talk to.
 #[derive(Debug)]
@@ -20,15 +20,25 @@ impl Collective for Solo {
     fn all_reduce_sum(&self, _tensor: &mut Tensor) -> Result<(), CollectiveError> {
         Ok(())
     }
+
+    fn exchange(&self, _: &[Message], _: &mut [Message]) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
+    fn all_gather(&self, _tensor: &mut Tensor) -> Result<(), CollectiveError> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
     use crate::parallel::collective::conformance;
 
     #[test]
     fn conforms() -> Result<(), CollectiveError> {
-        conformance(&Solo)
+        conformance(&Solo, Device::Cpu)
     }
 }
