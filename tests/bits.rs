@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tandem_tests::{Tiny, adapters, expect_code, program};
+use tandem_tests::{Tiny, adapters, expect_code, mpirun, program};
 
 #[test]
 fn the_same_seed_and_a_stopped_run_give_the_same_bits() {
@@ -38,39 +38,25 @@ fn resuming_at_any_checkpoint_gives_the_same_bits() {
     let whole = worker_run(&tiny, "whole", 1);
     for step in [3, 6, 9] {
         let name = format!("from-{step}");
-        let folder = prepare(&tiny, &name, 1);
+        let folder = prepare(&tiny, &name, 1, 0.1, &[]);
         let checkpoint = whole.join(format!("checkpoints/step-{step:08}.tmp-0"));
         let mut command = program("tandem-worker");
         command.arg("train").arg("--run").arg(&folder).arg("--resume").arg(checkpoint);
         expect_code(&mut command, 0);
-        assert!(draft(&whole) == draft(&folder), "resuming at step {step} gave other weights");
+        assert!(
+            draft(&whole, 12) == draft(&folder, 12),
+            "resuming at step {step} gave other weights"
+        );
     }
 }
 
 #[test]
 fn one_rank_and_two_have_the_same_losses() {
     let tiny = Tiny::new();
-    let config = |name: &str| tiny.ab_net(name, 2, 0.0);
-    let folder = |name: &str| {
-        let resolved = config(name);
-        let folder = tiny.path(name);
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let text = std::fs::read_to_string(resolved).expect("a config");
-        std::fs::write(folder.join("config.yaml"), absolute(&tiny, &text)).expect("a config");
-        folder
-    };
+    let run = |name: &str| prepare(&tiny, name, 2, 0.0, &[]);
     let mut one = program("tandem-worker");
-    let one = losses(one.arg("train").arg("--run").arg(folder("one")));
-    let worker = program("tandem-worker").get_program().to_owned();
-    let mut two = Command::new("mpirun");
-    two.args(["-n", "2", "--oversubscribe", "--bind-to", "none", "-x", "TANDEM_WORLD_SIZE"])
-        .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
-        .envs([("TANDEM_WORLD_SIZE", "2"), ("OMP_NUM_THREADS", "1")])
-        .arg(worker)
-        .arg("train")
-        .arg("--run")
-        .arg(folder("two"));
-    let two = losses(&mut two);
+    let one = losses(one.arg("train").arg("--run").arg(run("one")));
+    let two = losses(mpirun(2).arg("train").arg("--run").arg(run("two")));
     assert_eq!((one.len(), two.len()), (12, 12));
     for (step, (one, two)) in one.iter().zip(&two).enumerate() {
         assert!((one - two).abs() <= 1e-5 * one.abs(), "step {}: {one} and {two}", step + 1);
@@ -80,32 +66,74 @@ fn one_rank_and_two_have_the_same_losses() {
 #[test]
 fn bf16_trains_nearly_as_f32_and_keeps_what_is_trained_in_f32() {
     let tiny = Tiny::new();
-    let train = |name: &str, precision: &str| {
-        let folder = prepare(&tiny, name, 1);
-        let path = folder.join("config.yaml");
-        let config = std::fs::read_to_string(&path).expect("a config");
-        let training = format!("training: {{ precision: {precision}, ");
-        std::fs::write(path, config.replace("training: { ", &training)).expect("a config");
-        (losses(program("tandem-worker").arg("train").arg("--run").arg(&folder)), draft(&folder))
+    let train = |name: &str, changes: &[(&str, &str)]| {
+        let folder = prepare(&tiny, name, 1, 0.1, changes);
+        let mut command = program("tandem-worker");
+        (losses(command.arg("train").arg("--run").arg(&folder)), draft(&folder, 12))
     };
-    let (f32, _) = train("f32", "f32");
-    let (bf16, weights) = train("bf16", "bf16");
+    let precision = [("training: { ", "training: { precision: bf16, ")];
+    let (f32, _) = train("f32", &[]);
+    let (bf16, weights) = train("bf16", &precision);
     assert_eq!((f32.len(), bf16.len()), (12, 12));
     for (step, (f32, bf16)) in f32.iter().zip(&bf16).enumerate() {
         // bf16 has eight bits of mantissa.
         assert!((f32 - bf16).abs() <= 0.02 * f32.abs(), "step {}: {f32}, {bf16}", step + 1);
     }
-    assert!(weights == train("again", "bf16").1, "the same seed gave other weights");
+    assert!(weights == train("again", &precision).1, "the same seed gave other weights");
     let header = String::from_utf8_lossy(&weights);
     assert!(header.contains("\"F32\"") && !header.contains("\"BF16\""), "{:.300}", header);
 }
 
-/// A run's folder with its config, for a worker without a launcher.
-fn prepare(tiny: &Tiny, name: &str, workers: usize) -> std::path::PathBuf {
-    let config = tiny.ab_net(name, workers, 0.1);
+/// Eight shards, which any number of ranks adds up in the same order; 50 steps.
+const REPRODUCIBLE: [(&str, &str); 3] = [
+    ("steps: 12, max_tokens: 200, micro_batches: 2", "steps: 50, max_tokens: 50, micro_batches: 8"),
+    ("evaluation: { every: 6,", "evaluation: { every: 0,"),
+    ("threads: 1,", "threads: 1, reduction: reproducible, bucket_mib: 0.01,"),
+];
+
+#[test]
+fn any_number_of_ranks_trains_the_same_bits() {
+    let tiny = Tiny::new();
+    let train = |ranks: usize, resume: Option<(&Path, u64)>| {
+        let name = format!("{ranks}-from-{}", resume.map_or(0, |(_, step)| step));
+        let folder = prepare(&tiny, &name, ranks, 0.1, &REPRODUCIBLE);
+        let mut command = mpirun(ranks);
+        command.arg("train").arg("--run").arg(&folder);
+        if let Some((run, step)) = resume {
+            let checkpoint = run.join(format!("checkpoints/step-{step:08}.tmp-0"));
+            command.arg("--resume").arg(checkpoint);
+        }
+        expect_code(&mut command, 0);
+        folder
+    };
+    let one = train(1, None);
+    for ranks in [2, 3, 4, 8] {
+        let run = train(ranks, None);
+        assert!(draft(&one, 50) == draft(&run, 50), "{ranks} ranks trained other weights");
+    }
+    // 8, then 3, then 4 ranks.
+    let three = train(3, Some((&tiny.path("8-from-0"), 18)));
+    let four = train(4, Some((&three, 36)));
+    assert!(draft(&one, 50) == draft(&four, 50), "resuming with other ranks gave other weights");
+}
+
+/// A run's folder with its config, for a worker without a launcher; each change is a text of the
+/// config and what takes its place.
+fn prepare(
+    tiny: &Tiny,
+    name: &str,
+    workers: usize,
+    dropout: f64,
+    changes: &[(&str, &str)],
+) -> std::path::PathBuf {
+    let config = tiny.ab_net(name, workers, dropout);
     let folder = tiny.path(name);
     std::fs::create_dir_all(&folder).expect("a folder");
-    let text = std::fs::read_to_string(config).expect("a config");
+    let mut text = std::fs::read_to_string(config).expect("a config");
+    for (from, to) in changes {
+        assert!(text.contains(from), "{from}");
+        text = text.replace(from, to);
+    }
     std::fs::write(folder.join("config.yaml"), absolute(tiny, &text)).expect("a config");
     folder
 }
@@ -119,14 +147,14 @@ fn absolute(tiny: &Tiny, text: &str) -> String {
 }
 
 fn worker_run(tiny: &Tiny, name: &str, workers: usize) -> std::path::PathBuf {
-    let folder = prepare(tiny, name, workers);
+    let folder = prepare(tiny, name, workers, 0.1, &[]);
     expect_code(program("tandem-worker").arg("train").arg("--run").arg(&folder), 0);
     folder
 }
 
-/// The last checkpoint of a worker whose drafts nobody published.
-fn draft(run: &Path) -> Vec<u8> {
-    let path = run.join("checkpoints/step-00000012.tmp-0/adapters.safetensors");
+/// The adapters at a step of a worker whose drafts nobody published.
+fn draft(run: &Path, step: u64) -> Vec<u8> {
+    let path = run.join(format!("checkpoints/step-{step:08}.tmp-0/adapters.safetensors"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

@@ -29,6 +29,22 @@ pub fn program(name: &str) -> Command {
     command
 }
 
+/// `tandem-worker` on so many ranks, without a launcher.
+///
+/// # Panics
+/// As [`program`].
+pub fn mpirun(ranks: usize) -> Command {
+    let worker = program("tandem-worker");
+    let mut command = Command::new("mpirun");
+    command
+        .args(["-n", &ranks.to_string(), "--oversubscribe", "--bind-to", "none"])
+        .args(["-x", "TANDEM_WORLD_SIZE"])
+        .env("TANDEM_WORLD_SIZE", ranks.to_string())
+        .envs(worker.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .arg(worker.get_program());
+    command
+}
+
 /// Runs a command and answers its output, which must have this exit code.
 ///
 /// # Panics

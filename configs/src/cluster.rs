@@ -15,6 +15,8 @@ pub struct Cluster {
     pub device: Device,
     /// CPU threads per worker; 0 shares the CPUs out evenly.
     pub threads: usize,
+    /// In which order gradients are summed.
+    pub reduction: Reduction,
     /// Gradients are summed in buckets of so many MiB.
     #[schemars(range(min = 0.001))]
     pub bucket_mib: f64,
@@ -32,6 +34,7 @@ impl Default for Cluster {
             workers: 0,
             device: Device::Auto,
             threads: 0,
+            reduction: Reduction::Plain,
             bucket_mib: 2.0,
             max_restarts: 3,
             deadlines: Deadlines::default(),
@@ -63,6 +66,18 @@ pub enum Device {
     Cpu,
     /// GPUs; refused where there are none.
     Cuda,
+}
+
+/// In which order gradients are summed. Floating-point sums depend on it in their last bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reduction {
+    /// In the order that is the fastest for the number of workers.
+    #[default]
+    Plain,
+    /// In one order over the step's micro-batches: any number of workers trains the same bits. On
+    /// CPUs they must have the same `threads`, on which matrix products depend.
+    Reproducible,
 }
 
 /// Seconds that each phase may go without progress before the attempt is ended.

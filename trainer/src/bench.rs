@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
+use tandem_config::cluster::Reduction;
 use tandem_config::training::Optimizer;
 use tch::{Device, no_grad};
 
@@ -22,8 +23,8 @@ use crate::metrics::user_seconds;
 use crate::model::Pass;
 use crate::objective::{Sums, Translation, rows};
 use crate::optim::Adam;
-use crate::parallel::Reducer;
 use crate::parallel::solo::Solo;
+use crate::parallel::{Reducer, reducer};
 use crate::parity::ParityModel;
 use crate::precision::Kinds;
 
@@ -50,12 +51,17 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
         })
         .collect();
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
-    let mut reducer = Reducer::new(Box::new(Solo), &parameters, Sums::COUNT, BUCKET_ELEMENTS);
+    let settings = reducer::Settings {
+        reduction: Reduction::Plain,
+        shards: 1,
+        sums: Sums::COUNT,
+        bucket_elements: BUCKET_ELEMENTS,
+    };
+    let mut reducer = Reducer::new(Box::new(Solo), &parameters, &settings);
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
-        reducer.zero();
         let masks = stream(1, Purpose::Dropout, &[adam.step]);
         let loss = masked.loss(batch, Device::Cpu, &Pass::train(masks));
-        reducer.arm();
+        reducer.begin(0, &loss.sums.to_tensor());
         loss.surrogate.backward();
         reducer.finish()?;
         let mut gradients = reducer.gradients();

@@ -1,18 +1,20 @@
 //! This rank's micro-batches, one after another, from any point of the training on.
 
+use std::ops::Range;
+
 use crate::data::batches::{Batches, Epoch};
 use crate::data::example::Draw;
 use crate::objective::{Examples, MicroBatch};
 
 /// An endless stream: micro-batch n of all goes to shard n mod `shards`, and a rank takes the
-/// shards that are its own. Where it starts is a seek, not a replay.
+/// shards that are its own; without any the stream is empty. Where it starts is a seek, not a
+/// replay.
 pub struct MicroBatches {
     batches: Batches,
     examples: Examples,
     shards: u64,
     position: u64,
-    rank: u64,
-    world_size: u64,
+    own: Range<u64>,
     epoch: Option<(u64, Epoch)>,
 }
 
@@ -23,9 +25,9 @@ impl MicroBatches {
         examples: Examples,
         shards: u64,
         position: u64,
-        (rank, world_size): (u64, u64),
+        own: Range<u64>,
     ) -> Self {
-        Self { batches, examples, shards, position, rank, world_size, epoch: None }
+        Self { batches, examples, shards, position, own, epoch: None }
     }
 }
 
@@ -33,7 +35,10 @@ impl Iterator for MicroBatches {
     type Item = MicroBatch;
 
     fn next(&mut self) -> Option<MicroBatch> {
-        while (self.position % self.shards) % self.world_size != self.rank {
+        if self.own.is_empty() {
+            return None;
+        }
+        while !self.own.contains(&(self.position % self.shards)) {
             self.position += 1;
         }
         let (number, place) = self.batches.locate(self.position);

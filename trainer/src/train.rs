@@ -10,7 +10,7 @@ use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::store::Store;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::parameters;
-use tch::{Kind, Tensor};
+use tch::Kind;
 
 use crate::checkpoint::{self, Snapshot, TrainerState};
 use crate::corpora::Languages;
@@ -24,7 +24,8 @@ use crate::model::parameters::Weights;
 use crate::model::{Parameters, Pass};
 use crate::objective::{MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate};
-use crate::parallel::{Collective, Reducer};
+use crate::parallel::shards::shards_of;
+use crate::parallel::{Collective, Reducer, reducer};
 use crate::stream::MicroBatches;
 use crate::worker::{Ending, Worker};
 
@@ -85,12 +86,18 @@ impl<'a> Trainer<'a> {
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
         let batches = Batches::new(corpus.lengths(), max_tokens, config.seed, line)?;
         let examples = languages.examples(worker, Arc::clone(&corpus))?;
-        let shards = config.training.micro_batches as u64;
-        let ranks = (worker.rank as u64, worker.world_size as u64);
-        let stream = MicroBatches::new(batches, examples, shards, state.position, ranks);
+        let shards = config.training.micro_batches;
+        let own = shards_of(worker.rank, worker.world_size, shards);
+        let own = own.start as u64..own.end as u64;
+        let stream = MicroBatches::new(batches, examples, shards as u64, state.position, own);
         let evaluator = Evaluator::for_training(worker, languages)?;
-        let bucket_elements = (config.cluster.bucket_mib * (1 << 18) as f64) as usize;
-        let reducer = Reducer::new(collective, &parameters, Sums::COUNT, bucket_elements);
+        let settings = reducer::Settings {
+            reduction: config.cluster.reduction,
+            shards,
+            sums: Sums::COUNT,
+            bucket_elements: (config.cluster.bucket_mib * (1 << 18) as f64) as usize,
+        };
+        let reducer = Reducer::new(collective, &parameters, &settings);
         Ok(Self {
             worker,
             bases,
@@ -148,33 +155,29 @@ impl<'a> Trainer<'a> {
 
     /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks.
     fn forward_backward(&mut self, step: u64) -> anyhow::Result<Sums> {
-        let (rank, world_size) = (self.worker.rank as u64, self.worker.world_size as u64);
-        let shards = self.worker.config.training.micro_batches as u64;
-        let mut sums = Sums {
+        let mut flags = Sums {
             stop: f64::from(u8::from(self.worker.stop_requested())),
             checkpoint: f64::from(u8::from(self.worker.checkpoint_requested())),
             ..Sums::default()
         };
-        self.reducer.zero();
-        for shard in (rank..shards).step_by(world_size as usize) {
+        for (index, shard) in self.reducer.shards().into_iter().enumerate() {
             let waiting = Instant::now();
             let batch = match self.batches.next_item(&|| self.worker.stop_requested()) {
                 Err(PrefetchError::GivenUp) => {
                     // The others are in the step already: they learn of it with the sums.
-                    sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
-                    self.announce(&sums);
+                    let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
+                    self.reducer.give_up(&sums.to_tensor());
                     break;
                 }
                 found => found?.context("the stream of batches has ended")?,
             };
             self.times.data_wait += waiting.elapsed();
-            let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard]);
-            let loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
-            sums += loss.sums;
-            if shard + world_size >= shards {
-                self.announce(&sums);
-            }
+            let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard as u64]);
+            let mut loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
+            loss.sums += std::mem::take(&mut flags);
+            self.reducer.begin(index, &loss.sums.to_tensor());
             loss.surrogate.backward();
+            self.reducer.end(index);
         }
         let waiting = Instant::now();
         self.reducer.finish()?;
@@ -182,13 +185,6 @@ impl<'a> Trainer<'a> {
         let mut values = [0f64; Sums::COUNT];
         self.reducer.sums().to_kind(Kind::Double).copy_data(&mut values, Sums::COUNT);
         Ok(Sums::from_array(values))
-    }
-
-    /// Sets this rank's sums; its gradients are sent off as soon as they are there.
-    fn announce(&self, sums: &Sums) {
-        let values = Tensor::from_slice(&sums.to_array()).to_kind(Kind::Float);
-        self.reducer.sums().copy_(&values);
-        self.reducer.arm();
     }
 
     /// One optimizer step; skipped, and counted, where the gradient is not finite.

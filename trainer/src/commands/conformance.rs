@@ -2,9 +2,8 @@
 
 use tch::Device;
 
-use crate::parallel::Collective;
-use crate::parallel::collective::conformance;
 use crate::parallel::mpi::Mpi;
+use crate::parallel::{Collective, collective, tree};
 
 /// Test the collective operations of the ranks that mpirun started.
 #[derive(Debug, clap::Args)]
@@ -14,7 +13,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         let world_size = super::rank::number("OMPI_COMM_WORLD_SIZE").unwrap_or(1);
         let (_universe, mpi) = Mpi::start(world_size)?;
-        conformance(&mpi, Device::Cpu)?;
+        collective::conformance(&mpi, Device::Cpu)?;
+        tree::conformance(&mpi, Device::Cpu)?;
         if mpi.rank() == 0 {
             println!("mpi conforms with {world_size} ranks");
         }

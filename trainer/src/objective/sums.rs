@@ -1,5 +1,7 @@
 //! What is added up over micro-batches and ranks beside the gradients.
 
+use tch::{Kind, Tensor};
+
 /// The struct of sums of these names, which are in the same order in its array.
 macro_rules! sums {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -16,6 +18,11 @@ macro_rules! sums {
             /// In a fixed order.
             pub fn to_array(self) -> [f64; Self::COUNT] {
                 [$(self.$name),*]
+            }
+
+            /// As f32, in the order of [`Sums::to_array`].
+            pub fn to_tensor(self) -> Tensor {
+                Tensor::from_slice(&self.to_array()).to_kind(Kind::Float)
             }
 
             /// Out of the order of [`Sums::to_array`].

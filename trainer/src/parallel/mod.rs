@@ -3,7 +3,9 @@
 pub mod collective;
 pub mod mpi;
 pub mod reducer;
+pub mod shards;
 pub mod solo;
+pub mod tree;
 
 pub use collective::{Collective, CollectiveError, Message};
 pub use reducer::Reducer;

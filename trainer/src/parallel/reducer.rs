@@ -1,9 +1,10 @@
 //! The reduction of gradients: flat buckets, summed over the ranks while backward goes on.
 //!
-//! One flat tensor holds every trained parameter's gradient, and behind them the step's sums
+//! One flat buffer holds every trained parameter's gradient, and behind them the step's sums
 //! (losses, token counts, flags), so that nothing else needs communication. It is cut into buckets
 //! from its end, since backward reaches the last parameters first. Buckets are reduced in that
-//! order on every rank, each as soon as its last gradient has been accumulated.
+//! order on every rank, each as soon as its last gradient has been accumulated. Where the sum has
+//! an order of its own, there are a few buffers more, for sums that are added to others later.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -11,55 +12,94 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use tandem_config::cluster::Reduction;
 use tch::{Kind, Tensor};
 
+use super::shards::{Turn, in_pieces, in_turn, shards_of};
+use super::tree::Tree;
 use super::{Collective, CollectiveError};
 use crate::model::Parameters;
 use crate::native;
 
-/// Sums the gradients of all ranks.
+/// What is reduced, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// In which order the sum is taken.
+    pub reduction: Reduction,
+    /// Micro-batches of a step, over all ranks.
+    pub shards: usize,
+    /// Values that are reduced besides the gradients.
+    pub sums: usize,
+    /// Elements of a bucket at most, unless a single parameter has more.
+    pub bucket_elements: usize,
+}
+
+/// Sums the gradients of all shards.
 pub struct Reducer {
-    flat: Tensor, // [N + sums] f32
+    /// `[N + sums]` f32 each, and a few elements that make the ranks' slices equal.
+    buffers: Vec<Tensor>,
+    /// Each buffer, cut into the parameters' gradients.
+    views: Vec<Vec<Tensor>>,
+    leaves: Vec<Tensor>,
+    turns: Vec<Turn>,
     gradients: i64,
+    sums: i64,
     progress: Rc<Progress>,
     finished: Receiver<Result<(), CollectiveError>>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// What the communication thread does.
+enum Job {
+    /// Adds up a bucket of all ranks, in the backend's order.
+    Sum(Tensor),
+    /// Adds up a bucket of all buffers of all ranks, in the tree's order.
+    Tree(Vec<Tensor>),
+}
+
 /// What has been accumulated of the running backward, and what has been sent off.
 struct Progress {
-    /// The first bucket is the last piece of the flat tensor.
-    buckets: Vec<Tensor>,
+    /// The first bucket is the last piece of the buffers.
+    buckets: Vec<Vec<Tensor>>,
+    reduction: Reduction,
     bucket_of: Vec<usize>,
     members: Vec<usize>,
     waiting: RefCell<Vec<usize>>,
     next: Cell<usize>,
     armed: Cell<bool>,
-    queue: RefCell<Option<Sender<Tensor>>>,
+    queue: RefCell<Option<Sender<Job>>>,
 }
 
 impl Reducer {
     /// Gives every trained parameter a gradient buffer, and starts the communication thread.
-    ///
-    /// `sums` is the number of values that are reduced besides; a bucket has at most
-    /// `bucket_elements`, unless a single parameter has more.
     pub fn new(
         collective: Box<dyn Collective>,
         parameters: &Parameters,
-        sums: usize,
-        bucket_elements: usize,
+        settings: &Settings,
     ) -> Self {
+        let Settings { reduction, shards, sums, bucket_elements } = *settings;
+        let (rank, world_size) = (collective.rank(), collective.world_size());
+        let tree = Tree::new(shards, world_size);
+        let (turns, slices) = match reduction {
+            Reduction::Plain => (in_turn(shards_of(rank, world_size, shards)), 1),
+            Reduction::Reproducible => (in_pieces(tree.pieces(rank)), world_size),
+        };
         let elements = parameters.weights.size()[0];
+        let length = (elements as usize + sums).next_multiple_of(slices);
         let options = (Kind::Float, parameters.weights.device());
-        let flat = Tensor::zeros([elements + sums as i64], options);
-        let gradients = flat.narrow(0, 0, elements);
-        for (leaf, (_, view)) in parameters.trained.iter().zip(parameters.views(&gradients)) {
-            native::set_grad(leaf, &view);
-        }
+        let num_buffers = turns.iter().map(|turn| turn.buffer + 1).max().unwrap_or(1);
+        let buffers: Vec<Tensor> =
+            (0..num_buffers).map(|_| Tensor::zeros([length as i64], options)).collect();
+        let views = |buffer: &Tensor| -> Vec<Tensor> {
+            let gradients = buffer.narrow(0, 0, elements);
+            parameters.views(&gradients).map(|(_, view)| view).collect()
+        };
         let sizes: Vec<usize> = parameters.trained.iter().map(Tensor::numel).collect();
-        let (ranges, bucket_of) = cut(&sizes, sums, bucket_elements);
-        let bucket = |range: &Range<usize>| {
-            flat.narrow(0, range.start as i64, (range.end - range.start) as i64)
+        let behind = length - elements as usize;
+        let (ranges, bucket_of) = cut(&sizes, behind, bucket_elements, slices);
+        let bucket = |range: &Range<usize>| -> Vec<Tensor> {
+            let part = |buffer: &Tensor| buffer.narrow(0, range.start as i64, range.len() as i64);
+            buffers.iter().map(part).collect()
         };
         let mut members = vec![0; ranges.len()];
         bucket_of.iter().for_each(|&bucket| members[bucket] += 1);
@@ -67,6 +107,7 @@ impl Reducer {
         let (done, finished) = bounded(ranges.len());
         let progress = Rc::new(Progress {
             buckets: ranges.iter().map(bucket).collect(),
+            reduction,
             bucket_of,
             waiting: RefCell::new(members.clone()),
             members,
@@ -76,42 +117,87 @@ impl Reducer {
         });
         let hooked = Rc::clone(&progress);
         native::on_accumulated(&parameters.trained, move |index| hooked.accumulated(index));
-        let thread = std::thread::spawn(move || communicate(&*collective, &jobs, &done));
-        Self { flat, gradients: elements, progress, finished, thread: Some(thread) }
+        let additions = turns.last().map(|turn| turn.additions.clone()).unwrap_or_default();
+        let thread = std::thread::spawn(move || {
+            communicate(&*collective, &tree, &additions, &jobs, &done);
+        });
+        Self {
+            views: buffers.iter().map(views).collect(),
+            buffers,
+            leaves: parameters.trained.iter().map(Tensor::shallow_clone).collect(),
+            turns,
+            gradients: elements,
+            sums: sums as i64,
+            progress,
+            finished,
+            thread: Some(thread),
+        }
     }
 
-    /// Forgets the last step's gradients and sums.
-    pub fn zero(&mut self) {
-        let _ = self.flat.zero_();
+    /// This rank's shards, in the order in which [`Reducer::begin`] expects them.
+    pub fn shards(&self) -> Vec<usize> {
+        self.turns.iter().map(|turn| turn.shard).collect()
+    }
+
+    /// The next backward is that of the `index`-th of this rank's shards, which adds `sums`. What
+    /// its last backward in the step accumulates is sent off at once.
+    pub fn begin(&mut self, index: usize, sums: &Tensor) {
+        let Turn { buffer, is_first, .. } = self.turns[index];
+        for (leaf, view) in self.leaves.iter().zip(&self.views[buffer]) {
+            native::set_grad(leaf, view);
+        }
+        if is_first {
+            let _ = self.buffers[buffer].zero_();
+        }
+        let mut place = self.sums_of(buffer);
+        place += sums.to_device(place.device());
+        if index + 1 == self.turns.len() {
+            self.progress.arm();
+        }
+    }
+
+    /// The backward of the `index`-th of this rank's shards has ended.
+    pub fn end(&mut self, index: usize) {
+        if index + 1 == self.turns.len() {
+            // Its additions are made bucket by bucket.
+            return;
+        }
+        for &(from, to) in &self.turns[index].additions {
+            let addend = self.buffers[from].shallow_clone();
+            self.buffers[to] += addend;
+        }
+    }
+
+    /// Leaves out the rest of the step: its gradients mean nothing any more, and this rank's part
+    /// of its sums are `sums`.
+    pub fn give_up(&mut self, sums: &Tensor) {
+        (0..self.buffers.len()).for_each(|buffer| drop(self.sums_of(buffer).zero_()));
+        self.sums().copy_(sums);
     }
 
     /// The gradients of all trained parameters, one after another.
     pub fn gradients(&self) -> Tensor {
-        self.flat.narrow(0, 0, self.gradients)
+        self.buffers[0].narrow(0, 0, self.gradients)
     }
 
     /// The values behind the gradients.
     pub fn sums(&self) -> Tensor {
-        self.flat.narrow(0, self.gradients, self.flat.size()[0] - self.gradients)
+        self.sums_of(0)
     }
 
-    /// The next backward is this rank's last in the step, and the sums are set: what it
-    /// accumulates is sent off at once.
-    pub fn arm(&self) {
-        self.progress.waiting.borrow_mut().copy_from_slice(&self.progress.members);
-        self.progress.next.set(0);
-        self.progress.armed.set(true);
+    fn sums_of(&self, buffer: usize) -> Tensor {
+        self.buffers[buffer].narrow(0, self.gradients, self.sums)
     }
 
-    /// Waits until all ranks' gradients and sums are added up.
+    /// Waits until all shards' gradients and sums are added up.
     ///
     /// # Errors
     /// A failing communication library.
-    pub fn finish(&self) -> Result<(), CollectiveError> {
-        // A parameter that the graph did not reach has a gradient of 0.
-        self.progress.waiting.borrow_mut().fill(0);
-        self.progress.send_ready();
-        self.progress.armed.set(false);
+    pub fn finish(&mut self) -> Result<(), CollectiveError> {
+        if self.turns.is_empty() {
+            let _ = self.buffers[0].zero_();
+        }
+        self.progress.send_all();
         for _ in &self.progress.buckets {
             self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
         }
@@ -124,11 +210,8 @@ impl Reducer {
     /// A failing communication library.
     pub fn any(&self, says_so: bool) -> Result<bool, CollectiveError> {
         let votes = Tensor::from_slice(&[f32::from(u8::from(says_so))]);
-        let votes = votes.to_device(self.flat.device());
-        if let Some(queue) = &*self.progress.queue.borrow() {
-            // A thread that has ended shows below.
-            let _ = queue.send(votes.shallow_clone());
-        }
+        let votes = votes.to_device(self.buffers[0].device());
+        self.progress.send(Job::Sum(votes.shallow_clone()));
         self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
         Ok(votes.double_value(&[0]) > 0.0)
     }
@@ -145,11 +228,26 @@ impl Drop for Reducer {
 }
 
 impl Progress {
+    fn arm(&self) {
+        self.waiting.borrow_mut().copy_from_slice(&self.members);
+        self.next.set(0);
+        self.armed.set(true);
+    }
+
     fn accumulated(&self, parameter: usize) {
         if self.armed.get() {
             self.waiting.borrow_mut()[self.bucket_of[parameter]] -= 1;
             self.send_ready();
         }
+    }
+
+    /// Sends off what is left: a parameter that the graph did not reach has a gradient of 0.
+    fn send_all(&self) {
+        if !self.armed.replace(false) {
+            self.next.set(0);
+        }
+        self.waiting.borrow_mut().fill(0);
+        self.send_ready();
     }
 
     fn send_ready(&self) {
@@ -159,44 +257,79 @@ impl Progress {
                 break;
             }
             self.next.set(self.next.get() + 1);
-            if let Some(queue) = &*self.queue.borrow() {
-                // A thread that has ended shows in `finish`.
-                let _ = queue.send(bucket.shallow_clone());
-            }
+            self.send(match self.reduction {
+                Reduction::Plain => Job::Sum(bucket[0].shallow_clone()),
+                Reduction::Reproducible => {
+                    Job::Tree(bucket.iter().map(Tensor::shallow_clone).collect())
+                }
+            });
+        }
+    }
+
+    fn send(&self, job: Job) {
+        if let Some(queue) = &*self.queue.borrow() {
+            // A thread that has ended shows where its answers are awaited.
+            let _ = queue.send(job);
         }
     }
 }
 
 fn communicate(
     collective: &dyn Collective,
-    jobs: &Receiver<Tensor>,
+    tree: &Tree,
+    additions: &[(usize, usize)],
+    jobs: &Receiver<Job>,
     done: &Sender<Result<(), CollectiveError>>,
 ) {
-    for mut bucket in jobs {
-        if done.send(collective.all_reduce_sum(&mut bucket)).is_err() {
+    for job in jobs {
+        let result = match job {
+            Job::Sum(mut bucket) => collective.all_reduce_sum(&mut bucket),
+            Job::Tree(mut buffers) => {
+                for &(from, to) in additions {
+                    let addend = buffers[from].shallow_clone();
+                    buffers[to] += addend;
+                }
+                tree.sum(collective, &buffers)
+            }
+        };
+        if done.send(result).is_err() {
             break;
         }
     }
 }
 
-/// Cuts parameters of these sizes, with `sums` values behind them, into buckets from the end.
-/// Answers each bucket's range and each parameter's bucket.
-fn cut(sizes: &[usize], sums: usize, bucket_elements: usize) -> (Vec<Range<usize>>, Vec<usize>) {
+/// Cuts parameters of these sizes, with `behind` values behind them, into buckets from the end.
+/// Buckets begin at multiples of `slices`, as the length of all must be one. Answers each bucket's
+/// range and each parameter's bucket: the first that holds some of it, since that is sent first.
+fn cut(
+    sizes: &[usize],
+    behind: usize,
+    bucket_elements: usize,
+    slices: usize,
+) -> (Vec<Range<usize>>, Vec<usize>) {
     let end: usize = sizes.iter().sum();
-    let mut ranges: Vec<Range<usize>> = std::iter::once(end..end + sums).collect();
+    let mut starts = vec![end];
     let mut bucket_of = vec![0; sizes.len()];
-    let (mut last, mut members) = (0, 0);
+    let (mut elements, mut members, mut start) = (behind, 0, end);
     for (index, &size) in sizes.iter().enumerate().rev() {
-        let start = ranges[last].start;
-        if members > 0 && ranges[last].len() + size > bucket_elements {
-            ranges.push(start..start);
-            (last, members) = (last + 1, 0);
+        if members > 0 && elements + size > bucket_elements {
+            starts.push(start);
+            (elements, members) = (0, 0);
         }
-        ranges[last].start = start - size;
-        bucket_of[index] = last;
+        start -= size;
+        elements += size;
         members += 1;
+        bucket_of[index] = starts.len() - 1;
+        if let Some(last) = starts.last_mut() {
+            *last = start;
+        }
     }
-    (ranges, bucket_of)
+    let mut before = end + behind;
+    let range = |start: usize| {
+        let end = std::mem::replace(&mut before, start.next_multiple_of(slices));
+        before..end
+    };
+    (starts.into_iter().map(range).collect(), bucket_of)
 }
 
 #[cfg(test)]
@@ -205,14 +338,23 @@ mod tests {
 
     #[test]
     fn buckets_are_cut_from_the_end() {
-        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 5, 8);
+        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 5, 8, 1);
         assert_eq!(ranges, [17..25, 7..17, 0..7]);
         assert_eq!(bucket_of, [2, 2, 1, 0, 0]);
     }
 
     #[test]
+    fn buckets_can_be_sliced_and_wait_for_all_that_they_hold() {
+        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 7, 8, 3);
+        assert_eq!(ranges, [18..27, 9..18, 0..9]);
+        assert_eq!(bucket_of, [2, 2, 1, 0, 0]);
+        let (ranges, _) = cut(&[1, 1, 1], 1, 1, 4);
+        assert_eq!(ranges, [4..4, 4..4, 0..4]);
+    }
+
+    #[test]
     fn sums_alone_are_a_bucket() {
-        let (ranges, bucket_of) = cut(&[], 5, 8);
+        let (ranges, bucket_of) = cut(&[], 5, 8, 1);
         assert_eq!((ranges.len(), ranges[0].clone(), bucket_of.len()), (1, 0..5, 0));
     }
 }
