@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tandem_config::cluster::{self, Cluster};
+use tandem_config::cluster::{self, Cluster, Reduction};
 
 use crate::process;
 
@@ -34,6 +34,16 @@ pub enum TopologyError {
     SoloGroup {
         /// The setting.
         workers: usize,
+    },
+    /// Products of matrices depend on the threads, and so would the result on the workers.
+    #[error(
+        "cluster.reduction is `reproducible`, but with `cluster.threads: 0` the CPU threads of a \
+         worker depend on the number of workers, and the result's last bits on the threads; set \
+         cluster.threads to a number that is kept, such as {threads}"
+    )]
+    ThreadsVary {
+        /// How many each worker would get now.
+        threads: usize,
     },
     /// There is no mpirun.
     #[error(
@@ -165,6 +175,10 @@ impl Topology {
             0 => (cpus / ranks).max(1),
             threads => threads,
         };
+        let must_be_kept = device == Device::Cpu && settings.reduction == Reduction::Reproducible;
+        if must_be_kept && settings.threads == 0 {
+            return Err(TopologyError::ThreadsVary { threads });
+        }
         Ok(Self { ranks, device, threads, engine, host: machine.host.clone() })
     }
 }
@@ -213,6 +227,15 @@ mod tests {
         let machine = Machine { mpirun: false, ..Machine::this() };
         let cpu = Cluster { device: cluster::Device::Cpu, ..workers(2) };
         assert_eq!(Topology::find(&cpu, &machine), Err(TopologyError::NoMpirun { workers: 2 }));
+    }
+
+    #[test]
+    fn reproducible_sums_on_cpus_need_a_number_of_threads() {
+        let reproducible = Cluster { reduction: Reduction::Reproducible, ..workers(2) };
+        let error = find(reproducible.clone(), 8, 0).unwrap_err();
+        assert_eq!(error, TopologyError::ThreadsVary { threads: 4 });
+        assert!(find(Cluster { threads: 1, ..reproducible.clone() }, 8, 0).is_ok());
+        assert!(find(reproducible, 8, 2).is_ok(), "GPUs do not care");
     }
 
     #[test]

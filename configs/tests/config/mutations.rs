@@ -138,13 +138,13 @@ const KEYS: &[Case] = &[
     (
         &[("  device: cpu", "  gpus: 2")],
         &[
-            "57:3: cluster.gpus: unknown key, allowed: engine | workers | device | threads | bucket_mib | max_restarts | deadlines",
+            "57:3: cluster.gpus: unknown key, allowed: engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines",
         ],
     ),
     (
         &[("  workers: 2", "  Workers: 2")],
         &[
-            "56:3: cluster.Workers: unknown key, allowed: engine | workers | device | threads | bucket_mib | max_restarts | deadlines, did you mean `workers`?",
+            "56:3: cluster.Workers: unknown key, allowed: engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines, did you mean `workers`?",
         ],
     ),
     (
@@ -270,7 +270,7 @@ const TYPES: &[Case] = &[
     (
         &[("cluster:\n  engine: mpirun\n  workers: 2\n  device: cpu\n", "cluster: local\n")],
         &[
-            "54:10: cluster: found the text `local`, must be a map of engine | workers | device | threads | bucket_mib | max_restarts | deadlines",
+            "54:10: cluster: found the text `local`, must be a map of engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines",
         ],
     ),
     (
@@ -366,6 +366,10 @@ const CHOICES: &[Case] = &[
     (
         &[("precision: bf16", "precision: fp16")],
         &["45:14: training.precision: found the text `fp16`, must be one of f32 | bf16"],
+    ),
+    (
+        &[("  device: cpu", "  reduction: exact")],
+        &["57:14: cluster.reduction: found the text `exact`, must be one of plain | reproducible"],
     ),
     (
         &[("engine: mpirun", "engine: mpi-run")],
