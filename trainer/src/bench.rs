@@ -4,6 +4,8 @@
 //! source ids, target ids, decoder input ids, and a digit per target token, 1 where it is
 //! predicted. Decoding: source ids, candidate lengths.
 
+pub mod reduction;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;

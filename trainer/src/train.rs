@@ -293,8 +293,8 @@ impl<'a> Trainer<'a> {
         let ending = evaluator.run(self.worker, &self.objective, step)?;
         // A rank with a smaller share waits here for the others, so it is ahead of them.
         self.worker.phase(Phase::Train, step + 1);
-        let any_stopped = self.reducer.any(ending == Ending::Stopped)?;
-        Ok(if any_stopped { Ending::Stopped } else { Ending::Done })
+        let stopped = self.reducer.total(f32::from(u8::from(ending == Ending::Stopped)))?;
+        Ok(if stopped > 0.0 { Ending::Stopped } else { Ending::Done })
     }
 
     fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {

@@ -1,12 +1,15 @@
 //! `tandem-worker bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
+use serde_json::Value;
+use tandem_config::cluster::Reduction;
 use tandem_config::training::Precision;
 use tch::Device;
 
 use crate::bench;
+use crate::parallel::Collective;
 use crate::precision::Kinds;
 
 /// What is timed.
@@ -16,9 +19,12 @@ pub enum Command {
     Train(Args),
     /// Mask-Predict with given length candidates.
     Decode(Args),
+    /// The reduction of gradients among the ranks that mpirun started, with nothing to compute, and
+    /// behind a computation that takes as long and four times as long.
+    Reduce(ReduceArgs),
 }
 
-/// Settings of both.
+/// Settings of training and decoding.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A model folder in the parity layout.
@@ -38,6 +44,32 @@ pub struct Args {
     repeats: u32,
 }
 
+/// Settings of the reduction.
+#[derive(Debug, clap::Args)]
+pub struct ReduceArgs {
+    /// Sum in the order that any number of ranks has.
+    #[arg(long)]
+    reproducible: bool,
+    /// Micro-batches of a step, over all ranks; by default one for each.
+    #[arg(long)]
+    shards: Option<usize>,
+    /// Trained layers.
+    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..))]
+    layers: u32,
+    /// MiB of all gradients.
+    #[arg(long, default_value_t = 24.0)]
+    mib: f64,
+    /// MiB of a bucket.
+    #[arg(long, default_value_t = 2.0)]
+    bucket_mib: f64,
+    /// The share of backward in the computation.
+    #[arg(long, default_value_t = 0.5)]
+    backward: f64,
+    /// Steps of which the median counts.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Dtype {
     F32,
@@ -46,27 +78,55 @@ enum Dtype {
 
 impl Command {
     pub fn run(self) -> anyhow::Result<u8> {
-        let (Self::Train(args) | Self::Decode(args)) = &self;
-        tch::set_num_threads(args.threads);
+        match self {
+            Self::Train(args) => args.run("train", bench::train),
+            Self::Decode(args) => args.run("decode", bench::decode),
+            Self::Reduce(args) => args.run(),
+        }
+    }
+}
+
+impl Args {
+    fn run(
+        &self,
+        verb: &str,
+        measure: impl FnOnce(&Path, &Path, Kinds, u32) -> anyhow::Result<Value>,
+    ) -> anyhow::Result<u8> {
+        tch::set_num_threads(self.threads);
         crate::native::tune_cpu();
-        let (dtype, precision) = match args.dtype {
+        let (dtype, precision) = match self.dtype {
             Dtype::F32 => ("f32", Precision::F32),
             Dtype::Bf16 => ("bf16", Precision::Bf16),
         };
         let kinds = Kinds::new(precision, Device::Cpu);
-        let (verb, mut measured) = match &self {
-            Self::Train(_) => {
-                ("train", bench::train(&args.model, &args.batches, kinds, args.repeats)?)
-            }
-            Self::Decode(_) => {
-                ("decode", bench::decode(&args.model, &args.batches, kinds, args.repeats)?)
-            }
-        };
+        let mut measured = measure(&self.model, &self.batches, kinds, self.repeats)?;
         measured["verb"] = verb.into();
         measured["dtype"] = dtype.into();
-        measured["threads"] = args.threads.into();
+        measured["threads"] = self.threads.into();
         measured["peak_resident_bytes"] = crate::metrics::peak_rss_bytes().into();
         println!("{measured}");
+        Ok(0)
+    }
+}
+
+impl ReduceArgs {
+    fn run(&self) -> anyhow::Result<u8> {
+        let (_universe, mpi) = super::rank::started_by_mpirun()?;
+        let is_first = mpi.rank() == 0;
+        let elements = |mib: f64| (mib * (1 << 18) as f64) as usize;
+        let settings = bench::reduction::Settings {
+            reduction: if self.reproducible { Reduction::Reproducible } else { Reduction::Plain },
+            shards: self.shards.unwrap_or(mpi.world_size()).max(1),
+            layers: self.layers as usize,
+            weights: elements(self.mib) / self.layers as usize,
+            bucket_elements: elements(self.bucket_mib),
+            backward: self.backward.clamp(0.0, 1.0),
+            steps: self.steps as usize,
+        };
+        let measured = bench::reduction::run(Box::new(mpi), &settings)?;
+        if is_first {
+            println!("{measured}");
+        }
         Ok(0)
     }
 }

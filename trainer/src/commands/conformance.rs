@@ -2,7 +2,6 @@
 
 use tch::Device;
 
-use crate::parallel::mpi::Mpi;
 use crate::parallel::{Collective, collective, tree};
 
 /// Test the collective operations of the ranks that mpirun started.
@@ -11,12 +10,11 @@ pub struct Args {}
 
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
-        let world_size = super::rank::number("OMPI_COMM_WORLD_SIZE").unwrap_or(1);
-        let (_universe, mpi) = Mpi::start(world_size)?;
+        let (_universe, mpi) = super::rank::started_by_mpirun()?;
         collective::conformance(&mpi, Device::Cpu)?;
         tree::conformance(&mpi, Device::Cpu)?;
         if mpi.rank() == 0 {
-            println!("mpi conforms with {world_size} ranks");
+            println!("mpi conforms with {} ranks", mpi.world_size());
         }
         Ok(0)
     }

@@ -6,15 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use mpi::environment::Universe;
 use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
 
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
-use crate::parallel::Collective;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::solo::Solo;
+use crate::parallel::{Collective, CollectiveError};
 use crate::train::Diverged;
 use crate::worker::Worker;
 
@@ -67,6 +68,14 @@ pub fn run(
     Ok(code)
 }
 
+/// The ranks that mpirun started without a launcher; one where it did not.
+///
+/// # Errors
+/// As [`Mpi::start`].
+pub fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
+    Mpi::start(number("OMPI_COMM_WORLD_SIZE").unwrap_or(1))
+}
+
 /// What the launcher is to do: mend the config or data (2), never try again (93), or try again (1).
 fn exit_code(error: &anyhow::Error) -> u8 {
     let unusable = match error.downcast_ref::<DataError>() {
@@ -85,7 +94,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// A number that the launcher or MPI has left in the environment.
-pub fn number(variable: &str) -> Option<usize> {
+fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 

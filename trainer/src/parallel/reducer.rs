@@ -204,16 +204,15 @@ impl Reducer {
         Ok(())
     }
 
-    /// Whether any rank says so; every rank calls this between the same two steps.
+    /// The sum of a value over all ranks; every rank calls this between the same two steps.
     ///
     /// # Errors
     /// A failing communication library.
-    pub fn any(&self, says_so: bool) -> Result<bool, CollectiveError> {
-        let votes = Tensor::from_slice(&[f32::from(u8::from(says_so))]);
-        let votes = votes.to_device(self.buffers[0].device());
-        self.progress.send(Job::Sum(votes.shallow_clone()));
+    pub fn total(&self, value: f32) -> Result<f64, CollectiveError> {
+        let total = Tensor::from_slice(&[value]).to_device(self.buffers[0].device());
+        self.progress.send(Job::Sum(total.shallow_clone()));
         self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
-        Ok(votes.double_value(&[0]) > 0.0)
+        Ok(total.double_value(&[0]))
     }
 }
 
