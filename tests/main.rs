@@ -9,3 +9,4 @@ mod faults;
 mod hub;
 mod parity;
 mod pipeline;
+mod teachers;

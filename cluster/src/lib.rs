@@ -1,6 +1,8 @@
 //!
 //! - [`control`]: what workers and the coordinator tell each other.
 //! - [`store`]: checkpoints that are either complete and verified, or do not exist.
+//! - [`task`]: what a group of workers translates; [`shards`]: what they have made of it.
+//! - [`made`]: training data that a teacher made.
 //! - [`run_folder`]: where everything lies, and who may write to it.
 //! - [`topology`]: how many ranks, on what.
 //! - [`engine`]: what starts them, and ends them.
@@ -8,7 +10,10 @@
 
 pub mod control;
 pub mod engine;
+pub mod made;
 pub mod process;
 pub mod run_folder;
+pub mod shards;
 pub mod store;
+pub mod task;
 pub mod topology;

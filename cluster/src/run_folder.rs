@@ -130,6 +130,16 @@ impl RunFolder {
         self.path.join("evaluation").join(format!("{split}-step-{step:08}"))
     }
 
+    /// Training data in which a teacher replaced the targets.
+    pub fn distilled(&self) -> PathBuf {
+        self.path.join("distilled")
+    }
+
+    /// Training data whose sources a teacher wrote.
+    pub fn back_translated(&self) -> PathBuf {
+        self.path.join("back_translated")
+    }
+
     /// Its presence asks the launcher to write a checkpoint and stop.
     pub fn stop_request(&self) -> PathBuf {
         self.path.join("stop.request")

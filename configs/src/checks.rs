@@ -47,6 +47,7 @@ impl Report<'_> {
 pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     run_name(run, report);
     texts(run, report);
+    teachers(run, report);
     objective(run, report);
     encoder_source(run, report);
     encoder_adapters(run, shapes, report);
@@ -104,6 +105,22 @@ fn texts(run: &RunConfig, report: &mut Report) {
             }
             _ => {}
         }
+    }
+}
+
+/// Only translations have a teacher.
+fn teachers(run: &RunConfig, report: &mut Report) {
+    if !matches!(run.model.objective, Objective::Mlm(_)) {
+        return;
+    }
+    let data = &run.data;
+    let given = [
+        ("distillation", data.distillation.is_some()),
+        ("back_translation", data.back_translation.is_some()),
+    ];
+    for (name, _) in given.into_iter().filter(|(_, is_given)| *is_given) {
+        let message = format!("the mlm objective does not translate, leave {name} out");
+        report.conflict(&format!("data.{name}"), message);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The texts of a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,11 @@ pub struct Data {
     pub valid: Option<Text>,
     /// What the finished model is scored on.
     pub test: Option<Text>,
+    /// A teacher's translations in place of the targets of `train` (Kim and Rush 2016).
+    pub distillation: Option<Distillation>,
+    /// Text in the target's language with a teacher's translations as its sources, besides `train`
+    /// (Sennrich et al. 2016).
+    pub back_translation: Option<BackTranslation>,
     /// Longest sentence in tokens of its own vocabulary, with the final [SEP]. The default is the
     /// number of positions of the side's BERT, which it may not exceed.
     #[schemars(range(min = 2))]
@@ -40,6 +45,51 @@ impl Data {
             .into_iter()
             .filter_map(|(name, text)| text.map(|text| (name, text)))
     }
+}
+
+/// Sequence-level knowledge distillation: the teacher translates the sources of `train` over all
+/// workers, once, and the model is trained on what it writes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Distillation {
+    /// The teacher: the folder of a finished run, or a run file, which is launched first as a run
+    /// of its own. It translates with the average of its last checkpoints.
+    pub teacher: PathBuf,
+    /// Width of the teacher's beam search; by default as its own `decoding` says, which a masked
+    /// teacher always does.
+    #[schemars(range(min = 1, max = 64))]
+    pub beam: Option<usize>,
+    /// Sentences that are kept at once: at most so many for each worker are translated again
+    /// after a fault.
+    #[serde(default = "shard")]
+    #[schemars(range(min = 1))]
+    pub shard: usize,
+}
+
+/// Back-translation: the teacher, a model of the other direction, translates text of the target's
+/// language over all workers, once; the pairs are trained on besides those of `train`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackTranslation {
+    /// The teacher, from the target's language into the source's; see `distillation.teacher`.
+    pub teacher: PathBuf,
+    /// Text in the target's language, one sentence a line.
+    pub text: PathBuf,
+    /// So many lines of `text` for each pair of `train`: an even choice of them, or all where there
+    /// are fewer.
+    #[serde(default = "one_to_one")]
+    #[schemars(range(min = 0.001))]
+    pub ratio: f64,
+    /// Put before each source that the teacher wrote, so that the model can tell them apart
+    /// (Caswell et al. 2019); by default nothing.
+    pub tag: Option<String>,
+    /// See `distillation.beam`.
+    #[schemars(range(min = 1, max = 64))]
+    pub beam: Option<usize>,
+    /// See `distillation.shard`.
+    #[serde(default = "shard")]
+    #[schemars(range(min = 1))]
+    pub shard: usize,
 }
 
 /// Where one split's text lies.
@@ -80,6 +130,16 @@ pub enum Text {
     },
 }
 
+impl Text {
+    /// Its files, in the order source, target.
+    pub fn files(&self) -> Vec<&Path> {
+        match self {
+            Self::Tsv { path, .. } | Self::Jsonl { path, .. } | Self::Lines { path } => vec![path],
+            Self::Files { source, target } => vec![source, target],
+        }
+    }
+}
+
 /// What is done with a sentence longer than `max_length`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -106,4 +166,12 @@ pub enum BadLines {
 
 fn ratio() -> f64 {
     9.0
+}
+
+fn one_to_one() -> f64 {
+    1.0
+}
+
+fn shard() -> usize {
+    1000
 }

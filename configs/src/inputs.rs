@@ -45,6 +45,13 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
             Text::Lines { path } => file(path, &format!("data.{split}.lines.path"), report),
         }
     }
+    if let Some(distillation) = &run.data.distillation {
+        teacher(&distillation.teacher, "data.distillation.teacher", report);
+    }
+    if let Some(back_translation) = &run.data.back_translation {
+        teacher(&back_translation.teacher, "data.back_translation.teacher", report);
+        file(&back_translation.text, "data.back_translation.text", report);
+    }
     let encoder = match &run.model.encoder {
         Encoder::Bert(encoder) => match (&encoder.pretrained, &encoder.new) {
             (Some(name), _) => bert(name, "model.encoder.bert.pretrained", report),
@@ -78,6 +85,18 @@ fn vocabulary(vocabulary: &Vocabulary, key: &str, report: &mut Report) {
         Vocabulary::File { path, .. } => file(path, &format!("{key}.file.path"), report),
         Vocabulary::Bert(name) => drop(bert(name, &format!("{key}.bert"), report)),
         Vocabulary::Learn { .. } => {}
+    }
+}
+
+/// A run file, or the folder of a run.
+fn teacher(path: &Path, key: &str, report: &mut Report) {
+    if path.is_dir() && !path.join("config.yaml").is_file() {
+        let message = format!("{} is no run folder: it has no config.yaml", path.display());
+        report.missing(key, message);
+    } else if !path.exists() {
+        let message =
+            format!("there is no {}, must be a run's folder or a run file", path.display());
+        report.missing(key, message);
     }
 }
 

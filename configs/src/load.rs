@@ -65,6 +65,15 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), 
     Ok((run, all(problems)))
 }
 
+/// Loads the run file of a trained model, whose texts need not be there any more.
+///
+/// # Errors
+/// As [`load`], but for inputs that are missing.
+pub fn load_trained(path: &Path) -> Result<RunConfig, Problems> {
+    let (run, problems) = read(path, &[])?;
+    if problems.only_missing_inputs() { Ok(run) } else { Err(problems) }
+}
+
 impl RunConfig {
     /// The whole config as YAML, every default written out; [`load`] reads it back.
     ///

@@ -22,8 +22,12 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
             None => {}
         }
     }
-    if let Some(cache) = &mut data.cache {
-        absolute(cache, folder);
+    let distillation = data.distillation.as_mut().map(|config| &mut config.teacher);
+    let back_translation = data.back_translation.as_mut().into_iter();
+    let back_translation =
+        back_translation.flat_map(|config| [&mut config.teacher, &mut config.text]);
+    for path in data.cache.iter_mut().chain(distillation).chain(back_translation) {
+        absolute(path, folder);
     }
     for name in run.model.berts_mut() {
         bert(name, folder);

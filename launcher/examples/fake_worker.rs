@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use tandem_cluster::control::{Phase, Report, Session};
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::shards::Cut;
 use tandem_cluster::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
+use tandem_cluster::task::{Input, Task};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -49,8 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             0
         }
         Some("translate") => {
-            let (input, output) = (option("--input"), option("--output"));
-            worker.translate(&input.ok_or("no input")?, &output.ok_or("no output")?)?;
+            worker.translate(&option("--task").ok_or("no task")?)?;
             0
         }
         other => return Err(format!("unknown verb {other:?}").into()),
@@ -143,17 +144,21 @@ impl Worker {
         Ok(())
     }
 
-    fn translate(&self, input: &Path, output: &Path) -> Result<(), Box<dyn Error>> {
+    /// Each line is a shard, and its translation is it in capitals.
+    fn translate(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
         self.session.phase(Phase::Translate, 0);
-        let mut lines = String::new();
-        for (index, line) in fs::read_to_string(input)?.lines().enumerate() {
-            if index % self.world_size == self.rank {
-                let hypothesis = line.to_uppercase();
-                let line = serde_json::json!({ "index": index, "hypothesis": hypothesis });
-                lines += &format!("{line}\n");
-            }
+        let task = Task::read(folder)?;
+        let Input::Lines(path) = &task.input else { return Err("no lines".into()) };
+        let text = fs::read_to_string(path)?;
+        let count = text.lines().count();
+        let cut = Cut { shards: count, items: count };
+        for (index, line) in text.lines().enumerate().skip(self.rank).step_by(self.world_size) {
+            let item = serde_json::json!({
+                "index": index, "source": line, "reference": "", "hypothesis": line.to_uppercase(),
+            });
+            let writer = format!("{}-{}", self.generation, self.rank);
+            task.shards(folder).write(index, cut, &format!("{item}\n"), &writer)?;
         }
-        fs::write(output.join(format!("rank-{}.jsonl", self.rank)), lines)?;
         Ok(())
     }
 

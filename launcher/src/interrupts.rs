@@ -1,5 +1,6 @@
 //! Signals to the launcher: workers never see them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +11,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 pub struct Interrupts {
     interrupts: Arc<AtomicUsize>,
     terminations: Arc<AtomicUsize>,
+    /// Each asks to stop by being there.
+    files: Vec<PathBuf>,
 }
 
 impl Interrupts {
@@ -34,9 +37,17 @@ impl Interrupts {
         Ok(caught)
     }
 
+    /// The same signals, besides which the presence of a file asks to stop.
+    pub fn or_file(&self, file: PathBuf) -> Self {
+        let mut both = self.clone();
+        both.files.push(file);
+        both
+    }
+
     /// Whether somebody asked for a checkpoint and an end.
     pub fn stop_requested(&self) -> bool {
-        self.interrupts.load(Ordering::SeqCst) + self.terminations.load(Ordering::SeqCst) > 0
+        self.files.iter().any(|file| file.exists())
+            || self.interrupts.load(Ordering::SeqCst) + self.terminations.load(Ordering::SeqCst) > 0
     }
 
     /// Whether Ctrl-C was pressed again, after which nothing is waited for.

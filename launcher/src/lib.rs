@@ -3,7 +3,7 @@
 //! - [`commands`]: one file a verb, arguments and one call.
 //! - [`prepare`] makes a run folder ready, [`hub`] fetches the BERTs it names, [`plan`] says what
 //!   would happen.
-//! - [`coordinator`]: a run's life.
+//! - [`launch`] takes a run from wherever it stands to its end; [`coordinator`]: its life.
 //! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
 //!   people, [`progress`] what they see meanwhile.
 //! - [`session`]: a group of workers that evaluates or translates with a trained model.
@@ -15,6 +15,7 @@ pub mod coordinator;
 pub mod exit;
 pub mod hub;
 pub mod interrupts;
+pub mod launch;
 pub mod plan;
 pub mod prepare;
 pub mod progress;

@@ -12,6 +12,7 @@ use tandem_config::estimate;
 use tandem_config::model::{Decoder, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 
+use crate::coordinator::teacher;
 use crate::worker::Work;
 
 /// What a run would do.
@@ -60,6 +61,7 @@ impl Plan {
         let mut notes = Vec::new();
         let bases = Bases::open(config)?;
         notes.extend(head_note(config, &bases));
+        notes.extend(teacher::notes(config));
         let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {

@@ -22,7 +22,7 @@ const FREE_KEYS: [&str; 7] = [
 ];
 
 /// What a run leaves in its folder; `--restart` removes it.
-const PRODUCTS: [&str; 12] = [
+const PRODUCTS: [&str; 13] = [
     "config.yaml",
     "state.json",
     "events.jsonl",
@@ -33,6 +33,7 @@ const PRODUCTS: [&str; 12] = [
     "checkpoints",
     "tensorboard",
     "distilled",
+    "back_translated",
     "evaluation",
     "export",
 ];

@@ -50,11 +50,16 @@ impl Progress {
         let now = Instant::now();
         let (start, first) = *self.start.get_or_insert((now, standing.step));
         let left = time_left(standing, first, now.duration_since(start).as_secs_f64());
+        self.show_line(&line(standing, left), standing.step == standing.steps);
+        left
+    }
+
+    /// Shows a line in the place of the one before, if it is time to or it is the last.
+    pub fn show_line(&mut self, line: &str, last: bool) {
+        let now = Instant::now();
         let interval = if self.terminal { TERMINAL_INTERVAL } else { PLAIN_INTERVAL };
-        let last = standing.step == standing.steps;
         if last || self.shown.is_none_or(|shown| now.duration_since(shown) >= interval) {
             self.shown = Some(now);
-            let line = line(standing, left);
             let mut output = std::io::stderr().lock();
             // Nobody reads: nothing to be done about it.
             let _ = if self.terminal {
@@ -64,7 +69,6 @@ impl Progress {
                 writeln!(output, "{line}")
             };
         }
-        left
     }
 
     /// Prints a line of its own.

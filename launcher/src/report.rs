@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::coordinator::teacher::Taught;
 use crate::score::{Bleu, Chrf, Scores, Translation};
 
 pub use curves::svg;
@@ -35,6 +36,8 @@ pub struct ReportInput {
     pub frozen: u64,
     /// What became of the lines of each split.
     pub splits: Vec<Split>,
+    /// What teachers made of the training data.
+    pub taught: Vec<Taught>,
     /// Steps and speed.
     pub training: Training,
     /// Training loss as (step, loss).
@@ -257,6 +260,16 @@ mod tests {
                 target_tokens: 21_098,
                 problems: BTreeMap::from([("empty".to_owned(), empty)]),
                 ..Split::default()
+            }],
+            taught: vec![Taught {
+                key: "data.distillation".into(),
+                teacher: "runs/teacher".into(),
+                sentences: 988,
+                empty: 3,
+                duplicates: 40,
+                reference_duplicates: Some(25),
+                length_ratio: 0.9625,
+                scores: Some(scores.clone()),
             }],
             training: Training {
                 steps: 3000,

@@ -54,14 +54,10 @@ pub enum Work {
         /// Where translations go.
         output: PathBuf,
     },
-    /// Translates the lines of a file.
+    /// Translates.
     Translate {
-        /// The verified checkpoint.
-        checkpoint: PathBuf,
-        /// The file.
-        input: PathBuf,
-        /// Where translations go.
-        output: PathBuf,
+        /// The folder with the task, into which translations go.
+        task: PathBuf,
     },
 }
 
@@ -94,11 +90,7 @@ impl Work {
                 option("--split", split.clone());
                 option("--output", text(output));
             }
-            Self::Translate { checkpoint, input, output } => {
-                option("--checkpoint", text(checkpoint));
-                option("--input", text(input));
-                option("--output", text(output));
-            }
+            Self::Translate { task } => option("--task", text(task)),
         }
         let environment = vec![
             ("OMP_NUM_THREADS".to_owned(), topology.threads.to_string()),
@@ -136,12 +128,12 @@ mod tests {
         let (checkpoint, output) = (PathBuf::from("/c"), PathBuf::from("/o"));
         let split = "test".into();
         assert_eq!(
-            line(Work::Evaluate { checkpoint: checkpoint.clone(), split, output: output.clone() }),
+            line(Work::Evaluate { checkpoint, split, output }),
             "evaluate --run /runs/a --checkpoint /c --split test --output /o"
         );
         assert_eq!(
-            line(Work::Translate { checkpoint, input: "/i".into(), output }),
-            "translate --run /runs/a --checkpoint /c --input /i --output /o"
+            line(Work::Translate { task: "/t".into() }),
+            "translate --run /runs/a --task /t"
         );
     }
 }

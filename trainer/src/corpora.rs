@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
+use tandem_cluster::made;
+use tandem_cluster::run_folder::RunFolder;
 use tandem_config::bases::{Base, Bases};
+use tandem_config::data::Text;
 use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary};
 
 use crate::data::corpus::{Corpus, Side, Sides, Split};
@@ -81,18 +84,34 @@ impl Languages {
         }
     }
 
+    /// What a split's samples are read from: for training, what teachers made too.
+    fn texts(worker: &Worker, split: Split) -> Option<Vec<Text>> {
+        let data = &worker.config.data;
+        let mut texts = vec![split.text(data)?.clone()];
+        if split == Split::Train {
+            let run = RunFolder::new(worker.run.clone());
+            if data.distillation.is_some() {
+                texts = vec![made::text(&run.distilled())];
+            }
+            if data.back_translation.is_some() {
+                texts.push(made::text(&run.back_translated()));
+            }
+        }
+        Some(texts)
+    }
+
     /// A split's samples; none where the config has no such split.
     ///
     /// # Errors
     /// Unreadable files, or lines that the config refuses.
     pub fn corpus(&self, worker: &Worker, split: Split) -> anyhow::Result<Option<Arc<Corpus>>> {
         let data = &worker.config.data;
-        let Some(text) = split.text(data) else { return Ok(None) };
+        let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
         let beside = || worker.run.parent().unwrap_or(Path::new(".")).join("cache");
         let cache = data.cache.clone().unwrap_or_else(beside);
         worker.phase(Phase::Start, 0);
         let sides = self.sides(worker);
-        let corpus = Corpus::open(data, text, split, sides, &cache, worker.threads())?;
+        let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
         if worker.is_first() {
             let report = serde_json::to_value(corpus.report())?;
             worker.report(Report::Data { report });
@@ -186,13 +205,22 @@ fn vocabulary(
         };
         return Ok(made.write(folder, positions)?);
     }
+    wait_for(worker, &path, "vocabulary")?;
+    Ok(path)
+}
+
+/// Waits for a file that rank 0 makes.
+///
+/// # Errors
+/// It is not there within `cluster.deadlines.start`.
+pub fn wait_for(worker: &Worker, path: &Path, what: &str) -> anyhow::Result<()> {
     let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
     let start = Instant::now();
     while !path.is_file() {
         if start.elapsed() > deadline {
-            bail!("rank 0 has made no vocabulary after {} seconds", deadline.as_secs());
+            bail!("rank 0 has made no {what} after {} seconds", deadline.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    Ok(path)
+    Ok(())
 }

@@ -25,9 +25,9 @@ use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
 use crate::worker::{Ending, Worker};
 
-/// One line of a rank's file.
+/// A translation beside its reference, as the coordinator reads it.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+pub struct Line<'a> {
     index: usize,
     source: &'a str,
     reference: &'a str,
@@ -39,6 +39,34 @@ struct Line<'a> {
     /// Tokens of the reference, with [SEP].
     reference_length: usize,
     passes: usize,
+}
+
+impl<'a> Line<'a> {
+    /// The translation of a sample.
+    ///
+    /// # Errors
+    /// A reference that cannot be tokenised, or a model that has no target side.
+    pub fn of(
+        languages: &Languages,
+        corpus: &'a Corpus,
+        index: usize,
+        translation: &Translation,
+    ) -> anyhow::Result<Self> {
+        let target = languages.target.as_ref().context("the model has no target side")?;
+        let (source, reference) = corpus.texts(index);
+        let words = target.words(&translation.ids);
+        Ok(Self {
+            index,
+            source,
+            reference,
+            hypothesis: detokenize(&words),
+            reference_tokens: target.respell(reference)?,
+            hypothesis_tokens: words,
+            length: translation.ids.len(),
+            reference_length: corpus.target(index).len(),
+            passes: translation.passes,
+        })
+    }
 }
 
 /// A split, opened for scoring.
@@ -193,7 +221,7 @@ impl Evaluator {
             };
             seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
-                let line = self.line(sample as usize, &translation)?;
+                let line = Line::of(&self.languages, &self.corpus, sample as usize, &translation)?;
                 translated += 1;
                 passes += line.passes;
                 right_lengths += usize::from(line.length == line.reference_length);
@@ -215,23 +243,6 @@ impl Evaluator {
             std::fs::write(part.with_file_name("latency.json"), format!("{latency:#}\n"))?;
         }
         Ok(Ending::Done)
-    }
-
-    fn line(&self, index: usize, translation: &Translation) -> anyhow::Result<Line<'_>> {
-        let target = self.languages.target.as_ref().context("the model has no target side")?;
-        let (source, reference) = self.corpus.texts(index);
-        let words = target.words(&translation.ids);
-        Ok(Line {
-            index,
-            source,
-            reference,
-            hypothesis: detokenize(&words),
-            reference_tokens: target.respell(reference)?,
-            hypothesis_tokens: words,
-            length: translation.ids.len(),
-            reference_length: self.corpus.target(index).len(),
-            passes: translation.passes,
-        })
     }
 
     /// Milliseconds of the first sentences, one by one, as the paper times them; none if `poll`

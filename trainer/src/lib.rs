@@ -26,4 +26,5 @@ pub mod precision;
 pub mod stream;
 pub mod train;
 pub mod trained;
+pub mod translate;
 pub mod worker;

@@ -68,6 +68,13 @@ impl Worker {
         Ok(Self { run: run.to_owned(), config, rank, world_size, generation, device, session })
     }
 
+    /// The same rank, at work with the model of another run.
+    pub fn with_run(&self, run: &Path, config: RunConfig) -> Self {
+        let Self { rank, world_size, generation, device, .. } = *self;
+        let session = self.session.clone();
+        Self { run: run.to_owned(), config, rank, world_size, generation, device, session }
+    }
+
     /// The connection to the coordinator, if there is one.
     pub fn session(&self) -> Option<&Session> {
         self.session.as_ref()

@@ -105,6 +105,13 @@ pub enum Report {
         #[serde(with = "number::map")]
         sums: BTreeMap<String, f64>,
     },
+    /// A shard of translations is written.
+    Translated {
+        /// Which one, from 0.
+        shard: usize,
+        /// How many there are.
+        shards: usize,
+    },
     /// What was wrong with the data: counts and examples; rank 0.
     Data {
         /// The report.

@@ -101,7 +101,7 @@ const KEYS: &[Case] = &[
     (
         &[("too_long", "too-long")],
         &[
-            "15:3: data.too-long: unknown key, allowed: train | valid | test | max_length | too_long | max_ratio | bad_lines | cache, did you mean `too_long`?",
+            "15:3: data.too-long: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | cache, did you mean `too_long`?",
         ],
     ),
     (
@@ -720,6 +720,31 @@ const INPUTS: &[Case] = &[
         &[
             "19:7: model.encoder.bert.pretrained: there is no folder models/german/bert, must be a Hugging Face folder (beside this file, or an absolute path) or a model's name on the hub",
         ],
+    ),
+    (
+        &[("  too_long: cut", "  distillation: {teacher: student.yaml, beam: 0}")],
+        &["15:47: data.distillation.beam: found 0, must be a whole number from 1 to 64"],
+    ),
+    (
+        &[("  too_long: cut", "  distillation: {teacher: student.yaml}")],
+        &[
+            "15:18: data.distillation.teacher: there is no student.yaml, must be a run's folder or a run file",
+        ],
+    ),
+    (
+        &[("  too_long: cut", "  back_translation: {teacher: german, text: mono.en, ratio: 0}")],
+        &["15:61: data.back_translation.ratio: found 0, must be a number of at least 0.001"],
+    ),
+    (
+        &[("  too_long: cut", "  back_translation: {teacher: german, text: mono.en}")],
+        &[
+            "15:22: data.back_translation.teacher: german is no run folder: it has no config.yaml",
+            "15:39: data.back_translation.text: there is no file mono.en",
+        ],
+    ),
+    (
+        &[("  too_long: cut", "  distillation: {beam: 5}")],
+        &["15:3: data.distillation.teacher: missing, must be text"],
     ),
 ];
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tandem_cluster::topology::{Machine, Topology};
 
+use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
 use crate::plan::Plan;
 use crate::{prepare, worker};
@@ -28,6 +29,7 @@ impl Args {
     /// A config that does not work, or a BERT that is not here.
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
+        teacher::check(&config)?;
         let topology = Topology::find(&config.cluster, &Machine::this())
             .map_err(|error| Refused(error.to_string()))?;
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());

@@ -63,6 +63,7 @@ impl Args {
 
 fn words(state: &State, live: bool) -> &'static str {
     match (state.status, state.stage, live) {
+        (Status::Prepared | Status::Running, Stage::Data, true) => "a teacher makes its data",
         (Status::Prepared | Status::Running, Stage::Train, true) => "training",
         (Status::Prepared | Status::Running, _, true) => "evaluating",
         (Status::Prepared | Status::Running, _, false) => {

@@ -5,10 +5,13 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
+use tandem_cluster::shards::Shards;
+use tandem_cluster::task::{Input, Task, TooLong};
 
 use crate::exit::Exit;
 use crate::prepare;
-use crate::session::{Session, merge_translations};
+use crate::score::Translation;
+use crate::session::Session;
 use crate::worker::Work;
 
 /// Translate lines from a file or from standard input, in their order.
@@ -43,19 +46,26 @@ impl Args {
                 io::read_to_string(io::stdin()).context("cannot read standard input as UTF-8")?
             }
         };
-        let lines = text.lines().count();
         let mut translations = String::new();
-        if lines > 0 {
+        if !text.is_empty() {
             let name = format!("translate-{}", std::process::id());
             let folder = run.path().join(name);
             let input = folder.join("input.txt");
-            fs::create_dir_all(&folder)
+            let task = Task {
+                model: run.path().to_owned(),
+                checkpoint: checkpoint.folder().to_owned(),
+                decoding: config.decoding.clone(),
+                input: Input::Lines(input.clone()),
+                too_long: TooLong::Cut,
+                shard: 1,
+                key: String::new(),
+            };
+            task.write(&folder)
                 .and_then(|()| fs::write(&input, &text))
                 .with_context(|| format!("cannot write {}", input.display()))?;
-            let checkpoint = checkpoint.folder().to_owned();
-            let work = Work::Translate { checkpoint, input, output: folder.clone() };
+            let work = Work::Translate { task: folder.clone() };
             let ended = Session::new(run, config)?.work(&work)?;
-            let merged = ended.map(|_| merge_translations(&folder, lines));
+            let merged = ended.map(|_| lines_of(&task.shards(&folder)));
             let _ = fs::remove_dir_all(&folder);
             translations = match merged {
                 Ok(merged) => merged?,
@@ -69,4 +79,14 @@ impl Args {
         }
         Ok(Exit::Done)
     }
+}
+
+/// The translations in the order of the input: one line in, one line out, whatever the model says.
+fn lines_of(shards: &Shards) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for line in shards.merge()? {
+        let translation: Translation = serde_json::from_str(&line)?;
+        text += &(translation.hypothesis.replace(['\n', '\r'], " ") + "\n");
+    }
+    Ok(text)
 }

@@ -39,6 +39,8 @@ pub enum Status {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// A teacher makes the training data.
+    Data,
     /// Training.
     #[default]
     Train,

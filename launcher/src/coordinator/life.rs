@@ -1,4 +1,4 @@
-//! A run's life: attempts at training, then the finished model's average, scores and export.
+//! A run's life: what teachers make for it, attempts at training, then the finished model's average, scores and export.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,7 @@ use super::group::{self, End, GroupError, Setting};
 use super::journal::{Attempt, Journal, Stage, Status};
 use super::restarts::{Decision, Restarts};
 use super::summary;
+use super::teacher;
 use super::training::Training;
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
@@ -63,7 +64,8 @@ impl Coordinator {
     /// What is wrong with the launcher's own machine or folder; workers' failures are reported
     /// and become the exit.
     pub fn run(mut self) -> anyhow::Result<Exit> {
-        let ended = self.train().and_then(|()| self.complete());
+        let ended =
+            teacher::teach(&mut self).and_then(|()| self.train()).and_then(|()| self.complete());
         let exit = match ended {
             Ok(()) => Exit::Done,
             Err(Halt::Exit(exit)) => exit,
@@ -222,6 +224,10 @@ impl Coordinator {
     ) -> Result<bool, Halt> {
         match end? {
             End::Done => Ok(true),
+            End::Stopped if self.journal.state.stage == Stage::Data => {
+                self.progress.say("stopped; the same command goes on with what is not translated");
+                Err(Halt::Exit(Exit::Stopped))
+            }
             End::Stopped => {
                 let store = self.run.store();
                 let step = store.linked_step("latest").unwrap_or(0);
@@ -274,6 +280,9 @@ impl Coordinator {
     }
 
     fn way_on(&self) -> String {
+        if self.journal.state.stage == Stage::Data {
+            return "the same command goes on with what is not translated".into();
+        }
         match self.run.store().linked_step("latest") {
             Some(step) => format!("the same command resumes from step {step}"),
             None => "there is no checkpoint yet".into(),

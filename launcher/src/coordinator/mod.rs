@@ -4,7 +4,8 @@
 //!   overdue; [`failure`] is what went wrong first, and the report about it.
 //! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
 //! - [`restarts`] decides what is done about a failure; [`journal`] writes it all down.
-//! - [`life`] puts them together; [`finish`] is what comes after training,
+//! - [`life`] puts them together; [`teacher`] is what comes before training, [`finish`] what comes
+//!   after,
 //!   [`summary`] what the report tells of it.
 
 pub mod evaluation;
@@ -16,4 +17,5 @@ pub mod life;
 pub mod members;
 pub mod restarts;
 pub mod summary;
+pub mod teacher;
 pub mod training;

@@ -13,6 +13,7 @@ use tandem_config::transformer::Transformer;
 
 use super::evaluation::Evaluation;
 use super::journal::{State, Status};
+use super::teacher;
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
 use crate::score::{self, Translation};
 
@@ -36,6 +37,7 @@ pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &Stat
             .iter()
             .filter_map(|split| serde_json::from_value(split.clone()).ok())
             .collect(),
+        taught: teacher::taught(config),
         training: Training {
             steps: state.step,
             planned_steps: config.training.steps,

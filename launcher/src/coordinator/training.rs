@@ -92,8 +92,8 @@ impl Listener for Training<'_> {
                 self.journal.state.add_data(report);
             }
             Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
-            // The group's own business.
-            Report::Failed { .. } => {}
+            // The group's own business, and another verb's.
+            Report::Failed { .. } | Report::Translated { .. } => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! The report's text.
 
 use super::{Outcome, PICTURE, ReportInput, Split, Test, Training, Validation};
+use crate::coordinator::teacher::Taught;
 use crate::score::{Bleu, Translation};
 
 /// Rows of the validation table; of more evaluations, an even choice is shown.
@@ -22,6 +23,7 @@ pub fn markdown(input: &ReportInput) -> String {
         ("Validation", validation(&input.validations)),
         ("Model", model(input)),
         ("Data", input.splits.iter().map(split).collect()),
+        ("Teachers", input.taught.iter().map(taught).collect()),
         ("Training", training(&input.training)),
         ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),
         ("What to do with it", commands(input)),
@@ -206,6 +208,34 @@ fn split(split: &Split) -> String {
     text
 }
 
+fn taught(taught: &Taught) -> String {
+    let teacher = taught.teacher.display();
+    let count = |count: usize| thousands(count as u64);
+    let mut text =
+        format!("- `{}`: {teacher} translated {} sentences\n", taught.key, count(taught.sentences));
+    let of = match &taught.scores {
+        Some(scores) => {
+            text += &format!(
+                "  - teacher BLEU {:.2} (13a), {:.2} (tokenised), chrF2 {:.2}, against the \
+                 references\n",
+                scores.bleu_13a.score, scores.bleu_tokenized.score, scores.chrf.score
+            );
+            "the references"
+        }
+        None => "the text",
+    };
+    text += &format!("  - {:.3} words for each word of {of}\n", taught.length_ratio);
+    let among = taught.reference_duplicates.map_or(String::new(), |references| {
+        format!(" (among the references {})", count(references))
+    });
+    text += &format!(
+        "  - {} duplicates{among}, {} empty or too long to translate\n",
+        count(taught.duplicates),
+        count(taught.empty)
+    );
+    text
+}
+
 fn training(training: &Training) -> String {
     let mut text = format!(
         "- {} of {} steps in {}, {} target tokens/s over {} rank{} ({})\n",
@@ -305,6 +335,9 @@ mod tests {
             "Öffnet den Dialog \\*Seite\\*.",
             "1,234,567 parameters trained (9.1 %), 12,345,678 frozen",
             "12 empty: line 7: Ja \\|",
+            "`data.distillation`: runs/teacher translated 988 sentences",
+            "0.963 words for each word of the references",
+            "40 duplicates (among the references 25), 3 empty",
             "| 1 | 0 | 1,234 | rank 1 was killed |",
             "| 3,000 (best) |",
             "disk full",
@@ -324,8 +357,14 @@ mod tests {
         };
         let report = markdown(&input);
         assert!(report.contains("````text\nrank 1: ```no``` memory\n````"), "{report}");
-        for part in ["## Scores", "## Translations", "## Validation", "## Data", "tandem translate"]
-        {
+        for part in [
+            "## Scores",
+            "## Translations",
+            "## Validation",
+            "## Data",
+            "## Teachers",
+            "tandem translate",
+        ] {
             assert!(!report.contains(part), "{part} has nothing to say in\n{report}");
         }
     }

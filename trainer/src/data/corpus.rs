@@ -13,7 +13,7 @@ use tandem_config::data::{BadLines, Data, Text, TooLong};
 use super::batches::Lengths;
 use super::cache::{Cache, CacheError, Draft, Key};
 use super::parallel::map_slices;
-use super::read::{Problem, ReadError, Record, Records, files};
+use super::read::{Problem, ReadError, Record, Records};
 use super::report::{DataReport, shorten};
 use super::tokenizer::{Encoder, Tokenizer, TokenizerError};
 
@@ -120,6 +120,8 @@ pub enum Sides<'a> {
     /// Passages of one language, from [CLS] to [SEP], as in BERT's pre-training. A passage that is
     /// too long is split into equal parts; short ones are not joined.
     Passages(Side<'a>),
+    /// Sentences of one language that are to be translated, held out.
+    Sentences(Side<'a>),
 }
 
 /// One split's samples, in the order of its file.
@@ -130,28 +132,28 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens a split, tokenising it with so many threads where that has not been done before.
+    /// Opens the texts of a split, tokenising it with so many threads where that has not been done before.
     /// `cache` is the folder that keeps the result.
     ///
     /// # Errors
     /// Unreadable files, a line that the config refuses, nothing usable, or an unwritable cache.
     pub fn open(
         data: &Data,
-        text: &Text,
+        texts: &[Text],
         split: Split,
         sides: Sides<'_>,
         cache: &Path,
         threads: usize,
     ) -> Result<Self, DataError> {
-        let builder = Builder { data, text, split, sides };
+        let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
         let cache = Cache::open_or_make(cache, &builder.key()?, || builder.build(threads))?;
         let mut report: DataReport = serde_json::from_slice(cache.report()).unwrap_or_default();
         // The same bytes may lie elsewhere today.
-        report.files = files(text).into_iter().map(Path::to_owned).collect();
+        report.files = builder.files().map(Path::to_owned).collect();
         report.split = split.name().into();
         if cache.is_empty() {
-            let file = files(text)[0].to_owned();
+            let file = builder.first_file().to_owned();
             return Err(DataError::Nothing { file, report: Box::new(report) });
         }
         Ok(Self { cache, report })
@@ -204,33 +206,6 @@ impl Corpus {
     }
 }
 
-/// A sentence to be translated.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sentence {
-    /// As it was read.
-    pub text: String,
-    /// Its ids with [SEP], cut where they are too many.
-    pub ids: Vec<u32>,
-    /// What is wrong with it, if anything is; it is kept all the same.
-    pub problem: Option<Problem>,
-}
-
-/// Reads sentences to be translated, one a line, in order; none is left out.
-///
-/// # Errors
-/// The file cannot be read, or a text cannot be tokenised.
-pub fn read_sentences(path: &Path, side: Side<'_>) -> Result<Vec<Sentence>, DataError> {
-    let records = Records::open(&Text::Lines { path: path.to_owned() })?;
-    let mut encoder = side.tokenizer.encoder();
-    records
-        .map(|record| {
-            let Record { source: text, problem, .. } = record?;
-            let (ids, is_cut) = side.sentence(encoder.encode(&text)?);
-            Ok(Sentence { text, ids, problem: problem.or(is_cut.then_some(Problem::TooLong)) })
-        })
-        .collect()
-}
-
 impl Side<'_> {
     /// A text's ids with [SEP], and whether they were cut to fit.
     fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
@@ -264,21 +239,33 @@ struct Line {
 
 struct Builder<'a> {
     data: &'a Data,
-    text: &'a Text,
+    texts: &'a [Text],
     split: Split,
     sides: Sides<'a>,
 }
 
 impl Builder<'_> {
+    /// The files of all texts.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        self.texts.iter().flat_map(Text::files)
+    }
+
+    fn first_file(&self) -> &Path {
+        self.files().next().unwrap_or(Path::new(""))
+    }
+
     fn check_kind(&self) -> Result<(), DataError> {
-        let passages = "passages of one language (lines)";
+        let lines = "passages of one language (lines)";
         let pairs = "pairs (tsv, files or jsonl)";
-        let (found, needed) = match (self.text, self.sides) {
-            (Text::Lines { .. }, Sides::Pair { .. }) => (passages, pairs),
-            (Text::Lines { .. }, Sides::Passages(_)) | (_, Sides::Pair { .. }) => return Ok(()),
-            (_, Sides::Passages(_)) => (pairs, passages),
-        };
-        Err(DataError::WrongKind { file: files(self.text)[0].to_owned(), found, needed })
+        for text in self.texts {
+            let (found, needed) = match (text, self.sides) {
+                (Text::Lines { .. }, Sides::Pair { .. }) => (lines, pairs),
+                (Text::Lines { .. }, _) | (_, Sides::Pair { .. }) => continue,
+                (_, Sides::Passages(_) | Sides::Sentences(_)) => (pairs, lines),
+            };
+            return Err(DataError::WrongKind { file: text.files()[0].to_owned(), found, needed });
+        }
+        Ok(())
     }
 
     fn is_training(&self) -> bool {
@@ -289,14 +276,22 @@ impl Builder<'_> {
     fn key(&self) -> Result<Key, DataError> {
         let sides = match self.sides {
             Sides::Pair { source, target } => vec![source, target],
-            Sides::Passages(side) => vec![side],
+            Sides::Passages(side) | Sides::Sentences(side) => vec![side],
         };
-        let columns = match self.text {
-            Text::Tsv { source, target, .. } => format!("tsv {source} {target}"),
-            Text::Files { .. } => "files".into(),
-            Text::Jsonl { source, target, .. } => format!("jsonl {source:?} {target:?}"),
-            Text::Lines { .. } => "lines".into(),
-        };
+        let columns: Vec<String> = self
+            .texts
+            .iter()
+            .map(|text| match text {
+                Text::Tsv { source, target, .. } => format!("tsv {source} {target}"),
+                Text::Files { .. } => "files".into(),
+                Text::Jsonl { source, target, .. } => format!("jsonl {source:?} {target:?}"),
+                Text::Lines { .. } => match self.sides {
+                    Sides::Sentences(_) => "sentences".into(),
+                    _ => "lines".into(),
+                },
+            })
+            .collect();
+        let columns = columns.join(" ");
         let Data { too_long, max_ratio, bad_lines, .. } = self.data;
         let training = self.is_training();
         let settings = format!(
@@ -308,7 +303,7 @@ impl Builder<'_> {
             key.update(side.tokenizer.fingerprint());
             key.update((side.max_length as u64).to_le_bytes());
         }
-        for path in files(self.text) {
+        for path in self.files() {
             key.update(hash_file(path)?);
             key.update(path.extension().unwrap_or_default().as_encoded_bytes());
         }
@@ -318,17 +313,19 @@ impl Builder<'_> {
     fn build(&self, threads: usize) -> Result<(Draft, Vec<u8>), DataError> {
         let mut draft = Draft::default();
         let mut report = DataReport::default();
-        let mut records = Records::open(self.text)?;
-        loop {
-            let chunk: Vec<Record> =
-                records.by_ref().take(CHUNK_LINES).collect::<Result<_, _>>()?;
-            if chunk.is_empty() {
-                break;
-            }
-            let parts = map_slices(&chunk, threads, |part| self.tokenise(part));
-            for part in parts {
-                for line in part? {
-                    self.admit(line, &mut draft, &mut report)?;
+        for text in self.texts {
+            let mut records = Records::open(text)?;
+            loop {
+                let chunk: Vec<Record> =
+                    records.by_ref().take(CHUNK_LINES).collect::<Result<_, _>>()?;
+                if chunk.is_empty() {
+                    break;
+                }
+                let parts = map_slices(&chunk, threads, |part| self.tokenise(part));
+                for part in parts {
+                    for line in part? {
+                        self.admit(text, line, &mut draft, &mut report)?;
+                    }
                 }
             }
         }
@@ -340,7 +337,7 @@ impl Builder<'_> {
     fn tokenise(&self, records: &[Record]) -> Result<Vec<Line>, TokenizerError> {
         let (source, target) = match self.sides {
             Sides::Pair { source, target } => (source, target),
-            Sides::Passages(side) => (side, side),
+            Sides::Passages(side) | Sides::Sentences(side) => (side, side),
         };
         let mut encoders = (source.tokenizer.encoder(), target.tokenizer.encoder());
         records.iter().map(|record| self.line(record.clone(), &mut encoders)).collect()
@@ -365,6 +362,16 @@ impl Builder<'_> {
                     problem = Some(Problem::TooLong);
                 }
                 passages.into_iter().map(|passage| (passage, vec![])).collect()
+            }
+            Sides::Sentences(side) => {
+                let sentence;
+                (sentence, is_cut) = side.sentence(source_encoder.encode(&record.source)?);
+                if is_cut {
+                    problem.get_or_insert(Problem::TooLong);
+                } else if sentence.len() == 1 {
+                    problem.get_or_insert(Problem::Empty);
+                }
+                vec![(sentence, vec![])]
             }
             Sides::Pair { .. } if problem.is_some() && self.is_training() => vec![],
             Sides::Pair { source, target } => {
@@ -392,6 +399,7 @@ impl Builder<'_> {
     /// Keeps, drops or refuses a line.
     fn admit(
         &self,
+        text: &Text,
         line: Line,
         draft: &mut Draft,
         report: &mut DataReport,
@@ -406,7 +414,7 @@ impl Builder<'_> {
             };
             if is_refused {
                 return Err(DataError::Refused {
-                    file: files(self.text)[0].to_owned(),
+                    file: text.files()[0].to_owned(),
                     line: record.line,
                     problem,
                     text: shorten(&record.source, &record.target),
@@ -414,7 +422,7 @@ impl Builder<'_> {
                 });
             }
             let is_cut_to_fit = problem == Problem::TooLong && self.data.too_long == TooLong::Cut;
-            let is_kept = matches!(self.sides, Sides::Pair { .. }) && !self.is_training();
+            let is_kept = !matches!(self.sides, Sides::Passages(_)) && !self.is_training();
             if !is_kept && !is_cut_to_fit {
                 report.dropped += 1;
                 return Ok(());
@@ -481,7 +489,7 @@ mod tests {
             threads: usize,
         ) -> Result<Corpus, DataError> {
             let cache = self.folder.path().join("cache");
-            Corpus::open(data, &data.train, split, sides, &cache, threads)
+            Corpus::open(data, std::slice::from_ref(&data.train), split, sides, &cache, threads)
         }
 
         fn pairs(&self, lines: impl AsRef<[u8]>) -> Data {
@@ -495,6 +503,8 @@ mod tests {
             train,
             valid: None,
             test: None,
+            distillation: None,
+            back_translation: None,
             max_length: None,
             too_long: TooLong::Drop,
             max_ratio: 2.0,
@@ -551,6 +561,23 @@ mod tests {
     }
 
     #[test]
+    fn texts_follow_one_another() {
+        let fixture = Fixture::new();
+        let data = fixture.pairs("a\tb\nb\ta\n");
+        let more = fixture.write("more.jsonl", "{\"s\": \"c\", \"t\": \"a\"}\n");
+        let more = Text::Jsonl { path: more, source: "s".into(), target: "t".into() };
+        let open = |texts: &[Text]| {
+            let cache = fixture.folder.path().join("cache");
+            Corpus::open(&data, texts, Split::Train, fixture.pair(8), &cache, 2).unwrap()
+        };
+        let corpus = open(&[data.train.clone(), more.clone()]);
+        let sources: Vec<u32> = (0..corpus.len()).map(|i| corpus.source(i)[0]).collect();
+        assert_eq!(sources, [5, 6, 7]);
+        assert_eq!((corpus.report().read, corpus.report().files.len()), (3, 2));
+        assert_eq!(open(&[more]).len(), 1, "another list of texts is another cache");
+    }
+
+    #[test]
     fn refusals_name_file_line_and_key() {
         let fixture = Fixture::new();
         let mut data = fixture.pairs("a\tb\nb\n");
@@ -590,8 +617,15 @@ mod tests {
         for threads in [1, 3] {
             let cache = fixture.folder.path().join(format!("cache-{threads}"));
             let sides = fixture.pair(8);
-            let corpus =
-                Corpus::open(&data, &data.train, Split::Train, sides, &cache, threads).unwrap();
+            let corpus = Corpus::open(
+                &data,
+                std::slice::from_ref(&data.train),
+                Split::Train,
+                sides,
+                &cache,
+                threads,
+            )
+            .unwrap();
             assert_eq!(corpus.len(), CHUNK_LINES + 100);
             for sample in 0..corpus.len() {
                 assert_eq!(corpus.line(sample), sample as u64 + 1);
@@ -621,7 +655,8 @@ mod tests {
         let base = fixture.pairs("a a a\tb\n");
         let key = |data: &Data, split, max_length| {
             let sides = fixture.pair(max_length);
-            Builder { data, text: &data.train, split, sides }.key().unwrap()
+            let texts = std::slice::from_ref(&data.train);
+            Builder { data, texts, split, sides }.key().unwrap()
         };
         let mut other = base.clone();
         other.max_ratio = 3.0;
@@ -670,13 +705,14 @@ mod tests {
     fn sentences_to_translate_are_all_kept_in_order() {
         let fixture = Fixture::new();
         let path = fixture.write("in.txt", b"a b\r\n\nb\xff\na a a a a\n");
-        let sentences = read_sentences(&path, fixture.side(4)).unwrap();
-        let ids: Vec<&[u32]> = sentences.iter().map(|sentence| &*sentence.ids).collect();
+        let data = data(Text::Lines { path });
+        let sides = Sides::Sentences(fixture.side(4));
+        let corpus = fixture.open(&data, Split::Test, sides, 2).unwrap();
+        let ids: Vec<&[u32]> = (0..corpus.len()).map(|i| corpus.source(i)).collect();
         let expected: [&[u32]; 4] = [&[5, 6, SEP], &[SEP], &[6, SEP], &[5, 5, 5, SEP]];
         assert_eq!(ids, expected);
-        let problems: Vec<_> = sentences.iter().map(|sentence| sentence.problem).collect();
-        let expected = [None, Some(Problem::Empty), Some(Problem::NotUtf8), Some(Problem::TooLong)];
-        assert_eq!(problems, expected);
-        assert_eq!(sentences[0].text, "a b");
+        let expected = [(Problem::NotUtf8, 1, 3), (Problem::Empty, 1, 2), (Problem::TooLong, 1, 4)];
+        assert_eq!(counts(&corpus), expected);
+        assert_eq!(corpus.texts(0), ("a b", ""));
     }
 }

@@ -249,6 +249,8 @@ mod tests {
             train: text,
             valid: None,
             test: None,
+            distillation: None,
+            back_translation: None,
             max_length: None,
             too_long: TooLong::Drop,
             max_ratio: 9.0,
@@ -256,7 +258,10 @@ mod tests {
             cache: None,
         };
         let cache = folder.join("cache");
-        Arc::new(Corpus::open(&data, &data.train, Split::Train, sides, &cache, 1).unwrap())
+        Arc::new(
+            Corpus::open(&data, std::slice::from_ref(&data.train), Split::Train, sides, &cache, 1)
+                .unwrap(),
+        )
     }
 
     fn pairs(objective: Masked) -> PairExamples {

@@ -100,14 +100,6 @@ impl Record {
     }
 }
 
-/// The files of a split, in the order source, target.
-pub fn files(text: &Text) -> Vec<&Path> {
-    match text {
-        Text::Tsv { path, .. } | Text::Jsonl { path, .. } | Text::Lines { path } => vec![path],
-        Text::Files { source, target } => vec![source, target],
-    }
-}
-
 /// The lines of a file; `.gz`, `.xz` and `.zst` are unpacked. A byte order mark at the start and
 /// carriage returns at the ends are left out.
 pub struct Lines {
@@ -182,7 +174,7 @@ impl Records {
     /// # Errors
     /// A file does not exist or cannot be read.
     pub fn open(text: &Text) -> Result<Self, ReadError> {
-        let mut lines = files(text).into_iter().map(Lines::open);
+        let mut lines = text.files().into_iter().map(Lines::open);
         let source = lines.next().expect("a split has at least one file")?;
         let target = lines.next().transpose()?;
         Ok(Self { text: text.clone(), source, target, line: 0 })

@@ -89,7 +89,7 @@ pub fn learn(
 ) -> Result<Vocabulary, WordpieceError> {
     let counts = count_words(text, column, lowercase, threads)?;
     if counts.is_empty() {
-        let path = super::read::files(text)[0].to_owned();
+        let path = text.files()[0].to_owned();
         return Err(WordpieceError::NoWords { path });
     }
     Ok(Vocabulary { entries: Learner::new(&counts, size).learn(size), lowercase })

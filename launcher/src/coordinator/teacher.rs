@@ -1,0 +1,456 @@
+//! Training data that another model makes before training begins: sequence-level distillation
+//! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016).
+//!
+//! The teacher is trained first where its run file is given, as a run of its own. Then a group of
+//! this run's workers translates, shard by shard; whatever is killed, the shards that are written
+//! stay. All shards together become the pairs in the run's folder, in the order of the text.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tandem_cluster::control::Report;
+use tandem_cluster::made::{self, Pair, Record};
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::task::{Input, Task, TooLong};
+use tandem_config::RunConfig;
+use tandem_config::decoding::Decoding;
+use tandem_config::load_trained;
+use tandem_config::model::Objective;
+
+use super::group::{self, Listener, Setting};
+use super::journal::{Journal, Stage};
+use super::life::{Coordinator, Halt};
+use super::restarts::Restarts;
+use crate::exit::{Exit, Refused};
+use crate::launch::launch;
+use crate::prepare;
+use crate::progress::Progress;
+use crate::score::{self, Scores, Translation};
+use crate::worker::Work;
+
+/// What is told of the pairs that a teacher made.
+const SCORES: &str = "scores.json";
+/// What is not needed once the pairs are there.
+const SCAFFOLD: [&str; 3] = ["shards", "cache", "chosen.txt"];
+
+/// What a teacher is to make.
+struct Lesson {
+    /// Its key in the config.
+    key: &'static str,
+    teacher: PathBuf,
+    beam: Option<usize>,
+    shard: usize,
+    input: Input,
+    /// Where the pairs go.
+    folder: PathBuf,
+    /// How a pair is made of a translation.
+    pair: Box<dyn Fn(Translation) -> Pair>,
+}
+
+/// The figures of what a teacher made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Taught {
+    /// The config's key that asked for it.
+    pub key: String,
+    /// The teacher's run.
+    pub teacher: PathBuf,
+    /// Sentences translated.
+    pub sentences: usize,
+    /// Sentences without a translation, such as those too long for the teacher. They are not
+    /// trained on.
+    pub empty: usize,
+    /// Translations that an earlier sentence has too.
+    pub duplicates: usize,
+    /// References that an earlier sentence has too; none where there are no references.
+    pub reference_duplicates: Option<usize>,
+    /// Words of the translations for each word of the references, or of the text that was
+    /// translated where there are none.
+    pub length_ratio: f64,
+    /// The translations against the references; none where there are none.
+    pub scores: Option<Scores>,
+}
+
+fn lessons(config: &RunConfig) -> Vec<Lesson> {
+    let run = RunFolder::new(config.run.path());
+    let mut lessons = Vec::new();
+    if let Some(distillation) = &config.data.distillation {
+        lessons.push(Lesson {
+            key: "data.distillation",
+            teacher: distillation.teacher.clone(),
+            beam: distillation.beam,
+            shard: distillation.shard,
+            input: Input::Sources(config.data.train.clone()),
+            folder: run.distilled(),
+            pair: Box::new(|translation| Pair {
+                source: translation.source,
+                target: translation.hypothesis,
+            }),
+        });
+    }
+    if let Some(back_translation) = &config.data.back_translation {
+        let tag = match &back_translation.tag {
+            Some(tag) => format!("{tag} "),
+            None => String::new(),
+        };
+        lessons.push(Lesson {
+            key: "data.back_translation",
+            teacher: back_translation.teacher.clone(),
+            beam: back_translation.beam,
+            shard: back_translation.shard,
+            input: Input::Choice {
+                path: back_translation.text.clone(),
+                ratio: back_translation.ratio,
+                of: config.data.train.clone(),
+            },
+            folder: run.back_translated(),
+            // A pair without a source is left out when it is read, so it gets no tag.
+            pair: Box::new(move |translation| Pair {
+                source: match translation.hypothesis.is_empty() {
+                    true => String::new(),
+                    false => tag.clone() + &translation.hypothesis,
+                },
+                target: translation.source,
+            }),
+        });
+    }
+    lessons
+}
+
+/// A teacher, trained or not.
+struct Teacher {
+    run: RunFolder,
+    config: RunConfig,
+    /// Whether it is launched first.
+    is_run_file: bool,
+}
+
+impl Teacher {
+    fn find(path: &Path) -> Result<Self, Refused> {
+        let is_run_file = !path.is_dir();
+        let (run, config) = if is_run_file {
+            let config = prepare::load(path, &[])?;
+            (RunFolder::new(config.run.path()), config)
+        } else {
+            let run = RunFolder::new(path.to_owned());
+            let config = load_trained(&run.config()).map_err(|error| Refused(error.to_string()))?;
+            (run, config)
+        };
+        Ok(Self { run, config, is_run_file })
+    }
+
+    /// How it translates.
+    fn decoding(&self, lesson: &Lesson) -> Result<Decoding, Refused> {
+        let (key, teacher) = (lesson.key, lesson.teacher.display());
+        if let Objective::Mlm(_) = self.config.model.objective {
+            return Err(Refused(format!(
+                "{key}.teacher: {teacher} has the mlm objective and does not translate"
+            )));
+        }
+        match (self.config.decoding.clone(), lesson.beam) {
+            (decoding, None) => Ok(decoding),
+            (Decoding::BeamSearch(search), Some(width)) => {
+                Ok(Decoding::BeamSearch(tandem_config::decoding::BeamSearch { width, ..search }))
+            }
+            (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
+                "{key}.beam: the teacher {teacher} has the masked objective and is not searched \
+                 by beams, leave it out"
+            ))),
+        }
+    }
+
+    fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
+        self.run.store().open("average").with_context(|| {
+            let path = self.run.path().display();
+            format!(
+                "{path} is not a finished run: launch it first, or give its run file as teacher"
+            )
+        })
+    }
+}
+
+/// Whether all teachers, and theirs, can do what they are to; before anything starts.
+///
+/// # Errors
+/// The first one that cannot.
+pub fn check(config: &RunConfig) -> Result<(), Refused> {
+    fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
+        above.push(config.run.path());
+        for lesson in lessons(config) {
+            let teacher = Teacher::find(&lesson.teacher)?;
+            teacher.decoding(&lesson)?;
+            if above.iter().any(|run| run == teacher.run.path()) {
+                return Err(Refused(format!(
+                    "{}.teacher: {} would be its own teacher, must be another run",
+                    lesson.key,
+                    teacher.run.path().display()
+                )));
+            }
+            if teacher.is_run_file {
+                check_below(&teacher.config, above)?;
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+    check_below(config, &mut Vec::new())
+}
+
+/// What a launch would do about teachers, a line each.
+pub fn notes(config: &RunConfig) -> Vec<String> {
+    let note = |lesson: Lesson| {
+        let (key, teacher) = (lesson.key, lesson.teacher.display());
+        match (made::verified(&lesson.folder).is_some(), lesson.teacher.is_dir()) {
+            (true, _) => format!("{key}: made already, in {}", lesson.folder.display()),
+            (false, true) => format!("{key}: {teacher} translates first"),
+            (false, false) => format!("{key}: {teacher} is launched first, then translates"),
+        }
+    };
+    lessons(config).into_iter().map(note).collect()
+}
+
+/// The figures of what teachers have made for a run.
+pub fn taught(config: &RunConfig) -> Vec<Taught> {
+    let read = |lesson: Lesson| {
+        serde_json::from_str(&fs::read_to_string(lesson.folder.join(SCORES)).ok()?).ok()
+    };
+    lessons(config).into_iter().filter_map(read).collect()
+}
+
+/// Has all teachers make their pairs, as far as they are not there yet.
+pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
+    if !matches!(coordinator.journal.state.stage, Stage::Train | Stage::Data) {
+        return Ok(());
+    }
+    for lesson in lessons(&coordinator.config) {
+        if made::verified(&lesson.folder).is_some() {
+            continue;
+        }
+        coordinator.journal.state.stage = Stage::Data;
+        coordinator.journal.save();
+        let (teacher, checkpoint) = trained(coordinator, &lesson)?;
+        make(coordinator, &lesson, &teacher, &checkpoint)?;
+    }
+    coordinator.journal.state.stage = Stage::Train;
+    Ok(())
+}
+
+/// The teacher, trained now if need be.
+fn trained(coordinator: &mut Coordinator, lesson: &Lesson) -> Result<(Teacher, Checkpoint), Halt> {
+    let mut teacher = Teacher::find(&lesson.teacher)?;
+    if teacher.is_run_file {
+        coordinator.progress.say(&format!(
+            "{}: the teacher {} first",
+            lesson.key,
+            teacher.run.path().display()
+        ));
+        let interrupts = coordinator.interrupts.or_file(coordinator.run.stop_request());
+        let exit = launch(teacher.config, false, coordinator.program.clone(), interrupts)?;
+        if exit != Exit::Done {
+            return Err(Halt::Exit(exit));
+        }
+        teacher = Teacher::find(teacher.run.path())?;
+    }
+    let checkpoint = teacher.checkpoint()?;
+    Ok((teacher, checkpoint))
+}
+
+/// Has the teacher translate, and makes pairs of the translations.
+fn make(
+    coordinator: &mut Coordinator,
+    lesson: &Lesson,
+    teacher: &Teacher,
+    checkpoint: &Checkpoint,
+) -> Result<(), Halt> {
+    let task = task(lesson, teacher, checkpoint)?;
+    if Task::read(&lesson.folder).is_ok_and(|other| other.key != task.key) {
+        coordinator.progress.say(&format!(
+            "note: {} has translations of another teacher, text or decoding: starting over",
+            lesson.folder.display()
+        ));
+        fs::remove_dir_all(&lesson.folder)?;
+    }
+    let unwritable = || format!("cannot write into {}", lesson.folder.display());
+    task.write(&lesson.folder).with_context(unwritable)?;
+    translate(coordinator, lesson, &task)?;
+
+    let mut translations = Vec::new();
+    for line in task.shards(&lesson.folder).merge()? {
+        translations.push(serde_json::from_str::<Translation>(&line)?);
+    }
+    let taught = figures(lesson, teacher, &translations);
+    let text = serde_json::to_string_pretty(&taught)? + "\n";
+    fs::write(lesson.folder.join(SCORES), text).with_context(unwritable)?;
+    let weights = checkpoint.manifest().files.get(ADAPTERS);
+    let record = Record {
+        key: task.key,
+        sha256: String::new(),
+        teacher: teacher.run.path().to_owned(),
+        weights: weights.map_or_else(String::new, |file| file.sha256.clone()),
+    };
+    let pairs = translations.into_iter().map(&lesson.pair);
+    let record = made::write(&lesson.folder, pairs, record).with_context(unwritable)?;
+    for name in SCAFFOLD {
+        let path = lesson.folder.join(name);
+        // Only space is lost if they stay.
+        let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+    }
+    coordinator.progress.say(&format!("{}: {}", lesson.key, summary(&taught)));
+    coordinator.journal.event("made", json!({ "key": lesson.key, "sha256": record.sha256 }));
+    Ok(())
+}
+
+fn task(lesson: &Lesson, teacher: &Teacher, checkpoint: &Checkpoint) -> anyhow::Result<Task> {
+    let task = Task {
+        model: teacher.run.path().to_owned(),
+        checkpoint: checkpoint.folder().to_owned(),
+        decoding: teacher.decoding(lesson)?,
+        input: lesson.input.clone(),
+        too_long: TooLong::Skip,
+        shard: lesson.shard,
+        key: String::new(),
+    };
+    let manifest = checkpoint.manifest();
+    let config = &teacher.config;
+    let settings = json!({
+        "weights": manifest.files.get(ADAPTERS),
+        "bases": manifest.bases,
+        "model": config.model,
+        "precision": config.training.precision,
+        "max_length": config.data.max_length,
+    });
+    let key = task.hash(&settings).context("cannot read the text that is to be translated")?;
+    Ok(Task { key, ..task })
+}
+
+/// Runs groups of workers until every shard is there.
+fn translate(coordinator: &mut Coordinator, lesson: &Lesson, task: &Task) -> Result<(), Halt> {
+    let shards = task.shards(&lesson.folder);
+    let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
+    loop {
+        let (whole, damaged) = shards.clean()?;
+        for damage in damaged {
+            coordinator.progress.say(&format!("warning: {damage}; it is translated again"));
+            coordinator.journal.event("damaged", json!({ "message": damage.to_string() }));
+        }
+        if whole > 0 {
+            coordinator.progress.say(&format!("{}: {whole} shards are there", lesson.key));
+        }
+        let generation = coordinator.begin_attempt("translate")?;
+        let work = Work::Translate { task: lesson.folder.clone() };
+        let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
+        let setting = Setting {
+            run: &coordinator.run,
+            topology: &coordinator.topology,
+            deadlines: &coordinator.config.cluster.deadlines,
+            interrupts: &coordinator.interrupts,
+        };
+        let mut listener = Counting {
+            key: lesson.key,
+            whole,
+            journal: &mut coordinator.journal,
+            progress: &mut coordinator.progress,
+            restarts: &mut restarts,
+        };
+        let end = group::run(&setting, generation, job, &mut listener);
+        if coordinator.handle(end, &mut restarts)? {
+            return Ok(());
+        }
+    }
+}
+
+/// Follows a group of workers that translates.
+struct Counting<'a> {
+    key: &'static str,
+    whole: usize,
+    journal: &'a mut Journal,
+    progress: &'a mut Progress,
+    restarts: &'a mut Restarts,
+}
+
+impl Listener for Counting<'_> {
+    fn joined(&mut self, rank: usize, host: &str, device: &str) {
+        self.journal.event("joined", json!({ "rank": rank, "host": host, "device": device }));
+    }
+
+    fn report(&mut self, rank: usize, report: Report) {
+        match report {
+            Report::Translated { shard, shards } => {
+                self.whole += 1;
+                self.restarts.progress();
+                self.journal.event("translated", json!({ "shard": shard }));
+                let line = format!("{}: {} of {shards} shards translated", self.key, self.whole);
+                self.progress.show_line(&line, self.whole == shards);
+            }
+            Report::Notice { text } => {
+                let text = format!("rank {rank}: {text}");
+                self.progress.say(&format!("note: {text}"));
+                self.journal.state.add_notice(&text);
+            }
+            _ => {}
+        }
+    }
+
+    fn stopping(&mut self) {
+        self.journal.event("stopping", json!({}));
+        self.progress.say("stopping: finished shards are kept; press Ctrl-C again to kill");
+    }
+
+    fn tick(&mut self) {
+        self.journal.save_sometimes();
+    }
+}
+
+fn figures(lesson: &Lesson, teacher: &Teacher, translations: &[Translation]) -> Taught {
+    let has_references = matches!(lesson.input, Input::Sources(_));
+    let words = |text: &dyn Fn(&Translation) -> &str| -> usize {
+        translations.iter().map(|t| text(t).split_whitespace().count()).sum()
+    };
+    let other = match has_references {
+        true => words(&|t| &t.reference),
+        false => words(&|t| &t.source),
+    };
+    Taught {
+        key: lesson.key.into(),
+        teacher: teacher.run.path().to_owned(),
+        sentences: translations.len(),
+        empty: translations.iter().filter(|t| t.hypothesis.is_empty()).count(),
+        duplicates: duplicates(translations.iter().map(|t| &*t.hypothesis)),
+        reference_duplicates: has_references
+            .then(|| duplicates(translations.iter().map(|t| &*t.reference))),
+        length_ratio: words(&|t| &t.hypothesis) as f64 / other.max(1) as f64,
+        scores: has_references.then(|| score::corpus(translations)),
+    }
+}
+
+/// How many texts, empty ones aside, have been there before.
+fn duplicates<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
+    let mut seen = HashSet::new();
+    texts.filter(|text| !text.is_empty() && !seen.insert(*text)).count()
+}
+
+/// What was made, in one line.
+fn summary(taught: &Taught) -> String {
+    let bleu = taught
+        .scores
+        .as_ref()
+        .map_or(String::new(), |scores| format!(", teacher BLEU {:.2}", scores.bleu_13a.score));
+    format!(
+        "{} sentences{bleu}, length ratio {:.3}, {} duplicates, {} empty",
+        taught.sentences, taught.length_ratio, taught.duplicates, taught.empty
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_counted_from_the_second_on() {
+        assert_eq!(duplicates(["a", "b", "a", "", "", "a"].into_iter()), 2);
+    }
+}

@@ -1,0 +1,56 @@
+//! A run from wherever it stands to its end.
+
+use std::path::PathBuf;
+
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::{Machine, Topology};
+use tandem_config::RunConfig;
+
+use crate::coordinator::journal::{Journal, Stage, Status};
+use crate::coordinator::life::Coordinator;
+use crate::exit::{Exit, Refused};
+use crate::interrupts::Interrupts;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::{hub, prepare};
+
+/// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
+///
+/// # Errors
+/// Whatever keeps the run from starting.
+pub fn launch(
+    mut config: RunConfig,
+    restart: bool,
+    program: PathBuf,
+    interrupts: Interrupts,
+) -> anyhow::Result<Exit> {
+    let topology = Topology::find(&config.cluster, &Machine::this())
+        .map_err(|error| Refused(error.to_string()))?;
+    let mut progress = Progress::default();
+
+    let run = RunFolder::new(config.run.path());
+    let _lock = run.lock()?;
+    if restart {
+        prepare::start_over(&run)?;
+    }
+    hub::resolve(&mut config, &mut |text| progress.say(text))?;
+    prepare::write_config(&run, &config)?;
+    // An old request is not meant for this launch.
+    let _ = std::fs::remove_file(run.stop_request());
+
+    let mut journal = Journal::open(run.clone());
+    let more = config.training.steps > journal.state.steps;
+    if journal.state.stage == Stage::Finished && journal.state.status == Status::Done && !more {
+        progress.say(&format!(
+            "{} has finished; train longer with `--set training.steps=...`, or start over with \
+             `--restart`",
+            run.path().display()
+        ));
+        return Ok(Exit::Done);
+    }
+    if more {
+        journal.state.stage = Stage::Train;
+    }
+    progress.say(&Plan::new(&config, topology.clone(), program.clone())?.to_string());
+    Coordinator { run, config, topology, program, interrupts, progress, journal }.run()
+}

@@ -1,0 +1,254 @@
+//! Teachers: training data that another model makes is the same whatever happens on the way, and
+//! so is what is learnt from it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use serde_json::Value;
+use tandem_tests::live::{Launch, Run, eventually, send};
+use tandem_tests::{Tiny, adapters, expect_code, program};
+
+const STEPS: u64 = 12;
+/// Distillation in shards so small that a fault strikes in the middle.
+const DISTILLATION: [&str; 3] = [
+    "data.distillation.teacher=teacher.yaml",
+    "data.distillation.beam=16",
+    "data.distillation.shard=8",
+];
+const BACK_TRANSLATION: [&str; 6] = [
+    "data.back_translation.teacher=back",
+    "data.back_translation.text=mono.en",
+    "data.back_translation.ratio=0.5",
+    "data.back_translation.beam=24",
+    "data.back_translation.tag=null",
+    "data.back_translation.shard=4",
+];
+
+/// The texts, BERTs and the teacher from English to German of all tests here, made once.
+fn tiny() -> Arc<Tiny> {
+    static SHARED: Mutex<Weak<Tiny>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let tiny = Arc::new(Tiny::new());
+        teacher(&tiny, "teacher");
+        let back = teacher(&tiny, "back");
+        let mut command = program("tandem");
+        command.arg("launch").arg(back);
+        for (column, number) in [("source", 2), ("target", 1)] {
+            for split in ["train", "valid", "test"] {
+                command.args(["--set", &format!("data.{split}.tsv.{column}={number}")]);
+            }
+        }
+        expect_code(&mut command, 0);
+        *shared = Arc::downgrade(&tiny);
+        tiny
+    })
+}
+
+/// The run file of a small autoregressive Transformer.
+fn teacher(tiny: &Tiny, name: &str) -> std::path::PathBuf {
+    let transformer = "{ transformer: { layers: 1, hidden: 32, heads: 2, feed_forward: 64, \
+                       max_length: 32, vocabulary: { learn: { size: 110, lowercase: false } } } }";
+    tiny.translation(name, 1, transformer, transformer, "{ autoregressive: {} }")
+}
+
+/// What is made of the data of a run, and what is learnt from it.
+struct Outcome {
+    pairs: Vec<u8>,
+    scores: Vec<u8>,
+    adapters: Vec<u8>,
+}
+
+impl Outcome {
+    fn of(run: &Run, made: &str) -> Self {
+        let read = |name: &str| {
+            let path = run.folder().join(made).join(name);
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let adapters = adapters(run.folder(), STEPS);
+        Self { pairs: read("train.jsonl"), scores: read("scores.json"), adapters }
+    }
+
+    fn assert_same(&self, other: &Self) {
+        assert!(self.pairs == other.pairs, "other pairs were made");
+        assert!(self.scores == other.scores, "the pairs have other figures");
+        assert!(self.adapters == other.adapters, "other weights were learnt");
+    }
+}
+
+/// The student to which nothing happens, on two workers.
+fn undisturbed() -> &'static Outcome {
+    static OUTCOME: OnceLock<Outcome> = OnceLock::new();
+    OUTCOME.get_or_init(|| {
+        let run = Run::new(&tiny(), "student", 2, &DISTILLATION);
+        let ended = run.launch(&[], 0);
+        ended.assert_said("shards translated");
+        ended.assert_said("teacher BLEU ");
+        let report = std::fs::read_to_string(run.folder().join("report.md")).expect("a report");
+        assert!(report.contains("## Teachers"), "{report}");
+        assert!(report.contains("`data.distillation`: "), "{report}");
+        assert!(report.contains("`train`: 380 samples of 380 lines"), "{report}");
+        Outcome::of(&run, "distilled")
+    })
+}
+
+fn shards(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder.join("shards")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "jsonl")).count()
+}
+
+fn wait_for_shards(run: &Run, made: &str, count: usize) {
+    eventually("shards are written", || shards(&run.folder().join(made)) >= count);
+}
+
+fn kill_the_launcher(run: &Run, launch: Launch) {
+    launch.kill();
+    eventually("all are gone", || run.processes().is_empty());
+}
+
+#[test]
+fn every_source_is_distilled_once_and_in_order() {
+    let made = String::from_utf8(undisturbed().pairs.clone()).expect("UTF-8");
+    let sources = made.lines().map(|line| {
+        let pair: Value = serde_json::from_str(line).expect("a pair");
+        pair["source"].as_str().expect("a source").to_owned()
+    });
+    let train = std::fs::read_to_string(tiny().path("train.tsv")).expect("texts");
+    let expected = train.lines().map(|line| line.split('\t').next().expect("a source").to_owned());
+    assert!(sources.eq(expected));
+    let scores: Value = serde_json::from_slice(&undisturbed().scores).expect("figures");
+    assert_eq!(scores["sentences"], 380);
+    assert!(scores["scores"]["bleu_13a"]["score"].is_number(), "{scores}");
+    assert!(scores["reference_duplicates"].is_number(), "{scores}");
+}
+
+#[test]
+fn one_worker_distils_as_two_do() {
+    let run = Run::new(&tiny(), "one-student", 1, &DISTILLATION);
+    run.launch(&[], 0);
+    assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs);
+}
+
+/// A worker is killed, then the launcher, then a shard is damaged, then a stop is asked for.
+#[test]
+fn a_killed_distillation_ends_with_the_same_bits() {
+    let run = Run::new(&tiny(), "killed-student", 2, &DISTILLATION);
+    undisturbed();
+    let launch = run.start(&[]);
+    let pid = run.rank(1, 1);
+    wait_for_shards(&run, "distilled", 2);
+    send(pid, "KILL");
+    eventually("it is noticed", || run.events("failure").len() == 1);
+    assert_eq!(run.events("failure")[0]["failure"]["phase"], "translate");
+    wait_for_shards(&run, "distilled", 6);
+    kill_the_launcher(&run, launch);
+    let before = shards(&run.folder().join("distilled"));
+    assert!(!run.folder().join("distilled/train.jsonl").exists(), "the fault came too late");
+
+    let damaged = run.folder().join("distilled/shards/shard-000000.jsonl");
+    let mut bytes = std::fs::read(&damaged).expect("the first shard");
+    let place = bytes.len() - 10;
+    bytes[place] ^= 1;
+    std::fs::write(&damaged, bytes).expect("a shard");
+    let launch = run.start(&[]);
+    wait_for_shards(&run, "distilled", before + 2);
+    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    let ended = launch.wait(75);
+    ended.assert_said("shard-000000.jsonl is damaged: its hash does not fit");
+    ended.assert_said("the same command goes on with what is not translated");
+    assert!(!run.folder().join("distilled/train.jsonl").exists(), "the stop came too late");
+    run.assert_no_process();
+
+    run.launch(&[], 0);
+    let mut shards: Vec<u64> =
+        run.events("translated").iter().filter_map(|event| event["shard"].as_u64()).collect();
+    let count = shards.len();
+    shards.sort_unstable();
+    shards.dedup();
+    assert!(count - shards.len() <= 3, "more than what was lost was translated again");
+    Outcome::of(&run, "distilled").assert_same(undisturbed());
+    assert!(!run.folder().join("distilled/shards").exists());
+    run.assert_no_process();
+    run.launch(&[], 0).assert_said("has finished");
+}
+
+/// The teacher is trained by the student's launch, which is stopped and killed meanwhile.
+#[test]
+fn a_teacher_is_trained_first_and_gone_on_with() {
+    let tiny = tiny();
+    undisturbed();
+    teacher(&tiny, "late-teacher");
+    let late = ["data.distillation.teacher=late-teacher.yaml", "data.distillation.beam=16"];
+    let run = Run::new(&tiny, "late-student", 1, &late);
+    let launch = run.start(&[]);
+    let checkpoints = run.beside("late-teacher/checkpoints");
+    eventually("the teacher has a checkpoint", || checkpoints.join("latest").exists());
+    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    launch.wait(75).assert_said("data.distillation: the teacher ");
+    let launch = run.start(&[]);
+    eventually("the teacher is done", || checkpoints.join("average").exists());
+    kill_the_launcher(&run, launch);
+    run.launch(&[], 0);
+    let weights = |name: &str| adapters(&tiny.path(name), STEPS);
+    assert!(weights("late-teacher") == weights("teacher"), "the teacher learnt other weights");
+    let pairs = Outcome::of(&run, "distilled").pairs;
+    assert!(pairs == undisturbed().pairs, "the teacher translated otherwise");
+}
+
+#[test]
+fn a_killed_back_translation_ends_with_the_same_bits() {
+    let whole = Run::new(&tiny(), "back-whole", 2, &BACK_TRANSLATION);
+    whole.launch(&[], 0);
+    let report = std::fs::read_to_string(whole.folder().join("report.md")).expect("a report");
+    assert!(report.contains("`train`: 570 samples of 570 lines"), "{report}");
+    let whole = Outcome::of(&whole, "back_translated");
+    assert_eq!(String::from_utf8_lossy(&whole.pairs).lines().count(), 190);
+
+    let run = Run::new(&tiny(), "back-killed", 2, &BACK_TRANSLATION);
+    let launch = run.start(&[]);
+    let pid = run.rank(1, 0);
+    wait_for_shards(&run, "back_translated", 2);
+    send(pid, "KILL");
+    eventually("it is noticed", || run.events("failure").len() == 1);
+    wait_for_shards(&run, "back_translated", 5);
+    kill_the_launcher(&run, launch);
+    run.launch(&[], 0);
+    Outcome::of(&run, "back_translated").assert_same(&whole);
+    run.assert_no_process();
+}
+
+#[test]
+fn both_together_with_a_tag() {
+    let settings =
+        [&DISTILLATION[..], &BACK_TRANSLATION, &["data.back_translation.tag=BT"]].concat();
+    let run = Run::new(&tiny(), "both", 1, &settings);
+    run.launch(&[], 0);
+    let made = std::fs::read_to_string(run.folder().join("back_translated/train.jsonl"));
+    let made = made.expect("pairs");
+    let mono = std::fs::read_to_string(run.beside("mono.en")).expect("texts");
+    for line in made.lines() {
+        let pair: Value = serde_json::from_str(line).expect("a pair");
+        let (source, target) = (pair["source"].as_str(), pair["target"].as_str());
+        assert!(source.is_some_and(|source| source.is_empty() || source.starts_with("BT ")));
+        assert!(mono.lines().any(|line| Some(line) == target), "{pair}");
+    }
+    assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs);
+}
+
+#[test]
+fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
+    let tiny = tiny();
+    let refused = |settings: &[&str], words: &str| {
+        let run = Run::new(&tiny, "refused", 1, settings);
+        run.launch(&[], 2).assert_said(words);
+        assert!(!run.folder().exists());
+    };
+    refused(&["data.distillation.teacher=bert-de"], "has the mlm objective and does not translate");
+    refused(
+        &["data.distillation.teacher=refused.yaml"],
+        "would be its own teacher, must be another run",
+    );
+    let masked = tiny.ab_net("masked-teacher", 1, 0.0);
+    let masked = format!("data.distillation.teacher={}", masked.display());
+    refused(&[&masked, "data.distillation.beam=5"], "is not searched by beams");
+}
