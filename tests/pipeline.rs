@@ -30,6 +30,22 @@ fn two_berts_become_a_translator() {
         + &String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("BLEU"), "{said}");
 
+    // What the length prediction costs.
+    let mut command = program("tandem");
+    command.arg("evaluate").arg(&run).args([
+        "--json",
+        "--set",
+        "decoding.mask_predict.score=average",
+    ]);
+    command.args(["--set", "decoding.mask_predict.lengths=oracle"]);
+    let output = expect_code(&mut command, 0);
+    let oracle: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(oracle["figures"]["length_accuracy"], 1.0, "{oracle}");
+    assert_ne!(scores["figures"]["length_accuracy"], 1.0, "{scores}");
+    let mut command = program("tandem");
+    command.arg("evaluate").arg(&run).args(["--set", "training.steps=1"]);
+    expect_code(&mut command, 2);
+
     // Translations come in the order of their lines, an empty one for an empty line.
     let lines = "eins zwei drei .\n\nneun .\nvier fünf sechs sieben acht neun .\n";
     let translations = translate(&run, lines);

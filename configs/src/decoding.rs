@@ -25,6 +25,13 @@ impl Decoding {
     }
 }
 
+impl Decoding {
+    /// Whether the lengths of references decide translations, which only an evaluation has.
+    pub fn needs_references(&self) -> bool {
+        matches!(self, Self::MaskPredict(config) if config.lengths == Lengths::Oracle)
+    }
+}
+
 impl Default for Decoding {
     fn default() -> Self {
         Self::MaskPredict(MaskPredict::default())
@@ -41,9 +48,13 @@ pub struct MaskPredict {
     /// How many of the most probable lengths are tried.
     #[schemars(range(min = 1, max = 64))]
     pub length_candidates: usize,
+    /// Which lengths are tried.
+    pub lengths: Lengths,
     /// When a sentence is finished.
     pub stop: Stop,
-    /// Candidates are compared by `Σ log p / ((5 + L) / 6)^length_penalty`.
+    /// By what candidates are compared.
+    pub score: Score,
+    /// The exponent of `score: length_penalty`; above 0 longer candidates gain.
     #[schemars(range(min = 0.0))]
     pub length_penalty: f64,
     /// Padded tokens per batch, all candidates counted.
@@ -56,11 +67,35 @@ impl Default for MaskPredict {
         Self {
             iterations: 10,
             length_candidates: 4,
+            lengths: Lengths::Predicted,
             stop: Stop::Unchanged,
+            score: Score::LengthPenalty,
             length_penalty: 1.1,
             max_tokens: 4000,
         }
     }
+}
+
+/// Which lengths Mask-Predict tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// The `length_candidates` most probable ones.
+    #[default]
+    Predicted,
+    /// The reference's alone: an analysis of what better lengths would bring, for evaluation only.
+    Oracle,
+}
+
+/// By what Mask-Predict compares candidates of L tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// `Σ log p / ((5 + L) / 6)^length_penalty` (the released code).
+    #[default]
+    LengthPenalty,
+    /// `Σ log p / L`, the average log-probability (Ghazvininejad et al. 2019).
+    Average,
 }
 
 /// When Mask-Predict finishes a sentence.

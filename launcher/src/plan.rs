@@ -69,6 +69,7 @@ impl Plan {
                 checkpoint: run.store().folder().join("average"),
                 split: "test".into(),
                 output: run.evaluation("test", config.training.steps),
+                decoding: None,
             };
             commands.push(command(&topology, &work, &program, &run));
         }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tandem_cluster::engine::Job;
 use tandem_cluster::topology::Topology;
+use tandem_config::decoding::Decoding;
 
 use crate::exit::Refused;
 
@@ -36,7 +37,7 @@ pub fn find() -> Result<PathBuf, Refused> {
 }
 
 /// What a group of workers does.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Work {
     /// Trains, from the start or from a checkpoint's folder.
     Train {
@@ -53,6 +54,8 @@ pub enum Work {
         split: String,
         /// Where translations go.
         output: PathBuf,
+        /// How translations are found, where it is not as the run's config says.
+        decoding: Option<Decoding>,
     },
     /// Translates.
     Translate {
@@ -85,10 +88,14 @@ impl Work {
                     arguments.push("--evaluate-first".into());
                 }
             }
-            Self::Evaluate { checkpoint, split, output } => {
+            Self::Evaluate { checkpoint, split, output, decoding } => {
                 option("--checkpoint", text(checkpoint));
                 option("--split", split.clone());
                 option("--output", text(output));
+                if let Some(decoding) = decoding {
+                    let json = serde_json::to_string(decoding);
+                    option("--decoding", json.expect("a decoding is JSON"));
+                }
             }
             Self::Translate { task } => option("--task", text(task)),
         }
@@ -128,7 +135,7 @@ mod tests {
         let (checkpoint, output) = (PathBuf::from("/c"), PathBuf::from("/o"));
         let split = "test".into();
         assert_eq!(
-            line(Work::Evaluate { checkpoint, split, output }),
+            line(Work::Evaluate { checkpoint, split, output, decoding: None }),
             "evaluate --run /runs/a --checkpoint /c --split test --output /o"
         );
         assert_eq!(

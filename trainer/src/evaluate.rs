@@ -216,7 +216,9 @@ impl Evaluator {
             let started = Instant::now();
             let sources: Vec<&[u32]> =
                 samples.iter().map(|&sample| self.corpus.source(sample as usize)).collect();
-            let Some(found) = translator.translate(&sources, poll) else {
+            let references: Vec<usize> =
+                samples.iter().map(|&sample| self.corpus.target(sample as usize).len()).collect();
+            let Some(found) = translator.translate(&sources, &references, poll) else {
                 return Ok(Ending::Stopped);
             };
             seconds += started.elapsed().as_secs_f64();
@@ -257,7 +259,8 @@ impl Evaluator {
         let mut times = Vec::with_capacity(count);
         for sample in 0..count {
             let started = Instant::now();
-            translator.translate(&[self.corpus.source(sample)], poll)?;
+            let reference = self.corpus.target(sample).len();
+            translator.translate(&[self.corpus.source(sample)], &[reference], poll)?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }
         times.sort_by(f64::total_cmp);

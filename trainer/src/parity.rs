@@ -180,6 +180,7 @@ impl ParityModel {
             stop,
             length_penalty: decode.length_penalty,
             max_tokens: 8000,
+            ..MaskPredict::default()
         })
     }
 

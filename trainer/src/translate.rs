@@ -59,6 +59,12 @@ impl<'a> Translating<'a> {
             bail!("a run with the mlm objective cannot translate");
         };
         let (model, decoding) = (&translation.model, &task.decoding);
+        if decoding.needs_references() {
+            bail!(
+                "decoding.mask_predict.lengths is oracle, which is for evaluation only: a new \
+                 text has no references"
+            );
+        }
         let translator = Translator::new(model, languages, target, decoding, worker.device);
         let skipped = self.skipped()?;
         let batches = translator.batches(&corpus.lengths());
@@ -77,7 +83,7 @@ impl<'a> Translating<'a> {
                     })
                     .collect();
                 let mut poll = || worker.goes_on(Phase::Translate, *step);
-                let Some(found) = translator.translate(&sources, &mut poll) else {
+                let Some(found) = translator.translate(&sources, &[], &mut poll) else {
                     return Ok(Ending::Stopped);
                 };
                 for (&sample, translation) in samples.iter().zip(found) {

@@ -25,6 +25,9 @@ pub struct Args {
     /// Where translations and scores go; by default below `evaluation` in the run's folder.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    /// Change how translations are found: decoding.path.to.key=value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -43,7 +46,12 @@ impl Args {
     /// No such run or checkpoint, no such split, or workers that fail.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let config = prepare::load(&run.config(), &[])?;
+        let other = |text: &&String| !text.starts_with("decoding.");
+        if let Some(text) = self.overrides.iter().find(other) {
+            let message = format!("--set {text}: only keys of decoding can be changed here");
+            return Err(Refused(message).into());
+        }
+        let config = prepare::load(&run.config(), &self.overrides)?;
         let (split, text) = match self.split {
             Split::Valid => ("valid", &config.data.valid),
             Split::Test => ("test", &config.data.test),
@@ -53,7 +61,9 @@ impl Args {
         }
         let checkpoint = run.store().open(&self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| {
-            let name = format!("{split}-{}", self.checkpoint);
+            let decoding: Vec<String> =
+                self.overrides.iter().map(|text| format!("-{}", text.replace('/', "_"))).collect();
+            let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());
             run.path().join("evaluation").join(name)
         });
         let output = std::path::absolute(&folder)?;
@@ -61,6 +71,7 @@ impl Args {
             checkpoint: checkpoint.folder().to_owned(),
             split: split.into(),
             output: output.clone(),
+            decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
         };
         let parts = match Session::new(run, config)?.work(&work)? {
             Ok(parts) => parts,

@@ -58,6 +58,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
             checkpoint: average.folder().to_owned(),
             split: "test".into(),
             output: output.clone(),
+            decoding: None,
         };
         let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
         let setting = Setting {

@@ -24,6 +24,9 @@ pub struct Args {
     /// Where the ranks' translations are written.
     #[arg(long)]
     output: PathBuf,
+    /// How translations are found, as JSON; by default as the config says.
+    #[arg(long)]
+    decoding: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -35,6 +38,12 @@ enum HeldOut {
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         super::rank::run(&self.run, |worker, _| {
+            let mut config = worker.config.clone();
+            if let Some(decoding) = &self.decoding {
+                config.decoding =
+                    serde_json::from_str(decoding).context("--decoding is no decoding")?;
+            }
+            let worker = &worker.with_run(&self.run, config);
             let Trained { languages, objective, step } = Trained::open(worker, &self.checkpoint)?;
             let split = match self.split {
                 HeldOut::Valid => Split::Valid,

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use tandem_config::decoding::{MaskPredict, Stop};
+use tandem_config::decoding::{MaskPredict, Score, Stop};
 use tch::{Device, Tensor, no_grad};
 
 use super::{Sources, TargetIds, Translation};
@@ -46,7 +46,7 @@ pub fn translate(
                 return None;
             }
         }
-        Some(best(&hypotheses, lengths.len(), config.length_penalty))
+        Some(best(&hypotheses, lengths.len(), config))
     })
 }
 
@@ -63,9 +63,13 @@ impl Hypothesis {
         Self { sentence, tokens, log_probs, passes: 0 }
     }
 
-    fn score(&self, length_penalty: f64) -> f64 {
+    fn score(&self, config: &MaskPredict) -> f64 {
         let sum: f64 = self.log_probs.iter().map(|&log_prob| f64::from(log_prob)).sum();
-        sum / ((5.0 + self.tokens.len() as f64) / 6.0).powf(length_penalty)
+        let length = self.tokens.len() as f64;
+        match config.score {
+            Score::LengthPenalty => sum / ((5.0 + length) / 6.0).powf(config.length_penalty),
+            Score::Average => sum / length,
+        }
     }
 
     /// The positions that iteration `i` of `iterations` predicts again: `floor(L · (T − i) / T)`
@@ -190,11 +194,11 @@ fn batches(hypotheses: &[Hypothesis], max_tokens: usize) -> Vec<Range<usize>> {
 }
 
 /// Each sentence's hypothesis of the highest score; of equal ones the shorter.
-fn best(hypotheses: &[Hypothesis], sentences: usize, length_penalty: f64) -> Vec<Translation> {
+fn best(hypotheses: &[Hypothesis], sentences: usize, config: &MaskPredict) -> Vec<Translation> {
     let mut chosen =
         vec![Translation { score: f64::NEG_INFINITY, ..Translation::empty() }; sentences];
     for hypothesis in hypotheses {
-        let score = hypothesis.score(length_penalty);
+        let score = hypothesis.score(config);
         let best = &mut chosen[hypothesis.sentence];
         best.passes += hypothesis.passes;
         if score > best.score || best.ids.is_empty() {
@@ -226,6 +230,27 @@ mod tests {
         hypothesis.log_probs = vec![-0.5, -2.0, -0.5, -0.1];
         assert_eq!(hypothesis.weakest(1, 4), [0, 1, 2]);
         assert_eq!(hypothesis.weakest(2, 4), [0, 1]);
+    }
+
+    #[test]
+    fn the_score_decides_which_length_is_best() {
+        let finished = |log_probs: &[f32]| Hypothesis {
+            log_probs: log_probs.to_vec(),
+            ..hypothesis(log_probs.len())
+        };
+        let hypotheses = [finished(&[-1.0, -1.0]), finished(&[-0.9; 7])];
+        let best_length = |score, length_penalty| {
+            let config = MaskPredict { score, length_penalty, ..MaskPredict::default() };
+            let best = best(&hypotheses, 1, &config);
+            (best[0].ids.len(), best[0].score)
+        };
+        // -2 against -6.3; -2 / (7 / 6) against -6.3 / 2; -2 / 2 against -6.3 / 7
+        assert_eq!(best_length(Score::LengthPenalty, 0.0), (2, -2.0));
+        assert_eq!(best_length(Score::LengthPenalty, 1.0).0, 2);
+        assert_eq!(best_length(Score::LengthPenalty, 3.0).0, 7); // -1.259 against -0.7875
+        let (length, score) = best_length(Score::Average, 1.1);
+        assert_eq!(length, 7);
+        assert!((score + 0.9).abs() < 1e-6, "{score}");
     }
 
     #[test]

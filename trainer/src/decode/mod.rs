@@ -3,7 +3,7 @@
 pub mod beam_search;
 pub mod mask_predict;
 
-use tandem_config::decoding::Decoding;
+use tandem_config::decoding::{Decoding, Lengths as ReferenceLengths, MaskPredict};
 use tch::{Device, Tensor};
 
 use crate::corpora::Languages;
@@ -103,10 +103,13 @@ impl<'a> Translator<'a> {
     }
 
     /// Translates a batch of sources that end with [SEP]. A source without words has an empty
-    /// translation. `poll` is called before each pass, and ends the work by answering false.
+    /// translation. `references` are the lengths of the reference translations, which
+    /// `lengths: oracle` needs. `poll` is called before each pass, and ends the work by answering
+    /// false.
     pub fn translate(
         &self,
         sources: &[&[u32]],
+        references: &[usize],
         poll: &mut dyn FnMut() -> bool,
     ) -> Option<Vec<Translation>> {
         let full: Vec<usize> = (0..sources.len()).filter(|&i| sources[i].len() > 1).collect();
@@ -116,10 +119,15 @@ impl<'a> Translator<'a> {
         }
         let padded: Vec<&[u32]> = full.iter().map(|&i| sources[i]).collect();
         let (ids, real) = rows(&Padded::new(&padded, self.source_pad), self.device);
-        let batch = Sources { ids, real, lengths: None };
+        let given = |config: &MaskPredict| {
+            (config.lengths == ReferenceLengths::Oracle)
+                .then(|| full.iter().map(|&i| vec![references[i]]).collect())
+        };
+        let mut batch = Sources { ids, real, lengths: None };
         let (model, ids, positions) = (self.model, self.ids, self.positions);
         let found = match self.config {
             Decoding::MaskPredict(config) => {
+                batch.lengths = given(config);
                 mask_predict::translate(model, config, ids, positions, &batch, poll)?
             }
             Decoding::BeamSearch(config) => {
