@@ -131,6 +131,7 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-de-en-mask-predict", 74_868_736),
     ("wmt14-de-en-released", 104_721_408),
     ("wmt14-de-en-transformer", 74_344_448),
+    ("wmt14-de-en-transformer-big", 236_769_280),
     ("wmt14-en-de", 66_920_448),
     ("wmt14-en-de-ab-net-enc", 80_710_656),
     ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
