@@ -34,6 +34,10 @@ fn from_yaml_to_bleu(tiny: &Tiny, name: &str, encoder: &str, decoder: &str, obje
     assert!(report.contains("BLEU"), "{name}: {report}");
 }
 
+fn frozen(language: &str) -> String {
+    format!("{{ bert: {{ pretrained: ./bert-{language}/export, train: frozen }} }}")
+}
+
 fn transformer(vocabulary: &str) -> String {
     TRANSFORMER.replace("VOCABULARY", vocabulary)
 }
@@ -62,4 +66,7 @@ fn berts_and_transformers_together() {
     from_yaml_to_bleu(&tiny, "enc-autoregressive", BERT_ENCODER, &english, AUTOREGRESSIVE);
     from_yaml_to_bleu(&tiny, "causal-bert", BERT_ENCODER, BERT_DECODER, AUTOREGRESSIVE);
     from_yaml_to_bleu(&tiny, "bert-decoder", &german, BERT_DECODER, MASKED);
+    let (encoder, decoder) = (frozen("de"), frozen("en"));
+    from_yaml_to_bleu(&tiny, "no-encoder-adapters", &encoder, BERT_DECODER, MASKED);
+    from_yaml_to_bleu(&tiny, "no-adapters", &encoder, &decoder, MASKED);
 }

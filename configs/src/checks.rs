@@ -165,10 +165,22 @@ fn translating_bert(encoder: &BertEncoder, report: &mut Report) {
         let message = "only the mlm objective makes a BERT, give `pretrained` instead";
         report.conflict("model.encoder.bert.new", message.into());
     }
-    if encoder.train == Train::Adapters && encoder.adapters.is_none() {
-        let message = "missing, `train: adapters` has nothing else to train, must be a map of dim \
-                       | layers";
-        report.conflict("model.encoder.bert.adapters", message.into());
+    let path = "model.encoder.bert.adapters";
+    adapters(encoder.train, encoder.adapters.is_some(), "dim | layers", path, report);
+}
+
+/// `train: adapters` trains some, `train: frozen` has none.
+fn adapters(train: Train, are_there: bool, keys: &str, path: &str, report: &mut Report) {
+    if train == Train::Adapters && !are_there {
+        let message = format!(
+            "missing, `train: adapters` has nothing else to train, must be a map of {keys}"
+        );
+        report.conflict(path, message);
+    }
+    if train == Train::Frozen && are_there {
+        let message =
+            "`train: frozen` trains nothing here, leave this out or set train to adapters";
+        report.conflict(path, message.into());
     }
 }
 
@@ -177,7 +189,7 @@ fn pre_trained_bert(encoder: &BertEncoder, report: &mut Report) {
         let message = "the mlm objective trains the BERT itself, leave the adapters out";
         report.conflict("model.encoder.bert.adapters", message.into());
     }
-    if encoder.train == Train::Adapters && encoder.new.is_none() {
+    if matches!(encoder.train, Train::Adapters | Train::Frozen) && encoder.new.is_none() {
         let message = "the mlm objective trains the BERT itself, must be all | scratch";
         report.conflict("model.encoder.bert.train", message.into());
     }
@@ -224,8 +236,20 @@ fn encoder_adapters(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
 
 fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let Some(Decoder::Bert(decoder)) = &run.model.decoder else { return };
-    let adapters = &decoder.cross_attention;
     let path = "model.decoder.bert.cross_attention";
+    let keys = "heads | feed_forward | layers | dropout";
+    adapters(decoder.train, decoder.cross_attention.is_some(), keys, path, report);
+    let Some(adapters) = &decoder.cross_attention else {
+        // With length prediction there is still something that depends on the source.
+        if matches!(run.model.objective, Objective::Autoregressive(_)) {
+            let message = format!(
+                "missing, without it the autoregressive objective never sees the source, must be a \
+                 map of {keys}"
+            );
+            report.conflict(path, message);
+        }
+        return;
+    };
     layers(&adapters.layers, shapes.decoder, &format!("{path}.layers"), report);
     if let Some(bert) = shapes.decoder
         && !bert.hidden.is_multiple_of(adapters.heads)

@@ -84,10 +84,11 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
         total += layers(target, tokens, length);
         let (count, heads, inner) = match (&run.model.decoder, target) {
             (Some(Decoder::Bert(decoder)), Base::Bert(bert)) => {
-                let adapters = &decoder.cross_attention;
                 let all = bert.config.num_hidden_layers;
-                let count = (0..all).filter(|&i| adapters.layers.contains(i, all)).count();
-                (count, adapters.heads, adapters.feed_forward)
+                decoder.cross_attention.as_ref().map_or((0, 0, 0), |adapters| {
+                    let count = (0..all).filter(|&i| adapters.layers.contains(i, all)).count();
+                    (count, adapters.heads, adapters.feed_forward)
+                })
             }
             // Its feed-forward is counted with the layers.
             (_, Base::Transformer(base)) => (base.config.layers, base.config.heads, 0),

@@ -66,8 +66,8 @@ pub struct BertDecoder {
     /// Which weights are trained.
     #[serde(default)]
     pub train: Train,
-    /// The cross-attention adapters.
-    pub cross_attention: CrossAttention,
+    /// The cross-attention adapters. Without them the decoder never sees the source.
+    pub cross_attention: Option<CrossAttention>,
     /// Dropout inside the BERT while training; by default what its config.json says.
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: Option<f64>,
@@ -139,6 +139,8 @@ pub enum Train {
     All,
     /// Everything, starting from random weights (AB-Net-SC).
     Scratch,
+    /// Nothing: the BERT stays as it is, without adapters (ablations of AB-Net).
+    Frozen,
 }
 
 /// `A(h) = h + W2 · ReLU(W1 · LN(h))` behind each chosen layer.

@@ -87,7 +87,7 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
     list.extend(match (&run.model.decoder, &bases.decoder) {
         (Some(Decoder::Bert(side)), Some(Base::Bert(base))) => {
             let weights = BertWeights::new(base, side.train);
-            decoder(&base.config, weights, &side.cross_attention, memory_width)
+            decoder(&base.config, weights, side.cross_attention.as_ref(), memory_width)
         }
         (_, Some(Base::Transformer(base))) => transformer::decoder(base, memory_width),
         _ => panic!("the decoder's base is of another run"),
@@ -139,12 +139,13 @@ pub fn encoder(
 pub fn decoder(
     bert: &BertConfig,
     weights: BertWeights,
-    cross_attention: &CrossAttention,
+    cross_attention: Option<&CrossAttention>,
     memory_width: usize,
 ) -> Vec<Parameter> {
     let mut list = List::new("decoder.");
     list.bert(bert, weights);
     list.mlm_head(bert, weights);
+    let Some(cross_attention) = cross_attention else { return list.parameters };
     let width = bert.hidden_size;
     for layer in layers(&cross_attention.layers, bert) {
         list.scoped(&format!("layer.{layer}."), |list| {
@@ -311,7 +312,7 @@ mod tests {
         let weights = BertWeights { folder: Some(&target_folder), train };
         let cross_attention =
             CrossAttention { heads: 12, feed_forward, layers: decoder_layers, dropout: 0.1 };
-        list.extend(decoder(&target, weights, &cross_attention, source.hidden_size));
+        list.extend(decoder(&target, weights, Some(&cross_attention), source.hidden_size));
         list
     }
 
@@ -404,7 +405,7 @@ mod tests {
         let weights = BertWeights { folder: Some(&bare), train: Train::Adapters };
         let cross_attention =
             CrossAttention { heads: 12, feed_forward: 0, layers: Layers::All, dropout: 0.1 };
-        let list = decoder(&config, weights, &cross_attention, 768);
+        let list = decoder(&config, weights, Some(&cross_attention), 768);
         let head = 768 * 768 + 3 * 768 + 30_522;
         assert_eq!(trained_count(&list), 28_366_848 + head);
     }
@@ -415,7 +416,7 @@ mod tests {
         let weights = BertWeights { folder: None, train: Train::Scratch };
         let cross_attention =
             CrossAttention { heads: 12, feed_forward: 0, layers: Layers::Top(1), dropout: 0.1 };
-        let list = decoder(&config, weights, &cross_attention, 1024);
+        let list = decoder(&config, weights, Some(&cross_attention), 1024);
         let shape = |name: &str| {
             let name = format!("decoder.layer.11.cross_attention.{name}.weight");
             list.iter().find(|parameter| parameter.name == name).map(|found| found.shape.clone())
@@ -460,7 +461,7 @@ mod tests {
         let mut list = encoder(&source, weights, Some(&adapters), Some(1024));
         let cross_attention =
             CrossAttention { heads: 2, feed_forward: 40, layers: Layers::All, dropout: 0.1 };
-        list.extend(decoder(&target, weights, &cross_attention, 64));
+        list.extend(decoder(&target, weights, Some(&cross_attention), 64));
         let mut snapshot = String::new();
         for parameter in &list {
             writeln!(snapshot, "{} {:?}", parameter.name, parameter.shape).unwrap();

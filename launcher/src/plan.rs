@@ -104,9 +104,14 @@ fn size(config: &RunConfig, bases: &Bases) -> Size {
 fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
     let Some(Decoder::Bert(decoder)) = &config.model.decoder else { return None };
     let folder = bases.decoder.as_ref()?.folder()?;
-    (decoder.train == Train::Adapters && !folder.has_mlm_head()).then(|| {
-        format!("{} has no masked-language-model head: the head is trained", folder.path.display())
-    })
+    (matches!(decoder.train, Train::Adapters | Train::Frozen) && !folder.has_mlm_head()).then(
+        || {
+            format!(
+                "{} has no masked-language-model head: the head is trained",
+                folder.path.display()
+            )
+        },
+    )
 }
 
 impl std::fmt::Display for Plan {

@@ -139,7 +139,7 @@ impl ParityModel {
         let width = config.encoder.hidden_size;
         let cross_attention = &config.cross_attention;
         let target_list =
-            parameters::decoder(&config.decoder, frozen(&target), cross_attention, width);
+            parameters::decoder(&config.decoder, frozen(&target), Some(cross_attention), width);
         list.extend(target_list);
         let source = Weights::read(&source.path.join("model.safetensors"))?;
         let target = Weights::read(&target.path.join("model.safetensors"))?;

@@ -360,7 +360,7 @@ const CHOICES: &[Case] = &[
     (
         &[("train: adapters", "train: adaptors")],
         &[
-            "26:14: model.decoder.bert.train: found the text `adaptors`, must be one of adapters | all | scratch, did you mean `adapters`?",
+            "26:14: model.decoder.bert.train: found the text `adaptors`, must be one of adapters | all | scratch | frozen, did you mean `adapters`?",
         ],
     ),
     (
@@ -549,6 +549,40 @@ const CONFLICTS: &[Case] = &[
         )],
         &[
             "16:1: model.decoder: missing, the masked objective needs a decoder, must be one of {bert: ...} | {transformer: ...}",
+        ],
+    ),
+    (
+        &[("train: adapters", "train: frozen")],
+        &[
+            "27:7: model.decoder.bert.cross_attention: `train: frozen` trains nothing here, leave this out or set train to adapters",
+        ],
+    ),
+    (
+        &[("pretrained: german\n", "pretrained: german\n      train: frozen\n")],
+        &[
+            "21:7: model.encoder.bert.adapters: `train: frozen` trains nothing here, leave this out or set train to adapters",
+        ],
+    ),
+    (
+        &[("      cross_attention:\n        heads: 2\n        layers: {list: [0, 2]}\n", "")],
+        &[
+            "24:5: model.decoder.bert.cross_attention: missing, `train: adapters` has nothing else to train, must be a map of heads | feed_forward | layers | dropout",
+        ],
+    ),
+    (
+        &[
+            (
+                "train: adapters\n      cross_attention:\n        heads: 2\n        layers: {list: [0, 2]}\n",
+                "train: frozen\n",
+            ),
+            (
+                "    masked:\n      label_smoothing: 0.1\n      corruption: {mask: 0.8, random: 0.1}",
+                "    autoregressive: {}",
+            ),
+            ("decoding:\n  mask_predict:\n    iterations: 4\n", ""),
+        ],
+        &[
+            "24:5: model.decoder.bert.cross_attention: missing, without it the autoregressive objective never sees the source, must be a map of heads | feed_forward | layers | dropout",
         ],
     ),
     (

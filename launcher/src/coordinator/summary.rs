@@ -98,16 +98,14 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
     if let Some(decoder) = &config.model.decoder {
         let text = match decoder {
             Decoder::Bert(decoder) => {
-                let cross = &decoder.cross_attention;
-                let mut text = format!(
-                    "BERT {}, {}, cross-attention with {} heads in {}",
-                    name(&decoder.pretrained),
-                    trained(decoder.train),
-                    cross.heads,
-                    layers(&cross.layers)
-                );
-                if cross.feed_forward > 0 {
-                    text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
+                let mut text =
+                    format!("BERT {}, {}", name(&decoder.pretrained), trained(decoder.train));
+                if let Some(cross) = &decoder.cross_attention {
+                    let layers = layers(&cross.layers);
+                    text += &format!(", cross-attention with {} heads in {layers}", cross.heads);
+                    if cross.feed_forward > 0 {
+                        text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
+                    }
                 }
                 text
             }
@@ -133,7 +131,7 @@ fn transformer(shape: &Transformer) -> String {
 
 fn trained(train: Train) -> &'static str {
     match train {
-        Train::Adapters => "frozen",
+        Train::Adapters | Train::Frozen => "frozen",
         Train::All => "trained on",
         Train::Scratch => "trained from random weights",
     }

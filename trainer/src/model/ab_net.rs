@@ -32,7 +32,7 @@ impl AbNetConfig {
         let (decoder, cross_attention) = (&self.decoder, &self.cross_attention);
         Seq2Seq {
             encoder: Encoder::bert(&source, &self.encoder, adapters, self.encoder_dropout, kind),
-            decoder: Decoder::bert(&target, decoder, cross_attention, dropout, false, kind),
+            decoder: Decoder::bert(&target, decoder, Some(cross_attention), dropout, false, kind),
             head: LmHead::bert(&target, decoder),
         }
     }

@@ -71,7 +71,7 @@ impl Decoder {
     pub fn bert(
         scope: &Scope,
         config: &BertConfig,
-        adapters: &CrossAttentionConfig,
+        adapters: Option<&CrossAttentionConfig>,
         dropout: BertDropout,
         causal: bool,
         kind: Kind,
@@ -79,10 +79,9 @@ impl Decoder {
         let bert = scope.enter("bert");
         let count = config.num_hidden_layers;
         let layer = |index: usize| {
-            let adapter = adapters
-                .layers
-                .contains(index, count)
-                .then(|| CrossAttention::new(&scope.enter(&format!("layer.{index}")), adapters));
+            let adapter = adapters.filter(|adapters| adapters.layers.contains(index, count)).map(
+                |adapters| CrossAttention::new(&scope.enter(&format!("layer.{index}")), adapters),
+            );
             let scope = bert.enter(&format!("encoder.layer.{index}"));
             (bert::layer(&scope, config, dropout), adapter)
         };

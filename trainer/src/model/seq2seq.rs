@@ -57,7 +57,7 @@ impl Seq2Seq {
         };
         let (decoder, head) = match (&model.decoder, &bases.decoder) {
             (Some(DecoderConfig::Bert(side)), Some(Base::Bert(base))) => {
-                let (config, adapters) = (&base.config, &side.cross_attention);
+                let (config, adapters) = (&base.config, side.cross_attention.as_ref());
                 let dropout = BertDropout::new(config, side.dropout);
                 let decoder = Decoder::bert(&target, config, adapters, dropout, causal, kind);
                 (decoder, LmHead::bert(&target, config))
