@@ -51,10 +51,34 @@ fn transformers_with_vocabularies_of_their_own() {
     let translations = translate(&tiny.path("autoregressive"), "eins zwei .\n\nneun .\n");
     assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
     for side in ["source", "target"] {
-        let vocabulary = tiny.path("autoregressive/vocabulary").join(side).join("vocab.txt");
-        let entries = std::fs::read_to_string(vocabulary).expect("a vocabulary");
-        assert_eq!(entries.lines().count(), 110, "{side}");
+        assert_eq!(vocabulary(&tiny, side).lines().count(), 110, "{side}");
     }
+}
+
+/// The vocabulary that the run `autoregressive` has learnt.
+fn vocabulary(tiny: &Tiny, side: &str) -> String {
+    let path = tiny.path("autoregressive/vocabulary").join(side).join("vocab.txt");
+    std::fs::read_to_string(path).expect("a vocabulary")
+}
+
+#[test]
+fn transformers_fused_with_a_bert() {
+    let tiny = Tiny::new();
+    let with =
+        |shape: String| shape.replace(" } }", ", bert_fused: { pretrained: ./bert-de/export } } }");
+    let german = transformer("{ bert: ./bert-de/export }");
+    let english = transformer("{ bert: ./bert-en/export }");
+    let (fused_german, fused_english) = (with(german.clone()), with(english.clone()));
+    from_yaml_to_bleu(&tiny, "fused-masked", &fused_german, &fused_english, MASKED);
+    // Warm start: what the plain Transformer has trained is where the fused one begins.
+    from_yaml_to_bleu(&tiny, "plain", &german, &english, AUTOREGRESSIVE);
+    let objective = "{ autoregressive: {} }\n  init: ./plain";
+    from_yaml_to_bleu(&tiny, "fused-autoregressive", &fused_german, &fused_english, objective);
+    let objective = "{ masked: { length_classes: 40 } }\n  init: ./fused-masked";
+    let config = tiny.translation("misfit", 2, &german, &english, objective);
+    let output = expect_code(program("tandem").arg("launch").arg(config), 1);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("this model has no trained `") && said.contains("model.init"), "{said}");
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub struct Bases {
     pub encoder: Base,
     /// The target side; none for the `mlm` objective.
     pub decoder: Option<Base>,
+    /// The frozen BERT that Transformers are fused with.
+    pub fused: Option<BertBase>,
 }
 
 impl Bases {
@@ -84,7 +86,18 @@ impl Bases {
             }
             None => None,
         };
-        Ok(Self { encoder, decoder })
+        let fused = run.model.bert_fused().next();
+        let fused = fused.map(|(_, fused)| BertBase::pretrained(&fused.pretrained)).transpose()?;
+        Ok(Self { encoder, decoder, fused })
+    }
+
+    /// The folders whose weights are loaded, by the first part of their parameters' names.
+    pub fn folders(&self) -> impl Iterator<Item = (&'static str, &BertFolder)> {
+        let decoder = self.decoder.as_ref().and_then(Base::folder);
+        let fused = self.fused.as_ref().and_then(|bert| bert.folder.as_ref());
+        [("encoder", self.encoder.folder()), ("decoder", decoder), ("fused", fused)]
+            .into_iter()
+            .filter_map(|(side, folder)| Some((side, folder?)))
     }
 }
 

@@ -307,7 +307,8 @@ fn corruption(run: &RunConfig, report: &mut Report) {
 
 /// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
-    let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder)];
+    let sides =
+        [("encoder", shapes.encoder), ("decoder", shapes.decoder), ("fusion", shapes.fused)];
     for (side, shape) in sides {
         if let (Some(length), Some(shape)) = (run.data.max_length, shape)
             && length > shape.positions
@@ -317,7 +318,8 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
             report.conflict("data.max_length", message);
         }
     }
-    let positions = sides.iter().filter_map(|(_, shape)| shape.map(|shape| shape.positions)).max();
+    let positions =
+        sides[..2].iter().filter_map(|(_, shape)| shape.map(|shape| shape.positions)).max();
     let Some(length) = run.data.max_length.or(positions) else { return };
     if let Objective::Masked(masked) = &run.model.objective
         && length >= masked.length_classes

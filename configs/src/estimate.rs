@@ -125,7 +125,14 @@ fn layers(base: &Base, tokens: u64, length: u64) -> u64 {
         }
     };
     let layer = tokens * (11 * width + 2 * inner) as u64 + 2 * heads as u64 * tokens * length;
-    count as u64 * layer
+    let fused = match base {
+        Base::Transformer(base) if base.config.bert_fused.is_some() => {
+            // Query, key, value, attended, both sums; the BERT itself keeps nothing.
+            6 * tokens * width as u64 + 2 * heads as u64 * tokens * length
+        }
+        _ => 0,
+    };
+    count as u64 * (layer + fused)
 }
 
 #[cfg(test)]
@@ -146,7 +153,14 @@ mod tests {
             "{vocab_size: 10, hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 2, \
              intermediate_size: 8, max_position_embeddings: 6}",
         );
-        (run, Bases { encoder: Base::Bert(BertBase { config, folder: None }), decoder: None })
+        (
+            run,
+            Bases {
+                encoder: Base::Bert(BertBase { config, folder: None }),
+                decoder: None,
+                fused: None,
+            },
+        )
     }
 
     fn serde_yaml_value<T: serde::de::DeserializeOwned>(text: &str) -> T {

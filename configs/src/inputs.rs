@@ -30,6 +30,8 @@ pub struct Shapes {
     pub encoder: Option<Shape>,
     /// The target side's.
     pub decoder: Option<Shape>,
+    /// That of the BERT that Transformers are fused with.
+    pub fused: Option<Shape>,
 }
 
 /// Looks at every file and folder that the config names.
@@ -71,7 +73,19 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
         Some(Decoder::Transformer(shape)) => Some(transformer(shape, "model.decoder", report)),
         None => None,
     };
-    Shapes { encoder, decoder }
+    let mut fused = None;
+    for (side, config) in run.model.bert_fused() {
+        let key = format!("model.{side}.transformer.bert_fused.pretrained");
+        fused = bert(&config.pretrained, &key, report);
+    }
+    if let Some(folder) = &run.model.init
+        && !folder.join("checkpoints").is_dir()
+    {
+        let message =
+            format!("{} is not a trained run's folder: it has no checkpoints", folder.display());
+        report.missing("model.init", message);
+    }
+    Shapes { encoder, decoder, fused }
 }
 
 fn transformer(shape: &Transformer, key: &str, report: &mut Report) -> Shape {

@@ -1,10 +1,12 @@
 //! The model as a composition: an encoder, a decoder, an objective.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::training::Precision;
-use crate::transformer::Transformer;
+use crate::transformer::{BertFused, Transformer};
 
 /// The model as a composition: an encoder, a decoder, an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +18,9 @@ pub struct Model {
     pub decoder: Option<Decoder>,
     /// What the model is trained for.
     pub objective: Objective,
+    /// A trained run's folder: what it trained is where this model's weights of the same names
+    /// start; the others start as ever.
+    pub init: Option<PathBuf>,
 }
 
 /// Reads the source.
@@ -111,7 +116,7 @@ pub enum Vocabulary {
     /// A vocab.txt that exists.
     File {
         /// The file, relative to the YAML file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Whether text is lower-cased and stripped of accents first.
         lowercase: bool,
     },
@@ -176,6 +181,20 @@ pub struct CrossAttention {
 }
 
 impl Model {
+    /// The BERTs that the sides are fused with, each with its side's name; valid configs have one.
+    pub fn bert_fused(&self) -> impl Iterator<Item = (&'static str, &BertFused)> {
+        let encoder = match &self.encoder {
+            Encoder::Transformer(transformer) => transformer.bert_fused.as_ref(),
+            Encoder::Bert(_) => None,
+        };
+        let decoder = match &self.decoder {
+            Some(Decoder::Transformer(transformer)) => transformer.bert_fused.as_ref(),
+            Some(Decoder::Bert(_)) | None => None,
+        };
+        let sides = [("encoder", encoder), ("decoder", decoder)];
+        sides.into_iter().filter_map(|(side, fused)| Some((side, fused?)))
+    }
+
     /// The names or folders of all pre-trained BERTs: of their weights, or of a vocabulary alone.
     pub fn berts_mut(&mut self) -> Vec<&mut String> {
         let (mut names, mut transformers) = (Vec::new(), Vec::new());
@@ -189,6 +208,7 @@ impl Model {
             None => {}
         }
         for transformer in transformers {
+            names.extend(transformer.bert_fused.as_mut().map(|fused| &mut fused.pretrained));
             if let Vocabulary::Bert(name) = &mut transformer.vocabulary {
                 names.push(name);
             }

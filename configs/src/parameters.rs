@@ -1,11 +1,11 @@
 //! Every tensor of a model, in order: name, shape, trained or frozen, initial value.
 //!
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
-//! Names: Hugging Face's own below `encoder.` and `decoder.`; adapters as DESIGN names them.
+//! Names: Hugging Face's own below `encoder.`, `decoder.` and `fused.`; adapters as DESIGN names them.
 
 mod transformer;
 
-use crate::bases::{Base, Bases, BertBase};
+use crate::bases::{Base, Bases, BertBase, TransformerBase};
 use crate::bert::{self, BertConfig, BertFolder, Role, Tensor};
 use crate::model::{CrossAttention, Decoder, Encoder, EncoderAdapters, Layers, Objective, Train};
 use crate::run::RunConfig;
@@ -80,7 +80,9 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
             let weights = BertWeights::new(base, side.train);
             encoder(&base.config, weights, side.adapters.as_ref(), length_classes)
         }
-        (_, Base::Transformer(base)) => transformer::encoder(base, length_classes),
+        (_, Base::Transformer(base)) => {
+            transformer::encoder(base, fused_width(base, bases), length_classes)
+        }
         (Encoder::Transformer(_), Base::Bert(_)) => panic!("the encoder's base is of another run"),
     };
     let memory_width = bases.encoder.width();
@@ -89,10 +91,23 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
             let weights = BertWeights::new(base, side.train);
             decoder(&base.config, weights, side.cross_attention.as_ref(), memory_width)
         }
-        (_, Some(Base::Transformer(base))) => transformer::decoder(base, memory_width),
+        (_, Some(Base::Transformer(base))) => {
+            transformer::decoder(base, memory_width, fused_width(base, bases))
+        }
         _ => panic!("the decoder's base is of another run"),
     });
+    if let Some(bert) = &bases.fused {
+        let mut frozen = List::new("fused.");
+        frozen.bert(&bert.config, BertWeights::new(bert, Train::Frozen));
+        list.extend(frozen.parameters);
+    }
     list
+}
+
+/// The width of the BERT that a Transformer is fused with.
+fn fused_width(base: &TransformerBase, bases: &Bases) -> Option<usize> {
+    base.config.bert_fused.as_ref()?;
+    bases.fused.as_ref().map(|bert| bert.config.hidden_size)
 }
 
 /// Which initial values a BERT's own tensors have.

@@ -37,6 +37,25 @@ pub struct Transformer {
     pub max_length: usize,
     /// Where its WordPiece vocabulary comes from.
     pub vocabulary: Vocabulary,
+    /// A frozen BERT that every layer looks at, beside its own attention (BERT-Fused).
+    pub bert_fused: Option<BertFused>,
+}
+
+/// A frozen BERT that reads the source, and an attention over its output in every layer (Zhu et al.
+/// 2020).
+///
+/// It reads the same ids as the encoder, which has its vocabulary; where both sides are fused, it is
+/// one BERT. Its dropout while training is what its config.json says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BertFused {
+    /// A Hugging Face folder, or a model's name on the hub.
+    pub pretrained: String,
+    /// How often one of a layer's two attentions is left out while training; 1 is the paper's
+    /// setting, and 0.5 of the released code's flag.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub drop_net: f64,
 }
 
 /// How a token's position is told.
@@ -48,6 +67,10 @@ pub enum Positions {
     Sinusoidal,
     /// By a trained vector for each position.
     Learned,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 fn tenth() -> f64 {

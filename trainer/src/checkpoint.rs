@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tandem_cluster::store::{self, ADAPTERS, Checkpoint, OPTIMIZER, Store, TRAINER};
-use tandem_config::bases::Bases;
+use tandem_cluster::store::{
+    self, ADAPTERS, Base, Checkpoint, OPTIMIZER, Store, StoreError, TRAINER,
+};
 use tch::{Device, Tensor, no_grad};
 
+use crate::corpora::Languages;
 use crate::model::Parameters;
 use crate::model::parameters::Weights;
 use crate::optim::Adam;
@@ -99,42 +101,100 @@ impl Snapshot {
     }
 }
 
-/// The frozen BERTs by side and SHA-256 of their weights.
+/// What trained weights stand on: the BERTs by SHA-256 of their weights, and the vocabularies of
+/// sides that have no BERT's weights, by SHA-256 of what decides which ids a text has.
 ///
 /// # Errors
 /// Weights that cannot be read.
-pub fn base_hashes(bases: &Bases) -> anyhow::Result<Vec<(String, String)>> {
-    let encoder = ("encoder", bases.encoder.folder());
-    let decoder = ("decoder", bases.decoder.as_ref().and_then(|base| base.folder()));
+pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
+    let bases = &languages.bases;
     let mut hashes = Vec::new();
-    for (side, folder) in [encoder, decoder] {
-        let Some(folder) = folder else { continue };
+    for (side, folder) in bases.folders() {
         let path = folder.path.join("model.safetensors");
         let (_, sha256) =
             store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         hashes.push((side.to_owned(), sha256));
     }
+    let target = bases.decoder.as_ref().zip(languages.target.as_ref());
+    for (side, own) in [("source", Some((&bases.encoder, &languages.source))), ("target", target)] {
+        if let Some((base, tokenizer)) = own
+            && base.folder().is_none()
+        {
+            let hash = tokenizer.fingerprint().map(|byte| format!("{byte:02x}")).concat();
+            hashes.push((format!("{side} vocabulary"), hash));
+        }
+    }
     Ok(hashes)
 }
 
-/// Opens a checkpoint's folder and refuses one that stands on other BERTs.
+/// Opens a checkpoint's folder and refuses one that stands on other BERTs or vocabularies.
 ///
 /// # Errors
-/// A damaged checkpoint, or other frozen weights.
+/// A damaged checkpoint, other frozen weights, or another vocabulary.
 pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpoint> {
     let checkpoint = Checkpoint::verify(folder)?;
-    for base in checkpoint.bases() {
-        let here = bases.iter().find(|(side, _)| *side == base.side);
-        let hash = here.map_or("none", |(_, hash)| hash);
+    check_bases(&checkpoint, |side| {
+        let here = bases.iter().find(|(known, _)| known == side);
+        Some(here.map_or("none", |(_, hash)| hash))
+    })?;
+    Ok(checkpoint)
+}
+
+/// Compares what a checkpoint stands on with what `here` knows; none is not compared.
+fn check_bases<'a>(
+    checkpoint: &Checkpoint,
+    here: impl Fn(&str) -> Option<&'a str>,
+) -> anyhow::Result<()> {
+    for Base { side, sha256 } in checkpoint.bases() {
+        let Some(hash) = here(side) else { continue };
+        let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
         ensure!(
-            hash == base.sha256,
-            "{} was trained on another {} BERT (SHA-256 {}) than the one here ({hash})",
-            folder.display(),
-            base.side,
-            base.sha256,
+            hash == sha256,
+            "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here ({hash})",
+            checkpoint.folder().display(),
         );
     }
-    Ok(checkpoint)
+    Ok(())
+}
+
+/// Takes the trained weights of another run, for parameters of the same names: those of its
+/// average, or else of its newest checkpoint. `bases` are this run's.
+///
+/// # Errors
+/// No checkpoint, another vocabulary or BERT on the same side, or a weight that this model does not
+/// have in the same shape.
+pub fn warm_start(
+    run: &Path,
+    parameters: &Parameters,
+    bases: &[(String, String)],
+) -> anyhow::Result<()> {
+    let store = Store::new(run.join("checkpoints"));
+    let checkpoint = match store.open("average") {
+        Err(StoreError::Absent { .. }) => store.open("latest"),
+        found => found,
+    };
+    let checkpoint = checkpoint.with_context(|| {
+        format!("{} has no weights for model.init to start from", run.display())
+    })?;
+    check_bases(&checkpoint, |side| {
+        bases.iter().find(|(known, _)| known == side).map(|(_, hash)| hash.as_str())
+    })?;
+    let path = checkpoint.path(ADAPTERS);
+    let file = Weights::read(&path)?;
+    if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {
+        bail!(
+            "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
+             a part of this one",
+            path.display()
+        );
+    }
+    for (name, mut view) in parameters.views(&parameters.weights) {
+        if file.has(name) {
+            let stored = file.get(name, &view.size())?;
+            no_grad(|| view.copy_(stored));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the trained weights out of a checkpoint.

@@ -63,7 +63,9 @@ impl Languages {
     /// The longest source and target sentences in tokens.
     pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
-        let source = self.bases.encoder.positions();
+        let fused = self.bases.fused.as_ref();
+        let fused = fused.map_or(usize::MAX, |bert| bert.config.max_position_embeddings);
+        let source = self.bases.encoder.positions().min(fused);
         let classes = match &worker.config.model.objective {
             Objective::Masked(masked) => masked.length_classes - 1,
             Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,

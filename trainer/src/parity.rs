@@ -141,10 +141,9 @@ impl ParityModel {
         let target_list =
             parameters::decoder(&config.decoder, frozen(&target), Some(cross_attention), width);
         list.extend(target_list);
-        let source = Weights::read(&source.path.join("model.safetensors"))?;
-        let target = Weights::read(&target.path.join("model.safetensors"))?;
-        let parameters =
-            Parameters::new(&list, Some(&source), Some(&target), 0, kinds.frozen, Device::Cpu)?;
+        let read = |folder: &BertFolder| Weights::read(&folder.path.join("model.safetensors"));
+        let pretrained = [("encoder", read(&source)?), ("decoder", read(&target)?)];
+        let parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, Device::Cpu)?;
         let adapters = Weights::read(&folder.join("adapters.safetensors"))?;
         ensure!(
             adapters.count("") == parameters.names.len(),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::store::Store;
-use tandem_config::bases::{Base, Bases};
+use tandem_config::bases::Bases;
 use tandem_config::parameters;
 use tch::Kind;
 
@@ -71,7 +71,7 @@ impl<'a> Trainer<'a> {
     ) -> anyhow::Result<Self> {
         let config = &worker.config;
         let languages = Languages::open(worker)?;
-        let bases = checkpoint::base_hashes(&languages.bases)?;
+        let bases = checkpoint::base_hashes(&languages)?;
         let parameters = allocate(worker, &languages.bases)?;
         let objective =
             Objective::new(config, &languages.bases, &parameters, worker.kinds().compute);
@@ -81,6 +81,8 @@ impl<'a> Trainer<'a> {
             let checkpoint = checkpoint::open(folder, &bases)?;
             state = checkpoint::resume(&checkpoint, &parameters, &mut adam)?;
             state.world_size = worker.world_size;
+        } else if let Some(run) = &config.model.init {
+            checkpoint::warm_start(run, &parameters, &bases)?;
         }
         let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
@@ -315,15 +317,10 @@ impl<'a> Trainer<'a> {
 /// Pre-trained weights that are missing or do not fit.
 pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
     let list = parameters::model(&worker.config, bases);
-    let read = |base: &Base| {
-        let folder = base.folder();
-        folder.map(|folder| Weights::read(&folder.path.join("model.safetensors"))).transpose()
-    };
-    let encoder = read(&bases.encoder)?;
-    let decoder = match &bases.decoder {
-        Some(base) => read(base)?,
-        None => None,
-    };
+    let mut pretrained = Vec::new();
+    for (side, folder) in bases.folders() {
+        pretrained.push((side, Weights::read(&folder.path.join("model.safetensors"))?));
+    }
     if worker.is_first() {
         worker.report(Report::Plan {
             trained: parameters::trained_count(&list) as u64,
@@ -331,5 +328,5 @@ pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
         });
     }
     let (seed, kind) = (worker.config.seed, worker.kinds().frozen);
-    Ok(Parameters::new(&list, encoder.as_ref(), decoder.as_ref(), seed, kind, worker.device)?)
+    Ok(Parameters::new(&list, &pretrained, seed, kind, worker.device)?)
 }

@@ -25,7 +25,7 @@ impl Trained {
     /// A damaged checkpoint, or one of another model.
     pub fn open(worker: &Worker, folder: &Path) -> anyhow::Result<Self> {
         let languages = Languages::open(worker)?;
-        let bases = checkpoint::base_hashes(&languages.bases)?;
+        let bases = checkpoint::base_hashes(&languages)?;
         let checkpoint = checkpoint::open(folder, &bases)?;
         let parameters = allocate(worker, &languages.bases)?;
         checkpoint::load_weights(&checkpoint, &parameters)?;

@@ -8,13 +8,19 @@ use crate::bases::TransformerBase;
 use crate::transformer::{Positions, Transformer};
 
 /// A Transformer that reads, with a length embedding where lengths are predicted.
-pub fn encoder(base: &TransformerBase, length_classes: Option<usize>) -> Vec<Parameter> {
+/// Its layers are fused with a BERT that is `fused` wide, if any.
+pub fn encoder(
+    base: &TransformerBase,
+    fused: Option<usize>,
+    length_classes: Option<usize>,
+) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
     let width = base.config.hidden;
     list.embeddings(base);
     for layer in 0..base.config.layers {
         list.scoped(&format!("layer.{layer}."), |list| {
             list.attention("self_attention", width, width);
+            list.bert_attention(width, fused);
             list.feed_forward(&base.config);
         });
     }
@@ -23,8 +29,12 @@ pub fn encoder(base: &TransformerBase, length_classes: Option<usize>) -> Vec<Par
 }
 
 /// A Transformer that writes, looking at a memory of `memory_width`. The output layer's matrix is
-/// the word embeddings.
-pub fn decoder(base: &TransformerBase, memory_width: usize) -> Vec<Parameter> {
+/// the word embeddings. Its layers are fused with a BERT that is `fused` wide, if any.
+pub fn decoder(
+    base: &TransformerBase,
+    memory_width: usize,
+    fused: Option<usize>,
+) -> Vec<Parameter> {
     let mut list = List::new("decoder.");
     let width = base.config.hidden;
     list.embeddings(base);
@@ -32,6 +42,7 @@ pub fn decoder(base: &TransformerBase, memory_width: usize) -> Vec<Parameter> {
         list.scoped(&format!("layer.{layer}."), |list| {
             list.attention("self_attention", width, width);
             list.attention("cross_attention", width, memory_width);
+            list.bert_attention(width, fused);
             list.feed_forward(&base.config);
         });
     }
@@ -49,9 +60,20 @@ impl List {
     }
 
     fn attention(&mut self, name: &str, width: usize, memory_width: usize) {
+        self.attention_without_norm(name, width, memory_width);
+        self.norm(&format!("{name}.norm"), width);
+    }
+
+    fn attention_without_norm(&mut self, name: &str, width: usize, memory_width: usize) {
         self.query_key_value(name, width, memory_width);
         self.xavier_linear(&format!("{name}.output"), width, width);
-        self.norm(&format!("{name}.norm"), width);
+    }
+
+    /// It shares the norm of the attention that it stands beside.
+    fn bert_attention(&mut self, width: usize, fused: Option<usize>) {
+        if let Some(fused) = fused {
+            self.attention_without_norm("bert_attention", width, fused);
+        }
     }
 
     fn feed_forward(&mut self, config: &Transformer) {
@@ -86,13 +108,14 @@ mod tests {
             positions: Positions::Sinusoidal,
             max_length: 512,
             vocabulary: Vocabulary::Learn { size: vocab_size, lowercase: false },
+            bert_fused: None,
         };
         TransformerBase { config, vocab_size, vocabulary: None }
     }
 
     fn count(source: &TransformerBase, target: &TransformerBase, classes: Option<usize>) -> usize {
-        let mut list = encoder(source, classes);
-        list.extend(decoder(target, source.config.hidden));
+        let mut list = encoder(source, None, classes);
+        list.extend(decoder(target, source.config.hidden, None));
         trained_count(&list)
     }
 
@@ -100,10 +123,21 @@ mod tests {
     #[test]
     fn transformer_base_has_the_papers_count() {
         let (source, target) = (transformer(512, 2048, 28_996), transformer(512, 2048, 30_000));
-        assert_eq!(trained_count(&encoder(&source, None)), 18_914_304 + 512 * 28_996);
-        assert_eq!(trained_count(&decoder(&target, 512)), 25_224_192 + 512 * 30_000);
+        assert_eq!(trained_count(&encoder(&source, None, None)), 18_914_304 + 512 * 28_996);
+        assert_eq!(trained_count(&decoder(&target, 512, None)), 25_224_192 + 512 * 30_000);
         assert_eq!(count(&source, &target, None), 74_344_448); // 74M in Table 1
         assert_eq!(count(&source, &target, Some(1024)), 74_868_736); // Mask-Predict: 75M
+    }
+
+    /// 90M in Table 1.
+    #[test]
+    fn bert_fused_has_an_attention_more_in_every_layer() {
+        let (source, target) = (transformer(512, 2048, 28_996), transformer(512, 2048, 30_000));
+        let mut list = encoder(&source, Some(768), None);
+        list.extend(decoder(&target, 512, Some(768)));
+        // Query and output 512² + 512, key and value 768 · 512 + 512.
+        assert_eq!(trained_count(&list), count(&source, &target, None) + 12 * 1_312_768);
+        assert_eq!(trained_count(&list), 90_097_664);
     }
 
     #[test]
@@ -111,10 +145,10 @@ mod tests {
         let (source, target) = (transformer(1024, 4096, 28_996), transformer(1024, 4096, 30_000));
         // A layer of the encoder: 4 (1024² + 1024) + 2 · 1024 · 4096 + 4096 + 1024 + 4 · 1024.
         let layer = 12_596_224;
-        assert_eq!(trained_count(&encoder(&source, None)), 6 * layer + 1024 * 28_996);
+        assert_eq!(trained_count(&encoder(&source, None, None)), 6 * layer + 1024 * 28_996);
         let cross_attention = 4 * (1024 * 1024 + 1024) + 2 * 1024;
         let decoder_count = 6 * (layer + cross_attention) + 1024 * 30_000;
-        assert_eq!(trained_count(&decoder(&target, 1024)), decoder_count);
+        assert_eq!(trained_count(&decoder(&target, 1024, None)), decoder_count);
         assert_eq!(count(&source, &target, None), 236_769_280);
     }
 
@@ -122,7 +156,7 @@ mod tests {
     #[test]
     fn a_decoder_behind_a_bert_has_wider_keys_and_values() {
         let target = transformer(512, 2048, 30_000);
-        let (narrow, wide) = (decoder(&target, 512), decoder(&target, 768));
+        let (narrow, wide) = (decoder(&target, 512, None), decoder(&target, 768, None));
         assert_eq!(trained_count(&wide) - trained_count(&narrow), 6 * 2 * 512 * (768 - 512));
         let adapters = 37_767_168;
         assert_eq!(adapters + trained_count(&narrow), 78_351_360);
@@ -132,9 +166,9 @@ mod tests {
     #[test]
     fn learned_positions_are_trained() {
         let mut base = transformer(512, 2048, 100);
-        let without = trained_count(&encoder(&base, None));
+        let without = trained_count(&encoder(&base, None, None));
         base.config.positions = Positions::Learned;
-        assert_eq!(trained_count(&encoder(&base, None)), without + 512 * 512);
+        assert_eq!(trained_count(&encoder(&base, None, None)), without + 512 * 512);
     }
 
     /// Checkpoints hold these names: a change here is a change of their format.
@@ -144,7 +178,8 @@ mod tests {
         base.config.layers = 1;
         base.config.positions = Positions::Learned;
         let mut snapshot = String::new();
-        for parameter in encoder(&base, Some(40)).into_iter().chain(decoder(&base, 32)) {
+        for parameter in encoder(&base, None, Some(40)).into_iter().chain(decoder(&base, 32, None))
+        {
             writeln!(snapshot, "{} {:?}", parameter.name, parameter.shape).unwrap();
         }
         assert_eq!(snapshot, include_str!("../../tests/tiny-transformer-parameters.txt"));

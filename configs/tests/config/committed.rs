@@ -114,6 +114,8 @@ const PAPER: &[(&str, usize)] = &[
     ("iwslt14-de-en-ab-net-fb", 256_613_946),
     ("iwslt14-de-en-ab-net-sc", 256_613_946),
     ("iwslt14-de-en-bert-decoder", 58_446_848),
+    ("iwslt14-de-en-bert-fused", 78_808_064),
+    ("iwslt14-de-en-bert-fused-autoregressive", 78_283_776),
     ("iwslt14-de-en-mask-predict", 63_054_848),
     ("iwslt14-de-en-no-adapters", 786_432),
     ("iwslt14-de-en-no-decoder-adapters", 10_242_048),
@@ -132,6 +134,7 @@ const PAPER: &[(&str, usize)] = &[
     ("iwslt14-nl-en", 38_608_896),
     ("wmt14-de-en", 66_920_448),
     ("wmt14-de-en-ab-net-enc", 80_196_608),
+    ("wmt14-de-en-bert-fused", 90_621_952),
     ("wmt14-de-en-mask-predict", 74_868_736),
     ("wmt14-de-en-released", 104_721_408),
     ("wmt14-de-en-transformer", 74_344_448),
@@ -139,13 +142,17 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-en-de", 66_920_448),
     ("wmt14-en-de-ab-net-enc", 80_710_656),
     ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
+    ("wmt14-en-de-bert-fused", 90_621_952),
+    ("wmt14-en-de-bert-fused-autoregressive", 280_858_624),
     ("wmt14-en-de-mask-predict", 74_868_736),
     ("wmt14-en-de-transformer", 74_344_448),
     ("wmt14-en-de-transformer-big", 236_769_280),
     ("wmt14-en-fr-ab-net-enc-autoregressive", 323_908_608),
+    ("wmt14-en-fr-bert-fused-autoregressive", 372_554_752),
     ("wmt14-en-fr-transformer-big", 328_465_408),
     ("wmt16-ro-en", 66_920_448),
     ("wmt16-ro-en-ab-net-enc", 80_196_608),
+    ("wmt16-ro-en-bert-fused", 136_470_016),
     ("wmt16-ro-en-mask-predict", 120_716_800),
     ("wmt16-ro-en-transformer", 120_192_512),
 ];
@@ -192,7 +199,8 @@ fn bases(run: &RunConfig) -> Bases {
         Decoder::Bert(decoder) => Base::Bert(bert(&decoder.pretrained)),
         Decoder::Transformer(config) => transformer(config),
     };
-    Bases { encoder, decoder: Some(decoder) }
+    let fused = run.model.bert_fused().next().map(|(_, fused)| bert(&fused.pretrained));
+    Bases { encoder, decoder: Some(decoder), fused }
 }
 
 #[test]

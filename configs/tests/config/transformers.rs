@@ -124,9 +124,44 @@ const CONFLICTS: &[Case] = &[
         &[("{learn: {size: 100, lowercase: true}}", "{file: {path: vocab.txt, lowercase: true}}")],
         &["16:27: model.encoder.transformer.vocabulary.file.path: there is no file vocab.txt"],
     ),
+    (
+        &[(
+            "vocabulary: {bert: english}",
+            "vocabulary: {bert: english}\n      bert_fused: {pretrained: english}",
+        )],
+        &[
+            "26:20: model.decoder.transformer.bert_fused.pretrained: this BERT reads the encoder's ids, the encoder must be a Transformer with `vocabulary: {bert: english}`",
+        ],
+    ),
+    (
+        &[
+            (
+                "{learn: {size: 100, lowercase: true}}",
+                "{bert: german}\n      bert_fused: {pretrained: german}",
+            ),
+            ("{bert: english}", "{bert: english}\n      bert_fused: {pretrained: english}"),
+        ],
+        &[
+            "27:20: model.decoder.transformer.bert_fused.pretrained: the encoder is fused with german, must be the same BERT",
+            "27:20: model.decoder.transformer.bert_fused.pretrained: this BERT reads the encoder's ids, the encoder must be a Transformer with `vocabulary: {bert: english}`",
+        ],
+    ),
+    (
+        &[("objective:\n", "init: ./nowhere\n  objective:\n")],
+        &["26:3: model.init: nowhere is not a trained run's folder: it has no checkpoints"],
+    ),
 ];
 
 const SCHEMA: &[Case] = &[
+    (
+        &[(
+            "vocabulary: {bert: english}",
+            "vocabulary: {bert: english}\n      bert_fused: {pretrained: english, drop_net: 2}",
+        )],
+        &[
+            "26:51: model.decoder.transformer.bert_fused.drop_net: found 2, must be a number from 0 to 1",
+        ],
+    ),
     (
         &[("width: 4", "width: 0")],
         &["35:24: decoding.beam_search.width: found 0, must be a whole number from 1 to 64"],

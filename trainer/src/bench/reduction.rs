@@ -48,7 +48,7 @@ pub fn run(collective: Box<dyn Collective>, settings: &Settings) -> anyhow::Resu
         init: Init::Ones,
     };
     let list: Vec<Parameter> = (0..layers).map(layer).collect();
-    let parameters = Parameters::new(&list, None, None, 1, Kind::Float, Device::Cpu)?;
+    let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu)?;
     let reduced = reducer::Settings { reduction, shards, sums: 1, bucket_elements };
     let reducer = Reducer::new(collective, &parameters, &reduced);
     let (size, backward) = (world_size as f64, settings.backward);

@@ -75,6 +75,7 @@ pub fn layer(scope: &Scope, config: &BertConfig, dropout: BertDropout) -> Layer 
         attention: SelfAttention {
             query_key_value: Packed::new(&attention.enter("self"), &["query", "key", "value"]),
             output: Linear::new(&attention, "output.dense"),
+            fused: None,
             residual: residual(&attention),
             heads: config.num_attention_heads as i64,
             dropout: dropout.attention,

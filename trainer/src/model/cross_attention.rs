@@ -3,14 +3,18 @@
 //!
 //! Behind a BERT's layer this is AB-Net's adapter (Guo et al. 2020, equation 6; the released code
 //! adds the feed-forward block). Behind a Transformer's self-attention it is the rest of a decoder
-//! layer (Vaswani et al. 2017). Shapes: E is the encoder's width.
+//! layer (Vaswani et al. 2017), perhaps fused with a BERT.
 
 use tandem_config::model::CrossAttention as Config;
+use tandem_config::transformer::Transformer;
 use tch::Tensor;
 
-use super::attention::{KeyValue, attend, split_heads};
+use super::attention::KeyValue;
+use super::bert_fused::BertFused;
+use super::encoder::Encoded;
 use super::feed_forward::FeedForward;
-use super::layers::{DEFAULT_EPS, LayerNorm, Linear};
+use super::layers::{DEFAULT_EPS, LayerNorm};
+use super::memory_attention::MemoryAttention;
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
@@ -19,40 +23,64 @@ use super::residual::Residual;
 /// One cross-attention.
 #[derive(Debug)]
 pub struct CrossAttention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
+    attention: MemoryAttention,
+    fused: Option<BertFused>,
     residual: Residual,
     feed_forward: Option<FeedForward>,
-    heads: i64,
+}
+
+/// The keys and values of one layer.
+#[derive(Debug)]
+pub struct LayerMemory {
+    encoder: KeyValue,
+    /// Of the BERT that the layer is fused with.
+    bert: Option<KeyValue>,
+}
+
+impl LayerMemory {
+    /// The keys and values of these rows, in this order.
+    pub fn select(&self, rows: &Tensor) -> Self {
+        Self {
+            encoder: self.encoder.select(rows),
+            bert: self.bert.as_ref().map(|bert| bert.select(rows)),
+        }
+    }
 }
 
 impl CrossAttention {
-    /// The cross-attention of the layer below `scope`, e.g. `decoder.layer.0`.
-    pub fn new(scope: &Scope, config: &Config) -> Self {
+    /// The adapter of the layer below `scope`, e.g. `decoder.layer.0`.
+    pub fn adapter(scope: &Scope, config: &Config) -> Self {
         let attention = scope.enter("cross_attention");
         let feed_forward = (config.feed_forward > 0)
             .then(|| FeedForward::relu(&scope.enter("feed_forward"), config.dropout));
+        let norm = LayerNorm::new(&attention, "norm", DEFAULT_EPS);
         Self {
-            query: Linear::new(&attention, "query"),
-            key: Linear::new(&attention, "key"),
-            value: Linear::new(&attention, "value"),
-            output: Linear::new(&attention, "output"),
-            residual: Residual {
-                norm: LayerNorm::new(&attention, "norm", DEFAULT_EPS),
-                dropout: config.dropout,
-            },
+            attention: MemoryAttention::new(&attention, config.heads),
+            fused: None,
+            residual: Residual { norm, dropout: config.dropout },
             feed_forward,
-            heads: config.heads as i64,
         }
     }
 
-    /// The memory `[B, S, E]` as keys and values.
-    pub fn key_value(&self, memory: &Tensor) -> KeyValue {
-        KeyValue {
-            key: split_heads(&self.key.forward(memory), self.heads),
-            value: split_heads(&self.value.forward(memory), self.heads),
+    /// The rest of a Transformer's layer below `scope`, e.g. `decoder.layer.0`.
+    pub fn transformer(scope: &Scope, config: &Transformer) -> Self {
+        let attention = scope.enter("cross_attention");
+        let fused = config.bert_fused.as_ref();
+        let norm = LayerNorm::new(&attention, "norm", DEFAULT_EPS);
+        Self {
+            attention: MemoryAttention::new(&attention, config.heads),
+            fused: fused.map(|fused| BertFused::new(scope, fused, config.heads)),
+            residual: Residual { norm, dropout: config.dropout },
+            feed_forward: Some(FeedForward::relu(&scope.enter("feed_forward"), config.dropout)),
+        }
+    }
+
+    /// What the encoder made of the source, as keys and values.
+    pub fn memory(&self, encoded: &Encoded) -> LayerMemory {
+        let bert = self.fused.as_ref().zip(encoded.bert.as_ref());
+        LayerMemory {
+            encoder: self.attention.key_value(&encoded.memory),
+            bert: bert.map(|(fused, bert)| fused.attention.key_value(bert)),
         }
     }
 
@@ -61,18 +89,19 @@ impl CrossAttention {
     pub fn forward(
         &self,
         x: &Tensor,
-        memory: &KeyValue,
+        memory: &LayerMemory,
         mask: &Tensor,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        let query = self.query.forward(x);
-        let query =
-            split_heads(&at.map_or(query.shallow_clone(), |at| at.scatter(&query)), self.heads);
-        let attended = attend(&query, &memory.key, &memory.value, mask, 0.0, pass);
-        let attended = at.map_or(attended.shallow_clone(), |at| at.gather(&attended));
-        let attended = self.output.forward(&attended);
-        let x = self.residual.forward(x, &attended, pass);
+        let attended = self.attention.forward(x, &memory.encoder, mask, at, pass);
+        let x = match (&self.fused, &memory.bert) {
+            (Some(fused), Some(bert)) => {
+                let bert = fused.attention.forward(x, bert, mask, at, pass);
+                fused.add(x, &attended, &bert, &self.residual, pass)
+            }
+            _ => self.residual.forward(x, &attended, pass),
+        };
         match &self.feed_forward {
             Some(feed_forward) => feed_forward.forward(&x, pass),
             None => x,

@@ -4,13 +4,13 @@
 //! tokens, so that it is hidden from them by the causal mask alone.
 
 use tandem_config::bert::BertConfig;
-use tandem_config::model::{CrossAttention as CrossAttentionConfig, Layers};
+use tandem_config::model::CrossAttention as CrossAttentionConfig;
 use tandem_config::transformer::Transformer;
 use tch::{Device, Kind, Tensor};
 
-use super::attention::{KeyValue, causal_mask, key_mask};
+use super::attention::{causal_mask, key_mask};
 use super::bert::{self, BertDropout};
-use super::cross_attention::CrossAttention;
+use super::cross_attention::{CrossAttention, LayerMemory};
 use super::encoder::Encoded;
 use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
@@ -31,7 +31,7 @@ pub struct Decoder {
 /// Every layer's keys and values of the memory, and the mask of its padding.
 #[derive(Debug)]
 pub struct Memory {
-    layers: Vec<Option<KeyValue>>,
+    layers: Vec<Option<LayerMemory>>,
     mask: Tensor, // [B, 1, 1, S]
 }
 
@@ -43,7 +43,8 @@ impl Memory {
 
     /// The memory of these sentences, in this order.
     pub fn select(&self, sentences: &Tensor) -> Self {
-        let select = |layer: &Option<KeyValue>| layer.as_ref().map(|layer| layer.select(sentences));
+        let select =
+            |layer: &Option<LayerMemory>| layer.as_ref().map(|layer| layer.select(sentences));
         Self {
             layers: self.layers.iter().map(select).collect(),
             mask: self.mask.index_select(0, sentences),
@@ -80,7 +81,9 @@ impl Decoder {
         let count = config.num_hidden_layers;
         let layer = |index: usize| {
             let adapter = adapters.filter(|adapters| adapters.layers.contains(index, count)).map(
-                |adapters| CrossAttention::new(&scope.enter(&format!("layer.{index}")), adapters),
+                |adapters| {
+                    CrossAttention::adapter(&scope.enter(&format!("layer.{index}")), adapters)
+                },
             );
             let scope = bert.enter(&format!("encoder.layer.{index}"));
             (bert::layer(&scope, config, dropout), adapter)
@@ -92,12 +95,10 @@ impl Decoder {
 
     /// The Transformer below `scope`; computes in `kind`.
     pub fn transformer(scope: &Scope, config: &Transformer, causal: bool, kind: Kind) -> Self {
-        let Transformer { heads, feed_forward, dropout, .. } = *config;
-        let rest = CrossAttentionConfig { heads, feed_forward, layers: Layers::All, dropout };
         let layer = |index: usize| {
             let scope = scope.enter(&format!("layer.{index}"));
             let layer = transformer::decoder_layer(&scope, config);
-            (layer, Some(CrossAttention::new(&scope, &rest)))
+            (layer, Some(CrossAttention::transformer(&scope, config)))
         };
         let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
         let layers = (0..config.layers).map(layer).collect();
@@ -106,11 +107,11 @@ impl Decoder {
 
     /// The memory as every layer's keys and values.
     pub fn memory(&self, encoded: &Encoded) -> Memory {
-        let key_value = |(_, adapter): &(Layer, Option<CrossAttention>)| {
-            adapter.as_ref().map(|adapter| adapter.key_value(&encoded.memory))
+        let memory = |(_, adapter): &(Layer, Option<CrossAttention>)| {
+            adapter.as_ref().map(|adapter| adapter.memory(encoded))
         };
         Memory {
-            layers: self.layers.iter().map(key_value).collect(),
+            layers: self.layers.iter().map(memory).collect(),
             mask: encoded.mask.shallow_clone(),
         }
     }
@@ -166,19 +167,20 @@ impl Decoder {
         pass: &Pass,
     ) -> Tensor {
         let last = self.layers.len() - 1;
-        for (i, ((layer, adapter), key_value)) in self.layers.iter().zip(&memory.layers).enumerate()
+        for (i, ((layer, adapter), layer_memory)) in
+            self.layers.iter().zip(&memory.layers).enumerate()
         {
             let at = at.filter(|_| i == last);
             let past = past.as_mut().map(|past| &mut past[i]);
-            hidden = layer.forward(&hidden, mask, past, at, pass);
-            if let (Some(adapter), Some(key_value)) = (adapter, key_value) {
+            hidden = layer.forward(&hidden, mask, past, None, at, pass);
+            if let (Some(adapter), Some(layer_memory)) = (adapter, layer_memory) {
                 let shape = hidden.size(); // [R, T, D], or [N, D] at these positions
                 let rows = match at {
                     Some(_) => hidden,
                     // A sentence's rows look at its memory side by side, as if they were one.
                     None => hidden.view([memory.mask.size()[0], -1, shape[2]]),
                 };
-                let rows = adapter.forward(&rows, key_value, &memory.mask, at, pass);
+                let rows = adapter.forward(&rows, layer_memory, &memory.mask, at, pass);
                 hidden = rows.view(shape.as_slice());
             }
         }

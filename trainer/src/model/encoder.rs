@@ -15,6 +15,7 @@ use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
+use super::self_attention::BertMemory;
 use super::transformer;
 
 /// What the encoder makes of a batch.
@@ -24,6 +25,8 @@ pub struct Encoded {
     pub memory: Tensor,
     /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
     pub mask: Tensor,
+    /// What the BERT that the model is fused with made of them: `[B, S, E]`.
+    pub bert: Option<Tensor>,
     /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
     pub length_log_probs: Option<Tensor>,
 }
@@ -34,6 +37,7 @@ pub struct Encoder {
     embeddings: Embeddings,
     layers: Vec<(Layer, Option<Adapter>)>,
     length_embedding: Option<Tensor>, // [classes, D]
+    bert: Option<Box<Encoder>>,
     kind: Kind,
 }
 
@@ -80,23 +84,33 @@ impl Encoder {
     ) -> Self {
         let length = "length_embedding.weight";
         let length_embedding = scope.has(length).then(|| scope.get(length));
-        Self { embeddings, layers, length_embedding, kind }
+        Self { embeddings, layers, length_embedding, bert: None, kind }
+    }
+
+    /// This encoder, fused with a BERT that reads the same ids.
+    pub fn fused(self, bert: Self) -> Self {
+        Self { bert: Some(Box::new(bert)), ..self }
     }
 
     /// Source ids `[B, S]` and which of them are real, booleans `[B, S]`.
     pub fn forward(&self, ids: &Tensor, is_real: &Tensor, pass: &Pass) -> Encoded {
         let embedded = self.embeddings.forward(ids, 0, self.kind, pass); // [B, S, D]
         let mask = key_mask(is_real, self.kind);
+        let bert = self.bert.as_ref().map(|bert| {
+            let hidden = bert.forward(ids, is_real, pass).memory;
+            BertMemory { hidden, mask: mask.shallow_clone() }
+        });
         let Some(table) = &self.length_embedding else {
-            let memory = self.layers(embedded, &mask, None, pass);
-            return Encoded { memory, mask, length_log_probs: None };
+            let memory = self.layers(embedded, &mask, bert.as_ref(), None, pass);
+            let bert = bert.map(|bert| bert.hidden);
+            return Encoded { memory, mask, bert, length_log_probs: None };
         };
         let (batch, length, width) = embedded.size3().expect("embedded is [B, S, D]");
         let token = table.get(0).to_kind(self.kind).expand([batch, 1, width], false);
         let extended = Tensor::cat(&[token, embedded], 1); // [B, 1 + S, D]
         let seen = mask.narrow(3, 0, 1).zeros_like();
         let extended_mask = Tensor::cat(&[seen, mask.shallow_clone()], 3);
-        let hidden = self.layers(extended, &extended_mask, None, pass);
+        let hidden = self.layers(extended, &extended_mask, bert.as_ref(), None, pass);
         let logits = hidden.select(1, 0).to_kind(Kind::Float).matmul(&table.transpose(0, 1));
         // A target is never empty: row 0 of the table is the token itself.
         let possible = logits.narrow(1, 1, logits.size()[1] - 1).log_softmax(-1, Kind::Float);
@@ -104,6 +118,7 @@ impl Encoder {
         Encoded {
             memory: hidden.narrow(1, 1, length),
             mask,
+            bert: bert.map(|bert| bert.hidden),
             length_log_probs: Some(Tensor::cat(&[never, possible], 1)),
         }
     }
@@ -111,19 +126,21 @@ impl Encoder {
     /// Ids `[B, T]` and which of them are real, to hidden states `[N, D]` of the positions `at`.
     pub fn predict(&self, ids: &Tensor, is_real: &Tensor, at: &Positions, pass: &Pass) -> Tensor {
         let embedded = self.embeddings.forward(ids, 0, self.kind, pass);
-        self.layers(embedded, &key_mask(is_real, self.kind), Some(at), pass)
+        self.layers(embedded, &key_mask(is_real, self.kind), None, Some(at), pass)
     }
 
     fn layers(
         &self,
         mut hidden: Tensor,
         mask: &Tensor,
+        bert: Option<&BertMemory>,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
         let last = self.layers.len() - 1;
         for (i, (layer, adapter)) in self.layers.iter().enumerate() {
-            hidden = layer.forward(&hidden, mask, None, at.filter(|_| i == last), pass);
+            let at = at.filter(|_| i == last);
+            hidden = layer.forward(&hidden, mask, None, bert, at, pass);
             if let Some(adapter) = adapter {
                 hidden = adapter.forward(&hidden);
             }

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use super::feed_forward::FeedForward;
 use super::pass::Pass;
 use super::positions::Positions;
-use super::self_attention::{Past, SelfAttention};
+use super::self_attention::{BertMemory, Past, SelfAttention};
 use super::{bert, transformer};
 
 /// Token ids to hidden states.
@@ -41,16 +41,18 @@ impl Layer {
     ///
     /// `mask` is added to the scores: `[B, 1, 1, S]` for keys that are not real, or
     /// `[1, 1, T, S]` for keys that a query may not see. With a `past`, which grows by these
-    /// tokens, queries see its tokens too: S is their number and T.
+    /// tokens, queries see its tokens too: S is their number and T. A layer that is fused with a
+    /// BERT looks at `bert`.
     pub fn forward(
         &self,
         x: &Tensor,
         mask: &Tensor,
         past: Option<&mut Past>,
+        bert: Option<&BertMemory>,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        let x = self.attention.forward(x, mask, past, at, pass);
+        let x = self.attention.forward(x, mask, past, bert, at, pass);
         match &self.feed_forward {
             Some(feed_forward) => feed_forward.forward(&x, pass),
             None => x,

@@ -59,6 +59,16 @@ impl Weights {
         Ok(Self { path: shown, tensors: tensors.into_iter().collect() })
     }
 
+    /// The tensors' names.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys()
+    }
+
+    /// Whether there is a tensor called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// How many tensors there are whose name starts with `prefix`.
     pub fn count(&self, prefix: &str) -> usize {
         self.tensors.keys().filter(|name| name.starts_with(prefix)).count()
@@ -96,15 +106,14 @@ pub struct Parameters {
 impl Parameters {
     /// Makes every tensor of `list`: trained ones in f32, frozen ones in `frozen_kind`.
     ///
-    /// `encoder` and `decoder` are the sides' pre-trained weights. Random values are functions of
-    /// (seed, name), whatever else the model has.
+    /// `pretrained` are files of weights by the first part of their parameters' names, e.g.
+    /// `encoder`. Random values are functions of (seed, name), whatever else the model has.
     ///
     /// # Errors
     /// A pre-trained tensor that is missing or has another shape.
     pub fn new(
         list: &[Parameter],
-        encoder: Option<&Weights>,
-        decoder: Option<&Weights>,
+        pretrained: &[(&str, Weights)],
         seed: u64,
         frozen_kind: Kind,
         device: Device,
@@ -114,8 +123,9 @@ impl Parameters {
         let mut offset = 0;
         for parameter in list {
             let shape: Vec<i64> = parameter.shape.iter().map(|&size| size as i64).collect();
-            let side = if parameter.name.starts_with("encoder.") { encoder } else { decoder };
-            let value = initial(parameter, &shape, side, seed)?;
+            let side = parameter.name.split('.').next();
+            let file = pretrained.iter().find(|(name, _)| Some(*name) == side);
+            let value = initial(parameter, &shape, file.map(|(_, weights)| weights), seed)?;
             let tensor = if parameter.trained {
                 let count = parameter.count() as i64;
                 let mut view = weights.narrow(0, offset, count).view(shape.as_slice());

@@ -34,6 +34,20 @@ impl Pass {
         Some(masks.borrow_mut().bits())
     }
 
+    /// The shares of a layer's own attention and of that over a BERT: one of them is 0 with
+    /// `probability` while training, each as often, and else both are 1/2.
+    pub fn drop_net(&self, probability: f64) -> (f64, f64) {
+        let Some(masks) = &self.masks else { return (0.5, 0.5) };
+        let drawn = masks.borrow_mut().uniform();
+        if drawn < probability / 2.0 {
+            (1.0, 0.0)
+        } else if drawn > 1.0 - probability / 2.0 {
+            (0.0, 1.0)
+        } else {
+            (0.5, 0.5)
+        }
+    }
+
     /// `x` with elements zeroed with `probability` and the others scaled up; in training only.
     pub fn dropout(&self, x: Tensor, probability: f64) -> Tensor {
         match self.mask(probability) {
@@ -106,6 +120,28 @@ mod tests {
         assert!((share - 0.01).abs() < 1e-3, "masks of one pass are independent: {share}");
         let again = self::pass(1).dropout(ones.shallow_clone(), 0.1);
         assert!(again.equal(&found), "the same stream gives the same masks");
+    }
+
+    #[test]
+    fn drop_net_leaves_either_attention_out_with_its_probability() {
+        let pass = pass(1);
+        let mut counts = [0; 3];
+        for _ in 0..4000 {
+            match pass.drop_net(0.4) {
+                (1.0, 0.0) => counts[0] += 1,
+                (0.0, 1.0) => counts[1] += 1,
+                both => {
+                    assert_eq!(both, (0.5, 0.5));
+                    counts[2] += 1;
+                }
+            }
+        }
+        // 0.2, 0.2 and 0.6 of 4000, within four standard deviations.
+        for (count, expected) in counts.into_iter().zip([800, 800, 2400]) {
+            assert!(i32::abs(count - expected) < 125, "{counts:?}");
+        }
+        assert!((0..100).all(|_| pass.drop_net(1.0) != (0.5, 0.5)));
+        assert_eq!(Pass::eval().drop_net(1.0), (0.5, 0.5));
     }
 
     #[test]

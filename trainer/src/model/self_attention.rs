@@ -5,6 +5,7 @@
 use tch::Tensor;
 
 use super::attention::{KeyValue, attend, split_heads};
+use super::bert_fused::BertFused;
 use super::layers::{Linear, Packed};
 use super::pass::Pass;
 use super::positions::Positions;
@@ -17,6 +18,8 @@ pub struct SelfAttention {
     pub query_key_value: Packed,
     /// Behind the heads.
     pub output: Linear,
+    /// The attention over a BERT beside it, in an encoder that is fused with one.
+    pub fused: Option<BertFused>,
     /// Around all of it.
     pub residual: Residual,
     /// Attention heads.
@@ -32,6 +35,7 @@ impl SelfAttention {
         x: &Tensor,
         mask: &Tensor,
         past: Option<&mut Past>,
+        bert: Option<&BertMemory>,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
@@ -41,8 +45,25 @@ impl SelfAttention {
         let attended = attend(&query, &key, &value, mask, self.dropout, pass);
         let gather = |x: &Tensor| at.map_or_else(|| x.shallow_clone(), |at| at.gather(x));
         let attended = self.output.forward(&gather(&attended));
-        self.residual.forward(&gather(x), &attended, pass)
+        let x = gather(x);
+        match (&self.fused, bert) {
+            (Some(fused), Some(BertMemory { hidden, mask })) => {
+                let memory = fused.attention.key_value(hidden);
+                let bert = fused.attention.forward(&x, &memory, mask, at, pass);
+                fused.add(&x, &attended, &bert, &self.residual, pass)
+            }
+            _ => self.residual.forward(&x, &attended, pass),
+        }
     }
+}
+
+/// What a BERT made of the sentence that a layer reads.
+#[derive(Debug)]
+pub struct BertMemory {
+    /// Its last hidden states: `[B, S, E]`.
+    pub hidden: Tensor,
+    /// The additive mask of its padding: `[B, 1, 1, S]`.
+    pub mask: Tensor,
 }
 
 /// One self-attention's keys and values of the tokens written so far.

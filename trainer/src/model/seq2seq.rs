@@ -50,7 +50,17 @@ impl Seq2Seq {
                 let dropout = BertDropout::new(&base.config, side.dropout);
                 Encoder::bert(&source, &base.config, side.adapters.as_ref(), dropout, kind)
             }
-            (_, Base::Transformer(base)) => Encoder::transformer(&source, &base.config, kind),
+            (_, Base::Transformer(base)) => {
+                let encoder = Encoder::transformer(&source, &base.config, kind);
+                match &bases.fused {
+                    Some(bert) => {
+                        let (scope, config) = (parameters.scope("fused"), &bert.config);
+                        let dropout = BertDropout::new(config, None);
+                        encoder.fused(Encoder::bert(&scope, config, None, dropout, kind))
+                    }
+                    None => encoder,
+                }
+            }
             (EncoderConfig::Transformer(_), Base::Bert(_)) => {
                 panic!("the encoder's base is of another run")
             }

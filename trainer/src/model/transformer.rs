@@ -9,6 +9,7 @@
 use tandem_config::transformer::{Positions as PositionsConfig, Transformer as Config};
 use tch::{Kind, Tensor};
 
+use super::bert_fused::BertFused;
 use super::feed_forward::FeedForward;
 use super::layer::Layer;
 use super::layers::{DEFAULT_EPS, LayerNorm, Linear, Packed};
@@ -66,7 +67,10 @@ fn sinusoidal(positions: usize, width: usize) -> Tensor {
 /// An encoder's layer below `scope`, e.g. `encoder.layer.0`.
 pub fn encoder_layer(scope: &Scope, config: &Config) -> Layer {
     let feed_forward = FeedForward::relu(&scope.enter("feed_forward"), config.dropout);
-    Layer { feed_forward: Some(feed_forward), ..decoder_layer(scope, config) }
+    let fused = config.bert_fused.as_ref();
+    let fused = fused.map(|fused| BertFused::new(scope, fused, config.heads));
+    let attention = SelfAttention { fused, ..decoder_layer(scope, config).attention };
+    Layer { attention, feed_forward: Some(feed_forward) }
 }
 
 /// The self-attention of a decoder's layer below `scope`, e.g. `decoder.layer.0`; the rest of it is
@@ -77,6 +81,7 @@ pub fn decoder_layer(scope: &Scope, config: &Config) -> Layer {
     let attention = SelfAttention {
         query_key_value: Packed::new(&attention, &["query", "key", "value"]),
         output: Linear::new(&attention, "output"),
+        fused: None,
         residual: Residual { norm, dropout: config.dropout },
         heads: config.heads as i64,
         dropout: 0.0,

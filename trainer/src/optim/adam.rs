@@ -78,7 +78,7 @@ mod tests {
     fn steps_are_the_papers() -> Result<(), Box<dyn std::error::Error>> {
         let parameter =
             Parameter { name: "w".into(), shape: vec![1], trained: true, init: Init::Ones };
-        let parameters = Parameters::new(&[parameter], None, None, 1, Kind::Float, Device::Cpu)?;
+        let parameters = Parameters::new(&[parameter], &[], 1, Kind::Float, Device::Cpu)?;
         let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
         let gradients = [0.5, -0.25, 3.0, 1e-4];
         for gradient in gradients {

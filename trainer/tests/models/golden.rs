@@ -1,18 +1,18 @@
 //! Outputs, losses and gradients of a Transformer, against PyTorch's own layers, and of a BERT with
-//! a causal mask, against transformers; tests/golden/transformer/make.py made the golden.
+//! a causal mask, against transformers; tests/golden/transformer/make.py made the golden, and
+//! tests/golden/bert_fused/make.py that of a Transformer fused with a BERT.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tandem_trainer::loss::{cross_entropy, length_nll};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Pass, Positions};
 use tch::{Kind, Tensor};
 
-use crate::support::{Tiny, bert, tiny, transformer};
+use crate::support::{SOURCE_WORDS, Tiny, bert, fused, tiny, transformer};
 
-const SOURCE_WORDS: usize = 23;
 const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
 
@@ -22,9 +22,9 @@ struct Golden {
 }
 
 impl Golden {
-    fn open() -> Self {
+    fn open(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../tests/golden/transformer/golden.safetensors");
+            .join(format!("../tests/golden/{name}/golden.safetensors"));
         let tensors = Tensor::read_safetensors(&path).expect("the golden").into_iter().collect();
         Self { tensors, weights: Weights::read(&path).expect("the golden") }
     }
@@ -56,7 +56,8 @@ impl Golden {
     }
 
     fn check_gradients(&self, tiny: &Tiny, prefix: &str) {
-        for (name, parameter) in tiny.parameters.names.iter().zip(&tiny.parameters.trained) {
+        let parameters = tiny.parameters.names.iter().zip(&tiny.parameters.trained);
+        for (name, parameter) in parameters.filter(|(name, _)| !name.starts_with("fused.")) {
             let Some(expected) = self.tensors.get(&format!("{prefix}{name}")) else {
                 panic!("the golden has no gradient of {name}");
             };
@@ -93,13 +94,9 @@ fn real(values: &Tensor, is_real: &Tensor) -> Tensor {
     values.masked_fill(&is_real.logical_not().unsqueeze(-1), 0.0)
 }
 
-#[test]
-fn an_autoregressive_transformer_is_pytorchs() {
-    let golden = Golden::open();
-    let objective = json!({ "autoregressive": {} });
-    let (source, target) =
-        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
-    let tiny = tiny(source, target, objective, 0, 1);
+/// Compares an autoregressive model with the golden's: logits, memory, loss, gradients.
+fn check_autoregressive(golden: &Golden, source: Value, target: Value) {
+    let tiny = tiny(source, target, json!({ "autoregressive": {} }), 0, 1);
     golden.load(&tiny, "weight.");
     let target_real = golden.get("target").ne(0);
     let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
@@ -117,13 +114,9 @@ fn an_autoregressive_transformer_is_pytorchs() {
     golden.check_gradients(&tiny, "autoregressive.gradient.");
 }
 
-#[test]
-fn a_masked_transformer_with_length_prediction_is_pytorchs() {
-    let golden = Golden::open();
-    let objective = json!({ "masked": { "length_classes": 11 } });
-    let (source, target) =
-        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
-    let tiny = tiny(source, target, objective, 0, 1);
+/// Compares a masked model with length prediction with the golden's.
+fn check_masked(golden: &Golden, source: Value, target: Value) {
+    let tiny = tiny(source, target, json!({ "masked": { "length_classes": 11 } }), 0, 1);
     golden.load(&tiny, "weight.");
     let chosen = golden.get("masked.chosen").ne(0);
     let batch = golden.batch(golden.get("masked.input"), &chosen);
@@ -145,8 +138,31 @@ fn a_masked_transformer_with_length_prediction_is_pytorchs() {
 }
 
 #[test]
+fn an_autoregressive_transformer_is_pytorchs() {
+    let (source, target) =
+        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
+    check_autoregressive(&Golden::open("transformer"), source, target);
+}
+
+#[test]
+fn a_masked_transformer_with_length_prediction_is_pytorchs() {
+    let (source, target) =
+        (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
+    check_masked(&Golden::open("transformer"), source, target);
+}
+
+#[test]
+fn transformers_fused_with_a_bert_are_pytorchs() {
+    let golden = Golden::open("bert_fused");
+    let (source, target) =
+        (|| fused(SOURCE_WORDS, "sinusoidal"), || fused(TARGET_WORDS, "learned"));
+    check_autoregressive(&golden, source(), target());
+    check_masked(&golden, source(), target());
+}
+
+#[test]
 fn a_bert_with_a_causal_mask_is_transformers() {
-    let golden = Golden::open();
+    let golden = Golden::open("transformer");
     let objective = json!({ "autoregressive": {} });
     // Without cross-attention: transformers' own would be another.
     let tiny = tiny(transformer(SOURCE_WORDS, "sinusoidal"), bert(&[]), objective, TARGET_WORDS, 1);

@@ -3,3 +3,4 @@
 mod beam_search;
 mod golden;
 mod support;
+mod warm_start;

@@ -10,6 +10,9 @@ use tandem_config::transformer::Transformer;
 use tandem_trainer::model::{Parameters, Seq2Seq};
 use tch::{Device, Kind};
 
+/// Entries of the vocabulary that a fused BERT reads.
+pub const SOURCE_WORDS: usize = 23;
+
 /// A model and its tensors.
 pub struct Tiny {
     pub parameters: Parameters,
@@ -23,6 +26,13 @@ pub fn transformer(words: usize, positions: &str) -> Value {
         "positions": positions, "max_length": 32,
         "vocabulary": { "learn": { "size": words, "lowercase": false } },
     } })
+}
+
+/// A Transformer's config, fused with a BERT that is 12 wide and has `SOURCE_WORDS` entries.
+pub fn fused(words: usize, positions: &str) -> Value {
+    let mut config = transformer(words, positions);
+    config["transformer"]["bert_fused"] = json!({ "pretrained": "nowhere" });
+    config
 }
 
 /// A BERT that writes, with cross-attention behind the layers of `list`; 8 wide.
@@ -52,23 +62,26 @@ pub fn tiny(
     let Encoder::Transformer(source) = &run.model.encoder else { panic!("the encoders here") };
     let decoder = match run.model.decoder.as_ref().expect("a decoder") {
         Decoder::Transformer(target) => of(target),
-        Decoder::Bert(_) => {
-            let config: BertConfig = serde_json::from_value(json!({
-                "vocab_size": bert_words, "hidden_size": 8, "num_hidden_layers": 2,
-                "num_attention_heads": 2, "intermediate_size": 12,
-                "max_position_embeddings": 32,
-            }))
-            .expect("a config");
-            Base::Bert(BertBase { config, folder: None })
-        }
+        Decoder::Bert(_) => Base::Bert(bert_base(bert_words, 8)),
     };
-    let bases = Bases { encoder: of(source), decoder: Some(decoder) };
+    let fused = run.model.bert_fused().next().map(|_| bert_base(SOURCE_WORDS, 12));
+    let bases = Bases { encoder: of(source), decoder: Some(decoder), fused };
     let list = parameters::model(&run, &bases);
     let kind = Kind::Float;
-    let parameters =
-        Parameters::new(&list, None, None, seed, kind, Device::Cpu).expect("parameters");
+    let parameters = Parameters::new(&list, &[], seed, kind, Device::Cpu).expect("parameters");
     let model = Seq2Seq::new(&run.model, &bases, &parameters, kind);
     Tiny { parameters, model }
+}
+
+/// A BERT that is nowhere: it starts from random weights, and all of them are trained.
+fn bert_base(words: usize, width: usize) -> BertBase {
+    let config: BertConfig = serde_json::from_value(json!({
+        "vocab_size": words, "hidden_size": width, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 32,
+        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+    }))
+    .expect("a config");
+    BertBase { config, folder: None }
 }
 
 fn of(config: &Transformer) -> Base {
