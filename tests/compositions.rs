@@ -53,6 +53,24 @@ fn transformers_with_vocabularies_of_their_own() {
     for side in ["source", "target"] {
         assert_eq!(vocabulary(&tiny, side).lines().count(), 110, "{side}");
     }
+
+    // Weights belong to the vocabulary that they were trained with.
+    let mut entries: Vec<String> = vocabulary(&tiny, "target").lines().map(str::to_owned).collect();
+    entries.swap(108, 109);
+    tiny.write("autoregressive/vocabulary/target/vocab.txt", &(entries.join("\n") + "\n"));
+    let config = tiny.path("autoregressive.yaml");
+    let mut launch = program("tandem");
+    launch.arg("launch").arg(&config).args(["--set", "training.steps=15"]);
+    let output = expect_code(&mut launch, 1);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("was trained on another target vocabulary (SHA-256"), "{said}");
+
+    // A run that starts over learns its vocabulary anew.
+    let size = "model.decoder.transformer.vocabulary.learn.size=105";
+    let mut launch = program("tandem");
+    launch.arg("launch").arg(&config).args(["--restart", "--set", size]);
+    expect_code(&mut launch, 0);
+    assert_eq!(vocabulary(&tiny, "target").lines().count(), 105);
 }
 
 /// The vocabulary that the run `autoregressive` has learnt.

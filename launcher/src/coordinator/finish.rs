@@ -28,7 +28,7 @@ pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {
     }
     export(&coordinator.config, &average, &coordinator.run.export())?;
     let folder = coordinator.run.export();
-    coordinator.progress.say(&format!("the trained adapters are in {}", folder.display()));
+    coordinator.progress.say(&format!("the trained weights are in {}", folder.display()));
     Ok(())
 }
 
@@ -142,20 +142,19 @@ fn readme(config: &RunConfig, model: &Checkpoint) -> String {
             format!("the average of the models of steps {}", steps.join(", "))
         }
     };
-    let bases: Vec<String> = manifest
-        .bases
-        .iter()
-        .map(|base| format!("- {}: SHA-256 of model.safetensors `{}`\n", base.side, base.sha256))
-        .collect();
+    let bases: Vec<String> =
+        manifest.bases.iter().map(|base| format!("- {}: `{}`\n", base.side, base.sha256)).collect();
     let adapters = manifest.files.get(ADAPTERS).map_or("", |file| file.sha256.as_str());
     format!(
         "# {name}\n\n\
          Trained by Tandem; {what}.\n\n\
          - `{ADAPTERS}`: every trained weight, in 32-bit floats, by the names of the model's \
          parameters. SHA-256 `{adapters}`.\n\
-         - `config.yaml`: the whole run; `model` says what the weights belong to, and which \
-         frozen BERTs they stand on.\n\n\
-         The weights work with exactly these BERTs:\n\n{bases}",
+         - `config.yaml`: the whole run; `model` says what the weights belong to, and what they \
+         stand on.\n\n\
+         The weights work with exactly these BERTs (SHA-256 of their model.safetensors) and \
+         vocabularies:\n\n\
+         {bases}",
         name = config.run.name,
         bases = bases.concat(),
     )
