@@ -61,7 +61,7 @@ fn transformers_with_vocabularies_of_their_own() {
     let config = tiny.path("autoregressive.yaml");
     let mut launch = program("tandem");
     launch.arg("launch").arg(&config).args(["--set", "training.steps=15"]);
-    let output = expect_code(&mut launch, 1);
+    let output = expect_code(&mut launch, 2);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("was trained on another target vocabulary (SHA-256"), "{said}");
 
@@ -94,7 +94,7 @@ fn transformers_fused_with_a_bert() {
     from_yaml_to_bleu(&tiny, "fused-autoregressive", &fused_german, &fused_english, objective);
     let objective = "{ masked: { length_classes: 40 } }\n  init: ./fused-masked";
     let config = tiny.translation("misfit", 2, &german, &english, objective);
-    let output = expect_code(program("tandem").arg("launch").arg(config), 1);
+    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("this model has no trained `") && said.contains("model.init"), "{said}");
 }
@@ -111,4 +111,15 @@ fn berts_and_transformers_together() {
     let (encoder, decoder) = (frozen("de"), frozen("en"));
     from_yaml_to_bleu(&tiny, "no-encoder-adapters", &encoder, BERT_DECODER, MASKED);
     from_yaml_to_bleu(&tiny, "no-adapters", &encoder, &decoder, MASKED);
+}
+
+#[test]
+fn a_gpt2_behind_a_bert() {
+    let tiny = Tiny::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/gpt2/folder");
+    let decoder =
+        format!("{{ gpt2: {{ pretrained: {folder}, cross_attention: {{ heads: 2 }} }} }}");
+    from_yaml_to_bleu(&tiny, "gpt2", BERT_ENCODER, &decoder, AUTOREGRESSIVE);
+    let translations = translate(&tiny.path("gpt2"), "eins zwei .\n\nneun .\n");
+    assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::bert::{BertConfig, BertError, BertFolder};
+use crate::gpt2::Gpt2Folder;
 use crate::model::{Decoder, Encoder, NewBert, Vocabulary};
 use crate::run::RunConfig;
 use crate::transformer::Transformer;
@@ -30,6 +31,8 @@ pub enum Base {
     Bert(BertBase),
     /// A Transformer from random weights.
     Transformer(TransformerBase),
+    /// A GPT-2.
+    Gpt2(Gpt2Folder),
 }
 
 /// A BERT, which is there or which the run makes.
@@ -84,6 +87,9 @@ impl Bases {
             Some(Decoder::Transformer(config)) => {
                 Some(Base::Transformer(TransformerBase::open(config)?))
             }
+            Some(Decoder::Gpt2(decoder)) => {
+                Some(Base::Gpt2(Gpt2Folder::open(&find(&decoder.pretrained)?)?))
+            }
             None => None,
         };
         let fused = run.model.bert_fused().next();
@@ -92,10 +98,11 @@ impl Bases {
     }
 
     /// The folders whose weights are loaded, by the first part of their parameters' names.
-    pub fn folders(&self) -> impl Iterator<Item = (&'static str, &BertFolder)> {
-        let decoder = self.decoder.as_ref().and_then(Base::folder);
+    pub fn folders(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let decoder = self.decoder.as_ref().and_then(Base::weights);
         let fused = self.fused.as_ref().and_then(|bert| bert.folder.as_ref());
-        [("encoder", self.encoder.folder()), ("decoder", decoder), ("fused", fused)]
+        let fused = fused.map(|folder| folder.path.as_path());
+        [("encoder", self.encoder.weights()), ("decoder", decoder), ("fused", fused)]
             .into_iter()
             .filter_map(|(side, folder)| Some((side, folder?)))
     }
@@ -106,13 +113,22 @@ impl Base {
     pub fn bert(&self) -> Option<&BertBase> {
         match self {
             Self::Bert(bert) => Some(bert),
-            Self::Transformer(_) => None,
+            Self::Transformer(_) | Self::Gpt2(_) => None,
         }
     }
 
-    /// The folder whose weights are loaded, if any.
+    /// The BERT's folder, if it has one.
     pub fn folder(&self) -> Option<&BertFolder> {
         self.bert()?.folder.as_ref()
+    }
+
+    /// The folder whose weights are loaded, if any.
+    pub fn weights(&self) -> Option<&Path> {
+        match self {
+            Self::Bert(bert) => bert.folder.as_ref().map(|folder| folder.path.as_path()),
+            Self::Transformer(_) => None,
+            Self::Gpt2(folder) => Some(&folder.path),
+        }
     }
 
     /// The tokenizer's file, where a BERT's folder has it.
@@ -120,6 +136,7 @@ impl Base {
         let folder = match self {
             Self::Bert(bert) => bert.folder.as_ref(),
             Self::Transformer(transformer) => transformer.vocabulary.as_ref(),
+            Self::Gpt2(folder) => return Some(&folder.vocabulary),
         };
         folder.map(|folder| folder.vocabulary.as_path())
     }
@@ -129,6 +146,7 @@ impl Base {
         match self {
             Self::Bert(bert) => bert.config.vocab_size,
             Self::Transformer(transformer) => transformer.vocab_size,
+            Self::Gpt2(folder) => folder.config.vocab_size,
         }
     }
 
@@ -137,6 +155,7 @@ impl Base {
         match self {
             Self::Bert(bert) => bert.config.hidden_size,
             Self::Transformer(transformer) => transformer.config.hidden,
+            Self::Gpt2(folder) => folder.config.n_embd,
         }
     }
 
@@ -145,6 +164,7 @@ impl Base {
         match self {
             Self::Bert(bert) => bert.config.max_position_embeddings,
             Self::Transformer(transformer) => transformer.config.max_length,
+            Self::Gpt2(folder) => folder.config.n_positions,
         }
     }
 }
@@ -184,9 +204,11 @@ impl TransformerBase {
 }
 
 fn open_folder(name: &str) -> Result<BertFolder, BaseError> {
-    let path =
-        locate(name).ok_or_else(|| BaseError::NotHere { name: name.into(), cache: hub_cache() })?;
-    Ok(BertFolder::open(&path)?)
+    Ok(BertFolder::open(&find(name)?)?)
+}
+
+fn find(name: &str) -> Result<PathBuf, BaseError> {
+    locate(name).ok_or_else(|| BaseError::NotHere { name: name.into(), cache: hub_cache() })
 }
 
 /// Entries of a vocabulary; one that is learnt has exactly as many as asked for.

@@ -18,11 +18,13 @@ pub enum BertError {
         /// Why.
         source: std::io::Error,
     },
-    /// config.json is not a BERT's.
-    #[error("{} does not describe a BERT: {reason}", path.display())]
+    /// config.json is not such a model's.
+    #[error("{} does not describe a {kind}: {reason}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
+        /// What it was to describe.
+        kind: &'static str,
         /// What is wrong.
         reason: String,
     },
@@ -54,7 +56,7 @@ pub enum BertError {
         folder: PathBuf,
     },
     /// A tensor that the shape in config.json asks for is not in the file.
-    #[error("{} has no tensor `{name}`, which a BERT of the shape in config.json has", path.display())]
+    #[error("{} has no tensor `{name}`, which a model of the shape in config.json has", path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
@@ -146,8 +148,11 @@ impl BertFolder {
         let config_path = path.join("config.json");
         let text = std::fs::read_to_string(&config_path)
             .map_err(|source| BertError::Read { path: config_path.clone(), source })?;
-        let config = BertConfig::parse(&text)
-            .map_err(|reason| BertError::Config { path: config_path, reason })?;
+        let config = BertConfig::parse(&text).map_err(|reason| BertError::Config {
+            path: config_path,
+            kind: "BERT",
+            reason,
+        })?;
         let vocabulary = ["tokenizer.json", "vocab.txt"]
             .map(|name| path.join(name))
             .into_iter()
@@ -163,17 +168,7 @@ impl BertFolder {
                 return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
             }
         }
-        let weights = path.join("model.safetensors");
-        if !weights.exists() {
-            let folder = path.to_owned();
-            if path.join("model.safetensors.index.json").exists() {
-                return Err(BertError::Sharded { folder });
-            }
-            if path.join("pytorch_model.bin").exists() {
-                return Err(BertError::Pickle { folder });
-            }
-        }
-        let tensors = tensor_shapes(&weights)?;
+        let tensors = read_weights_header(path)?;
         let folder = Self { path: path.to_owned(), config, tensors, vocabulary };
         folder.check_tensors()?;
         Ok(folder)
@@ -210,22 +205,46 @@ impl BertFolder {
 
     /// Whether every tensor that will be loaded is there, in the shape of config.json.
     fn check_tensors(&self) -> Result<(), BertError> {
-        let path = self.path.join("model.safetensors");
         let mut expected = tensors(&self.config);
         if self.has_mlm_head() {
             expected.extend(mlm_head(&self.config));
         }
-        for Tensor { name, shape: expected, .. } in expected {
-            let Some(name) = self.stored_name(&name) else {
-                return Err(BertError::Tensor { path, name });
-            };
-            let found = self.tensors[&name].clone();
-            if found != expected {
-                return Err(BertError::TensorShape { path, name, found, expected });
-            }
+        for tensor in expected {
+            check_tensor(&self.path, &self.tensors, self.stored_name(&tensor.name), tensor)?;
         }
         Ok(())
     }
+}
+
+/// Whether the file of `folder` has a tensor, by the name that it is stored under, in its shape.
+pub(crate) fn check_tensor(
+    folder: &Path,
+    found: &BTreeMap<String, Vec<usize>>,
+    stored: Option<String>,
+    Tensor { name, shape: expected, .. }: Tensor,
+) -> Result<(), BertError> {
+    let path = folder.join("model.safetensors");
+    let Some(name) = stored else { return Err(BertError::Tensor { path, name }) };
+    let found = found[&name].clone();
+    if found != expected {
+        return Err(BertError::TensorShape { path, name, found, expected });
+    }
+    Ok(())
+}
+
+/// Names and shapes in a folder's model.safetensors.
+pub(crate) fn read_weights_header(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, BertError> {
+    let weights = path.join("model.safetensors");
+    if !weights.exists() {
+        let folder = path.to_owned();
+        if path.join("model.safetensors.index.json").exists() {
+            return Err(BertError::Sharded { folder });
+        }
+        if path.join("pytorch_model.bin").exists() {
+            return Err(BertError::Pickle { folder });
+        }
+    }
+    tensor_shapes(&weights)
 }
 
 /// One tensor of a BERT.

@@ -12,7 +12,7 @@ use crate::data::Text;
 use crate::evaluation::Metric;
 use crate::inputs::{Shape, Shapes};
 use crate::model::{BertEncoder, Corruption, Decoder, Encoder, Layers, Objective};
-use crate::model::{Train, Vocabulary};
+use crate::model::{PretrainedDecoder, Train, Vocabulary};
 use crate::problem::{Kind, Problem};
 use crate::run::RunConfig;
 use crate::training::{Optimizer, Schedule};
@@ -136,7 +136,7 @@ fn objective(run: &RunConfig, report: &mut Report) {
                 };
                 let message = format!(
                     "missing, the {name} objective needs a decoder, must be one of {{bert: ...}} \
-                     | {{transformer: ...}}"
+                     | {{transformer: ...}} | {{gpt2: ...}}"
                 );
                 report.conflict("model.decoder", message);
             }
@@ -235,8 +235,15 @@ fn encoder_adapters(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
 }
 
 fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
-    let Some(Decoder::Bert(decoder)) = &run.model.decoder else { return };
-    let path = "model.decoder.bert.cross_attention";
+    let (decoder, name) = match &run.model.decoder {
+        Some(Decoder::Bert(decoder)) => (decoder, "bert"),
+        Some(Decoder::Gpt2(decoder)) => (decoder, "gpt2"),
+        Some(Decoder::Transformer(_)) | None => return,
+    };
+    let path = &format!("model.decoder.{name}.cross_attention");
+    if name == "gpt2" {
+        gpt2(run, decoder, path, report);
+    }
     let keys = "heads | feed_forward | layers | dropout";
     adapters(decoder.train, decoder.cross_attention.is_some(), keys, path, report);
     let Some(adapters) = &decoder.cross_attention else {
@@ -254,20 +261,35 @@ fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     if let Some(bert) = shapes.decoder
         && !bert.hidden.is_multiple_of(adapters.heads)
     {
-        let message =
-            format!("{} heads must divide the BERT's hidden_size {}", adapters.heads, bert.hidden);
+        let message = format!(
+            "{} heads must divide the {}'s width {}",
+            adapters.heads, bert.kind, bert.hidden
+        );
         report.conflict(&format!("{path}.heads"), message);
+    }
+}
+
+/// GPT-2 writes from left to right, and has feed-forward blocks of its own.
+fn gpt2(run: &RunConfig, decoder: &PretrainedDecoder, path: &str, report: &mut Report) {
+    if matches!(run.model.objective, Objective::Masked(_)) {
+        let message = "GPT-2 sees only what stands before a token, which the masked objective \
+                       cannot do with, must be {autoregressive: ...}";
+        report.conflict("model.objective.masked", message.into());
+    }
+    if decoder.cross_attention.as_ref().is_some_and(|cross| cross.feed_forward > 0) {
+        let message = "GPT-2's own feed-forward block comes behind the attention, must be 0";
+        report.conflict(&format!("{path}.feed_forward"), message.into());
     }
 }
 
 /// Layers must be there, each once.
 fn layers(layers: &Layers, bert: Option<Shape>, path: &str, report: &mut Report) {
-    let count = bert.map_or(usize::MAX, |bert| bert.layers);
+    let (count, kind) = bert.map_or((usize::MAX, "BERT"), |bert| (bert.layers, bert.kind));
     match layers {
         Layers::All => {}
         Layers::Top(top) => {
             if *top > count {
-                let message = format!("found {top}, the BERT has {count} layers");
+                let message = format!("found {top}, the {kind} has {count} layers");
                 report.conflict(&format!("{path}.top"), message);
             }
         }
@@ -281,7 +303,7 @@ fn layers(layers: &Layers, bert: Option<Shape>, path: &str, report: &mut Report)
                 let path = format!("{path}.list[{index}]");
                 if layer >= count {
                     let last = count.saturating_sub(1);
-                    let message = format!("found {layer}, the BERT has layers 0 to {last}");
+                    let message = format!("found {layer}, the {kind} has layers 0 to {last}");
                     report.conflict(&path, message);
                 }
                 if !seen.insert(layer) {

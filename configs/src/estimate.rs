@@ -6,6 +6,7 @@
 //! Letters: N sentences, T tokens of each, D width, F feed-forward width, H heads, V vocabulary.
 
 use crate::bases::{Base, Bases, BertBase, TransformerBase};
+use crate::gpt2::Gpt2Folder;
 use crate::model::{Decoder, Objective};
 use crate::parameters::{Parameter, frozen_count, trained_count};
 use crate::run::RunConfig;
@@ -83,8 +84,12 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
     if let Some(target) = target {
         total += layers(target, tokens, length);
         let (count, heads, inner) = match (&run.model.decoder, target) {
-            (Some(Decoder::Bert(decoder)), Base::Bert(bert)) => {
-                let all = bert.config.num_hidden_layers;
+            (Some(Decoder::Bert(decoder) | Decoder::Gpt2(decoder)), base) => {
+                let all = match base {
+                    Base::Bert(bert) => bert.config.num_hidden_layers,
+                    Base::Gpt2(gpt2) => gpt2.config.n_layer,
+                    Base::Transformer(_) => 0,
+                };
                 decoder.cross_attention.as_ref().map_or((0, 0, 0), |adapters| {
                     let count = (0..all).filter(|&i| adapters.layers.contains(i, all)).count();
                     (count, adapters.heads, adapters.feed_forward)
@@ -92,7 +97,7 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
             }
             // Its feed-forward is counted with the layers.
             (_, Base::Transformer(base)) => (base.config.layers, base.config.heads, 0),
-            (_, Base::Bert(_)) => (0, 0, 0),
+            (_, Base::Bert(_) | Base::Gpt2(_)) => (0, 0, 0),
         };
         // Query, key, value, attended, sum, norm: 6 T·D; probabilities H·T·T; the feed-forward.
         let each = tokens * (6 * target.width() as u64 + 2 * inner as u64)
@@ -122,6 +127,9 @@ fn layers(base: &Base, tokens: u64, length: u64) -> u64 {
         ),
         Base::Transformer(TransformerBase { config, .. }) => {
             (config.layers, config.hidden, config.feed_forward, config.heads)
+        }
+        Base::Gpt2(Gpt2Folder { config, .. }) => {
+            (config.n_layer, config.n_embd, config.inner(), config.n_head)
         }
     };
     let layer = tokens * (11 * width + 2 * inner) as u64 + 2 * heads as u64 * tokens * length;

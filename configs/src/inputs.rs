@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::bases::locate;
-use crate::bert::BertFolder;
+use crate::bert::{BertError, BertFolder};
 use crate::checks::Report;
 use crate::data::Text;
+use crate::gpt2::{Gpt2Config, Gpt2Folder};
 use crate::model::{Decoder, Encoder, Vocabulary};
 use crate::run::RunConfig;
 use crate::transformer::Transformer;
@@ -71,6 +72,9 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
             bert(&decoder.pretrained, "model.decoder.bert.pretrained", report)
         }
         Some(Decoder::Transformer(shape)) => Some(transformer(shape, "model.decoder", report)),
+        Some(Decoder::Gpt2(decoder)) => {
+            gpt2(&decoder.pretrained, "model.decoder.gpt2.pretrained", report)
+        }
         None => None,
     };
     let mut fused = None;
@@ -124,6 +128,29 @@ fn file(path: &Path, key: &str, report: &mut Report) {
 
 /// The shape of a BERT, if it is on this machine.
 fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
+    let folder = opened(name, key, BertFolder::open, report)?;
+    Some(Shape {
+        kind: "BERT",
+        layers: folder.config.num_hidden_layers,
+        hidden: folder.config.hidden_size,
+        positions: folder.config.max_position_embeddings,
+    })
+}
+
+/// The shape of a GPT-2, if it is on this machine.
+fn gpt2(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
+    let Gpt2Config { n_layer, n_embd, n_positions, .. } =
+        opened(name, key, Gpt2Folder::open, report)?.config;
+    Some(Shape { kind: "GPT-2", layers: n_layer, hidden: n_embd, positions: n_positions })
+}
+
+/// A pre-trained model's folder, if it is on this machine.
+fn opened<F>(
+    name: &str,
+    key: &str,
+    open: impl Fn(&Path) -> Result<F, BertError>,
+    report: &mut Report,
+) -> Option<F> {
     let Some(path) = locate(name) else {
         // A name on the hub has at most one slash: it can still be downloaded.
         if Path::new(name).is_absolute() || name.matches('/').count() > 1 {
@@ -135,16 +162,5 @@ fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
         }
         return None;
     };
-    match BertFolder::open(&path) {
-        Ok(folder) => Some(Shape {
-            kind: "BERT",
-            layers: folder.config.num_hidden_layers,
-            hidden: folder.config.hidden_size,
-            positions: folder.config.max_position_embeddings,
-        }),
-        Err(error) => {
-            report.conflict(key, error.to_string());
-            None
-        }
-    }
+    open(&path).map_err(|error| report.conflict(key, error.to_string())).ok()
 }

@@ -6,8 +6,8 @@
 //!   changes it, `shape` compares it with the [`schema`] of the types, `resolve` makes paths
 //!   absolute, `inputs` and `checks` find what does not go together. All of it becomes
 //!   [`Problems`], each with its place.
-//! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] reads a pre-trained folder's
-//!   shape without loading its weights.
+//! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
+//!   folder's shape without loading its weights.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
 //!   [`estimate`] tells from it what memory and disk a run needs.
 
@@ -20,6 +20,7 @@ pub mod data;
 pub mod decoding;
 pub mod estimate;
 pub mod evaluation;
+pub mod gpt2;
 mod inputs;
 pub mod load;
 pub mod model;

@@ -39,9 +39,12 @@ pub enum Encoder {
 pub enum Decoder {
     /// A BERT, with cross-attention adapters behind its layers (Guo et al. 2020, equation 6). With
     /// the autoregressive objective it has a causal mask, which it was not pre-trained with.
-    Bert(BertDecoder),
+    Bert(PretrainedDecoder),
     /// A Transformer, trained from random weights.
     Transformer(Transformer),
+    /// A GPT-2, with cross-attention adapters inside its layers; for the autoregressive objective,
+    /// which it was pre-trained with.
+    Gpt2(PretrainedDecoder),
 }
 
 /// A BERT that reads the source.
@@ -62,10 +65,10 @@ pub struct BertEncoder {
     pub dropout: Option<f64>,
 }
 
-/// A BERT that writes the target.
+/// A pre-trained model that writes the target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BertDecoder {
+pub struct PretrainedDecoder {
     /// A Hugging Face folder, or a model's name on the hub.
     pub pretrained: String,
     /// Which weights are trained.
@@ -73,7 +76,7 @@ pub struct BertDecoder {
     pub train: Train,
     /// The cross-attention adapters. Without them the decoder never sees the source.
     pub cross_attention: Option<CrossAttention>,
-    /// Dropout inside the BERT while training; by default what its config.json says.
+    /// Dropout inside the model while training; by default what its config.json says.
     #[schemars(range(min = 0.0, max = 0.99))]
     pub dropout: Option<f64>,
 }
@@ -161,6 +164,9 @@ pub struct EncoderAdapters {
 }
 
 /// `LN(x + dropout(MultiHead(x, H_E, H_E)))` behind each chosen layer.
+///
+/// GPT-2's layers have their norms first. There it is `x + dropout(MultiHead(LN(x), H_E, H_E))`,
+/// between a layer's self-attention and its feed-forward block, as in transformers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CrossAttention {
@@ -168,7 +174,7 @@ pub struct CrossAttention {
     #[schemars(range(min = 1))]
     pub heads: usize,
     /// Width of a feed-forward layer behind the attention; 0 for none, the paper's form. The
-    /// released code has 512 for IWSLT and 2048 for WMT.
+    /// released code has 512 for IWSLT and 2048 for WMT. Not in GPT-2, which has its own.
     #[serde(default)]
     pub feed_forward: usize,
     /// Which layers have one.
@@ -189,13 +195,13 @@ impl Model {
         };
         let decoder = match &self.decoder {
             Some(Decoder::Transformer(transformer)) => transformer.bert_fused.as_ref(),
-            Some(Decoder::Bert(_)) | None => None,
+            Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
         };
         let sides = [("encoder", encoder), ("decoder", decoder)];
         sides.into_iter().filter_map(|(side, fused)| Some((side, fused?)))
     }
 
-    /// The names or folders of all pre-trained BERTs: of their weights, or of a vocabulary alone.
+    /// The names or folders of all pre-trained models: of their weights, or of a vocabulary alone.
     pub fn berts_mut(&mut self) -> Vec<&mut String> {
         let (mut names, mut transformers) = (Vec::new(), Vec::new());
         match &mut self.encoder {
@@ -203,7 +209,9 @@ impl Model {
             Encoder::Transformer(transformer) => transformers.push(transformer),
         }
         match &mut self.decoder {
-            Some(Decoder::Bert(decoder)) => names.push(&mut decoder.pretrained),
+            Some(Decoder::Bert(decoder) | Decoder::Gpt2(decoder)) => {
+                names.push(&mut decoder.pretrained);
+            }
             Some(Decoder::Transformer(transformer)) => transformers.push(transformer),
             None => {}
         }

@@ -3,6 +3,7 @@
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
 //! Names: Hugging Face's own below `encoder.`, `decoder.` and `fused.`; adapters as DESIGN names them.
 
+mod gpt2;
 mod transformer;
 
 use crate::bases::{Base, Bases, BertBase, TransformerBase};
@@ -83,7 +84,7 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
         (_, Base::Transformer(base)) => {
             transformer::encoder(base, fused_width(base, bases), length_classes)
         }
-        (Encoder::Transformer(_), Base::Bert(_)) => panic!("the encoder's base is of another run"),
+        _ => panic!("the encoder's base is of another run"),
     };
     let memory_width = bases.encoder.width();
     list.extend(match (&run.model.decoder, &bases.decoder) {
@@ -93,6 +94,9 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
         }
         (_, Some(Base::Transformer(base))) => {
             transformer::decoder(base, memory_width, fused_width(base, bases))
+        }
+        (Some(Decoder::Gpt2(side)), Some(Base::Gpt2(folder))) => {
+            gpt2::decoder(folder, side, memory_width)
         }
         _ => panic!("the decoder's base is of another run"),
     });
@@ -137,7 +141,7 @@ pub fn encoder(
     list.bert(bert, weights);
     let width = bert.hidden_size;
     if let Some(adapters) = adapters {
-        for layer in layers(&adapters.layers, bert) {
+        for layer in layers(&adapters.layers, bert.num_hidden_layers) {
             list.scoped(&format!("layer.{layer}.adapter."), |list| {
                 list.norm("norm", width);
                 // Without biases, and not near the identity: as in the released code.
@@ -162,11 +166,9 @@ pub fn decoder(
     list.mlm_head(bert, weights);
     let Some(cross_attention) = cross_attention else { return list.parameters };
     let width = bert.hidden_size;
-    for layer in layers(&cross_attention.layers, bert) {
+    for layer in layers(&cross_attention.layers, bert.num_hidden_layers) {
         list.scoped(&format!("layer.{layer}."), |list| {
-            list.query_key_value("cross_attention", width, memory_width);
-            list.linear("cross_attention.output", width, width);
-            list.norm("cross_attention.norm", width);
+            list.cross_attention(width, memory_width);
             if cross_attention.feed_forward > 0 {
                 list.linear("feed_forward.up", cross_attention.feed_forward, width);
                 list.linear("feed_forward.down", width, cross_attention.feed_forward);
@@ -185,8 +187,7 @@ pub fn mlm(bert: &BertConfig, weights: BertWeights) -> Vec<Parameter> {
     list.parameters
 }
 
-fn layers<'a>(chosen: &'a Layers, bert: &BertConfig) -> impl Iterator<Item = usize> + 'a {
-    let count = bert.num_hidden_layers;
+fn layers(chosen: &Layers, count: usize) -> impl Iterator<Item = usize> {
     (0..count).filter(move |&layer| chosen.contains(layer, count))
 }
 
@@ -230,6 +231,12 @@ impl List {
         }
     }
 
+    fn cross_attention(&mut self, width: usize, memory_width: usize) {
+        self.query_key_value("cross_attention", width, memory_width);
+        self.linear("cross_attention.output", width, width);
+        self.norm("cross_attention.norm", width);
+    }
+
     fn length_embedding(&mut self, classes: Option<usize>, width: usize) {
         if let Some(classes) = classes {
             self.add("length_embedding.weight", vec![classes, width], Init::Normal(0.02));
@@ -247,20 +254,26 @@ impl List {
     }
 
     fn bert(&mut self, bert: &BertConfig, weights: BertWeights) {
-        self.pretrained(bert::tensors(bert), weights);
+        let stored = |name: &str| weights.folder.and_then(|folder| folder.stored_name(name));
+        self.pretrained(bert::tensors(bert), weights.train, stored);
     }
 
     fn mlm_head(&mut self, bert: &BertConfig, weights: BertWeights) {
-        self.pretrained(bert::mlm_head(bert), weights);
+        let stored = |name: &str| weights.folder.and_then(|folder| folder.stored_name(name));
+        self.pretrained(bert::mlm_head(bert), weights.train, stored);
     }
 
-    /// Adds a BERT's own tensors: with the folder's values where it has them, and frozen if so
-    /// configured.
-    fn pretrained(&mut self, tensors: Vec<Tensor>, weights: BertWeights) {
-        let folder = weights.folder.filter(|_| weights.train != Train::Scratch);
+    /// Adds a pre-trained model's own tensors: with its file's values where `stored` knows the name
+    /// there, and frozen if so configured.
+    fn pretrained(
+        &mut self,
+        tensors: Vec<Tensor>,
+        train: Train,
+        stored: impl Fn(&str) -> Option<String>,
+    ) {
         for Tensor { name, shape, role } in tensors {
-            let stored = folder.and_then(|folder| folder.stored_name(&name));
-            let trained = stored.is_none() || weights.train == Train::All;
+            let stored = stored(&name).filter(|_| train != Train::Scratch);
+            let trained = stored.is_none() || train == Train::All;
             let init = match (stored, role) {
                 (Some(stored), _) => Init::Pretrained(stored),
                 (None, Role::Matrix) => Init::Normal(0.02),

@@ -41,7 +41,7 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     };
     let decoder = match &mut run.model.decoder {
         Some(Decoder::Transformer(transformer)) => Some(&mut transformer.vocabulary),
-        Some(Decoder::Bert(_)) | None => None,
+        Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
     };
     for vocabulary in [encoder, decoder].into_iter().flatten() {
         if let Vocabulary::File { path, .. } = vocabulary {

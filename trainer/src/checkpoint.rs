@@ -14,6 +14,11 @@ use crate::model::Parameters;
 use crate::model::parameters::Weights;
 use crate::optim::Adam;
 
+/// Trained weights that belong to another model, BERT or vocabulary: trying again cannot help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misfit(String);
+
 /// Where training stood: `trainer.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainerState {
@@ -110,7 +115,7 @@ pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)
     let bases = &languages.bases;
     let mut hashes = Vec::new();
     for (side, folder) in bases.folders() {
-        let path = folder.path.join("model.safetensors");
+        let path = folder.join("model.safetensors");
         let (_, sha256) =
             store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         hashes.push((side.to_owned(), sha256));
@@ -118,7 +123,7 @@ pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)
     let target = bases.decoder.as_ref().zip(languages.target.as_ref());
     for (side, own) in [("source", Some((&bases.encoder, &languages.source))), ("target", target)] {
         if let Some((base, tokenizer)) = own
-            && base.folder().is_none()
+            && base.weights().is_none()
         {
             let hash = tokenizer.fingerprint().map(|byte| format!("{byte:02x}")).concat();
             hashes.push((format!("{side} vocabulary"), hash));
@@ -150,8 +155,11 @@ fn check_bases<'a>(
         let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
         ensure!(
             hash == sha256,
-            "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here ({hash})",
-            checkpoint.folder().display(),
+            Misfit(format!(
+                "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here \
+                 ({hash})",
+                checkpoint.folder().display()
+            ))
         );
     }
     Ok(())
@@ -182,11 +190,11 @@ pub fn warm_start(
     let path = checkpoint.path(ADAPTERS);
     let file = Weights::read(&path)?;
     if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {
-        bail!(
+        bail!(Misfit(format!(
             "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
              a part of this one",
             path.display()
-        );
+        )));
     }
     for (name, mut view) in parameters.views(&parameters.weights) {
         if file.has(name) {
@@ -207,8 +215,10 @@ pub fn load_weights(checkpoint: &Checkpoint, parameters: &Parameters) -> anyhow:
     let (found, expected) = (file.count(""), parameters.names.len());
     ensure!(
         found == expected,
-        "{} has {found} tensors, this model has {expected}: it is another model's",
-        path.display()
+        Misfit(format!(
+            "{} has {found} tensors, this model has {expected}: it is another model's",
+            path.display()
+        ))
     );
     Ok(parameters.load(&parameters.weights, &file, "")?)
 }

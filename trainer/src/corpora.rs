@@ -51,7 +51,7 @@ impl Languages {
         let source = tokenizer(worker, &bases.encoder, own, column, &folder("source"))?;
         let own = match decoder {
             Some(Decoder::Transformer(transformer)) => Some(&transformer.vocabulary),
-            Some(Decoder::Bert(_)) | None => None,
+            Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
         };
         let target = match &bases.decoder {
             Some(base) => Some(tokenizer(worker, base, own, Column::Target, &folder("target"))?),

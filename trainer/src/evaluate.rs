@@ -18,7 +18,6 @@ use tch::no_grad;
 use crate::corpora::Languages;
 use crate::data::batches::evaluation_batches;
 use crate::data::corpus::{Corpus, Split};
-use crate::data::detokenize::detokenize;
 use crate::data::example::Draw;
 use crate::decode::{Translation, Translator};
 use crate::model::Pass;
@@ -59,7 +58,7 @@ impl<'a> Line<'a> {
             index,
             source,
             reference,
-            hypothesis: detokenize(&words),
+            hypothesis: target.text(&translation.ids),
             reference_tokens: target.respell(reference)?,
             hypothesis_tokens: words,
             length: translation.ids.len(),

@@ -319,7 +319,7 @@ pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
     let list = parameters::model(&worker.config, bases);
     let mut pretrained = Vec::new();
     for (side, folder) in bases.folders() {
-        pretrained.push((side, Weights::read(&folder.path.join("model.safetensors"))?));
+        pretrained.push((side, Weights::read(&folder.join("model.safetensors"))?));
     }
     if worker.is_first() {
         worker.report(Report::Plan {

@@ -50,7 +50,7 @@ fn config_json_that_does_not_fit_to_the_weights() {
     assert_eq!(
         said(|folder| write_bert(folder, json!({ "num_hidden_layers": 4 }))),
         "german/model.safetensors has no tensor \
-         `bert.encoder.layer.3.attention.self.query.weight`, which a BERT of the shape in \
+         `bert.encoder.layer.3.attention.self.query.weight`, which a model of the shape in \
          config.json has"
     );
     assert_eq!(

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
 use tandem_config::bert::{self, BertConfig, BertFolder};
 use tandem_config::estimate;
+use tandem_config::gpt2::{self, Gpt2Config, Gpt2Folder};
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters::{self, trained_count};
 use tandem_config::schema::{Choice, Rule, schema};
@@ -116,6 +117,7 @@ const PAPER: &[(&str, usize)] = &[
     ("iwslt14-de-en-bert-decoder", 58_446_848),
     ("iwslt14-de-en-bert-fused", 78_808_064),
     ("iwslt14-de-en-bert-fused-autoregressive", 78_283_776),
+    ("iwslt14-de-en-gpt2", 37_822_464),
     ("iwslt14-de-en-mask-predict", 63_054_848),
     ("iwslt14-de-en-no-adapters", 786_432),
     ("iwslt14-de-en-no-decoder-adapters", 10_242_048),
@@ -183,6 +185,21 @@ fn bert(name: &str) -> BertBase {
     BertBase { config, folder: Some(folder) }
 }
 
+/// The smallest GPT-2 of its publication, which is not on this machine.
+fn gpt2() -> Gpt2Folder {
+    let config: Gpt2Config = serde_json::from_value(serde_json::json!({
+        "vocab_size": 50_257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+    }))
+    .unwrap();
+    let tensors = gpt2::tensors_of(&config).into_iter();
+    Gpt2Folder {
+        path: "gpt2".into(),
+        tensors: tensors.map(|tensor| (tensor.name, tensor.shape)).collect(),
+        config,
+        vocabulary: "tokenizer.json".into(),
+    }
+}
+
 fn transformer(config: &Transformer) -> Base {
     let Vocabulary::Bert(name) = &config.vocabulary else { panic!("{config:?}") };
     let vocabulary = bert(name).folder;
@@ -198,6 +215,7 @@ fn bases(run: &RunConfig) -> Bases {
     let decoder = match run.model.decoder.as_ref().unwrap() {
         Decoder::Bert(decoder) => Base::Bert(bert(&decoder.pretrained)),
         Decoder::Transformer(config) => transformer(config),
+        Decoder::Gpt2(_) => Base::Gpt2(gpt2()),
     };
     let fused = run.model.bert_fused().next().map(|(_, fused)| bert(&fused.pretrained));
     Bases { encoder, decoder: Some(decoder), fused }

@@ -404,7 +404,7 @@ const CHOICES: &[Case] = &[
     (
         &[("  decoder:\n    bert:", "  decoder:\n    gpt:")],
         &[
-            "24:5: model.decoder.gpt: unknown choice, must be one of {bert: ...} | {transformer: ...}",
+            "24:5: model.decoder.gpt: unknown choice, must be one of {bert: ...} | {transformer: ...} | {gpt2: ...}, did you mean `gpt2`?",
         ],
     ),
     (
@@ -548,7 +548,26 @@ const CONFLICTS: &[Case] = &[
             "",
         )],
         &[
-            "16:1: model.decoder: missing, the masked objective needs a decoder, must be one of {bert: ...} | {transformer: ...}",
+            "16:1: model.decoder: missing, the masked objective needs a decoder, must be one of {bert: ...} | {transformer: ...} | {gpt2: ...}",
+        ],
+    ),
+    (
+        &[
+            ("    bert:\n      pretrained: ./english", "    gpt2:\n      pretrained: ./gpt2"),
+            ("heads: 2\n", "heads: 3\n        feed_forward: 4\n"),
+        ],
+        &[
+            "28:9: model.decoder.gpt2.cross_attention.heads: 3 heads must divide the GPT-2's width 8",
+            "29:9: model.decoder.gpt2.cross_attention.feed_forward: GPT-2's own feed-forward block comes behind the attention, must be 0",
+            "30:28: model.decoder.gpt2.cross_attention.layers.list[1]: found 2, the GPT-2 has layers 0 to 1",
+            "32:5: model.objective.masked: GPT-2 sees only what stands before a token, which the masked objective cannot do with, must be {autoregressive: ...}",
+        ],
+    ),
+    (
+        &[("    bert:\n      pretrained: ./english", "    gpt2:\n      pretrained: ./english")],
+        &[
+            "25:7: model.decoder.gpt2.pretrained: english/config.json does not describe a GPT-2: model_type is `bert`, only `gpt2` is supported",
+            "31:5: model.objective.masked: GPT-2 sees only what stands before a token, which the masked objective cannot do with, must be {autoregressive: ...}",
         ],
     ),
     (
@@ -631,9 +650,7 @@ const CONFLICTS: &[Case] = &[
     ),
     (
         &[("heads: 2\n", "heads: 3\n")],
-        &[
-            "28:9: model.decoder.bert.cross_attention.heads: 3 heads must divide the BERT's hidden_size 8",
-        ],
+        &["28:9: model.decoder.bert.cross_attention.heads: 3 heads must divide the BERT's width 8"],
     ),
     (
         &[("max_length: 12", "max_length: 17")],

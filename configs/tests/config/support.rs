@@ -38,6 +38,8 @@ impl Folder {
         }
         write_bert(&folder.path("german"), json!({}));
         write_bert(&folder.path("english"), json!({}));
+        let gpt2 = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2/folder");
+        std::os::unix::fs::symlink(gpt2, folder.path("gpt2")).unwrap();
         folder
     }
 

@@ -95,11 +95,12 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
         Encoder::Transformer(transformer) => self::transformer(transformer),
     };
     let mut parts = vec![("encoder".to_owned(), encoder)];
-    if let Some(decoder) = &config.model.decoder {
-        let text = match decoder {
-            Decoder::Bert(decoder) => {
+    if let Some(written) = &config.model.decoder {
+        let text = match written {
+            Decoder::Bert(decoder) | Decoder::Gpt2(decoder) => {
+                let kind = if matches!(written, Decoder::Gpt2(_)) { "GPT-2" } else { "BERT" };
                 let mut text =
-                    format!("BERT {}, {}", name(&decoder.pretrained), trained(decoder.train));
+                    format!("{kind} {}, {}", name(&decoder.pretrained), trained(decoder.train));
                 if let Some(cross) = &decoder.cross_attention {
                     let layers = layers(&cross.layers);
                     text += &format!(", cross-attention with {} heads in {layers}", cross.heads);

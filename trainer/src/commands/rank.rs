@@ -11,6 +11,7 @@ use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
 
+use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
 use crate::parallel::mpi::Mpi;
@@ -84,7 +85,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             DataError::Refused { .. } | DataError::Nothing { .. } | DataError::WrongKind { .. },
         ) => true,
     };
-    if unusable || error.is::<BatchError>() {
+    if unusable || error.is::<BatchError>() || error.is::<Misfit>() {
         2
     } else if error.is::<Diverged>() {
         93

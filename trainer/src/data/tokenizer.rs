@@ -1,4 +1,5 @@
-//! One side's tokenizer: text to ids as BERT's own tokenizer makes them, and ids back to text.
+//! One side's tokenizer: text to ids as BERT's or GPT-2's own tokenizer makes them, and ids back to
+//! text.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,15 @@ use sha2::{Digest, Sha256};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
-use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{
+    NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper,
+};
+
+use super::detokenize::detokenize;
+
+/// GPT-2's only special token.
+const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// Why a tokenizer cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +39,8 @@ pub enum TokenizerError {
     },
     /// A special token is missing.
     #[error(
-        "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK]",
+        "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK], a \
+         GPT-2's {END_OF_TEXT}",
         path.display()
     )]
     MissingSpecial {
@@ -50,7 +60,7 @@ pub enum TokenizerError {
 }
 
 /// The ids of a vocabulary's special tokens. They differ between vocabularies: the first
-/// bert-base-german-cased has [PAD] at 1.
+/// bert-base-german-cased has [PAD] at 1. GPT-2 has one for all purposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Fills up short rows.
@@ -66,12 +76,22 @@ pub struct SpecialIds {
     pub mask: u32,
 }
 
+/// How ids spell a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spelling {
+    /// Pieces of words, those that continue a word with `##` (BERT).
+    WordPiece,
+    /// Bytes, spaces and all (GPT-2).
+    ByteLevel,
+}
+
 /// One side's tokenizer.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
     /// Token of each id; ids that no token has are empty.
     tokens: Vec<String>,
+    spelling: Spelling,
     fingerprint: [u8; 32],
     /// Whether words between spaces can be tokenised one by one.
     splits_at_spaces: bool,
@@ -147,12 +167,21 @@ impl Tokenizer {
                 .token_to_id(token)
                 .ok_or_else(|| TokenizerError::MissingSpecial { path: path.to_owned(), token })
         };
-        let special = SpecialIds {
-            pad: id("[PAD]")?,
-            unk: id("[UNK]")?,
-            cls: id("[CLS]")?,
-            sep: id("[SEP]")?,
-            mask: id("[MASK]")?,
+        let (spelling, special) = match inner.token_to_id(END_OF_TEXT) {
+            Some(end) if inner.token_to_id("[PAD]").is_none() => {
+                let special = SpecialIds { pad: end, unk: end, cls: end, sep: end, mask: end };
+                (Spelling::ByteLevel, special)
+            }
+            _ => {
+                let special = SpecialIds {
+                    pad: id("[PAD]")?,
+                    unk: id("[UNK]")?,
+                    cls: id("[CLS]")?,
+                    sep: id("[SEP]")?,
+                    mask: id("[MASK]")?,
+                };
+                (Spelling::WordPiece, special)
+            }
         };
         let vocabulary = inner.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |&last| last as usize + 1);
@@ -161,7 +190,7 @@ impl Tokenizer {
             tokens[id as usize] = token;
         }
         let splits_at_spaces = splits_at_spaces(&inner);
-        Ok(Self { inner, special, tokens, fingerprint, splits_at_spaces })
+        Ok(Self { inner, special, tokens, spelling, fingerprint, splits_at_spaces })
     }
 
     /// The ids of the special tokens.
@@ -179,12 +208,13 @@ impl Tokenizer {
         self.fingerprint
     }
 
-    /// The ids of a text, without special tokens. Empty for a text without words.
+    /// The ids of a text, without special tokens. Empty for a text without words. Spaces around it
+    /// are left out.
     ///
     /// # Errors
     /// The tokenizer has rules that fail on this text; a BERT's own does not.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| {
+        let encoding = self.inner.encode_fast(text.trim(), false).map_err(|error| {
             let text = text.chars().take(60).collect();
             TokenizerError::Encode { text, reason: error.to_string() }
         })?;
@@ -196,11 +226,35 @@ impl Tokenizer {
         Encoder { tokenizer: self, known: HashMap::new() }
     }
 
+    /// The text of ids, for people.
+    pub fn text(&self, ids: &[u32]) -> String {
+        match self.spelling {
+            Spelling::WordPiece => detokenize(&self.words(ids)),
+            Spelling::ByteLevel => self.bytes(ids),
+        }
+    }
+
     /// The words of ids: word pieces merged, separated by spaces, up to the first [SEP] or [CLS].
     ///
     /// This is the form that the paper's BLEU compares. [PAD] and [MASK] are left out; [UNK] and
-    /// pieces without a beginning stay visible.
+    /// pieces without a beginning stay visible. The words of a GPT-2's text are those that a BERT
+    /// would split it into.
     pub fn words(&self, ids: &[u32]) -> String {
+        match self.spelling {
+            Spelling::WordPiece => self.merged(ids),
+            Spelling::ByteLevel => split(&self.bytes(ids)),
+        }
+    }
+
+    /// The text that ids spell byte by byte, up to the first [`END_OF_TEXT`]; bytes that are no
+    /// UTF-8 become U+FFFD.
+    fn bytes(&self, ids: &[u32]) -> String {
+        let end = ids.iter().position(|&id| id == self.special.sep).unwrap_or(ids.len());
+        // Ids come from this vocabulary; the decoder of bytes takes whatever they spell.
+        self.inner.decode(&ids[..end], false).unwrap_or_default().trim().to_owned()
+    }
+
+    fn merged(&self, ids: &[u32]) -> String {
         let special = self.special;
         let mut words = String::new();
         for &id in ids.iter().take_while(|&&id| id != special.sep && id != special.cls) {
@@ -228,6 +282,16 @@ impl Tokenizer {
     pub fn respell(&self, text: &str) -> Result<String, TokenizerError> {
         Ok(self.words(&self.encode(text)?))
     }
+}
+
+/// A text's words and punctuation marks, separated by spaces, as BERT's tokenizer splits them.
+fn split(text: &str) -> String {
+    let mut split = PreTokenizedString::from(text);
+    if BertPreTokenizer.pre_tokenize(&mut split).is_err() {
+        return text.to_owned();
+    }
+    let words = split.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    words.into_iter().map(|(word, ..)| word).collect::<Vec<_>>().join(" ")
 }
 
 /// Encodes many texts, remembering the ids of words: several times as fast as one by one.
@@ -383,6 +447,27 @@ mod tests {
         assert_eq!(tokenizer.words(&[6, 3, 7]), "der");
         assert_eq!(tokenizer.words(&[8, 7, 8, 99]), "##e hunde ");
         assert_eq!(tokenizer.words(&[]), "");
+    }
+
+    /// tests/golden/gpt2/make.py made the folder, and what transformers' tokenizer says.
+    #[test]
+    fn bytes_are_spelt_as_gpt2_spells_them() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2");
+        let tokenizer = Tokenizer::open(&golden.join("folder/tokenizer.json")).unwrap();
+        let cases = std::fs::read_to_string(golden.join("golden.json")).unwrap();
+        let cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
+        assert!(cases.len() > 6);
+        for case in cases {
+            let text = case["text"].as_str().unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode(text).unwrap(), ids, "{text:?}");
+            assert_eq!(tokenizer.encoder().encode(text).unwrap(), ids, "{text:?}");
+            assert_eq!(tokenizer.text(&ids), case["decoded"].as_str().unwrap(), "{text:?}");
+        }
+        let ids = tokenizer.encode("Don't stop, now!").unwrap();
+        assert_eq!(tokenizer.words(&ids), "Don ' t stop , now !");
+        let ended = [&ids[..], &[tokenizer.special().sep], &ids[..]].concat();
+        assert_eq!(tokenizer.text(&ended), "Don't stop, now!");
     }
 
     #[test]

@@ -196,7 +196,8 @@ fn continuations(
     let hidden = model.decoder.step(&last, memory, written); // [R, D]
     let logits = model.head.project(&model.head.transform(&hidden)); // [R, V]
     let log_probs = logits.log_softmax(-1, Kind::Float) + so_far;
-    let mut never = vec![ids.pad];
+    // GPT-2 has one special token for everything.
+    let mut never = if ids.pad == ids.end { Vec::new() } else { vec![ids.pad] };
     if searches[active[0]].passes == 0 {
         never.push(ids.end); // no translation is empty
     }

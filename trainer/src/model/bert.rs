@@ -10,7 +10,7 @@ use super::layer::Layer;
 use super::layers::{Activation, LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
-use super::residual::Residual;
+use super::residual::{Order, Residual};
 use super::self_attention::SelfAttention;
 
 /// Dropout inside a BERT.
@@ -69,6 +69,7 @@ pub fn layer(scope: &Scope, config: &BertConfig, dropout: BertDropout) -> Layer 
     let attention = scope.enter("attention");
     let residual = |scope: &Scope| Residual {
         norm: LayerNorm::new(scope, "output.LayerNorm", config.layer_norm_eps),
+        order: Order::Post,
         dropout: dropout.hidden,
     };
     Layer {

@@ -3,7 +3,8 @@
 //!
 //! Behind a BERT's layer this is AB-Net's adapter (Guo et al. 2020, equation 6; the released code
 //! adds the feed-forward block). Behind a Transformer's self-attention it is the rest of a decoder
-//! layer (Vaswani et al. 2017), perhaps fused with a BERT.
+//! layer (Vaswani et al. 2017), perhaps fused with a BERT. Inside a GPT-2's layer, whose norms come
+//! first, it is `x + dropout(MultiHead(LN(x), H_E, H_E))`.
 
 use tandem_config::model::CrossAttention as Config;
 use tandem_config::transformer::Transformer;
@@ -18,7 +19,7 @@ use super::memory_attention::MemoryAttention;
 use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
-use super::residual::Residual;
+use super::residual::{Order, Residual};
 
 /// One cross-attention.
 #[derive(Debug)]
@@ -57,8 +58,21 @@ impl CrossAttention {
         Self {
             attention: MemoryAttention::new(&attention, config.heads),
             fused: None,
-            residual: Residual { norm, dropout: config.dropout },
+            residual: Residual { norm, order: Order::Post, dropout: config.dropout },
             feed_forward,
+        }
+    }
+
+    /// The adapter of a GPT-2's layer, below `scope`, e.g. `decoder.layer.0`, with the layer's own
+    /// feed-forward block behind it.
+    pub fn gpt2(scope: &Scope, config: &Config, feed_forward: FeedForward) -> Self {
+        let attention = scope.enter("cross_attention");
+        let norm = LayerNorm::new(&attention, "norm", DEFAULT_EPS);
+        Self {
+            attention: MemoryAttention::new(&attention, config.heads),
+            fused: None,
+            residual: Residual { norm, order: Order::Pre, dropout: config.dropout },
+            feed_forward: Some(feed_forward),
         }
     }
 
@@ -70,7 +84,7 @@ impl CrossAttention {
         Self {
             attention: MemoryAttention::new(&attention, config.heads),
             fused: fused.map(|fused| BertFused::new(scope, fused, config.heads)),
-            residual: Residual { norm, dropout: config.dropout },
+            residual: Residual { norm, order: Order::Post, dropout: config.dropout },
             feed_forward: Some(FeedForward::relu(&scope.enter("feed_forward"), config.dropout)),
         }
     }
@@ -94,10 +108,11 @@ impl CrossAttention {
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        let attended = self.attention.forward(x, &memory.encoder, mask, at, pass);
+        let input = self.residual.input(x);
+        let attended = self.attention.forward(&input, &memory.encoder, mask, at, pass);
         let x = match (&self.fused, &memory.bert) {
             (Some(fused), Some(bert)) => {
-                let bert = fused.attention.forward(x, bert, mask, at, pass);
+                let bert = fused.attention.forward(&input, bert, mask, at, pass);
                 fused.add(x, &attended, &bert, &self.residual, pass)
             }
             _ => self.residual.forward(x, &attended, pass),

@@ -1,9 +1,10 @@
-//! The decoder: a BERT or a Transformer, with cross-attention behind its layers.
+//! The decoder: a BERT, a Transformer or a GPT-2, with cross-attention behind or inside its layers.
 //!
 //! With a causal mask each position sees itself and those before it. Padding stands behind all real
 //! tokens, so that it is hidden from them by the causal mask alone.
 
 use tandem_config::bert::BertConfig;
+use tandem_config::gpt2::Gpt2Config;
 use tandem_config::model::CrossAttention as CrossAttentionConfig;
 use tandem_config::transformer::Transformer;
 use tch::{Device, Kind, Tensor};
@@ -12,6 +13,7 @@ use super::attention::{causal_mask, key_mask};
 use super::bert::{self, BertDropout};
 use super::cross_attention::{CrossAttention, LayerMemory};
 use super::encoder::Encoded;
+use super::gpt2::{self, Gpt2Dropout};
 use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
@@ -103,6 +105,32 @@ impl Decoder {
         let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
         let layers = (0..config.layers).map(layer).collect();
         Self { embeddings: Embeddings::Transformer(embeddings), layers, causal, kind }
+    }
+
+    /// The GPT-2 below `scope`, with cross-attention inside some layers; computes in `kind`.
+    pub fn gpt2(
+        scope: &Scope,
+        config: &Gpt2Config,
+        adapters: Option<&CrossAttentionConfig>,
+        dropout: Gpt2Dropout,
+        kind: Kind,
+    ) -> Self {
+        let gpt2 = scope.enter("transformer");
+        let count = config.n_layer;
+        let layer = |index: usize| {
+            let (attention, feed_forward) =
+                gpt2::layer(&gpt2.enter(&format!("h.{index}")), config, dropout);
+            match adapters.filter(|adapters| adapters.layers.contains(index, count)) {
+                Some(adapters) => {
+                    let scope = scope.enter(&format!("layer.{index}"));
+                    let adapter = CrossAttention::gpt2(&scope, adapters, feed_forward);
+                    (Layer { attention, feed_forward: None }, Some(adapter))
+                }
+                None => (Layer { attention, feed_forward: Some(feed_forward) }, None),
+            }
+        };
+        let embeddings = Embeddings::Gpt2(gpt2::Embeddings::new(&gpt2, dropout));
+        Self { embeddings, layers: (0..count).map(layer).collect(), causal: true, kind }
     }
 
     /// The memory as every layer's keys and values.

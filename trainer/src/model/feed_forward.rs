@@ -1,11 +1,11 @@
-//! A feed-forward block: `LN(x + dropout(W2 · activation(W1 · x)))`.
+//! A feed-forward block: `W2 · activation(W1 · x)`, with a residual connection.
 
 use tch::Tensor;
 
 use super::layers::{Activation, DEFAULT_EPS, LayerNorm, Linear};
 use super::parameters::Scope;
 use super::pass::Pass;
-use super::residual::Residual;
+use super::residual::{Order, Residual};
 
 /// One block.
 #[derive(Debug)]
@@ -27,13 +27,17 @@ impl FeedForward {
             up: Linear::new(scope, "up"),
             activation: Activation::Relu,
             down: Linear::new(scope, "down"),
-            residual: Residual { norm: LayerNorm::new(scope, "norm", DEFAULT_EPS), dropout },
+            residual: Residual {
+                norm: LayerNorm::new(scope, "norm", DEFAULT_EPS),
+                order: Order::Post,
+                dropout,
+            },
         }
     }
 
     /// `[.., D]` to `[.., D]`.
     pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let inner = self.activation.forward(&self.up.forward(x));
+        let inner = self.activation.forward(&self.up.forward(&self.residual.input(x)));
         self.residual.forward(x, &self.down.forward(&inner), pass)
     }
 }

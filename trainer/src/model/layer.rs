@@ -6,7 +6,7 @@ use super::feed_forward::FeedForward;
 use super::pass::Pass;
 use super::positions::Positions;
 use super::self_attention::{BertMemory, Past, SelfAttention};
-use super::{bert, transformer};
+use super::{bert, gpt2, transformer};
 
 /// Token ids to hidden states.
 #[derive(Debug)]
@@ -15,6 +15,8 @@ pub enum Embeddings {
     Bert(bert::Embeddings),
     /// A Transformer's.
     Transformer(transformer::Embeddings),
+    /// A GPT-2's.
+    Gpt2(gpt2::Embeddings),
 }
 
 impl Embeddings {
@@ -23,6 +25,7 @@ impl Embeddings {
         match self {
             Self::Bert(embeddings) => embeddings.forward(ids, start, kind, pass),
             Self::Transformer(embeddings) => embeddings.forward(ids, start, kind, pass),
+            Self::Gpt2(embeddings) => embeddings.forward(ids, start, kind, pass),
         }
     }
 }
@@ -32,7 +35,7 @@ impl Embeddings {
 pub struct Layer {
     /// Looks at the other tokens.
     pub attention: SelfAttention,
-    /// Absent where it comes behind something else, in a Transformer's decoder.
+    /// Absent where it comes behind something else, a cross-attention.
     pub feed_forward: Option<FeedForward>,
 }
 

@@ -10,33 +10,41 @@ pub const DEFAULT_EPS: f64 = 1e-5;
 /// `x · Wᵀ + b`.
 #[derive(Debug)]
 pub struct Linear {
-    weight: Tensor,       // [outputs, inputs]
+    weight: Tensor,       // [outputs, inputs], or the other way round
     bias: Option<Tensor>, // [outputs]
+    transposed: bool,
 }
 
 impl Linear {
     /// The layer called `name`.
     pub fn new(scope: &Scope, name: &str) -> Self {
         let scope = scope.enter(name);
-        Self { weight: scope.get("weight"), bias: Some(scope.get("bias")) }
+        Self { weight: scope.get("weight"), bias: Some(scope.get("bias")), transposed: false }
     }
 
     /// The layer called `name`, which has no bias.
     pub fn without_bias(scope: &Scope, name: &str) -> Self {
-        Self { weight: scope.enter(name).get("weight"), bias: None }
+        Self { weight: scope.enter(name).get("weight"), bias: None, transposed: false }
+    }
+
+    /// The layer called `name`, whose weight is stored as `[inputs, outputs]`.
+    pub fn transposed(scope: &Scope, name: &str) -> Self {
+        Self { transposed: true, ..Self::new(scope, name) }
     }
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
         let kind = x.kind();
-        x.linear(&self.weight.to_kind(kind), self.bias.as_ref().map(|bias| bias.to_kind(kind)))
+        let weight = self.weight.to_kind(kind);
+        let weight = if self.transposed { weight.transpose(0, 1) } else { weight };
+        x.linear(&weight, self.bias.as_ref().map(|bias| bias.to_kind(kind)))
     }
 }
 
 /// Several linear layers over one input.
 #[derive(Debug)]
 pub enum Packed {
-    /// Frozen ones, packed into one matrix of so many parts.
+    /// Packed into one matrix of so many parts, as frozen ones are.
     Together(Linear, i64),
     /// Trained ones, each under its own name.
     Apart(Vec<Linear>),
@@ -51,8 +59,11 @@ impl Packed {
         }
         let weights: Vec<_> = parts.iter().map(|part| &part.weight).collect();
         let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-        let packed =
-            Linear { weight: Tensor::cat(&weights, 0), bias: Some(Tensor::cat(&biases, 0)) };
+        let packed = Linear {
+            weight: Tensor::cat(&weights, 0),
+            bias: Some(Tensor::cat(&biases, 0)),
+            transposed: false,
+        };
         Self::Together(packed, parts.len() as i64)
     }
 
@@ -72,6 +83,8 @@ pub enum Activation {
     Relu,
     /// `x · Φ(x)` (Hendrycks and Gimpel 2016).
     Gelu,
+    /// The same by its approximation with a hyperbolic tangent.
+    GeluTanh,
 }
 
 impl Activation {
@@ -80,6 +93,7 @@ impl Activation {
         match self {
             Self::Relu => x.relu(),
             Self::Gelu => x.gelu("none"),
+            Self::GeluTanh => x.gelu("tanh"),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! From hidden states to words: the tied word embeddings, behind a BERT's own transform.
+//! From hidden states to words: the tied word embeddings, behind what a model has before them.
 
 use tandem_config::bert::BertConfig;
 use tandem_config::estimate::logit_rows;
+use tandem_config::gpt2::Gpt2Config;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::layers::{LayerNorm, Linear};
@@ -12,14 +13,24 @@ use crate::native;
 /// starts; of a whole vocabulary that costs more than the product itself.
 const BLOCK_WORDS: i64 = 1024;
 
+/// What stands before the projection onto the vocabulary.
+#[derive(Debug)]
+enum Transform {
+    /// A BERT's dense layer and norm.
+    Bert(Linear, LayerNorm),
+    /// The norm at the end of a GPT-2's layers.
+    Norm(LayerNorm),
+    /// A Transformer's: nothing.
+    Nothing,
+}
+
 /// The head. Its rows are predicted positions: N of them, of all sentences together.
 #[derive(Debug)]
 pub struct LmHead {
-    /// BERT's; a Transformer has none.
-    transform: Option<(Linear, LayerNorm)>,
+    transform: Transform,
     /// The word embeddings, which the projection shares: `[V, D]`.
     pub weight: Tensor,
-    /// One bias per word: `[V]`. A Transformer's are 0.
+    /// One bias per word: `[V]`. Only a BERT's are not 0.
     pub bias: Tensor,
 }
 
@@ -30,7 +41,7 @@ impl LmHead {
         let dense = Linear::new(&predictions, "transform.dense");
         let norm = LayerNorm::new(&predictions, "transform.LayerNorm", config.layer_norm_eps);
         Self {
-            transform: Some((dense, norm)),
+            transform: Transform::Bert(dense, norm),
             weight: scope.get("bert.embeddings.word_embeddings.weight"),
             bias: predictions.get("bias"),
         }
@@ -39,15 +50,27 @@ impl LmHead {
     /// A Transformer's output layer, below `scope`, e.g. `decoder`.
     pub fn transformer(scope: &Scope) -> Self {
         let weight = scope.get("embeddings.word.weight");
+        Self::without_bias(Transform::Nothing, weight)
+    }
+
+    /// A GPT-2's output layer, below `scope`, e.g. `decoder`.
+    pub fn gpt2(scope: &Scope, config: &Gpt2Config) -> Self {
+        let gpt2 = scope.enter("transformer");
+        let norm = LayerNorm::new(&gpt2, "ln_f", config.layer_norm_epsilon);
+        Self::without_bias(Transform::Norm(norm), gpt2.get("wte.weight"))
+    }
+
+    fn without_bias(transform: Transform, weight: Tensor) -> Self {
         let bias = Tensor::zeros([weight.size()[0]], (Kind::Float, weight.device()));
-        Self { transform: None, weight, bias }
+        Self { transform, weight, bias }
     }
 
     /// Hidden states `[N, D]` before the projection onto the vocabulary, `[N, D]`.
     pub fn transform(&self, hidden: &Tensor) -> Tensor {
         match &self.transform {
-            Some((dense, norm)) => norm.forward(&dense.forward(hidden).gelu("none")),
-            None => hidden.shallow_clone(),
+            Transform::Bert(dense, norm) => norm.forward(&dense.forward(hidden).gelu("none")),
+            Transform::Norm(norm) => norm.forward(hidden),
+            Transform::Nothing => hidden.shallow_clone(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The model: BERTs with adapters, Transformers, and what is made of both. Knows no ranks, no files, no YAML beyond its config.
+//! The model: BERTs and GPT-2s with adapters, Transformers, and what is made of them. Knows no ranks, no files, no YAML beyond its config.
 //!
 //! Shapes: B sentences, S source tokens, T target tokens, D width, H heads, V vocabulary.
 
@@ -11,6 +11,7 @@ pub mod cross_attention;
 pub mod decoder;
 pub mod encoder;
 pub mod feed_forward;
+pub mod gpt2;
 pub mod layer;
 pub mod layers;
 pub mod lm_head;

@@ -1,6 +1,7 @@
-//! Self-attention: `LN(x + dropout(MultiHead(x, x, x)))`.
+//! Self-attention: `MultiHead(x, x, x)`, with a residual connection.
 //!
-//! The block of BERT's layers (Devlin et al. 2019) and of the Transformer's (Vaswani et al. 2017).
+//! The block of BERT's layers (Devlin et al. 2019), of the Transformer's (Vaswani et al. 2017) and of
+//! GPT-2's (Radford et al. 2019).
 
 use tch::Tensor;
 
@@ -39,7 +40,7 @@ impl SelfAttention {
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        let parts = self.query_key_value.forward(x);
+        let parts = self.query_key_value.forward(&self.residual.input(x));
         let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
         let (key, value) = Past::extend(past, key, value);
         let attended = attend(&query, &key, &value, mask, self.dropout, pass);

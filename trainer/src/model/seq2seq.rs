@@ -5,6 +5,7 @@ use tandem_config::model::{Decoder as DecoderConfig, Encoder as EncoderConfig, M
 use tch::{Kind, Tensor};
 
 use super::bert::BertDropout;
+use super::gpt2::Gpt2Dropout;
 use super::{Decoder, Encoded, Encoder, LmHead, Parameters, Pass, Positions};
 
 /// A micro-batch of sentence pairs.
@@ -61,9 +62,7 @@ impl Seq2Seq {
                     None => encoder,
                 }
             }
-            (EncoderConfig::Transformer(_), Base::Bert(_)) => {
-                panic!("the encoder's base is of another run")
-            }
+            _ => panic!("the encoder's base is of another run"),
         };
         let (decoder, head) = match (&model.decoder, &bases.decoder) {
             (Some(DecoderConfig::Bert(side)), Some(Base::Bert(base))) => {
@@ -75,6 +74,12 @@ impl Seq2Seq {
             (_, Some(Base::Transformer(base))) => {
                 let decoder = Decoder::transformer(&target, &base.config, causal, kind);
                 (decoder, LmHead::transformer(&target))
+            }
+            (Some(DecoderConfig::Gpt2(side)), Some(Base::Gpt2(base))) => {
+                let (config, adapters) = (&base.config, side.cross_attention.as_ref());
+                let dropout = Gpt2Dropout::new(config, side.dropout);
+                let decoder = Decoder::gpt2(&target, config, adapters, dropout, kind);
+                (decoder, LmHead::gpt2(&target, config))
             }
             _ => panic!("validation asks for a decoder, and its base is of this run"),
         };

@@ -15,7 +15,7 @@ use super::layer::Layer;
 use super::layers::{DEFAULT_EPS, LayerNorm, Linear, Packed};
 use super::parameters::Scope;
 use super::pass::Pass;
-use super::residual::Residual;
+use super::residual::{Order, Residual};
 use super::self_attention::SelfAttention;
 
 /// `dropout(√D · word + position)`, positions from 0.
@@ -82,7 +82,7 @@ pub fn decoder_layer(scope: &Scope, config: &Config) -> Layer {
         query_key_value: Packed::new(&attention, &["query", "key", "value"]),
         output: Linear::new(&attention, "output"),
         fused: None,
-        residual: Residual { norm, dropout: config.dropout },
+        residual: Residual { norm, order: Order::Post, dropout: config.dropout },
         heads: config.heads as i64,
         dropout: 0.0,
     };

@@ -1,6 +1,7 @@
 //! Outputs, losses and gradients of a Transformer, against PyTorch's own layers, and of a BERT with
 //! a causal mask, against transformers; tests/golden/transformer/make.py made the golden, and
-//! tests/golden/bert_fused/make.py that of a Transformer fused with a BERT.
+//! tests/golden/bert_fused/make.py that of a Transformer fused with a BERT, tests/golden/gpt2/make.py
+//! that of a GPT-2 behind a BERT.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,7 +12,7 @@ use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Pass, Positions};
 use tch::{Kind, Tensor};
 
-use crate::support::{SOURCE_WORDS, Tiny, bert, fused, tiny, transformer};
+use crate::support::{SOURCE_WORDS, Tiny, bert, bert_encoder, fused, gpt2, tiny, transformer};
 
 const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
@@ -158,6 +159,11 @@ fn transformers_fused_with_a_bert_are_pytorchs() {
         (|| fused(SOURCE_WORDS, "sinusoidal"), || fused(TARGET_WORDS, "learned"));
     check_autoregressive(&golden, source(), target());
     check_masked(&golden, source(), target());
+}
+
+#[test]
+fn a_gpt2_behind_a_bert_is_transformers() {
+    check_autoregressive(&Golden::open("gpt2"), bert_encoder(), gpt2());
 }
 
 #[test]

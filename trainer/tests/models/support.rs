@@ -1,12 +1,16 @@
 //! Tiny models.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tandem_config::RunConfig;
 use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
 use tandem_config::bert::BertConfig;
+use tandem_config::gpt2::Gpt2Folder;
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters;
 use tandem_config::transformer::Transformer;
+use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Parameters, Seq2Seq};
 use tch::{Device, Kind};
 
@@ -35,6 +39,19 @@ pub fn fused(words: usize, positions: &str) -> Value {
     config
 }
 
+/// A BERT that reads, 8 wide, with `SOURCE_WORDS` entries.
+pub fn bert_encoder() -> Value {
+    json!({ "bert": { "pretrained": "nowhere", "train": "scratch", "dropout": 0.0 } })
+}
+
+/// The golden's GPT-2, with cross-attention inside both layers; 8 wide.
+pub fn gpt2() -> Value {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2/folder");
+    json!({ "gpt2": {
+        "pretrained": folder, "dropout": 0.0, "cross_attention": { "heads": 2, "dropout": 0.0 },
+    } })
+}
+
 /// A BERT that writes, with cross-attention behind the layers of `list`; 8 wide.
 pub fn bert(list: &[usize]) -> Value {
     json!({ "bert": {
@@ -59,16 +76,29 @@ pub fn tiny(
                       "schedule": { "constant": { "rate": 1.0 } } },
     }))
     .expect("a config");
-    let Encoder::Transformer(source) = &run.model.encoder else { panic!("the encoders here") };
+    let encoder = match &run.model.encoder {
+        Encoder::Transformer(source) => of(source),
+        Encoder::Bert(_) => Base::Bert(bert_base(SOURCE_WORDS, 8)),
+    };
     let decoder = match run.model.decoder.as_ref().expect("a decoder") {
         Decoder::Transformer(target) => of(target),
         Decoder::Bert(_) => Base::Bert(bert_base(bert_words, 8)),
+        Decoder::Gpt2(target) => {
+            Base::Gpt2(Gpt2Folder::open(Path::new(&target.pretrained)).expect("a GPT-2"))
+        }
     };
     let fused = run.model.bert_fused().next().map(|_| bert_base(SOURCE_WORDS, 12));
-    let bases = Bases { encoder: of(source), decoder: Some(decoder), fused };
+    let bases = Bases { encoder, decoder: Some(decoder), fused };
     let list = parameters::model(&run, &bases);
+    let pretrained: Vec<_> = bases
+        .folders()
+        .map(|(side, folder)| {
+            (side, Weights::read(&folder.join("model.safetensors")).expect("weights"))
+        })
+        .collect();
     let kind = Kind::Float;
-    let parameters = Parameters::new(&list, &[], seed, kind, Device::Cpu).expect("parameters");
+    let parameters =
+        Parameters::new(&list, &pretrained, seed, kind, Device::Cpu).expect("parameters");
     let model = Seq2Seq::new(&run.model, &bases, &parameters, kind);
     Tiny { parameters, model }
 }
