@@ -82,8 +82,9 @@ fn vocabulary(tiny: &Tiny, side: &str) -> String {
 #[test]
 fn transformers_fused_with_a_bert() {
     let tiny = Tiny::new();
-    let with =
-        |shape: String| shape.replace(" } }", ", bert_fused: { pretrained: ./bert-de/export } } }");
+    let with = |shape: String| {
+        shape.replace("max_length", "bert_fused: { pretrained: ./bert-de/export }, max_length")
+    };
     let german = transformer("{ bert: ./bert-de/export }");
     let english = transformer("{ bert: ./bert-en/export }");
     let (fused_german, fused_english) = (with(german.clone()), with(english.clone()));
@@ -111,6 +112,16 @@ fn berts_and_transformers_together() {
     let (encoder, decoder) = (frozen("de"), frozen("en"));
     from_yaml_to_bleu(&tiny, "no-encoder-adapters", &encoder, BERT_DECODER, MASKED);
     from_yaml_to_bleu(&tiny, "no-adapters", &encoder, &decoder, MASKED);
+}
+
+#[test]
+fn a_transformer_trained_together_with_a_bert() {
+    let tiny = Tiny::new();
+    let bert = "{ pretrained: ./bert-de/export, distillation: 0.1, rate: { peak: 4, end: 9 } }";
+    let german = transformer("{ bert: ./bert-de/export }");
+    let german = german.replace("max_length", &format!("ct_nmt: {bert}, max_length"));
+    let english = transformer("{ bert: ./bert-en/export }");
+    from_yaml_to_bleu(&tiny, "ct-nmt", &german, &english, AUTOREGRESSIVE);
 }
 
 #[test]

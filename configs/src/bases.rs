@@ -62,7 +62,7 @@ pub struct Bases {
     pub encoder: Base,
     /// The target side; none for the `mlm` objective.
     pub decoder: Option<Base>,
-    /// The frozen BERT that Transformers are fused with.
+    /// The BERT that Transformers are fused with, or that the encoder is trained together with.
     pub fused: Option<BertBase>,
 }
 
@@ -92,8 +92,9 @@ impl Bases {
             }
             None => None,
         };
-        let fused = run.model.bert_fused().next();
-        let fused = fused.map(|(_, fused)| BertBase::pretrained(&fused.pretrained)).transpose()?;
+        let fused = run.model.bert_fused().next().map(|(_, fused)| &fused.pretrained);
+        let fused = fused.or(run.model.ct_nmt().map(|ct_nmt| &ct_nmt.pretrained));
+        let fused = fused.map(|name| BertBase::pretrained(name)).transpose()?;
         Ok(Self { encoder, decoder, fused })
     }
 

@@ -52,7 +52,7 @@ pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     encoder_source(run, report);
     encoder_adapters(run, shapes, report);
     cross_attention(run, shapes, report);
-    transformer::check(run, report);
+    transformer::check(run, shapes, report);
     decoding::check(run, report);
     corruption(run, report);
     lengths(run, shapes, report);

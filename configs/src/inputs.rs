@@ -31,7 +31,7 @@ pub struct Shapes {
     pub encoder: Option<Shape>,
     /// The target side's.
     pub decoder: Option<Shape>,
-    /// That of the BERT that Transformers are fused with.
+    /// That of the BERT that Transformers are fused with or trained together with.
     pub fused: Option<Shape>,
 }
 
@@ -81,6 +81,9 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     for (side, config) in run.model.bert_fused() {
         let key = format!("model.{side}.transformer.bert_fused.pretrained");
         fused = bert(&config.pretrained, &key, report);
+    }
+    if let Some(ct_nmt) = run.model.ct_nmt() {
+        fused = bert(&ct_nmt.pretrained, "model.encoder.transformer.ct_nmt.pretrained", report);
     }
     if let Some(folder) = &run.model.init
         && !folder.join("checkpoints").is_dir()

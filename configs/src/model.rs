@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::training::Precision;
-use crate::transformer::{BertFused, Transformer};
+use crate::transformer::{BertFused, CtNmt, Transformer};
 
 /// The model as a composition: an encoder, a decoder, an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -201,6 +201,14 @@ impl Model {
         sides.into_iter().filter_map(|(side, fused)| Some((side, fused?)))
     }
 
+    /// The BERT that the encoder is trained together with.
+    pub fn ct_nmt(&self) -> Option<&CtNmt> {
+        match &self.encoder {
+            Encoder::Transformer(transformer) => transformer.ct_nmt.as_ref(),
+            Encoder::Bert(_) => None,
+        }
+    }
+
     /// The names or folders of all pre-trained models: of their weights, or of a vocabulary alone.
     pub fn berts_mut(&mut self) -> Vec<&mut String> {
         let (mut names, mut transformers) = (Vec::new(), Vec::new());
@@ -217,6 +225,7 @@ impl Model {
         }
         for transformer in transformers {
             names.extend(transformer.bert_fused.as_mut().map(|fused| &mut fused.pretrained));
+            names.extend(transformer.ct_nmt.as_mut().map(|ct_nmt| &mut ct_nmt.pretrained));
             if let Vocabulary::Bert(name) = &mut transformer.vocabulary {
                 names.push(name);
             }

@@ -101,9 +101,11 @@ pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
         _ => panic!("the decoder's base is of another run"),
     });
     if let Some(bert) = &bases.fused {
-        let mut frozen = List::new("fused.");
-        frozen.bert(&bert.config, BertWeights::new(bert, Train::Frozen));
-        list.extend(frozen.parameters);
+        let tuned = run.model.ct_nmt().is_some_and(|ct_nmt| ct_nmt.rate.is_some());
+        let train = if tuned { Train::All } else { Train::Frozen };
+        let mut own = List::new("fused.");
+        own.bert(&bert.config, BertWeights::new(bert, train));
+        list.extend(own.parameters);
     }
     list
 }

@@ -39,6 +39,8 @@ pub struct Transformer {
     pub vocabulary: Vocabulary,
     /// A frozen BERT that every layer looks at, beside its own attention (BERT-Fused).
     pub bert_fused: Option<BertFused>,
+    /// A BERT that the encoder is trained together with (CT-NMT); only for the encoder.
+    pub ct_nmt: Option<CtNmt>,
 }
 
 /// A frozen BERT that reads the source, and an attention over its output in every layer (Zhu et al.
@@ -67,6 +69,47 @@ pub enum Positions {
     Sinusoidal,
     /// By a trained vector for each position.
     Learned,
+}
+
+/// CT-NMT's concerted training (Yang et al. 2020): a BERT that reads the source, and an encoder of its
+/// width that uses it and learns to do without.
+///
+/// It reads the same ids as the encoder, which has its vocabulary. Its dropout while training is what
+/// its config.json says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CtNmt {
+    /// A Hugging Face folder, or a model's name on the hub.
+    pub pretrained: String,
+    /// Whether what goes into the encoder's layers is `g · B + (1 − g) · E` with
+    /// `g = σ(W · B + U · E + b)`: B is the BERT's output, E are the encoder's own embeddings.
+    #[serde(default = "yes")]
+    pub dynamic_switch: bool,
+    /// Asymptotic distillation: the loss is `(1 − this) · words + this · (encoder's output − B)²`,
+    /// the square as a mean over the width, for each source token. 0.1 in the paper, 0.01 in the
+    /// released code.
+    #[serde(default)]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub distillation: f64,
+    /// When the BERT itself is tuned; by default it stays frozen.
+    pub rate: Option<RateSchedule>,
+}
+
+/// The share of the learning rate that a BERT is tuned with: it rises from 0 to 1, falls to 0 again,
+/// and stays there.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateSchedule {
+    /// The step at which it is 1; 10,000 in the paper.
+    #[schemars(range(min = 1))]
+    pub peak: u64,
+    /// The step from which on it is 0; 20,000 in the released code.
+    #[schemars(range(min = 1))]
+    pub end: u64,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn one() -> f64 {

@@ -68,7 +68,7 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
         reducer.finish()?;
         let mut gradients = reducer.gradients();
         gradients *= 1.0 / loss.sums.denominator;
-        adam.update(&parameters, &gradients, 5e-4);
+        adam.update(&parameters, &gradients, |_| 5e-4);
         Ok(())
     };
     // Adam's state and the allocator's blocks are made once.

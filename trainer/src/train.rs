@@ -23,7 +23,7 @@ use crate::metrics::StepTimes;
 use crate::model::parameters::Weights;
 use crate::model::{Parameters, Pass};
 use crate::objective::{MicroBatch, Objective, Sums};
-use crate::optim::{Adam, learning_rate};
+use crate::optim::{Adam, learning_rate, share};
 use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
 use crate::stream::MicroBatches;
@@ -205,7 +205,10 @@ impl<'a> Trainer<'a> {
             gradients *= training.clip_norm / norm;
         }
         let lr = learning_rate(&training.schedule, step, training.steps);
-        self.adam.update(&self.parameters, &gradients, lr);
+        let tuned = self.worker.config.model.ct_nmt().and_then(|ct_nmt| ct_nmt.rate);
+        let share = tuned.map_or(1.0, |schedule| share(&schedule, step));
+        let rate = |name: &str| if name.starts_with("fused.") { share * lr } else { lr };
+        self.adam.update(&self.parameters, &gradients, rate);
         Ok(norm)
     }
 
@@ -243,6 +246,9 @@ impl<'a> Trainer<'a> {
         add("train/skipped_steps", self.state.skipped as f64);
         if sums.length_nll > 0.0 {
             add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
+        }
+        if sums.distillation > 0.0 {
+            add("train/distillation_loss", sums.distillation / sums.source_tokens.max(1.0));
         }
         self.worker.report(Report::Scalars { step, scalars });
         self.worker.report(Report::Progress { step, steps, loss, tokens_per_second });

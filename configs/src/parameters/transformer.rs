@@ -24,6 +24,10 @@ pub fn encoder(
             list.feed_forward(&base.config);
         });
     }
+    if base.config.ct_nmt.as_ref().is_some_and(|ct_nmt| ct_nmt.dynamic_switch) {
+        list.xavier("switch.bert.weight", width, width);
+        list.xavier_linear("switch.own", width, width);
+    }
     list.length_embedding(length_classes, width);
     list.parameters
 }
@@ -109,6 +113,7 @@ mod tests {
             max_length: 512,
             vocabulary: Vocabulary::Learn { size: vocab_size, lowercase: false },
             bert_fused: None,
+            ct_nmt: None,
         };
         TransformerBase { config, vocab_size, vocabulary: None }
     }

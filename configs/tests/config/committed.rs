@@ -146,6 +146,7 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
     ("wmt14-en-de-bert-fused", 90_621_952),
     ("wmt14-en-de-bert-fused-autoregressive", 280_858_624),
+    ("wmt14-en-de-ct-nmt", 295_974_144),
     ("wmt14-en-de-mask-predict", 74_868_736),
     ("wmt14-en-de-transformer", 74_344_448),
     ("wmt14-en-de-transformer-big", 236_769_280),
@@ -217,7 +218,9 @@ fn bases(run: &RunConfig) -> Bases {
         Decoder::Transformer(config) => transformer(config),
         Decoder::Gpt2(_) => Base::Gpt2(gpt2()),
     };
-    let fused = run.model.bert_fused().next().map(|(_, fused)| bert(&fused.pretrained));
+    let fused = run.model.bert_fused().next().map(|(_, fused)| &fused.pretrained);
+    let fused = fused.or(run.model.ct_nmt().map(|ct_nmt| &ct_nmt.pretrained));
+    let fused = fused.map(|name| bert(name));
     Bases { encoder, decoder: Some(decoder), fused }
 }
 

@@ -147,6 +147,33 @@ const CONFLICTS: &[Case] = &[
         ],
     ),
     (
+        &[
+            (
+                "{learn: {size: 100, lowercase: true}}",
+                "{bert: german}\n      ct_nmt: {pretrained: english, rate: {peak: 5, end: 5}}",
+            ),
+            ("hidden: 8", "hidden: 10"),
+        ],
+        &[
+            "12:7: model.encoder.transformer.hidden: found 10, must be 8: as wide as the BERT of ct_nmt",
+            "17:16: model.encoder.transformer.ct_nmt.pretrained: this BERT reads the encoder's ids, which must have `vocabulary: {bert: english}`",
+            "17:53: model.encoder.transformer.ct_nmt.rate.end: found 5, must be more than the peak's step 5",
+        ],
+    ),
+    (
+        &[
+            (
+                "{learn: {size: 100, lowercase: true}}",
+                "{bert: german}\n      ct_nmt: {pretrained: german}\n      bert_fused: {pretrained: german}",
+            ),
+            ("{bert: english}", "{bert: english}\n      ct_nmt: {pretrained: english}"),
+        ],
+        &[
+            "18:7: model.encoder.transformer.bert_fused: the encoder has a BERT of ct_nmt already, leave one of the two out",
+            "28:7: model.decoder.transformer.ct_nmt: the BERT reads the source: leave this out, or give it to the encoder",
+        ],
+    ),
+    (
         &[("objective:\n", "init: ./nowhere\n  objective:\n")],
         &["26:3: model.init: nowhere is not a trained run's folder: it has no checkpoints"],
     ),

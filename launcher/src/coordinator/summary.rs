@@ -73,10 +73,6 @@ fn outcome(state: &State) -> Outcome {
 }
 
 fn model(config: &RunConfig) -> Vec<(String, String)> {
-    let name = |path: &str| {
-        let last = Path::new(path).file_name();
-        last.map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
-    };
     let encoder = match &config.model.encoder {
         Encoder::Bert(encoder) => {
             let mut text = match (&encoder.pretrained, &encoder.new) {
@@ -124,10 +120,23 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
 }
 
 fn transformer(shape: &Transformer) -> String {
-    let Transformer { layers, hidden, heads, feed_forward, .. } = shape;
-    format!(
+    let Transformer { layers, hidden, heads, feed_forward, bert_fused, ct_nmt, .. } = shape;
+    let mut text = format!(
         "Transformer, {layers} layers, {hidden} wide, {heads} heads, feed-forward {feed_forward}"
-    )
+    );
+    if let Some(fused) = bert_fused {
+        text += &format!(", fused with BERT {}", name(&fused.pretrained));
+    }
+    if let Some(ct_nmt) = ct_nmt {
+        text += &format!(", trained together with BERT {}", name(&ct_nmt.pretrained));
+    }
+    text
+}
+
+/// The last part of a path.
+fn name(path: &str) -> String {
+    let last = Path::new(path).file_name();
+    last.map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 fn trained(train: Train) -> &'static str {

@@ -16,6 +16,7 @@ use super::parameters::Scope;
 use super::pass::Pass;
 use super::positions::Positions;
 use super::self_attention::BertMemory;
+use super::switch::Switch;
 use super::transformer;
 
 /// What the encoder makes of a batch.
@@ -25,7 +26,7 @@ pub struct Encoded {
     pub memory: Tensor,
     /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
     pub mask: Tensor,
-    /// What the BERT that the model is fused with made of them: `[B, S, E]`.
+    /// What the BERT that the model has beside it made of them: `[B, S, E]`.
     pub bert: Option<Tensor>,
     /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
     pub length_log_probs: Option<Tensor>,
@@ -38,6 +39,7 @@ pub struct Encoder {
     layers: Vec<(Layer, Option<Adapter>)>,
     length_embedding: Option<Tensor>, // [classes, D]
     bert: Option<Box<Encoder>>,
+    switch: Option<Switch>,
     kind: Kind,
 }
 
@@ -84,11 +86,12 @@ impl Encoder {
     ) -> Self {
         let length = "length_embedding.weight";
         let length_embedding = scope.has(length).then(|| scope.get(length));
-        Self { embeddings, layers, length_embedding, bert: None, kind }
+        let switch = scope.has("switch.own.weight").then(|| Switch::new(&scope.enter("switch")));
+        Self { embeddings, layers, length_embedding, bert: None, switch, kind }
     }
 
-    /// This encoder, fused with a BERT that reads the same ids.
-    pub fn fused(self, bert: Self) -> Self {
+    /// This encoder with a BERT that reads the same ids: fused with it, or trained together with it.
+    pub fn with(self, bert: Self) -> Self {
         Self { bert: Some(Box::new(bert)), ..self }
     }
 
@@ -100,6 +103,10 @@ impl Encoder {
             let hidden = bert.forward(ids, is_real, pass).memory;
             BertMemory { hidden, mask: mask.shallow_clone() }
         });
+        let embedded = match (&self.switch, &bert) {
+            (Some(switch), Some(bert)) => switch.forward(&bert.hidden, &embedded),
+            _ => embedded,
+        };
         let Some(table) = &self.length_embedding else {
             let memory = self.layers(embedded, &mask, bert.as_ref(), None, pass);
             let bert = bert.map(|bert| bert.hidden);

@@ -22,6 +22,7 @@ pub mod positions;
 pub mod residual;
 pub mod self_attention;
 pub mod seq2seq;
+pub mod switch;
 pub mod transformer;
 
 pub use ab_net::AbNetConfig;

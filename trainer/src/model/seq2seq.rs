@@ -57,7 +57,7 @@ impl Seq2Seq {
                     Some(bert) => {
                         let (scope, config) = (parameters.scope("fused"), &bert.config);
                         let dropout = BertDropout::new(config, None);
-                        encoder.fused(Encoder::bert(&scope, config, None, dropout, kind))
+                        encoder.with(Encoder::bert(&scope, config, None, dropout, kind))
                     }
                     None => encoder,
                 }

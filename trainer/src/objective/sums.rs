@@ -42,6 +42,10 @@ sums! {
     predicted,
     /// Negative log-likelihood of the lengths, in nats.
     length_nll,
+    /// Squared differences between the encoder's output and a BERT's, means over the width.
+    distillation,
+    /// Source tokens.
+    source_tokens,
     /// Sentences or passages.
     sentences,
     /// What the loss is divided by: target tokens, or predicted tokens for `mlm`.

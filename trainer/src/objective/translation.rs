@@ -21,6 +21,7 @@ pub struct Translation {
     pub model: Seq2Seq,
     length_loss: f64,
     label_smoothing: f64,
+    distillation: f64,
 }
 
 impl Translation {
@@ -31,16 +32,18 @@ impl Translation {
             Objective::Autoregressive(config) => (0.0, config.label_smoothing),
             Objective::Mlm(_) => return None,
         };
+        let distillation = model.ct_nmt().map_or(0.0, |ct_nmt| ct_nmt.distillation);
         let model = Seq2Seq::new(model, bases, parameters, kind);
-        Some(Self::over(model, length_loss, label_smoothing))
+        Some(Self { distillation, ..Self::over(model, length_loss, label_smoothing) })
     }
 
     /// The loss of a model that exists already.
     pub fn over(model: Seq2Seq, length_loss: f64, label_smoothing: f64) -> Self {
-        Self { model, length_loss, label_smoothing }
+        Self { model, length_loss, label_smoothing, distillation: 0.0 }
     }
 
-    /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`.
+    /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`; with asymptotic
+    /// distillation (CT-NMT), a share of it is the encoder's distance to the BERT's output.
     pub fn loss(&self, batch: &PairBatch, device: Device, pass: &Pass) -> Loss {
         let tensors = tensors(batch, device);
         let (encoded, transformed) = self.model.forward(&tensors, pass);
@@ -52,6 +55,7 @@ impl Translation {
             predicted: batch.labels.len() as f64,
             sentences: batch.samples.len() as f64,
             denominator: batch.target.tokens() as f64,
+            source_tokens: batch.source.tokens() as f64,
             tokens: (batch.source.tokens() + batch.target.tokens()) as f64,
             ..Sums::default()
         };
@@ -62,8 +66,23 @@ impl Translation {
             sums.loss += self.length_loss * sums.length_nll;
             surrogate += nll * self.length_loss;
         }
+        if let Some(bert) = encoded.bert.as_ref().filter(|_| self.distillation > 0.0) {
+            let distance = distance(&encoded.memory, bert, &tensors.source_real);
+            sums.distillation = distance.double_value(&[]);
+            sums.loss =
+                (1.0 - self.distillation) * sums.loss + self.distillation * sums.distillation;
+            surrogate = surrogate * (1.0 - self.distillation) + distance * self.distillation;
+        }
         Loss { surrogate, sums }
     }
+}
+
+/// `Σ (encoder − BERT)²` over real source tokens, as a mean over the width; the BERT is the teacher
+/// and gets no gradient: `[B, S, D]` twice and `[B, S]` to a scalar in f32.
+pub fn distance(memory: &Tensor, bert: &Tensor, is_real: &Tensor) -> Tensor {
+    let difference = (memory - bert.detach()).to_kind(Kind::Float);
+    let squares = difference.square().mean_dim([-1i64].as_slice(), false, Kind::Float); // [B, S]
+    (squares * is_real.to_kind(Kind::Float)).sum(Kind::Float)
 }
 
 /// A micro-batch as tensors.

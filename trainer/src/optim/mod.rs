@@ -4,4 +4,4 @@ pub mod adam;
 pub mod schedule;
 
 pub use adam::Adam;
-pub use schedule::learning_rate;
+pub use schedule::{learning_rate, share};

@@ -1,6 +1,7 @@
 //! The learning rate: a pure function of the step, so that resuming needs no state.
 
 use tandem_config::training::Schedule;
+use tandem_config::transformer::RateSchedule;
 
 /// The learning rate of optimizer step `step`, counted from 1, of `steps`.
 pub fn learning_rate(schedule: &Schedule, step: u64, steps: u64) -> f64 {
@@ -23,6 +24,15 @@ pub fn learning_rate(schedule: &Schedule, step: u64, steps: u64) -> f64 {
     }
 }
 
+/// The share of the learning rate that a BERT is tuned with in optimizer step `step`, counted from
+/// 1: ρ of Yang et al. 2020.
+pub fn share(schedule: &RateSchedule, step: u64) -> f64 {
+    let RateSchedule { peak, end } = *schedule;
+    let rising = step as f64 / peak as f64;
+    let falling = end.saturating_sub(step) as f64 / end.saturating_sub(peak).max(1) as f64;
+    rising.min(falling)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +53,13 @@ mod tests {
         let schedule = Schedule::Linear { peak: 1.0, warmup: 10 };
         let lr = |step| learning_rate(&schedule, step, 110);
         assert_eq!([lr(1), lr(5), lr(10), lr(60), lr(110)], [0.1, 0.5, 1.0, 0.5, 0.0]);
+    }
+
+    #[test]
+    fn a_share_rises_falls_and_stays_at_0() {
+        let share = |step| share(&RateSchedule { peak: 10, end: 30 }, step);
+        assert_eq!([share(1), share(5), share(10)], [0.1, 0.5, 1.0]);
+        assert_eq!([share(15), share(30), share(31), share(1000)], [0.75, 0.0, 0.0, 0.0]);
     }
 
     #[test]

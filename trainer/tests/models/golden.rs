@@ -1,7 +1,7 @@
 //! Outputs, losses and gradients of a Transformer, against PyTorch's own layers, and of a BERT with
 //! a causal mask, against transformers; tests/golden/transformer/make.py made the golden, and
 //! tests/golden/bert_fused/make.py that of a Transformer fused with a BERT, tests/golden/gpt2/make.py
-//! that of a GPT-2 behind a BERT.
+//! that of a GPT-2 behind a BERT, tests/golden/ct_nmt/make.py that of CT-NMT.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,9 +10,12 @@ use serde_json::{Value, json};
 use tandem_trainer::loss::{cross_entropy, length_nll};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Pass, Positions};
+use tandem_trainer::objective::translation::distance;
 use tch::{Kind, Tensor};
 
-use crate::support::{SOURCE_WORDS, Tiny, bert, bert_encoder, fused, gpt2, tiny, transformer};
+use crate::support::{
+    SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, tiny, transformer,
+};
 
 const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
@@ -164,6 +167,34 @@ fn transformers_fused_with_a_bert_are_pytorchs() {
 #[test]
 fn a_gpt2_behind_a_bert_is_transformers() {
     check_autoregressive(&Golden::open("gpt2"), bert_encoder(), gpt2());
+}
+
+#[test]
+fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
+    let golden = Golden::open("ct_nmt");
+    let target = transformer(TARGET_WORDS, "learned");
+    let tiny = tiny(ct_nmt(), target, json!({ "autoregressive": {} }), 0, 1);
+    golden.load(&tiny, "weight.");
+    let target_real = golden.get("target").ne(0);
+    let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
+    let (encoded, transformed) = tiny.model.forward(&batch, &Pass::eval());
+    let source_real = &batch.source_real;
+    let expected = real(golden.get("autoregressive.memory"), source_real);
+    close("memory", &real(&encoded.memory, source_real), &expected);
+    let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
+    let bert = encoded.bert.expect("a BERT");
+    let distance = distance(&encoded.memory, &bert, source_real);
+    close("loss", &(&words.loss * 0.7 + &distance * 0.3), golden.get("autoregressive.loss"));
+    (words.surrogate * 0.7 + distance * 0.3).backward();
+    let parameters = tiny.parameters.names.iter().zip(&tiny.parameters.trained);
+    let mut compared = 0;
+    for (name, parameter) in parameters {
+        if let Some(expected) = golden.tensors.get(&format!("autoregressive.gradient.{name}")) {
+            close(name, &parameter.grad(), expected);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 3 + 16 + 16);
 }
 
 #[test]

@@ -39,6 +39,13 @@ pub fn fused(words: usize, positions: &str) -> Value {
     config
 }
 
+/// A Transformer's config, trained together with a BERT that has `SOURCE_WORDS` entries.
+pub fn ct_nmt() -> Value {
+    let mut config = transformer(SOURCE_WORDS, "sinusoidal");
+    config["transformer"]["ct_nmt"] = json!({ "pretrained": "nowhere", "distillation": 0.3 });
+    config
+}
+
 /// A BERT that reads, 8 wide, with `SOURCE_WORDS` entries.
 pub fn bert_encoder() -> Value {
     json!({ "bert": { "pretrained": "nowhere", "train": "scratch", "dropout": 0.0 } })
@@ -88,6 +95,7 @@ pub fn tiny(
         }
     };
     let fused = run.model.bert_fused().next().map(|_| bert_base(SOURCE_WORDS, 12));
+    let fused = fused.or(run.model.ct_nmt().map(|_| bert_base(SOURCE_WORDS, 8)));
     let bases = Bases { encoder, decoder: Some(decoder), fused };
     let list = parameters::model(&run, &bases);
     let pretrained: Vec<_> = bases
