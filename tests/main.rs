@@ -9,4 +9,5 @@ mod faults;
 mod hub;
 mod parity;
 mod pipeline;
+mod reproduce;
 mod teachers;

@@ -6,6 +6,7 @@
 //! - [`launch`] takes a run from wherever it stands to its end; [`coordinator`]: its life.
 //! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
 //!   people, [`progress`] what they see meanwhile.
+//! - [`reproduce`]: the tables of the paper.
 //! - [`session`]: a group of workers that evaluates or translates with a trained model.
 //! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`exit`]: how
 //!   the launcher ends.
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod prepare;
 pub mod progress;
 pub mod report;
+pub mod reproduce;
 pub mod score;
 pub mod session;
 pub mod tensorboard;

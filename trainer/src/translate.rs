@@ -2,7 +2,7 @@
 //!
 //! Which sentences share a batch and a shard depends on the task alone, and shard s is that of rank
 //! s mod world size: any number of ranks, killed at any point and started again, writes the same
-//! shards.
+//! shards, as long as each computes with as many threads.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -5,6 +5,7 @@ mod evaluate;
 mod export;
 mod launch;
 mod plan;
+mod reproduce;
 mod status;
 mod stop;
 mod translate;
@@ -42,6 +43,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Average(average::Args),
     Export(export::Args),
+    Reproduce(reproduce::Args),
 }
 
 /// Runs the launcher with this process's arguments.
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(args) => args.run(),
         Command::Average(args) => args.run(),
         Command::Export(args) => args.run(),
+        Command::Reproduce(args) => args.run(),
     };
     match result {
         Ok(exit) => exit.into(),

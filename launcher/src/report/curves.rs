@@ -69,18 +69,58 @@ pub fn svg(input: &ReportInput) -> String {
     let all = panels.iter().flat_map(|(_, curves)| curves).flat_map(|curve| &curve.points);
     let steps = all.map(|point| point.0).fold(step(input.training.steps.max(1)), f64::max);
 
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
-         width=\"{WIDTH}\" height=\"{HEIGHT}\" font-size=\"12\" fill=\"#475569\" \
-         font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, 'DejaVu Sans', sans-serif\">\n\
-         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\" fill=\"#ffffff\"/>\n"
-    );
+    let mut svg = canvas(WIDTH);
     for (left, (title, curves)) in LEFT.into_iter().zip(&panels) {
         svg += &format!("<g transform=\"translate({left} {TOP})\">\n");
-        svg += &panel(title, curves, steps, &restarts);
+        svg += &panel(title, curves, ("step", steps), &restarts);
         svg += "</g>\n";
     }
     svg + "</svg>\n"
+}
+
+/// A line of a [`chart`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// Its name, for the legend.
+    pub name: String,
+    /// Its colour.
+    pub colour: &'static str,
+    /// Its points.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// Draws lines over a horizontal axis that begins at 0, with dots.
+pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
+    let curve = |line: &Line| {
+        let mut points = line.points.clone();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        (line.name.clone(), line.colour, thin(points))
+    };
+    let thinned: Vec<_> = lines.iter().map(curve).collect();
+    let curves: Vec<Curve> = thinned
+        .iter()
+        .map(|(name, colour, points)| Curve {
+            name,
+            colour,
+            has_dots: true,
+            points: points.clone(),
+        })
+        .collect();
+    let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.0);
+    let last = Some(last.fold(0.0, f64::max)).filter(|last| *last > 0.0).unwrap_or(1.0);
+    let panel = panel(title, &curves, (x_label, last), &[]);
+    let svg = canvas(PLOT.0 + LEFT[0] + 280.0);
+    svg + &format!("<g transform=\"translate({} {TOP})\">\n{panel}</g>\n</svg>\n", LEFT[0])
+}
+
+/// The beginning of a picture.
+fn canvas(width: f64) -> String {
+    format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" \
+         width=\"{width}\" height=\"{HEIGHT}\" font-size=\"12\" fill=\"#475569\" \
+         font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, 'DejaVu Sans', sans-serif\">\n\
+         <rect width=\"{width}\" height=\"{HEIGHT}\" rx=\"8\" fill=\"#ffffff\"/>\n"
+    )
 }
 
 /// Where steps and values are in a panel.
@@ -100,7 +140,7 @@ impl Axes {
     }
 }
 
-fn panel(title: &str, curves: &[Curve], steps: f64, restarts: &[f64]) -> String {
+fn panel(title: &str, curves: &[Curve], (x_label, steps): (&str, f64), restarts: &[f64]) -> String {
     let (width, height) = PLOT;
     let mut svg = format!(
         "<text x=\"0\" y=\"-44\" font-size=\"16\" font-weight=\"600\" fill=\"#0f172a\">{title}</text>\n"
@@ -116,7 +156,7 @@ fn panel(title: &str, curves: &[Curve], steps: f64, restarts: &[f64]) -> String 
     let y_ticks = ticks(lowest.min(0.9 * highest), highest);
     let axes = Axes { steps, bottom: y_ticks[0], top: y_ticks[y_ticks.len() - 1] };
 
-    svg += &frame(&axes, &y_ticks);
+    svg += &frame(&axes, &y_ticks, x_label);
     for x in restarts.iter().map(|step| axes.x(*step)) {
         svg += &format!("<path d=\"M{x:.1} 0V{height}\" {RESUMED}/>\n");
     }
@@ -133,7 +173,7 @@ fn panel(title: &str, curves: &[Curve], steps: f64, restarts: &[f64]) -> String 
 }
 
 /// Grid, tick labels, and the name of the horizontal axis.
-fn frame(axes: &Axes, y_ticks: &[f64]) -> String {
+fn frame(axes: &Axes, y_ticks: &[f64], x_label: &str) -> String {
     let (width, height) = PLOT;
     let mut svg = String::new();
     for &tick in y_ticks {
@@ -145,12 +185,18 @@ fn frame(axes: &Axes, y_ticks: &[f64]) -> String {
         );
     }
     let below = height + 20.0;
-    for tick in ticks(0.0, axes.steps).into_iter().filter(|tick| *tick <= axes.steps) {
-        let (x, label) = (axes.x(tick), thousands(tick as u64));
+    let x_ticks = ticks(0.0, axes.steps);
+    let distance = x_ticks[1] - x_ticks[0];
+    for tick in x_ticks.into_iter().filter(|tick| *tick <= axes.steps) {
+        let label = match distance < 1.0 {
+            true => number(tick, distance),
+            false => thousands(tick as u64),
+        };
+        let x = axes.x(tick);
         svg += &format!("<text x=\"{x:.1}\" y=\"{below}\" text-anchor=\"middle\">{label}</text>\n");
     }
     let (x, y) = (width / 2.0, height + 38.0);
-    svg + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">step</text>\n")
+    svg + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{x_label}</text>\n")
 }
 
 /// A piece of line and what it means, at `x`, which moves on.

@@ -1,0 +1,144 @@
+//! `tandem reproduce`: a table of the paper, run and told beside the paper's numbers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tandem_cluster::run_folder::RunFolder;
+
+use crate::coordinator::teacher;
+use crate::exit::{Exit, Refused};
+use crate::interrupts::Interrupts;
+use crate::launch::launch;
+use crate::prepare;
+use crate::reproduce::page::{html, markdown};
+use crate::reproduce::results::{Outcome, measured};
+use crate::reproduce::table::{Row, Table};
+use crate::worker;
+
+/// Run the rows of a table of the paper, and print them beside the paper's numbers.
+///
+/// Rows whose run has finished are read, the others are launched one after the other; the same
+/// command goes on with a row that was stopped.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// 1, 2, 3a, 3b, figure-2, figure-3a or figure-3b.
+    table: String,
+    /// Launch nothing: only read runs that have finished.
+    #[arg(long)]
+    read: bool,
+    /// Only rows whose system, data or run contains this; may be given more than once.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// Change a key of every row's config: path.to.key=value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Where the run files and the tables are.
+    #[arg(long, value_name = "FOLDER", default_value = "configs/paper")]
+    configs: PathBuf,
+    /// Where the Markdown and HTML go.
+    #[arg(long, value_name = "FOLDER", default_value = "runs/reproduce")]
+    output: PathBuf,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such table, or a folder that cannot be written.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let mut table = Table::read(&self.configs, &self.table)?;
+        if self.overrides.iter().any(|text| text.starts_with("run.name=")) {
+            let message = "--set run.name would give all rows the same folder; set run.folder";
+            return Err(Refused(message.into()).into());
+        }
+        table.rows.retain(|row| self.is_wanted(row));
+        if table.rows.is_empty() {
+            return Err(Refused("no row is left by --only".into()).into());
+        }
+        let interrupts = Interrupts::catch()?;
+        let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
+        for row in &table.rows {
+            let (outcome, end) = match exit {
+                Exit::Stopped | Exit::Interrupted => (self.read(row), Exit::Done),
+                _ => self.outcome(row, &interrupts)?,
+            };
+            outcomes.push(outcome);
+            if end != Exit::Done {
+                exit = end;
+            }
+        }
+        let text = markdown(&table, &outcomes, &self.overrides);
+        let name = table.title.split(':').next().unwrap_or_default().to_lowercase();
+        let base = self.output.join(name.replace(' ', "-"));
+        write(&base.with_extension("md"), &text)?;
+        let page = base.with_extension("html");
+        write(&page, &html(&table, &outcomes, &self.overrides))?;
+        println!("{text}\n{}", page.display());
+        Ok(exit)
+    }
+
+    fn is_wanted(&self, row: &Row) -> bool {
+        let names = [&row.system, &row.data, row.run.as_ref().unwrap_or(&row.system)];
+        self.only.is_empty() || self.only.iter().any(|text| names.iter().any(|n| n.contains(text)))
+    }
+
+    fn config(&self, row: &Row) -> Result<tandem_config::RunConfig, Outcome> {
+        let Some(file) = row.file(&self.configs) else {
+            let reason = row.missing.clone().unwrap_or_else(|| "there is no run file".into());
+            return Err(Outcome::Nothing(reason));
+        };
+        let overrides = [&row.set[..], &self.overrides].concat();
+        prepare::load(&file, &overrides).map_err(|error| {
+            let text = error.to_string();
+            let lines: Vec<&str> = text.lines().collect();
+            let more = match lines.len().saturating_sub(2) {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            let first = lines.get(1).or(lines.first()).copied().unwrap_or_default();
+            Outcome::Nothing(format!("cannot be launched: {first}{more}"))
+        })
+    }
+
+    /// What a row has reached, without launching it.
+    fn read(&self, row: &Row) -> Outcome {
+        match self.config(row) {
+            Ok(config) => match measured(&RunFolder::new(config.run.path())) {
+                Some(measured) => Outcome::Measured(measured),
+                None => Outcome::Nothing("its run has not finished".into()),
+            },
+            Err(outcome) => outcome,
+        }
+    }
+
+    /// What a row reaches, launched if need be.
+    fn outcome(&self, row: &Row, interrupts: &Interrupts) -> anyhow::Result<(Outcome, Exit)> {
+        let found = self.read(row);
+        let config = match self.config(row) {
+            Ok(config) if !self.read && !matches!(found, Outcome::Measured(_)) => config,
+            _ => return Ok((found, Exit::Done)),
+        };
+        eprintln!("{}: {}", row.data, row.system);
+        let ended = teacher::check(&config)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| launch(config, false, worker::find()?, interrupts.clone()));
+        Ok(match ended {
+            Ok(Exit::Done) => (self.read(row), Exit::Done),
+            Ok(exit) => {
+                (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                (Outcome::Nothing(format!("its run failed: {error:#}")), Exit::Failed)
+            }
+        })
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(path, text))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,97 @@
+//! Drawings of tables: bars beside bars, and points.
+
+use super::results::Outcome;
+use super::table::{Figure, Row, Table};
+use crate::report::{Line, chart};
+
+const PAPER: &str = "#94a3b8";
+const HERE: &str = "#2563eb";
+/// Colours of curves, in turn.
+const COLOURS: [&str; 6] = ["#2563eb", "#ea580c", "#059669", "#9333ea", "#0f172a", "#db2777"];
+/// Widths of the labels and of the longest bar, and the height of a row.
+const LABELS: f64 = 360.0;
+const LONGEST: f64 = 460.0;
+const ROW: f64 = 34.0;
+
+/// Draws a table as SVG.
+pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
+    let rows = || table.rows.iter().zip(outcomes);
+    match &table.figure {
+        Figure::Bars => bars(&rows().collect::<Vec<_>>()),
+        Figure::Points { x } => {
+            let points = |bleu: fn(&Row, &Outcome) -> Option<f64>| {
+                rows().filter_map(|(row, outcome)| Some((row.x?, bleu(row, outcome)?))).collect()
+            };
+            let lines = [
+                Line {
+                    name: "the paper".into(),
+                    colour: PAPER,
+                    points: points(|row, _| row.paper.bleu),
+                },
+                Line {
+                    name: "here".into(),
+                    colour: HERE,
+                    points: points(|_, outcome| here(outcome)),
+                },
+            ];
+            chart("BLEU, tokenised", x, &lines)
+        }
+        Figure::Curves => {
+            let lines: Vec<Line> = rows()
+                .zip(COLOURS.into_iter().cycle())
+                .filter_map(|((row, outcome), colour)| {
+                    let Outcome::Measured(measured) = outcome else { return None };
+                    let points = measured.curve.iter().map(|(step, bleu)| (*step as f64, *bleu));
+                    Some(Line { name: row.system.clone(), colour, points: points.collect() })
+                })
+                .collect();
+            chart("Validation BLEU, 13a", "step", &lines)
+        }
+    }
+}
+
+fn here(outcome: &Outcome) -> Option<f64> {
+    match outcome {
+        Outcome::Measured(measured) => measured.bleu_tokenized,
+        Outcome::Nothing(_) => None,
+    }
+}
+
+fn bars(rows: &[(&Row, &Outcome)]) -> String {
+    let values = |(row, outcome): &(&Row, &Outcome)| [row.paper.bleu, here(outcome)];
+    let highest = rows.iter().flat_map(values).flatten().fold(1.0, f64::max);
+    let (width, height) = (LABELS + LONGEST + 80.0, ROW * rows.len() as f64 + 50.0);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-size=\"12\" fill=\"#475569\" font-family=\"system-ui, sans-serif\">\n\
+         <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"#ffffff\"/>\n\
+         <rect x=\"{LABELS}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{PAPER}\"/>\
+         <text x=\"{}\" y=\"22\">BLEU in the paper</text>\n\
+         <rect x=\"{}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{HERE}\"/>\
+         <text x=\"{}\" y=\"22\">BLEU here, tokenised</text>\n",
+        LABELS + 18.0,
+        LABELS + 150.0,
+        LABELS + 168.0,
+    );
+    for (place, row) in rows.iter().enumerate() {
+        let y = 40.0 + ROW * place as f64;
+        let label = super::page::escaped(&format!("{}: {}", row.0.data, row.0.system));
+        svg += &format!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
+            LABELS - 8.0,
+            y + 17.0
+        );
+        for ((value, colour), offset) in values(row).into_iter().zip([PAPER, HERE]).zip([1.0, 14.0])
+        {
+            let Some(value) = value else { continue };
+            let (length, top) = (LONGEST * (value / highest).max(0.0), y + offset);
+            svg += &format!(
+                "<rect x=\"{LABELS}\" y=\"{top}\" width=\"{length:.1}\" height=\"12\" \
+                 fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\">{value:.2}</text>\n",
+                LABELS + length + 6.0,
+                top + 10.0
+            );
+        }
+    }
+    svg + "</svg>\n"
+}

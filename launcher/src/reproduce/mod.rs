@@ -1,0 +1,9 @@
+//! The paper's tables and figures: their rows, the runs behind them, and both told side by side.
+//!
+//! - [`table`] reads what a table is; [`results`] what a run has reached; [`page`] writes both as
+//!   Markdown and as HTML, with [`chart`]'s drawings.
+
+pub mod chart;
+pub mod page;
+pub mod results;
+pub mod table;

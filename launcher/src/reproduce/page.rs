@@ -1,0 +1,200 @@
+//! A table's rows beside the paper's, as Markdown and as one HTML file that needs no other.
+
+use super::chart::draw;
+use super::results::{Measured, Outcome};
+use super::table::{Row, Table};
+
+const HEAD: [&str; 10] = [
+    "data",
+    "system",
+    "BLEU, paper",
+    "BLEU here, tokenised",
+    "BLEU here, 13a",
+    "chrF2 here",
+    "parameters, paper",
+    "parameters here",
+    "ms, paper",
+    "ms here",
+];
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-width:70em;margin:2em \
+                     auto;padding:0 1em}table{border-collapse:collapse;font-size:14px}td,th{border:1px \
+                     solid #e2e8f0;padding:.3em .6em;text-align:right;vertical-align:top}td:nth-child(-n+2),\
+                     td:last-child,th:last-child{text-align:left}th{background:#f1f5f9}svg{max-width:100%;\
+                     height:auto}";
+/// What stands in a cell without a number.
+const UNKNOWN: &str = "–";
+/// Said below each table.
+const LEGEND: &str = "– in a column of the paper: its number is not known here. Milliseconds are the \
+                      median for one sentence at a time, the paper's on its GPU.";
+
+/// The cells of a row; the last is its notes.
+fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
+    let nothing = Measured::default();
+    let (measured, reason) = match outcome {
+        Outcome::Measured(measured) => (measured, None),
+        Outcome::Nothing(reason) => (&nothing, Some(reason.clone())),
+    };
+    let number = |value: Option<f64>, decimals: usize| match value {
+        Some(value) => format!("{value:.decimals$}"),
+        None => UNKNOWN.into(),
+    };
+    let million = |value: Option<f64>| match value {
+        Some(value) if value < 10.0 => format!("{value:.2}M"),
+        Some(value) => format!("{value:.0}M"),
+        None => UNKNOWN.into(),
+    };
+    let notes: Vec<String> = reason.into_iter().chain(row.note.clone()).collect();
+    vec![
+        row.data.clone(),
+        row.system.clone(),
+        number(row.paper.bleu, 2),
+        number(measured.bleu_tokenized, 2),
+        number(measured.bleu, 2),
+        number(measured.chrf, 2),
+        million(row.paper.parameters_million),
+        million(measured.parameters.map(|count| count as f64 / 1e6)),
+        number(row.paper.latency_ms, 0),
+        number(measured.latency_ms, 1),
+        notes.join("; "),
+    ]
+}
+
+fn rows(table: &Table, outcomes: &[Outcome]) -> Vec<Vec<String>> {
+    table.rows.iter().zip(outcomes).map(|(row, outcome)| cells(row, outcome)).collect()
+}
+
+/// How many updates the runs made, which the paper's need not share.
+fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
+    let steps = outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Measured(measured) => Some(measured.steps),
+        Outcome::Nothing(_) => None,
+    });
+    let (least, most) = (steps.clone().min(), steps.max());
+    let mut lines = vec![LEGEND.to_owned()];
+    if let (Some(least), Some(most)) = (least, most) {
+        lines.push(match least == most {
+            true => format!("Each run here made {least} updates."),
+            false => format!("The runs here made {least} to {most} updates."),
+        });
+    }
+    if !settings.is_empty() {
+        lines.push(format!("Changed for all runs: {}.", settings.join(", ")));
+    }
+    lines
+}
+
+/// The table as Markdown; `settings` were changed for all runs.
+pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
+    let plain = |text: &String| text.replace('|', "\\|").replace('\n', " ");
+    let line = |cells: &[String]| {
+        format!("| {} |\n", cells.iter().map(plain).collect::<Vec<_>>().join(" | "))
+    };
+    let mut text = format!("# {}\n\n", table.title);
+    text += &table.about.iter().map(|about| format!("- {about}\n")).collect::<String>();
+    let head: Vec<String> = HEAD.iter().copied().chain([""]).map(str::to_owned).collect();
+    text += "\n";
+    text += &line(&head);
+    text += &format!("|--|--|{}--|\n", "--:|".repeat(HEAD.len() - 2));
+    for cells in rows(table, outcomes) {
+        text += &line(&cells);
+    }
+    text += "\n";
+    text + &conditions(outcomes, settings)
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect::<String>()
+}
+
+/// The table as a page of its own, with its figure.
+pub fn html(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
+    let title = escaped(&table.title);
+    let mut text = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n<ul>\n"
+    );
+    for about in &table.about {
+        text += &format!("<li>{}</li>\n", escaped(about));
+    }
+    text += &format!("</ul>\n{}<table>\n<tr>", draw(table, outcomes));
+    for head in HEAD.iter().chain(&[""]) {
+        text += &format!("<th>{}</th>", escaped(head));
+    }
+    text += "</tr>\n";
+    for cells in rows(table, outcomes) {
+        let cells: String =
+            cells.iter().map(|cell| format!("<td>{}</td>", escaped(cell))).collect();
+        text += &format!("<tr>{cells}</tr>\n");
+    }
+    text += "</table>\n";
+    for line in conditions(outcomes, settings) {
+        text += &format!("<p>{}</p>\n", escaped(&line));
+    }
+    text + "</body></html>\n"
+}
+
+/// Text that HTML and SVG show as it is.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::{Figure, Paper};
+    use super::*;
+
+    fn table(figure: Figure) -> Table {
+        let row = |system: &str, bleu, x| Row {
+            data: "A-B".into(),
+            system: system.into(),
+            run: None,
+            set: Vec::new(),
+            missing: None,
+            paper: Paper { bleu, ..Paper::default() },
+            x,
+            note: Some("a | b".into()),
+        };
+        Table {
+            title: "T < U".into(),
+            about: vec!["about".into()],
+            figure,
+            rows: vec![row("one", Some(36.49), Some(64.0)), row("<two>", None, Some(128.0))],
+        }
+    }
+
+    fn outcomes() -> [Outcome; 2] {
+        let measured = Measured {
+            bleu_tokenized: Some(12.345),
+            parameters: Some(66_920_448),
+            steps: 7,
+            curve: vec![(3, 1.0), (7, 2.0)],
+            ..Measured::default()
+        };
+        [Outcome::Measured(measured), Outcome::Nothing("not there".into())]
+    }
+
+    #[test]
+    fn the_papers_numbers_stand_beside_those_here() {
+        let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()]);
+        let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | a \\| b |";
+        assert!(text.contains(row) || text.contains(&row.replace("12.35", "12.34")), "{text}");
+        assert!(text.contains("| A-B | <two> | – | – |"), "{text}");
+        assert!(text.contains("not there; a \\| b |"), "{text}");
+        assert!(text.contains("Each run here made 7 updates."), "{text}");
+        assert!(text.contains("Changed for all runs: seed=2."), "{text}");
+    }
+
+    #[test]
+    fn a_page_is_whole_and_draws_each_kind_of_figure() {
+        for (figure, part) in [
+            (Figure::Bars, "BLEU in the paper"),
+            (Figure::Points { x: "width".into() }, ">width<"),
+            (Figure::Curves, "Validation BLEU"),
+        ] {
+            let page = html(&table(figure), &outcomes(), &[]);
+            assert!(page.contains(part) && page.contains("<svg "), "{page}");
+            assert!(page.contains("<td>&lt;two&gt;</td>") && page.contains("T &lt; U"), "{page}");
+            assert!(!page.contains("src=") && !page.contains("href="), "{page}");
+            assert!(page.ends_with("</html>\n"));
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! What a row's run has reached.
+
+use std::fs;
+
+use tandem_cluster::run_folder::RunFolder;
+
+use crate::coordinator::journal::{Stage, Status, read_state};
+use crate::report::Latency;
+
+/// How far a row is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// Its run has finished.
+    Measured(Measured),
+    /// There is nothing to compare, for this reason.
+    Nothing(String),
+}
+
+/// What a finished run measures on its test split.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Measured {
+    /// BLEU on the tokens of BERT's basic tokenizer, as the paper's.
+    pub bleu_tokenized: Option<f64>,
+    /// sacreBLEU, 13a.
+    pub bleu: Option<f64>,
+    /// chrF2.
+    pub chrf: Option<f64>,
+    /// Trained parameters.
+    pub parameters: Option<u64>,
+    /// Median milliseconds for a sentence.
+    pub latency_ms: Option<f64>,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Validation BLEU (13a) by step.
+    pub curve: Vec<(u64, f64)>,
+}
+
+/// What the run in a folder measures; none if it has not finished.
+pub fn measured(run: &RunFolder) -> Option<Measured> {
+    let state = read_state(run)?;
+    if state.stage != Stage::Finished || state.status != Status::Done {
+        return None;
+    }
+    let figure = |name: &str| state.test.get(name).copied();
+    let latency = run.evaluation("test", state.step).join("latency.json");
+    let latency: Option<Latency> =
+        fs::read_to_string(latency).ok().and_then(|text| serde_json::from_str(&text).ok());
+    let curve =
+        state.valid.iter().filter_map(|(step, figures)| Some((*step, *figures.get("bleu")?)));
+    Some(Measured {
+        bleu_tokenized: figure("bleu_tokenized"),
+        bleu: figure("bleu"),
+        chrf: figure("chrf"),
+        parameters: state.trained,
+        latency_ms: latency.map(|latency| latency.median_ms),
+        steps: state.step,
+        curve: curve.collect(),
+    })
+}

@@ -1,0 +1,172 @@
+//! What a table or figure of the paper consists of: the files in configs/paper/tables.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::exit::Refused;
+
+/// A table or figure of the paper.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// Its title.
+    pub title: String,
+    /// What a reader has to know.
+    #[serde(default)]
+    pub about: Vec<String>,
+    /// How it is drawn.
+    #[serde(default, with = "serde_yaml::with::singleton_map")]
+    pub figure: Figure,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// How a table is drawn.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Figure {
+    /// BLEU of each row, as bars.
+    #[default]
+    Bars,
+    /// BLEU over the rows' `x`.
+    Points {
+        /// What `x` is.
+        x: String,
+    },
+    /// Validation BLEU over the steps, a curve for each row.
+    Curves,
+}
+
+/// One system on one data set.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// The data set and direction.
+    pub data: String,
+    /// The system.
+    pub system: String,
+    /// The name of its run file in configs/paper.
+    pub run: Option<String>,
+    /// What is changed in the run file.
+    #[serde(default)]
+    pub set: Vec<String>,
+    /// Why there is no run.
+    pub missing: Option<String>,
+    /// The paper's numbers, as far as they are known.
+    #[serde(default)]
+    pub paper: Paper,
+    /// Its place in a figure.
+    pub x: Option<f64>,
+    /// What a reader has to know.
+    pub note: Option<String>,
+}
+
+/// The paper's numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Paper {
+    /// BLEU, on the tokens of BERT's basic tokenizer.
+    pub bleu: Option<f64>,
+    /// Trained parameters, in millions.
+    pub parameters_million: Option<f64>,
+    /// Milliseconds for a sentence.
+    pub latency_ms: Option<f64>,
+}
+
+impl Table {
+    /// Reads a table: `1`, `3a`, `figure-2` or `figure 2`, from the folder `tables` in `configs`.
+    ///
+    /// # Errors
+    /// There is no such table; the ones that there are, are named.
+    pub fn read(configs: &Path, name: &str) -> Result<Self, Refused> {
+        let folder = configs.join("tables");
+        let name = name.trim().to_lowercase().replace(' ', "-");
+        let names = names(&folder);
+        let found =
+            names.iter().find(|known| **known == name || **known == format!("table-{name}"));
+        let Some(found) = found else {
+            return Err(Refused(match names.is_empty() {
+                true => format!(
+                    "there are no tables in {}; start from the repository's folder, or give \
+                     --configs",
+                    folder.display()
+                ),
+                false => format!("there is no table `{name}`; there are: {}", names.join(", ")),
+            }));
+        };
+        let path = folder.join(found).with_extension("yaml");
+        let text = fs::read_to_string(&path)
+            .map_err(|error| Refused(format!("cannot read {}: {error}", path.display())))?;
+        serde_yaml::from_str(&text).map_err(|error| Refused(format!("{}: {error}", path.display())))
+    }
+}
+
+impl Row {
+    /// Its run file in `configs`.
+    pub fn file(&self, configs: &Path) -> Option<PathBuf> {
+        self.run.as_ref().map(|run| configs.join(run).with_extension("yaml"))
+    }
+}
+
+/// The names of all tables in a folder.
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let paths = entries.map(|entry| entry.path());
+    let yaml = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    let mut names: Vec<String> =
+        yaml.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn configs() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper")
+    }
+
+    #[test]
+    fn every_row_has_a_run_file_that_is_right_or_says_why_not() {
+        let tables = names(&configs().join("tables"));
+        let expected =
+            ["figure-2", "figure-3a", "figure-3b", "table-1", "table-2", "table-3a", "table-3b"];
+        assert_eq!(tables, expected);
+        let mut runs = BTreeSet::new();
+        for name in tables {
+            let table = Table::read(&configs(), &name).unwrap();
+            for row in &table.rows {
+                let Some(file) = row.file(&configs()) else {
+                    assert!(row.missing.is_some(), "{name}: {} has no run", row.system);
+                    continue;
+                };
+                assert_eq!(row.missing, None, "{name}: {}", row.system);
+                let (run, problems) = tandem_config::read(&file, &row.set)
+                    .unwrap_or_else(|problems| panic!("{name}: {}: {problems}", row.system));
+                assert!(problems.only_missing_inputs(), "{name}: {}: {problems}", row.system);
+                runs.insert((run.run.name, file, row.set.clone()));
+                let is_point = matches!(table.figure, Figure::Points { .. });
+                assert!(!is_point || row.x.is_some() || row.system == "AB-Net", "{}", row.system);
+            }
+        }
+        let names: BTreeSet<&String> = runs.iter().map(|(name, _, _)| name).collect();
+        assert_eq!(names.len(), runs.len(), "two different runs have the same folder");
+    }
+
+    #[test]
+    fn tables_are_found_by_the_names_that_people_use() {
+        let title = |name: &str| Table::read(&configs(), name).unwrap().title;
+        assert!(title("1").starts_with("Table 1"));
+        assert!(title("3A").starts_with("Table 3a"));
+        assert!(title("Figure 2").starts_with("Figure 2"));
+        let error = Table::read(&configs(), "4").unwrap_err().to_string();
+        assert!(error.contains("table-3b"), "{error}");
+        let error = Table::read(Path::new("/nowhere"), "1").unwrap_err().to_string();
+        assert!(error.contains("--configs"), "{error}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Tables of the paper, at tiny size with the real programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tandem_tests::{Tiny, expect_code, program};
+
+fn reproduce(tiny: &Tiny, arguments: &[&str]) -> Command {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
+    let mut command = program("tandem");
+    command.arg("reproduce").args(arguments).arg("--configs").arg(configs);
+    command.arg("--output").arg(tiny.path("tables"));
+    command
+}
+
+fn read(path: PathBuf) -> String {
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
+    let tiny = Tiny::new();
+    let path = |name: &str| tiny.path(name).display().to_string();
+    let pairs = |split: &str, file: &str| {
+        format!("data.{split}={{tsv: {{path: {}, source: 1, target: 2}}}}", path(file))
+    };
+    let settings = [
+        pairs("train", "train.tsv"),
+        pairs("valid", "valid.tsv"),
+        pairs("test", "valid.tsv"),
+        format!("run.folder={}", path("runs")),
+        format!("model.encoder.bert.pretrained={}", path("bert-de/export")),
+        format!("model.decoder.bert.pretrained={}", path("bert-en/export")),
+        "model.decoder.bert.cross_attention.heads=2".into(),
+        "model.objective.masked.length_classes=40".into(),
+        "data.max_length=24".into(),
+        "training.steps=6".into(),
+        "training.max_tokens=200".into(),
+        "training.schedule={constant: {rate: 0.005}}".into(),
+        "evaluation.every=3".into(),
+        "evaluation.sentences=4".into(),
+        "cluster={workers: 1, threads: 1, device: cpu}".into(),
+    ];
+    let mut arguments = vec!["figure-2", "--only", "adapters 64 ", "--only", "adapters 128 "];
+    settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+    let output = expect_code(&mut reproduce(&tiny, &arguments), 0);
+    let text = read(tiny.path("tables/figure-2.md"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&text));
+    for width in [64, 128] {
+        let row = format!("| IWSLT14 De-En | adapters {width} wide | – | ");
+        let line = text.lines().find(|line| line.starts_with(&row));
+        let cells: Vec<&str> = line.unwrap_or_else(|| panic!("{text}")).split(" | ").collect();
+        assert!(cells[3].parse::<f64>().is_ok(), "no BLEU in {text}");
+        assert!(cells[7].ends_with('M') && cells[9].parse::<f64>().is_ok(), "{text}");
+        assert!(tiny.path(&format!("runs/iwslt14-de-en-adapters-{width}/report.md")).is_file());
+    }
+    assert!(text.contains("Each run here made 6 updates."), "{text}");
+    let page = read(tiny.path("tables/figure-2.html"));
+    assert!(page.contains("<circle") && page.contains("adapters 128 wide"), "{page}");
+
+    let again = expect_code(&mut reproduce(&tiny, &arguments), 0);
+    let said = String::from_utf8_lossy(&again.stderr);
+    assert!(!said.contains("start "), "finished runs were launched again: {said}");
+    assert!(String::from_utf8_lossy(&again.stdout).contains(&text));
+}
+
+#[test]
+fn rows_without_a_run_say_why() {
+    let tiny = Tiny::texts();
+    let output = expect_code(&mut reproduce(&tiny, &["1", "--read"]), 0);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("BERT-Fused is not there yet"), "{text}");
+    assert!(text.contains("| IWSLT14 De-En | AB-Net | 36.49 | – |"), "{text}");
+    assert!(text.contains("there is no file"), "{text}");
+    expect_code(&mut reproduce(&tiny, &["5"]), 2);
+    expect_code(&mut reproduce(&tiny, &["1", "--set", "run.name=x"]), 2);
+}
