@@ -190,6 +190,11 @@ impl Launch {
         ended
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills it.
     pub fn kill(self) -> Ended {
         self.signal("KILL");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tandem_config::cluster::{self, Cluster, Reduction};
+use tandem_config::cluster::{self, Bounds, Cluster, Reduction, Workers};
 
 use crate::process;
 
@@ -27,6 +27,19 @@ pub enum TopologyError {
         /// What there is.
         gpus: usize,
         /// How the number was found.
+        source_of_count: &'static str,
+    },
+    /// There must be room for some.
+    #[error(
+        "cluster.workers.min is {min}, but there is room for {room} ({source_of_count}); lower it, \
+         or wait until there is more"
+    )]
+    TooLittleRoom {
+        /// The setting.
+        min: usize,
+        /// Workers that fit.
+        room: usize,
+        /// How the room was found.
         source_of_count: &'static str,
     },
     /// `solo` starts one worker.
@@ -153,17 +166,27 @@ impl Topology {
             cluster::Device::Cpu => Device::Cpu,
             cluster::Device::Cuda | cluster::Device::Auto => Device::Cuda,
         };
-        let workers = settings.workers;
-        let ranks = match (workers, device, settings.engine) {
-            (0, _, cluster::Engine::Solo) | (0, Device::Cpu, _) => 1,
-            (0, Device::Cuda, _) => gpus,
-            (_, Device::Cuda, _) if workers > gpus => {
+        let (room, source_of_count) = match device {
+            Device::Cpu => (cpus / settings.threads.max(1), "CPUs by cluster.threads"),
+            Device::Cuda => (gpus, source_of_count),
+        };
+        let ranks = match (settings.workers, device, settings.engine) {
+            (Workers::Within(Bounds { min, .. }), ..) if room < min => {
+                return Err(TopologyError::TooLittleRoom { min, room, source_of_count });
+            }
+            (Workers::Within(Bounds { max, .. }), ..) => room.min(max),
+            (Workers::Number(0), _, cluster::Engine::Solo)
+            | (Workers::Number(0), Device::Cpu, _) => 1,
+            (Workers::Number(0), Device::Cuda, _) => gpus,
+            (Workers::Number(workers), Device::Cuda, _) if workers > gpus => {
                 return Err(TopologyError::TooManyWorkers { workers, gpus, source_of_count });
             }
-            _ => workers,
+            (Workers::Number(workers), ..) => workers,
         };
         let engine = match settings.engine {
-            cluster::Engine::Solo if ranks > 1 => return Err(TopologyError::SoloGroup { workers }),
+            cluster::Engine::Solo if ranks > 1 => {
+                return Err(TopologyError::SoloGroup { workers: ranks });
+            }
             cluster::Engine::Solo => EngineKind::Solo,
             cluster::Engine::Auto if ranks == 1 => EngineKind::Solo,
             cluster::Engine::Auto | cluster::Engine::Mpirun => EngineKind::Mpirun,
@@ -194,7 +217,11 @@ mod tests {
     }
 
     fn workers(workers: usize) -> Cluster {
-        Cluster { workers, ..Cluster::default() }
+        Cluster { workers: Workers::Number(workers), ..Cluster::default() }
+    }
+
+    fn within(min: usize, max: usize) -> Cluster {
+        Cluster { workers: Workers::Within(Bounds { min, max }), ..Cluster::default() }
     }
 
     #[test]
@@ -212,6 +239,19 @@ mod tests {
         assert_eq!(find(workers(2), 8, 0).unwrap().threads, 4);
         assert_eq!(find(workers(4), 2, 0).unwrap().threads, 1);
         assert_eq!(find(Cluster { threads: 3, ..workers(2) }, 2, 0).unwrap().threads, 3);
+    }
+
+    #[test]
+    fn bounds_leave_the_number_to_the_room_there_is() {
+        assert_eq!(find(within(1, 8), 64, 4).unwrap().ranks, 4);
+        assert_eq!(find(within(1, 8), 6, 0).unwrap().ranks, 6);
+        assert_eq!(find(within(1, 4), 6, 0).unwrap().ranks, 4);
+        let shares = Cluster { threads: 4, ..within(2, 8) };
+        assert_eq!(find(shares.clone(), 14, 0).unwrap().ranks, 3);
+        let error = find(shares, 7, 0).unwrap_err().to_string();
+        assert!(error.contains("min is 2") && error.contains("room for 1 (CPUs by"), "{error}");
+        let error = find(within(5, 8), 64, 4).unwrap_err().to_string();
+        assert!(error.contains("room for 4 (by decree)"), "{error}");
     }
 
     #[test]

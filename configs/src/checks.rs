@@ -7,7 +7,7 @@ mod transformer;
 
 use std::collections::BTreeSet;
 
-use crate::cluster::Engine;
+use crate::cluster::{Bounds, Engine, Workers};
 use crate::data::Text;
 use crate::evaluation::Metric;
 use crate::inputs::{Shape, Shapes};
@@ -423,7 +423,13 @@ fn averaging(run: &RunConfig, report: &mut Report) {
 
 /// Every worker has a micro-batch in each step, and several need MPI.
 fn workers(run: &RunConfig, report: &mut Report) {
-    let workers = run.cluster.workers;
+    let workers = run.cluster.workers.most();
+    if let Workers::Within(Bounds { min, max }) = run.cluster.workers
+        && min > max
+    {
+        let message = format!("found {min}, must be at most {max}, since max is {max}");
+        report.conflict("cluster.workers.min", message);
+    }
     if run.cluster.engine == Engine::Solo && workers > 1 {
         let message = format!(
             "solo is one worker and cluster.workers is {workers}, must be one of auto | mpirun"

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Cluster {
     /// What starts the workers.
     pub engine: Engine,
-    /// Number of workers, one per GPU or per CPU share; 0 for one per GPU, or one on CPUs.
-    pub workers: usize,
+    /// Number of workers, one per GPU or per CPU share.
+    pub workers: Workers,
     /// What the workers compute on.
     pub device: Device,
     /// CPU threads per worker; 0 shares the CPUs out evenly.
@@ -31,13 +31,45 @@ impl Default for Cluster {
     fn default() -> Self {
         Self {
             engine: Engine::Auto,
-            workers: 0,
+            workers: Workers::Number(0),
             device: Device::Auto,
             threads: 0,
             reduction: Reduction::Plain,
             bucket_mib: 2.0,
             max_restarts: 3,
             deadlines: Deadlines::default(),
+        }
+    }
+}
+
+/// Number of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Workers {
+    /// So many; 0 for one per GPU, or one on CPUs.
+    Number(usize),
+    /// As many as there are GPUs, or shares of `threads` CPUs, at each start and restart.
+    Within(Bounds),
+}
+
+/// How few and how many workers a run may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// With less room than for so many the run does not start, or ends.
+    #[schemars(range(min = 1))]
+    pub min: usize,
+    /// Never more, whatever room there is.
+    #[schemars(range(min = 1))]
+    pub max: usize,
+}
+
+impl Workers {
+    /// The most that there can be, as far as the config says.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Number(number) => number,
+            Self::Within(Bounds { max, .. }) => max,
         }
     }
 }

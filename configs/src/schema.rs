@@ -22,7 +22,7 @@ pub struct Rule<'a> {
 }
 
 impl<'a> Rule<'a> {
-    /// Follows references and takes the one alternative that is not null.
+    /// Follows references and takes the one alternative that is not null, if there is one.
     pub fn of(mut schema: &'a Value) -> Self {
         let mut optional = false;
         loop {
@@ -30,9 +30,13 @@ impl<'a> Rule<'a> {
                 let name = reference.trim_start_matches("#/$defs/");
                 schema = &self::schema()["$defs"][name];
             } else if let Some(Value::Array(alternatives)) = schema.get("anyOf") {
-                let some = alternatives.iter().find(|schema| schema["type"] != "null");
-                optional = true;
-                schema = some.unwrap_or(&Value::Null);
+                let some: Vec<&Value> =
+                    alternatives.iter().filter(|schema| schema["type"] != "null").collect();
+                optional |= some.len() < alternatives.len();
+                match some[..] {
+                    [one] => schema = one,
+                    _ => return Self { schema, optional },
+                }
             } else {
                 let nullable = schema["type"].as_array();
                 optional |= nullable.is_some_and(|types| types.iter().any(|name| name == "null"));
@@ -47,6 +51,12 @@ impl<'a> Rule<'a> {
             Value::Array(types) => types.iter().filter_map(Value::as_str).find(|&t| t != "null"),
             name => name.as_str(),
         }
+    }
+
+    /// What the value may be instead of one thing: a scalar or a map.
+    pub fn alternatives(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let alternatives = self.schema["anyOf"].as_array().into_iter().flatten();
+        alternatives.map(Self::of).filter(|rule| rule.schema["type"] != "null")
     }
 
     /// The choices: words, and keys of one-key maps with what stands under them.
@@ -82,6 +92,10 @@ impl<'a> Rule<'a> {
                 1 => choices.concat(),
                 _ => format!("one of {}", choices.join(" | ")),
             };
+        }
+        let alternatives: Vec<String> = self.alternatives().map(|rule| rule.words()).collect();
+        if !alternatives.is_empty() {
+            return alternatives.join(", or ");
         }
         match self.type_name() {
             Some("integer") => format!("a whole number{}", self.range()),
@@ -175,6 +189,12 @@ mod tests {
                         check(schema);
                     }
                 }
+                return;
+            }
+            if rule.alternatives().next().is_some() {
+                let names: Vec<_> = rule.alternatives().map(|rule| rule.type_name()).collect();
+                assert!(matches!(names[..], [Some("integer"), Some("object")]), "{schema}");
+                rule.alternatives().for_each(|rule| check(rule.schema));
                 return;
             }
             match rule.type_name() {

@@ -28,6 +28,14 @@ impl Comparison<'_> {
         if let Some(choices) = rule.choices() {
             return self.choice(node, rule, &choices, path);
         }
+        let suits = |one: &Rule| match (&node.content, one.type_name()) {
+            (Content::Map(_), name) => name == Some("object"),
+            (Content::Scalar { value, .. }, Some(name)) => fits(name, value, *one),
+            _ => false,
+        };
+        if let Some(one) = rule.alternatives().find(suits) {
+            return self.value(node, owner, one, path);
+        }
         match (rule.type_name(), &node.content) {
             (Some("object"), Content::Map(entries)) => self.map(node, entries, owner, rule, path),
             (Some("array"), Content::List(items)) => self.list(node, items, rule, path),
@@ -39,7 +47,10 @@ impl Comparison<'_> {
     /// Says what was found and what is allowed.
     fn mismatch(&mut self, node: &Node, rule: Rule, path: &str) {
         let meant = match &node.content {
-            Content::Scalar { value, text } => meant(value, text, rule),
+            Content::Scalar { value, text } => {
+                let mut rules = std::iter::once(rule).chain(rule.alternatives());
+                rules.find_map(|rule| meant(value, text, rule))
+            }
             _ => None,
         };
         let message =

@@ -58,6 +58,7 @@ fn every_key_and_choice_is_in_the_example() {
                 words(Rule::of(schema), all);
             }
         }
+        rule.alternatives().for_each(|rule| words(rule, all));
         for (key, schema) in rule.properties() {
             if rule.choices().is_none() {
                 all.push(format!("{key}:"));

@@ -178,6 +178,26 @@ const KEYS: &[Case] = &[
 ];
 
 const TYPES: &[Case] = &[
+    (
+        &[("workers: 2", "workers: 2.0")],
+        &[
+            "56:12: cluster.workers: found 2.0, must be a whole number of at least 0, or a map of min | max, did you mean `2`?",
+        ],
+    ),
+    (
+        &[("workers: 2", "workers: [1, 2]")],
+        &[
+            "56:12: cluster.workers: found a list of 2, must be a whole number of at least 0, or a map of min | max",
+        ],
+    ),
+    (
+        &[("workers: 2", "workers: { min: 0, most: 2 }")],
+        &[
+            "56:3: cluster.workers.max: missing, must be a whole number of at least 1",
+            "56:19: cluster.workers.min: found 0, must be a whole number of at least 1",
+            "56:22: cluster.workers.most: unknown key, allowed: min | max",
+        ],
+    ),
     (&[("seed: 7", "seed: -1")], &["4:7: seed: found -1, must be a whole number of at least 0"]),
     (&[("seed: 7", "seed: 1.5")], &["4:7: seed: found 1.5, must be a whole number of at least 0"]),
     (
@@ -738,6 +758,10 @@ const CONFLICTS: &[Case] = &[
         &[
             "55:3: cluster.engine: solo is one worker and cluster.workers is 2, must be one of auto | mpirun",
         ],
+    ),
+    (
+        &[("workers: 2", "workers: { min: 3, max: 2 }")],
+        &["56:14: cluster.workers.min: found 3, must be at most 2, since max is 2"],
     ),
     (
         &[("workers: 2", "workers: 3")],

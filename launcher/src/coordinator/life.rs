@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::Checkpoint;
-use tandem_cluster::topology::Topology;
+use tandem_cluster::topology::{Machine, Topology};
 use tandem_config::RunConfig;
 use tandem_config::model::Objective;
 
@@ -273,9 +273,29 @@ impl Coordinator {
             Decision::Again { .. } => {
                 self.journal.state.restarts += 1;
                 self.journal.save();
-                Ok(())
+                self.look_around()
             }
             Decision::GiveUp { exit, .. } => Err(Halt::Exit(exit)),
+        }
+    }
+
+    /// Goes on with as many workers as there is room for now.
+    fn look_around(&mut self) -> Result<(), Halt> {
+        match Topology::find(&self.config.cluster, &Machine::this()) {
+            Ok(found) => {
+                let (ranks, before) = (found.ranks, self.topology.ranks);
+                if ranks != before {
+                    let plural = if ranks == 1 { "" } else { "s" };
+                    let text = format!("going on with {ranks} worker{plural} instead of {before}");
+                    self.progress.say(&text);
+                }
+                self.topology = found;
+                Ok(())
+            }
+            Err(error) => {
+                self.progress.say(&format!("error: {error}; {}", self.way_on()));
+                Err(Halt::Exit(Exit::Failed))
+            }
         }
     }
 
