@@ -15,7 +15,7 @@ use crate::model::Parameters;
 use crate::parallel::{Collective, Reducer, reducer};
 
 /// What is reduced.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// In which order the sum is taken.
     pub reduction: Reduction,
@@ -29,12 +29,14 @@ pub struct Settings {
     pub bucket_elements: usize,
     /// The share of backward in the computation.
     pub backward: f64,
+    /// How many times as long as the communication alone the computation takes.
+    pub ratios: Vec<f64>,
     /// Steps of which the median counts.
     pub steps: usize,
 }
 
-/// Times a step without computation, then with computation that takes as long as that and four
-/// times as long.
+/// Times a step without computation, then with computations that take so many times as long; what
+/// is exposed of the communication is a share of the step.
 ///
 /// # Errors
 /// A failing communication library.
@@ -63,15 +65,18 @@ pub fn run(collective: Box<dyn Collective>, settings: &Settings) -> anyhow::Resu
         "bytes": layers * weights * size_of::<f32>(),
         "communication_seconds": communication.as_secs_f64(),
     });
-    for (ratio, name) in [(1, "one_to_one"), (4, "one_to_four")] {
-        let compute = communication * ratio;
+    let mut behind = Vec::new();
+    for &ratio in &settings.ratios {
+        let compute = communication.mul_f64(ratio);
         let step = bench.median(compute)?;
         let exposed = step.saturating_sub(compute).as_secs_f64() / step.as_secs_f64();
-        measured[name] = json!({
+        behind.push(json!({
+            "computation_to_communication": ratio,
             "step_seconds": step.as_secs_f64(),
             "exposed": exposed,
-        });
+        }));
     }
+    measured["behind"] = behind.into();
     Ok(measured)
 }
 

@@ -19,8 +19,8 @@ pub enum Command {
     Train(Args),
     /// Mask-Predict with given length candidates.
     Decode(Args),
-    /// The reduction of gradients among the ranks that mpirun started, with nothing to compute, and
-    /// behind a computation that takes as long and four times as long.
+    /// The reduction of gradients among the ranks that mpirun started, with nothing to compute and
+    /// behind a computation.
     Reduce(ReduceArgs),
 }
 
@@ -65,6 +65,9 @@ pub struct ReduceArgs {
     /// The share of backward in the computation.
     #[arg(long, default_value_t = 0.5)]
     backward: f64,
+    /// How many times as long as the communication alone the computation takes; several in turn.
+    #[arg(long, value_delimiter = ',', default_values_t = [1.0, 4.0])]
+    ratios: Vec<f64>,
     /// Steps of which the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
@@ -121,6 +124,7 @@ impl ReduceArgs {
             weights: elements(self.mib) / self.layers as usize,
             bucket_elements: elements(self.bucket_mib),
             backward: self.backward.clamp(0.0, 1.0),
+            ratios: self.ratios.iter().map(|ratio| ratio.clamp(0.0, 100.0)).collect(),
             steps: self.steps as usize,
         };
         let measured = bench::reduction::run(Box::new(mpi), &settings)?;
