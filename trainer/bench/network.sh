@@ -31,7 +31,7 @@ for host in $(seq 0 "$ranks"); do
   ip -n "$lab-$host" link set eth0 up
   if [ "$host" -gt 0 ]; then
     hosts=$hosts,198.18.2.$((host + 1)):1
-    ip netns exec "$lab-$host" tc qdisc add dev eth0 root tbf rate "$rate" burst 64kb latency 50ms
+    ip netns exec "$lab-$host" tc qdisc add dev eth0 root tbf rate "$rate" burst 256kb latency 500ms
   fi
 done
 

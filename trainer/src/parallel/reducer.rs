@@ -333,7 +333,88 @@ fn cut(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tandem_config::parameters::{Init, Parameter};
+    use tch::Device;
+
     use super::*;
+    use crate::parallel::Message;
+
+    /// A world of one rank, which notes what is asked of it: the operation, and of how many elements.
+    #[derive(Clone, Default)]
+    struct Noted(Arc<Mutex<Vec<(&'static str, i64)>>>);
+
+    impl Noted {
+        fn note(&self, operation: &'static str, elements: i64) -> Result<(), CollectiveError> {
+            self.0.lock().unwrap().push((operation, elements));
+            Ok(())
+        }
+    }
+
+    impl Collective for Noted {
+        fn rank(&self) -> usize {
+            0
+        }
+
+        fn world_size(&self) -> usize {
+            1
+        }
+
+        fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
+            self.note("sum", tensor.size()[0])
+        }
+
+        fn exchange(&self, _: &[Message], _: &mut [Message]) -> Result<(), CollectiveError> {
+            self.note("exchange", 0)
+        }
+
+        fn all_gather(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
+            self.note("gather", tensor.size()[0])
+        }
+    }
+
+    /// What two steps of four shards, over three layers, ask for; both must add up the same.
+    fn two_steps(reduction: Reduction) -> Vec<(&'static str, i64)> {
+        let layer = |name: &str, width| Parameter {
+            name: name.into(),
+            shape: vec![width],
+            trained: true,
+            init: Init::Ones,
+        };
+        let list = [layer("a", 4), layer("b", 3), layer("c", 10)];
+        let parameters =
+            Parameters::new(&list, None, None, 1, Kind::Float, Device::Cpu).expect("parameters");
+        let settings = Settings { reduction, shards: 4, sums: 2, bucket_elements: 8 };
+        let noted = Noted::default();
+        let mut reducer = Reducer::new(Box::new(noted.clone()), &parameters, &settings);
+        for _ in 0..2 {
+            let before = noted.0.lock().unwrap().len();
+            for index in 0..4 {
+                reducer.begin(index, &Tensor::from_slice(&[1f32, index as f32]));
+                let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
+                (weights.sum::<Tensor>() * (index as f64 + 1.0)).backward();
+                reducer.end(index);
+                if index < 3 {
+                    assert_eq!(noted.0.lock().unwrap().len(), before, "accumulating is local");
+                }
+            }
+            reducer.finish().expect("a sum");
+            assert_eq!(reducer.gradients(), Tensor::full([17], 10.0, (Kind::Float, Device::Cpu)));
+            assert_eq!(reducer.sums(), Tensor::from_slice(&[4f32, 6.0]));
+        }
+        drop(reducer);
+        let asked = noted.0.lock().unwrap().clone();
+        asked
+    }
+
+    #[test]
+    fn a_step_asks_once_for_each_bucket_and_for_nothing_else() {
+        let step = [("sum", 12), ("sum", 7)];
+        assert_eq!(two_steps(Reduction::Plain), [step, step].concat());
+        let step = [("exchange", 0), ("gather", 12), ("exchange", 0), ("gather", 7)];
+        assert_eq!(two_steps(Reduction::Reproducible), [step, step].concat());
+    }
 
     #[test]
     fn buckets_are_cut_from_the_end() {
