@@ -1,6 +1,7 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
 pub mod live;
+pub mod trace;
 
 use std::fmt::Write as _;
 use std::io::Write as _;

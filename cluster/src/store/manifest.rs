@@ -100,7 +100,7 @@ impl FileRecord {
 pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
     let mut file = std::fs::File::open(path)?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; 1 << 16];
     let mut size = 0;
     loop {
         match file.read(&mut buffer) {
