@@ -1,4 +1,5 @@
-// What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, CPU settings.
+// What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, streams, CPU
+// settings.
 
 #include <cstdlib>
 #include <malloc.h>
@@ -6,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -64,6 +66,27 @@ char* tandem_tune_cpu() {
     mallopt(M_MMAP_THRESHOLD, 1 << 30);
     mallopt(M_TRIM_THRESHOLD, -1);
     mallopt(M_TOP_PAD, 64 << 20);
+  });
+}
+
+// A stream of a GPU beside the default one: libtorch's number of it, and CUDA's handle. What is
+// queued in it goes before other work of the GPU.
+char* tandem_new_stream(int8_t gpu, int64_t* id, void** handle) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    c10::Device device(c10::DeviceType::CUDA, gpu);
+    c10::Stream stream = cuda.getStreamFromGlobalPool(device, /*isHighPriority=*/true);
+    *id = stream.id();
+    *handle = stream.native_handle();
+  });
+}
+
+// Lets libtorch queue in that stream what the calling thread computes on the GPU.
+char* tandem_use_stream(int8_t gpu, int64_t id) {
+  return guarded([&] {
+    c10::Device device(c10::DeviceType::CUDA, gpu);
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA)
+        .exchangeStream(c10::Stream(c10::Stream::UNSAFE, device, id));
   });
 }
 

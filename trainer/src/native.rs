@@ -24,6 +24,8 @@ unsafe extern "C" {
         beta2: f64,
         eps: f64,
     ) -> *mut c_char;
+    fn tandem_new_stream(gpu: i8, id: *mut i64, handle: *mut *mut c_void) -> *mut c_char;
+    fn tandem_use_stream(gpu: i8, id: i64) -> *mut c_char;
     fn tandem_tune_cpu() -> *mut c_char;
     fn tandem_dropout(
         out: *mut *mut c_void,
@@ -150,6 +152,20 @@ pub fn fused_adam(
             eps,
         )
     });
+}
+
+/// A stream of a GPU beside the default one: libtorch's number of it, and CUDA's handle.
+pub fn new_stream(gpu: usize) -> (i64, *mut c_void) {
+    let (mut id, mut handle) = (0, std::ptr::null_mut());
+    // SAFETY: both pointers are valid for writes.
+    check(unsafe { tandem_new_stream(gpu as i8, &mut id, &mut handle) });
+    (id, handle)
+}
+
+/// Lets libtorch queue in the stream `id` what the calling thread computes on the GPU.
+pub fn use_stream(gpu: usize, id: i64) {
+    // SAFETY: no pointers.
+    check(unsafe { tandem_use_stream(gpu as i8, id) });
 }
 
 /// Chooses the matrix products and the memory allocation that serve training on CPUs best.

@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor};
 
+use super::nccl::NcclError;
+
 /// Why a collective operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectiveError {
@@ -19,6 +21,9 @@ pub enum CollectiveError {
         /// Ranks that MPI knows.
         found: usize,
     },
+    /// NCCL or the GPU below it failed.
+    #[error(transparent)]
+    Nccl(#[from] NcclError),
     /// The communication thread is gone.
     #[error("the communication thread has ended")]
     ThreadEnded,
@@ -79,6 +84,23 @@ pub trait Collective: Send {
     /// # Errors
     /// A failing communication library.
     fn all_gather(&self, tensor: &mut Tensor) -> Result<(), CollectiveError>;
+
+    /// Called by a thread before it touches what other threads have computed, or compute still: it
+    /// is there for what the thread does next.
+    ///
+    /// # Errors
+    /// A failing device.
+    fn begin(&self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
+
+    /// Waits until the results of all calls so far are there for every thread.
+    ///
+    /// # Errors
+    /// A failing communication library, or a deadline.
+    fn settle(&self) -> Result<(), CollectiveError> {
+        Ok(())
+    }
 }
 
 /// Empty, odd, and larger than one chunk of any backend.
@@ -89,6 +111,7 @@ const LENGTHS: [i64; 4] = [0, 1, 7, 1_000_003];
 /// # Errors
 /// The first operation whose result is not what it must be.
 pub fn conformance(world: &dyn Collective, device: Device) -> Result<(), CollectiveError> {
+    world.begin()?;
     for length in LENGTHS {
         let check = |operation, holds| {
             let world_size = world.world_size();
@@ -99,7 +122,7 @@ pub fn conformance(world: &dyn Collective, device: Device) -> Result<(), Collect
         check("the exchange", exchanges(world, length, device)?)?;
         check("the gathering", gathers(world, length, device)?)?;
     }
-    Ok(())
+    world.settle()
 }
 
 fn sums(world: &dyn Collective, length: i64, device: Device) -> Result<bool, CollectiveError> {

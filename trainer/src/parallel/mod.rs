@@ -2,6 +2,7 @@
 
 pub mod collective;
 pub mod mpi;
+pub mod nccl;
 pub mod reducer;
 pub mod shards;
 pub mod solo;

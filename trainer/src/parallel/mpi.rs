@@ -46,6 +46,13 @@ impl Mpi {
         }
         Ok((universe, Self { world, rank, world_size }))
     }
+
+    /// What each rank has, in the order of ranks.
+    pub fn gather<const BYTES: usize>(&self, mine: &[u8; BYTES]) -> Vec<[u8; BYTES]> {
+        let mut all = vec![0; BYTES * self.world_size];
+        self.world.all_gather_into(&mine[..], &mut all[..]);
+        all.as_chunks().0.to_vec()
+    }
 }
 
 impl Collective for Mpi {

@@ -1,0 +1,174 @@
+//! The backend on the stand-ins of NCCL and of CUDA's driver (tests/doubles), in main memory, with
+//! threads as ranks. How processes of mpirun fare is tested with the real programs.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Barrier, OnceLock};
+
+use super::*;
+use crate::parallel::collective::conformance;
+
+/// Short enough for a test, long enough for a busy machine.
+const SOON: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(60);
+
+/// Loads the stand-ins: their names make the dynamic linker answer them to cudarc.
+fn load_doubles() {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    LOADED.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/doubles/build.sh");
+        assert!(Command::new(script).arg(folder.path()).status().unwrap().success());
+        for library in ["libcuda.so", "libnccl.so"] {
+            dlopen(&folder.path().join(library));
+        }
+    });
+}
+
+fn dlopen(path: &Path) {
+    let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: loads a library that is never unloaded.
+    assert!(!unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null());
+}
+
+/// The cards of so many ranks, each with a GPU of its own.
+fn cards(ranks: usize) -> Vec<Card> {
+    load_doubles();
+    let (_, first) = Card::new(Device::Cpu, true).unwrap();
+    let card = |rank: usize| Card { gpu: [rank as u8; 16], ..first };
+    (0..ranks).map(card).collect()
+}
+
+/// What `body` answers on each rank of a world.
+fn on_ranks<T: Send>(ranks: usize, deadline: Duration, body: impl Fn(&Nccl) -> T + Sync) -> Vec<T> {
+    let cards = cards(ranks);
+    let (cards, body) = (&cards, &body);
+    std::thread::scope(|scope| {
+        let start = |rank: usize| {
+            scope.spawn(move || {
+                let gpu = library::gpu(0).unwrap();
+                body(&Nccl::join(rank, cards, gpu, Device::Cpu, deadline).unwrap())
+            })
+        };
+        let threads: Vec<_> = (0..ranks).map(start).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+#[test]
+fn conforms_at_1_to_4_ranks() {
+    for ranks in 1..=4 {
+        for outcome in on_ranks(ranks, LATE, |nccl| conformance(nccl, Device::Cpu)) {
+            outcome.unwrap();
+        }
+    }
+}
+
+#[test]
+fn adds_bf16() {
+    for sum in on_ranks(3, LATE, |nccl| {
+        let mut tensor = Tensor::from_slice(&[1.0f32, -2.5, 1024.0]).to_kind(Kind::BFloat16);
+        nccl.begin().unwrap();
+        nccl.all_reduce_sum(&mut tensor).unwrap();
+        nccl.settle().unwrap();
+        Vec::<f32>::try_from(tensor.to_kind(Kind::Float)).unwrap()
+    }) {
+        assert_eq!(sum, [3.0, -7.5, 3072.0]);
+    }
+}
+
+#[test]
+fn a_rank_that_never_comes_ends_the_start_at_the_deadline() {
+    let cards = cards(2);
+    let gpu = library::gpu(0).unwrap();
+    let error = Nccl::join(0, &cards, gpu, Device::Cpu, SOON).err().unwrap();
+    assert!(matches!(error, NcclError::Deadline { operation: "joining the other ranks", .. }));
+}
+
+#[test]
+fn a_rank_that_left_is_an_error_at_once_and_for_ever() {
+    let left = Barrier::new(2);
+    let outcomes = on_ranks(2, LATE, |nccl| {
+        let mut tensor = Tensor::ones([5], (Kind::Float, Device::Cpu));
+        if nccl.rank() == 1 {
+            nccl.release(sys::ncclCommAbort);
+            left.wait();
+            return (String::new(), String::new());
+        }
+        left.wait();
+        nccl.begin().unwrap();
+        nccl.all_reduce_sum(&mut tensor).unwrap();
+        let first = nccl.settle().unwrap_err().to_string();
+        (first, nccl.all_reduce_sum(&mut tensor).unwrap_err().to_string())
+    });
+    let (first, later) = &outcomes[0];
+    assert!(first.starts_with("NCCL: the reduction of a step failed: remote process"), "{first}");
+    assert_eq!(later, "NCCL: the communicator was given up after an earlier error");
+}
+
+#[test]
+fn a_rank_that_hangs_is_an_error_at_the_deadline() {
+    let given_up = Barrier::new(2);
+    let outcomes = on_ranks(2, SOON, |nccl| {
+        let hangs = nccl.rank() == 1;
+        let outcome = if hangs { Ok(()) } else { reduce_without_patience(nccl) };
+        given_up.wait();
+        outcome
+    });
+    let error = outcomes[0].as_ref().unwrap_err().to_string();
+    assert!(error.starts_with("NCCL: the reduction of a step did not end within 1 s"), "{error}");
+}
+
+fn reduce_without_patience(nccl: &Nccl) -> Result<(), CollectiveError> {
+    // SAFETY: looks up a name.
+    let patience = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"double_patience".as_ptr()) };
+    assert!(!patience.is_null());
+    // SAFETY: a variable of the calling thread in tests/doubles/nccl.c, as dlsym answers those.
+    unsafe { *patience.cast::<libc::c_long>() = 10 };
+    nccl.begin()?;
+    nccl.all_reduce_sum(&mut Tensor::ones([5], (Kind::Float, Device::Cpu)))?;
+    nccl.settle()
+}
+
+#[test]
+fn what_was_not_waited_for_is_not_communicated() {
+    // The stand-in refuses what would be a race on a GPU.
+    for error in on_ranks(1, LATE, |nccl| {
+        let mut tensor = Tensor::ones([5], (Kind::Float, Device::Cpu));
+        nccl.all_reduce_sum(&mut tensor).unwrap_err().to_string()
+    }) {
+        assert!(error.contains("invalid usage: the stream waited for no event"), "{error}");
+    }
+}
+
+#[test]
+fn an_id_of_no_communicator_is_refused_with_what_nccl_says() {
+    let card = Card { id: [b'x'; 128], ..cards(1)[0] };
+    let gpu = library::gpu(0).unwrap();
+    let error = Nccl::join(0, &[card], gpu, Device::Cpu, SOON).err().unwrap().to_string();
+    assert_eq!(
+        error,
+        "NCCL: joining the other ranks failed: unhandled system error: no communicator has this id"
+    );
+}
+
+#[test]
+fn cards_survive_their_journey() {
+    let card = Card { version: Version(22907), gpu: [7; 16], id: [200; 128] };
+    assert_eq!(Card::from_bytes(&card.to_bytes()), card);
+}
+
+#[test]
+fn ranks_that_cannot_work_together_say_why() {
+    let card = |rank: u8| Card { version: Version(22907), gpu: [rank; 16], id: [0; 128] };
+    let said = |cards: &[Card]| check(cards).unwrap_err().to_string();
+    assert!(check(&[card(0), card(1), card(2)]).is_ok());
+    assert!(said(&[card(0), Card::UNUSABLE]).starts_with("rank 1 cannot use NCCL"));
+    let older = Card { version: Version(22705), ..card(2) };
+    assert!(
+        said(&[card(0), card(1), older])
+            .starts_with("rank 0 has NCCL 2.29.7 and rank 2 has NCCL 2.27.5")
+    );
+    assert!(said(&[card(0), card(1), card(0)]).starts_with("ranks 0 and 2 have the same GPU"));
+}
