@@ -32,4 +32,8 @@ fn main() {
     // libtorch's own OpenMP, by its library path: two of them would fight over the cores.
     println!("cargo:rustc-link-lib=dylib:+verbatim=libgomp.so.1");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", library.display());
+    // Where NCCL lies beside it: the one that libtorch loads as well.
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{}/../nvidia/nccl/lib", libtorch.display());
+    // Behind LD_LIBRARY_PATH, so that another NCCL can be put before it.
+    println!("cargo:rustc-link-arg=-Wl,--enable-new-dtags");
 }

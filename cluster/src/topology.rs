@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use tandem_config::cluster::{self, Bounds, Cluster, Reduction, Workers};
+use tandem_config::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Workers};
 
 use crate::process;
 
@@ -57,6 +57,15 @@ pub enum TopologyError {
     ThreadsVary {
         /// How many each worker would get now.
         threads: usize,
+    },
+    /// MPI adds no bf16.
+    #[error(
+        "cluster.gradient_dtype is `bf16`, but the workers compute on CPUs ({source_of_count}), \
+         which sum gradients in f32; set it to `f32`"
+    )]
+    Bf16OnCpus {
+        /// How the number of GPUs was found.
+        source_of_count: &'static str,
     },
     /// There is no mpirun.
     #[error(
@@ -152,6 +161,15 @@ impl Machine {
 }
 
 impl Topology {
+    /// What carries tensors between the ranks, if there are several.
+    pub fn collective(&self) -> Option<&'static str> {
+        match (self.engine, self.device) {
+            (EngineKind::Solo, _) => None,
+            (EngineKind::Mpirun, Device::Cpu) => Some("MPI"),
+            (EngineKind::Mpirun, Device::Cuda) => Some("NCCL"),
+        }
+    }
+
     /// Where the ranks of a run with these settings go on `machine`.
     ///
     /// # Errors
@@ -166,6 +184,9 @@ impl Topology {
             cluster::Device::Cpu => Device::Cpu,
             cluster::Device::Cuda | cluster::Device::Auto => Device::Cuda,
         };
+        if device == Device::Cpu && settings.gradient_dtype == GradientDtype::Bf16 {
+            return Err(TopologyError::Bf16OnCpus { source_of_count });
+        }
         let (room, source_of_count) = match device {
             Device::Cpu => (cpus / settings.threads.max(1), "CPUs by cluster.threads"),
             Device::Cuda => (gpus, source_of_count),
@@ -261,6 +282,10 @@ mod tests {
         assert!(error.contains("`cuda`") && error.contains("by decree"), "{error}");
         let error = find(cuda, 8, 2).unwrap_err().to_string();
         assert!(error.contains("workers is 3") && error.contains("2 GPUs"), "{error}");
+        let bf16 = Cluster { gradient_dtype: GradientDtype::Bf16, ..workers(2) };
+        let error = find(bf16.clone(), 8, 0).unwrap_err().to_string();
+        assert!(error.contains("`bf16`") && error.contains("by decree"), "{error}");
+        assert_eq!(find(bf16, 8, 2).unwrap().collective(), Some("NCCL"));
         let solo = Cluster { engine: cluster::Engine::Solo, ..workers(2) };
         let error = find(solo, 8, 0).unwrap_err().to_string();
         assert!(error.contains("`solo`") && error.contains("workers is 2"), "{error}");

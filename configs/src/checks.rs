@@ -7,7 +7,7 @@ mod transformer;
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Bounds, Engine, Workers};
+use crate::cluster::{Bounds, Device, Engine, GradientDtype, Reduction, Workers};
 use crate::data::Text;
 use crate::evaluation::Metric;
 use crate::inputs::{Shape, Shapes};
@@ -61,6 +61,7 @@ pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     evaluation(run, report);
     averaging(run, report);
     workers(run, report);
+    gradient_dtype(run, report);
 }
 
 /// The run's name is the name of its folder.
@@ -443,4 +444,17 @@ fn workers(run: &RunConfig, report: &mut Report) {
         );
         report.conflict("training.micro_batches", message);
     }
+}
+
+/// NCCL adds bf16, MPI does not; and sums in a fixed order are for their last bits.
+fn gradient_dtype(run: &RunConfig, report: &mut Report) {
+    if run.cluster.gradient_dtype != GradientDtype::Bf16 {
+        return;
+    }
+    let must_be_f32 = match (run.cluster.device, run.cluster.reduction) {
+        (Device::Cpu, _) => "workers on CPUs sum gradients in f32",
+        (_, Reduction::Reproducible) => "cluster.reduction is reproducible, which sums in f32",
+        _ => return,
+    };
+    report.conflict("cluster.gradient_dtype", format!("{must_be_f32}, must be f32"));
 }

@@ -17,6 +17,8 @@ pub struct Cluster {
     pub threads: usize,
     /// In which order gradients are summed.
     pub reduction: Reduction,
+    /// What gradients are rounded to on their way between workers.
+    pub gradient_dtype: GradientDtype,
     /// Gradients are summed in buckets of so many MiB.
     #[schemars(range(min = 0.001))]
     pub bucket_mib: f64,
@@ -35,6 +37,7 @@ impl Default for Cluster {
             device: Device::Auto,
             threads: 0,
             reduction: Reduction::Plain,
+            gradient_dtype: GradientDtype::F32,
             bucket_mib: 2.0,
             max_restarts: 3,
             deadlines: Deadlines::default(),
@@ -110,6 +113,17 @@ pub enum Reduction {
     /// In one order over the step's micro-batches: any number of workers trains the same bits. On
     /// CPUs they must have the same `threads`, on which matrix products depend.
     Reproducible,
+}
+
+/// What gradients are rounded to on their way between workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GradientDtype {
+    /// They are not rounded.
+    #[default]
+    F32,
+    /// Half the volume, rounded at each addition; the optimizer still works in f32. On GPUs only.
+    Bf16,
 }
 
 /// Seconds that each phase may go without progress before the attempt is ended.

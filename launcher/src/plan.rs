@@ -123,7 +123,11 @@ impl std::fmt::Display for Plan {
             count => format!("{count} {one}s"),
         };
         let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
-        writeln!(f, "workers  {workers} on {host}, {device}, {threads} each")?;
+        write!(f, "workers  {workers} on {host}, {device}, {threads} each")?;
+        match self.topology.collective() {
+            Some(collective) => writeln!(f, ", joined by {collective}")?,
+            None => writeln!(f)?,
+        }
         let size = &self.size;
         let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
         writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;

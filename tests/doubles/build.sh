@@ -4,6 +4,14 @@
 # usage: build.sh FOLDER
 set -eu
 cd "$(dirname "$0")"
-cc -O1 -Wall -Wextra -fPIC -shared -Wl,-soname,libcuda.so cuda.c -o "$1/libcuda.so"
-cc -O1 -Wall -Wextra -fPIC -shared -Wl,-soname,libnccl.so nccl.c -o "$1/libnccl.so" \
-    -L"$1" -lcuda -Wl,-rpath,"\$ORIGIN"
+
+# library NAME SOURCE [LINKED]
+library() {
+    cc -O1 -Wall -Wextra -fPIC -shared -x c "$2" -Wl,-soname,"$1" -o "$out/$1" -L"$out" \
+        -Wl,-rpath,"\$ORIGIN" -Wl,--no-as-needed ${3:-}
+}
+out=$1
+library libcuda_double.so cuda.c
+# A name for it, so that NCCL's stand-in can be loaded without it, as NCCL can without the driver.
+library libcuda.so /dev/null -lcuda_double
+library libnccl.so nccl.c -lcuda_double

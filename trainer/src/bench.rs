@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
-use tandem_config::cluster::Reduction;
+use tandem_config::cluster::{GradientDtype, Reduction};
 use tandem_config::training::Optimizer;
 use tch::{Device, no_grad};
 
@@ -55,6 +55,7 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let settings = reducer::Settings {
         reduction: Reduction::Plain,
+        dtype: GradientDtype::F32,
         shards: 1,
         sums: Sums::COUNT,
         bucket_elements: BUCKET_ELEMENTS,

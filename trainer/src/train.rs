@@ -95,6 +95,7 @@ impl<'a> Trainer<'a> {
         let evaluator = Evaluator::for_training(worker, languages)?;
         let settings = reducer::Settings {
             reduction: config.cluster.reduction,
+            dtype: config.cluster.gradient_dtype,
             shards,
             sums: Sums::COUNT,
             bucket_elements: (config.cluster.bucket_mib * (1 << 18) as f64) as usize,

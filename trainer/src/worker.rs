@@ -7,7 +7,6 @@ use tandem_config::RunConfig;
 use tandem_config::cluster::Device as DeviceConfig;
 use tch::Device;
 
-use crate::parallel::Collective;
 use crate::precision::Kinds;
 
 /// How a rank's work ended.
@@ -47,17 +46,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A rank of the run in `run`, in the world of `collective`.
+    /// The `rank`-th of `world_size` ranks of the run in `run`.
     ///
     /// # Errors
     /// A GPU that is asked for and not there, or a coordinator that cannot be joined.
     pub fn join(
         run: &Path,
         config: RunConfig,
-        collective: &dyn Collective,
+        (rank, world_size): (usize, usize),
         local_rank: usize,
     ) -> anyhow::Result<Self> {
-        let (rank, world_size) = (collective.rank(), collective.world_size());
         let device = device(config.cluster.device, local_rank)?;
         let session = Session::from_env(rank, world_size, &format!("{device:?}"))?;
         let generation = std::env::var(GENERATION_VARIABLE).ok();
@@ -135,7 +133,10 @@ impl Worker {
 }
 
 /// The GPU of this rank, or the CPU. With one visible GPU per rank, its index is 0.
-fn device(config: DeviceConfig, local_rank: usize) -> anyhow::Result<Device> {
+///
+/// # Errors
+/// A GPU that is asked for and not there.
+pub fn device(config: DeviceConfig, local_rank: usize) -> anyhow::Result<Device> {
     if config == DeviceConfig::Cpu {
         return Ok(Device::Cpu);
     }

@@ -138,13 +138,13 @@ const KEYS: &[Case] = &[
     (
         &[("  device: cpu", "  gpus: 2")],
         &[
-            "57:3: cluster.gpus: unknown key, allowed: engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines",
+            "57:3: cluster.gpus: unknown key, allowed: engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines",
         ],
     ),
     (
         &[("  workers: 2", "  Workers: 2")],
         &[
-            "56:3: cluster.Workers: unknown key, allowed: engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines, did you mean `workers`?",
+            "56:3: cluster.Workers: unknown key, allowed: engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines, did you mean `workers`?",
         ],
     ),
     (
@@ -290,7 +290,7 @@ const TYPES: &[Case] = &[
     (
         &[("cluster:\n  engine: mpirun\n  workers: 2\n  device: cpu\n", "cluster: local\n")],
         &[
-            "54:10: cluster: found the text `local`, must be a map of engine | workers | device | threads | reduction | bucket_mib | max_restarts | deadlines",
+            "54:10: cluster: found the text `local`, must be a map of engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines",
         ],
     ),
     (
@@ -386,6 +386,10 @@ const CHOICES: &[Case] = &[
     (
         &[("precision: bf16", "precision: fp16")],
         &["45:14: training.precision: found the text `fp16`, must be one of f32 | bf16"],
+    ),
+    (
+        &[("  device: cpu", "  gradient_dtype: f16")],
+        &["57:19: cluster.gradient_dtype: found the text `f16`, must be one of f32 | bf16"],
     ),
     (
         &[("  device: cpu", "  reduction: exact")],
@@ -751,6 +755,16 @@ const CONFLICTS: &[Case] = &[
         &[("average: 3", "keep_last: 5")],
         &[
             "52:1: checkpoints.average: found 10, must be at most 5, since checkpoints.keep_last is 5",
+        ],
+    ),
+    (
+        &[("  device: cpu", "  device: cpu\n  gradient_dtype: bf16")],
+        &["58:3: cluster.gradient_dtype: workers on CPUs sum gradients in f32, must be f32"],
+    ),
+    (
+        &[("  device: cpu", "  reduction: reproducible\n  gradient_dtype: bf16")],
+        &[
+            "58:3: cluster.gradient_dtype: cluster.reduction is reproducible, which sums in f32, must be f32",
         ],
     ),
     (

@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tandem_config::cluster::Reduction;
+use tandem_config::cluster::{GradientDtype, Reduction};
 use tandem_config::parameters::{Init, Parameter};
 use tch::{Device, Kind, Tensor};
 
@@ -51,7 +51,8 @@ pub fn run(collective: Box<dyn Collective>, settings: &Settings) -> anyhow::Resu
     };
     let list: Vec<Parameter> = (0..layers).map(layer).collect();
     let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu)?;
-    let reduced = reducer::Settings { reduction, shards, sums: 1, bucket_elements };
+    let dtype = GradientDtype::F32;
+    let reduced = reducer::Settings { reduction, dtype, shards, sums: 1, bucket_elements };
     let reducer = Reducer::new(collective, &parameters, &reduced);
     let (size, backward) = (world_size as f64, settings.backward);
     let mut bench = Steps { parameters, reducer, world_size: size, backward, steps };

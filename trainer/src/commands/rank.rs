@@ -10,11 +10,13 @@ use mpi::environment::Universe;
 use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
+use tch::Device;
 
 use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
 use crate::parallel::mpi::Mpi;
+use crate::parallel::nccl::Nccl;
 use crate::parallel::solo::Solo;
 use crate::parallel::{Collective, CollectiveError};
 use crate::train::Diverged;
@@ -23,13 +25,14 @@ use crate::worker::Worker;
 /// How long the last words of a failing rank may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// Runs `body` as this rank of the run in `run`; answers the process's exit code.
+/// Runs `body` as this rank of the run in `run`, with MPI if there are others; answers the
+/// process's exit code.
 ///
 /// # Errors
 /// What happens before there is a coordinator to tell it to.
 pub fn run(
     run: &Path,
-    body: impl FnOnce(&Worker, Box<dyn Collective>) -> anyhow::Result<u8>,
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
     let rank = number("OMPI_COMM_WORLD_RANK").unwrap_or(0);
     let local_rank = number("OMPI_COMM_WORLD_LOCAL_RANK").unwrap_or(0);
@@ -38,17 +41,13 @@ pub fn run(
         log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
     }
     let config = tandem_config::load(&run.join("config.yaml"), &[])?;
-    let (universe, collective): (_, Box<dyn Collective>) = if world_size > 1 {
-        let (universe, mpi) = Mpi::start(world_size)?;
-        (Some(universe), Box::new(mpi))
-    } else {
-        (None, Box::new(Solo))
-    };
-    let worker = Worker::join(run, config, &*collective, local_rank)?;
+    let (universe, mpi) = if world_size > 1 { Some(Mpi::start(world_size)?) } else { None }.unzip();
+    let rank = mpi.as_ref().map_or(rank, Collective::rank);
+    let worker = Worker::join(run, config, (rank, world_size), local_rank)?;
     if let Some(session) = worker.session() {
         tell_panics(session.clone());
     }
-    let result = body(&worker, collective);
+    let result = body(&worker, mpi);
     let code = match &result {
         Ok(code) => *code,
         Err(error) => {
@@ -77,6 +76,27 @@ pub fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
     Mpi::start(number("OMPI_COMM_WORLD_SIZE").unwrap_or(1))
 }
 
+/// What sums gradients over the ranks: MPI in main memory, NCCL between GPUs.
+///
+/// # Errors
+/// What keeps a rank from using NCCL.
+pub fn collective(
+    worker: &Worker,
+    mpi: Option<Mpi>,
+) -> Result<Box<dyn Collective>, CollectiveError> {
+    Ok(match mpi {
+        None => Box::new(Solo),
+        Some(mpi) if worker.device == Device::Cpu => Box::new(mpi),
+        Some(mpi) => {
+            let deadlines = &worker.config.cluster.deadlines;
+            // One rank may save or evaluate while another waits for it in the next step. The
+            // launcher knows which phase each is in, and comes first.
+            let longest = deadlines.step + deadlines.save.max(deadlines.evaluate);
+            Box::new(Nccl::start(&mpi, worker.device, Duration::from_secs_f64(longest))?)
+        }
+    })
+}
+
 /// What the launcher is to do: mend the config or data (2), never try again (93), or try again (1).
 fn exit_code(error: &anyhow::Error) -> u8 {
     let unusable = match error.downcast_ref::<DataError>() {
@@ -95,7 +115,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 }
 
 /// A number that the launcher or MPI has left in the environment.
-fn number(variable: &str) -> Option<usize> {
+pub fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 

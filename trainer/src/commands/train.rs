@@ -20,7 +20,8 @@ pub struct Args {
 
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
-        super::rank::run(&self.run, |worker, collective| {
+        super::rank::run(&self.run, |worker, mpi| {
+            let collective = super::rank::collective(worker, mpi)?;
             let trainer = Trainer::new(worker, collective, self.resume.as_deref())?;
             Ok(trainer.run(self.evaluate_first)?.code())
         })

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use tandem_config::cluster::Reduction;
+use tandem_config::cluster::{GradientDtype, Reduction};
 use tch::{Kind, Tensor};
 
 use super::shards::{Turn, in_pieces, in_turn, shards_of};
@@ -26,6 +26,8 @@ use crate::native;
 pub struct Settings {
     /// In which order the sum is taken.
     pub reduction: Reduction,
+    /// What gradients are rounded to on their way.
+    pub dtype: GradientDtype,
     /// Micro-batches of a step, over all ranks.
     pub shards: usize,
     /// Values that are reduced besides the gradients.
@@ -51,10 +53,12 @@ pub struct Reducer {
 
 /// What the communication thread does.
 enum Job {
-    /// Adds up a bucket of all ranks, in the backend's order.
-    Sum(Tensor),
+    /// Adds up a bucket of all ranks, in the backend's order; its last elements are no gradients.
+    Sum { bucket: Tensor, behind: i64 },
     /// Adds up a bucket of all buffers of all ranks, in the tree's order.
     Tree(Vec<Tensor>),
+    /// Waits for the results, and answers.
+    Settle,
 }
 
 /// What has been accumulated of the running backward, and what has been sent off.
@@ -62,6 +66,8 @@ struct Progress {
     /// The first bucket is the last piece of the buffers.
     buckets: Vec<Vec<Tensor>>,
     reduction: Reduction,
+    /// Elements behind the gradients, in the first bucket.
+    behind: i64,
     bucket_of: Vec<usize>,
     members: Vec<usize>,
     waiting: RefCell<Vec<usize>>,
@@ -77,7 +83,7 @@ impl Reducer {
         parameters: &Parameters,
         settings: &Settings,
     ) -> Self {
-        let Settings { reduction, shards, sums, bucket_elements } = *settings;
+        let Settings { reduction, dtype, shards, sums, bucket_elements } = *settings;
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let tree = Tree::new(shards, world_size);
         let (turns, slices) = match reduction {
@@ -104,10 +110,11 @@ impl Reducer {
         let mut members = vec![0; ranges.len()];
         bucket_of.iter().for_each(|&bucket| members[bucket] += 1);
         let (queue, jobs) = unbounded();
-        let (done, finished) = bounded(ranges.len());
+        let (done, finished) = bounded(1);
         let progress = Rc::new(Progress {
             buckets: ranges.iter().map(bucket).collect(),
             reduction,
+            behind: behind as i64,
             bucket_of,
             waiting: RefCell::new(members.clone()),
             members,
@@ -119,7 +126,7 @@ impl Reducer {
         native::on_accumulated(&parameters.trained, move |index| hooked.accumulated(index));
         let additions = turns.last().map(|turn| turn.additions.clone()).unwrap_or_default();
         let thread = std::thread::spawn(move || {
-            communicate(&*collective, &tree, &additions, &jobs, &done);
+            communicate(&*collective, dtype, &tree, &additions, &jobs, &done);
         });
         Self {
             views: buffers.iter().map(views).collect(),
@@ -198,10 +205,12 @@ impl Reducer {
             let _ = self.buffers[0].zero_();
         }
         self.progress.send_all();
-        for _ in &self.progress.buckets {
-            self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
-        }
-        Ok(())
+        self.settle()
+    }
+
+    fn settle(&self) -> Result<(), CollectiveError> {
+        self.progress.send(Job::Settle);
+        self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)?
     }
 
     /// The sum of a value over all ranks; every rank calls this between the same two steps.
@@ -210,8 +219,8 @@ impl Reducer {
     /// A failing communication library.
     pub fn total(&self, value: f32) -> Result<f64, CollectiveError> {
         let total = Tensor::from_slice(&[value]).to_device(self.buffers[0].device());
-        self.progress.send(Job::Sum(total.shallow_clone()));
-        self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)??;
+        self.progress.send(Job::Sum { bucket: total.shallow_clone(), behind: 1 });
+        self.settle()?;
         Ok(total.double_value(&[0]))
     }
 }
@@ -255,9 +264,10 @@ impl Progress {
             if waiting[self.next.get()] > 0 {
                 break;
             }
+            let behind = if self.next.get() == 0 { self.behind } else { 0 };
             self.next.set(self.next.get() + 1);
             self.send(match self.reduction {
-                Reduction::Plain => Job::Sum(bucket[0].shallow_clone()),
+                Reduction::Plain => Job::Sum { bucket: bucket[0].shallow_clone(), behind },
                 Reduction::Reproducible => {
                     Job::Tree(bucket.iter().map(Tensor::shallow_clone).collect())
                 }
@@ -275,26 +285,52 @@ impl Progress {
 
 fn communicate(
     collective: &dyn Collective,
+    dtype: GradientDtype,
     tree: &Tree,
     additions: &[(usize, usize)],
     jobs: &Receiver<Job>,
     done: &Sender<Result<(), CollectiveError>>,
 ) {
+    let mut outcome = Ok(());
     for job in jobs {
-        let result = match job {
-            Job::Sum(mut bucket) => collective.all_reduce_sum(&mut bucket),
+        let settles = matches!(job, Job::Settle);
+        outcome = outcome.and_then(|()| match job {
+            Job::Sum { mut bucket, behind } => {
+                collective.begin()?;
+                match dtype {
+                    GradientDtype::F32 => collective.all_reduce_sum(&mut bucket),
+                    GradientDtype::Bf16 => sum_rounded(collective, &bucket, behind),
+                }
+            }
             Job::Tree(mut buffers) => {
+                collective.begin()?;
                 for &(from, to) in additions {
                     let addend = buffers[from].shallow_clone();
                     buffers[to] += addend;
                 }
                 tree.sum(collective, &buffers)
             }
-        };
-        if done.send(result).is_err() {
+            Job::Settle => collective.settle(),
+        });
+        if settles && done.send(std::mem::replace(&mut outcome, Ok(()))).is_err() {
             break;
         }
     }
+}
+
+/// Adds up a bucket's gradients in bf16, which halves what is sent. The elements behind them count
+/// tokens and carry flags: they stay f32.
+fn sum_rounded(
+    collective: &dyn Collective,
+    bucket: &Tensor,
+    behind: i64,
+) -> Result<(), CollectiveError> {
+    let length = bucket.size()[0] - behind;
+    let mut gradients = bucket.narrow(0, 0, length);
+    let mut rounded = gradients.to_kind(Kind::BFloat16);
+    collective.all_reduce_sum(&mut rounded)?;
+    gradients.copy_(&rounded);
+    collective.all_reduce_sum(&mut bucket.narrow(0, length, behind))
 }
 
 /// Cuts parameters of these sizes, with `behind` values behind them, into buckets from the end.

@@ -104,6 +104,7 @@ where
 /// The first sum that has others.
 pub fn conformance(collective: &dyn Collective, device: Device) -> Result<(), CollectiveError> {
     let (rank, world_size) = (collective.rank(), collective.world_size());
+    collective.begin()?;
     for shards in [1, 2, 3, 5, 8] {
         let tree = Tree::new(shards, world_size);
         for slice in [0, 1, 7, 300_007] {
@@ -128,7 +129,7 @@ pub fn conformance(collective: &dyn Collective, device: Device) -> Result<(), Co
             }
         }
     }
-    Ok(())
+    collective.settle()
 }
 
 #[cfg(test)]

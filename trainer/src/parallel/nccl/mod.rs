@@ -34,7 +34,7 @@ use stream::Stream;
 /// How often NCCL is asked how it gets on.
 const LOOK: Duration = Duration::from_micros(50);
 /// How long NCCL may take to let go of a communicator: it may wait for ranks that are gone.
-const RELEASE_DEADLINE: Duration = Duration::from_secs(5);
+const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The ranks that mpirun started, one GPU each.
 pub struct Nccl {
