@@ -6,10 +6,12 @@
 //! - [`run_folder`]: where everything lies, and who may write to it.
 //! - [`topology`]: how many ranks, on what.
 //! - [`engine`]: what starts them, and ends them.
+//! - [`libraries`]: what the worker program finds of the libraries that it needs.
 //! - [`process`]: process groups and their end.
 
 pub mod control;
 pub mod engine;
+pub mod libraries;
 pub mod made;
 pub mod process;
 pub mod run_folder;

@@ -2,8 +2,11 @@
 //!
 //! The only file of this crate with calls into libc.
 
+use std::ffi::CString;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 /// Ends this process at once: no destructors, no exit handlers, which could wait for other ranks.
@@ -104,6 +107,21 @@ fn stat_field(pid: u32, index: usize) -> Option<String> {
     // The program's name may hold spaces and parentheses.
     let after_name = &stat[stat.rfind(')')? + 1..];
     after_name.split_whitespace().nth(index).map(str::to_owned)
+}
+
+/// Bytes that this user may still write where `path` lies.
+///
+/// # Errors
+/// Where the system does not say.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: an all-zero statvfs is a valid value, which the call overwrites.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a C string, and a place for the answer.
+    match unsafe { libc::statvfs(path.as_ptr(), &mut found) } {
+        0 => Ok(found.f_bavail * found.f_frsize),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// This machine's name.

@@ -4,6 +4,7 @@
 //! - [`prepare`] makes a run folder ready, [`hub`] fetches the BERTs it names, [`plan`] says what
 //!   would happen.
 //! - [`launch`] takes a run from wherever it stands to its end; [`coordinator`]: its life.
+//! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
 //!   people, [`progress`] what they see meanwhile.
 //! - [`reproduce`]: the tables of the paper.
@@ -13,6 +14,7 @@
 
 pub mod commands;
 pub mod coordinator;
+pub mod doctor;
 pub mod exit;
 pub mod hub;
 pub mod interrupts;

@@ -1,6 +1,7 @@
 //! The verbs: one file each, with its arguments and one call.
 
 mod average;
+mod doctor;
 mod evaluate;
 mod export;
 mod launch;
@@ -37,6 +38,7 @@ const EXIT_CODES: &str = "Exit codes:
 enum Command {
     Launch(launch::Args),
     Plan(plan::Args),
+    Doctor(doctor::Args),
     Status(status::Args),
     Stop(stop::Args),
     Translate(translate::Args),
@@ -52,6 +54,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Launch(args) => args.run(),
         Command::Plan(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Status(args) => args.run(),
         Command::Stop(args) => args.run(),
         Command::Translate(args) => args.run(),

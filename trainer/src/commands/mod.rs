@@ -3,6 +3,7 @@
 mod bench;
 mod conformance;
 mod evaluate;
+mod libraries;
 mod rank;
 mod train;
 mod translate;
@@ -12,8 +13,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench` and
-/// `conformance`.
+/// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench`,
+/// `conformance` and `libraries`.
 #[derive(Debug, Parser)]
 #[command(name = "tandem-worker", version)]
 enum Command {
@@ -28,6 +29,8 @@ enum Command {
     Bench(bench::Command),
     /// Test the collective operations of the ranks that mpirun started.
     Conformance(conformance::Args),
+    /// Say what there is of the libraries that this program loads, in JSON.
+    Libraries,
     /// Compare this program with what the authors' released code computed.
     Parity {
         /// A folder of the parity format.
@@ -44,6 +47,7 @@ pub fn main() -> ExitCode {
         Command::Translate(args) => args.run(),
         Command::Bench(command) => command.run(),
         Command::Conformance(args) => args.run(),
+        Command::Libraries => libraries::run(),
         Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
     };
     match result {

@@ -330,7 +330,10 @@ fn sum_rounded(
     let mut rounded = gradients.to_kind(Kind::BFloat16);
     collective.all_reduce_sum(&mut rounded)?;
     gradients.copy_(&rounded);
-    collective.all_reduce_sum(&mut bucket.narrow(0, length, behind))
+    match behind {
+        0 => Ok(()),
+        _ => collective.all_reduce_sum(&mut bucket.narrow(0, length, behind)),
+    }
 }
 
 /// Cuts parameters of these sizes, with `behind` values behind them, into buckets from the end.

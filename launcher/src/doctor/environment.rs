@@ -1,0 +1,129 @@
+//! Variables that contradict each other, or what Tandem does.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{Site, Trouble, fail, warn};
+
+pub fn inside_mpirun(site: &Site) -> Option<Trouble> {
+    let ranks = site.variable("OMPI_COMM_WORLD_SIZE")?;
+    fail(
+        format!(
+            "this is one of {ranks} processes that mpirun started, and the launcher starts mpirun"
+        ),
+        "start `tandem launch` once, without mpirun",
+    )
+}
+
+pub fn mpi_components(site: &Site) -> Option<Trouble> {
+    let named = site.variable("OMPI_MCA_btl")?;
+    let (excludes, list) = match named.strip_prefix('^') {
+        Some(list) => (true, list),
+        None => (false, named),
+    };
+    let has = |name: &str| list.split(',').any(|it| it.trim() == name);
+    if has("self") != excludes {
+        return None;
+    }
+    fail(
+        format!("OMPI_MCA_btl is `{named}`: without `self` Open MPI cannot start a worker"),
+        if excludes { "take `self` out of it" } else { "add `self` to it, as in `self,vader,tcp`" },
+    )
+}
+
+pub fn other_libtorch(site: &Site) -> Option<Trouble> {
+    let folders = site.variable("LD_LIBRARY_PATH")?.split(':').filter(|it| !it.is_empty());
+    let has = |folder: &&str| Path::new(folder).join("libtorch_cpu.so").exists();
+    let folder = folders.into_iter().find(has)?;
+    fail(
+        format!(
+            "LD_LIBRARY_PATH leads to {folder}, where another libtorch lies before Tandem's own"
+        ),
+        "take that folder out of it",
+    )
+}
+
+pub fn nccl_variables(site: &Site) -> Option<Trouble> {
+    let names = ["NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE"];
+    let name = names.iter().find(|name| site.variable(name) == Some("1"))?;
+    if site.machine.gpus < 2 {
+        return None;
+    }
+    warn(
+        format!("{name} is set: NCCL takes a slower way between GPUs than it could"),
+        "unset it, unless that way does not work here",
+    )
+}
+
+pub fn threads_variable(site: &Site) -> Option<Trouble> {
+    let (topology, set) = (site.topology()?, site.number("OMP_NUM_THREADS")?);
+    if site.run.as_ref()?.config.cluster.threads == 0 || set == topology.threads as u64 {
+        return None;
+    }
+    warn(
+        format!(
+            "OMP_NUM_THREADS is {set} and cluster.threads is {}: each worker gets the latter",
+            topology.threads
+        ),
+        "unset the one or change the other",
+    )
+}
+
+pub fn temporary_folder(site: &Site) -> Option<Trouble> {
+    let folder = site.variable("TMPDIR").filter(|it| !it.is_empty())?;
+    if !Path::new(folder).is_dir() {
+        return fail(
+            format!("TMPDIR is {folder}, which is no folder: Open MPI keeps its files there"),
+            "make it, or unset TMPDIR",
+        );
+    }
+    // A socket's path has 108 characters, of which Open MPI's own part takes about 50.
+    if folder.len() <= 56 {
+        return None;
+    }
+    warn(
+        format!(
+            "TMPDIR has {} characters, too many for the sockets of Open MPI in it",
+            folder.len()
+        ),
+        "use a shorter one, as in `TMPDIR=/tmp`",
+    )
+}
+
+pub fn slurm_tasks(site: &Site) -> Option<Trouble> {
+    let number = |name: &str| site.number(&format!("SLURM_{name}"));
+    let (tasks, nodes) = (number("NTASKS")?, number("JOB_NUM_NODES").or_else(|| number("NNODES"))?);
+    let each = number("NTASKS_PER_NODE")?;
+    if each * nodes == tasks {
+        return None;
+    }
+    fail(
+        format!("SLURM_NTASKS is {tasks}, but SLURM_NTASKS_PER_NODE is {each} on {nodes} nodes"),
+        "ask Slurm for either --ntasks or --ntasks-per-node",
+    )
+}
+
+pub fn slurm_gpus(site: &Site) -> Option<Trouble> {
+    let (granted, visible) =
+        (site.number("SLURM_GPUS_ON_NODE")?, site.variable("CUDA_VISIBLE_DEVICES")?);
+    let named = visible.split(',').filter(|name| !name.trim().is_empty()).count() as u64;
+    if named == granted {
+        return None;
+    }
+    fail(
+        format!("Slurm granted {granted} GPUs, but CUDA_VISIBLE_DEVICES names {named}"),
+        "leave CUDA_VISIBLE_DEVICES to Slurm",
+    )
+}
+
+pub fn slurm_end(site: &Site) -> Option<Trouble> {
+    let end = site.number("SLURM_JOB_END_TIME")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
+    if end > now + 60 {
+        return None;
+    }
+    fail(
+        "SLURM_JOB_END_TIME is over, or within the next minute",
+        "ask Slurm for a new job; the variable may be left over from an earlier one",
+    )
+}

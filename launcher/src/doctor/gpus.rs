@@ -1,0 +1,109 @@
+//! GPUs: which are visible, the driver, CUDA and NCCL.
+
+use tandem_cluster::topology::Device;
+
+use super::programs::joins_gpus;
+use super::{Site, Trouble, fail, warn};
+
+fn installed(site: &Site) -> usize {
+    (0..64).filter(|i| site.system_file(&format!("/dev/nvidia{i}")).exists()).count()
+}
+
+/// Whether GPUs would be used.
+fn wanted(site: &Site) -> bool {
+    match &site.run {
+        Some(_) => site.topology().is_some_and(|topology| topology.device == Device::Cuda),
+        None => installed(site) > 0,
+    }
+}
+
+pub fn visible_devices(site: &Site) -> Option<Trouble> {
+    let (visible, installed) = (site.variable("CUDA_VISIBLE_DEVICES")?, installed(site));
+    let names: Vec<&str> = visible.split(',').map(str::trim).collect();
+    if installed == 0 {
+        return None;
+    }
+    if visible.trim().is_empty() || names[0] == "-1" {
+        return warn(
+            format!("CUDA_VISIBLE_DEVICES hides all of the {installed} GPUs"),
+            "unset it, or let it name the GPUs that are to be used",
+        );
+    }
+    let there = |name: &&str| name.parse().map_or(true, |index: usize| index < installed);
+    if let Some(missing) = names.iter().find(|name| !there(name)) {
+        return fail(
+            format!("CUDA_VISIBLE_DEVICES names GPU `{missing}`, and there are {installed}"),
+            "name GPUs that are there, counted from 0: CUDA ignores the wrong one and all behind it",
+        );
+    }
+    let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
+    twice.and_then(|(_, name)| {
+        fail(
+            format!("CUDA_VISIBLE_DEVICES names GPU `{name}` twice, and so hides them all"),
+            "name each GPU once",
+        )
+    })
+}
+
+pub fn driver(site: &Site) -> Option<Trouble> {
+    if installed(site) == 0 || site.found_libraries()?.driver.is_some() {
+        return None;
+    }
+    fail(
+        "there are GPUs, but libcuda.so.1 cannot be loaded",
+        "install NVIDIA's driver; in a container, start it with the GPUs (`--gpus all`)",
+    )
+}
+
+fn version(code: i32) -> String {
+    format!("{}.{}", code / 1000, code % 1000 / 10)
+}
+
+/// Minor versions of CUDA work with each other.
+fn is_too_old(site: &Site) -> bool {
+    site.found_libraries().is_some_and(|libraries| {
+        libraries.driver.is_some_and(|driver| driver / 1000 < libraries.cuda / 1000)
+    })
+}
+
+pub fn driver_version(site: &Site) -> Option<Trouble> {
+    let libraries = site.found_libraries()?;
+    if !wanted(site) || !is_too_old(site) {
+        return None;
+    }
+    fail(
+        format!(
+            "the driver serves CUDA {}, and libtorch needs CUDA {}",
+            version(libraries.driver?),
+            version(libraries.cuda)
+        ),
+        "update NVIDIA's driver, or set `cluster.device: cpu`",
+    )
+}
+
+pub fn cuda(site: &Site) -> Option<Trouble> {
+    let libraries = site.found_libraries()?;
+    if !wanted(site) || libraries.driver.is_none() || is_too_old(site) {
+        return None;
+    }
+    match &libraries.no_cuda {
+        Some(reason) => fail(
+            format!("libtorch cannot use CUDA: {reason}"),
+            "fetch it with `make setup TORCH=cuda`, and build again",
+        ),
+        None if libraries.gpus < site.machine.gpus => fail(
+            format!("libtorch sees {} of {} GPUs", libraries.gpus, site.machine.gpus),
+            "see what `nvidia-smi` says of them; reset or hide those that do not answer",
+        ),
+        None => None,
+    }
+}
+
+pub fn nccl(site: &Site) -> Option<Trouble> {
+    let libraries = site.found_libraries()?;
+    let reason = libraries.no_nccl.as_ref().filter(|_| joins_gpus(site))?;
+    fail(
+        format!("several GPUs cannot be joined: {reason}"),
+        "fetch NCCL with `make setup TORCH=cuda`, or use one worker",
+    )
+}

@@ -1,0 +1,99 @@
+//! What the system grants a process.
+
+use super::{Site, Trouble, fail, warn};
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// A soft limit of this process; none for `unlimited`, or where the system does not say.
+fn limit(site: &Site, name: &str) -> Option<u64> {
+    let text = site.system_text("/proc/self/limits");
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line[name.len()..].split_whitespace().next()?.parse().ok()
+}
+
+fn ranks(site: &Site) -> u64 {
+    site.topology().map_or(1, |topology| topology.ranks as u64)
+}
+
+pub fn open_files(site: &Site) -> Option<Trouble> {
+    let granted = limit(site, "Max open files").filter(|&granted| granted < 512)?;
+    fail(
+        format!("a process may open {granted} files, and workers and their connections need 512"),
+        "raise it: `ulimit -n 4096`, or LimitNOFILE of the service that starts Tandem",
+    )
+}
+
+pub fn processes(site: &Site) -> Option<Trouble> {
+    let needed = 256 + 64 * ranks(site);
+    let granted = limit(site, "Max processes").filter(|&granted| granted < needed)?;
+    fail(
+        format!("this user may have {granted} processes and threads, and the run needs {needed}"),
+        "raise it: `ulimit -u 4096`, or TasksMax of the service that starts Tandem",
+    )
+}
+
+pub fn core_files(site: &Site) -> Option<Trouble> {
+    let text = site.system_text("/proc/self/limits");
+    let line = text.lines().find(|line| line.starts_with("Max core file size"))?;
+    if !line.contains("unlimited") || line.split_whitespace().nth(4) != Some("unlimited") {
+        return None;
+    }
+    // Another program takes them.
+    if site.system_text("/proc/sys/kernel/core_pattern").starts_with('|') {
+        return None;
+    }
+    warn(
+        "a worker that crashes writes all of its memory to a core file",
+        "forbid it where the disk is small: `ulimit -c 0`",
+    )
+}
+
+pub fn locked_memory(site: &Site) -> Option<Trouble> {
+    if !site.system_file("/dev/infiniband").exists() {
+        return None;
+    }
+    let granted = limit(site, "Max locked memory")?;
+    if granted >= 1024 * MEBIBYTE {
+        return None;
+    }
+    fail(
+        format!("InfiniBand locks its buffers in memory, of which {granted} bytes are allowed"),
+        "raise it: `ulimit -l unlimited`; under Slurm, LimitMEMLOCK=infinity for slurmd",
+    )
+}
+
+pub fn memory(site: &Site) -> Option<Trouble> {
+    let (topology, size) = (site.topology()?, site.run.as_ref()?.size?);
+    if topology.device != tandem_cluster::topology::Device::Cpu {
+        return None;
+    }
+    let text = site.system_text("/proc/meminfo");
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let available = line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
+    let needed = size.memory_per_rank * topology.ranks as u64;
+    if needed <= available {
+        return None;
+    }
+    warn(
+        format!(
+            "the workers need about {} MiB of memory, and {} are available",
+            needed / MEBIBYTE,
+            available / MEBIBYTE
+        ),
+        "lower training.max_tokens, data.max_length or cluster.workers",
+    )
+}
+
+pub fn shared_memory(site: &Site) -> Option<Trouble> {
+    // Open MPI's segments are 4 MiB for each rank; NCCL's are about 10 MiB for each pair.
+    let needed = 32 * MEBIBYTE * ranks(site).max(site.machine.gpus as u64).max(1);
+    let free = site.shared_memory.filter(|&free| free < needed)?;
+    fail(
+        format!(
+            "/dev/shm has {} MiB free, and workers share up to {} MiB through it",
+            free / MEBIBYTE,
+            needed / MEBIBYTE
+        ),
+        "give it more: `mount -o remount,size=1G /dev/shm`, or `--shm-size 1g` for a container",
+    )
+}

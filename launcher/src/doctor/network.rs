@@ -1,0 +1,98 @@
+//! Names, addresses and interfaces.
+
+use tandem_config::bases::locate;
+
+use super::{Site, Trouble, fail, warn};
+
+pub fn host_name(site: &Site) -> Option<Trouble> {
+    if site.resolves {
+        return None;
+    }
+    let host = &site.machine.host;
+    warn(
+        format!("this machine's name, {host}, leads to no address: Open MPI may wait for it"),
+        format!("add `127.0.1.1 {host}` to /etc/hosts"),
+    )
+}
+
+pub fn loopback(site: &Site) -> Option<Trouble> {
+    let reason = site.loopback.as_ref().err()?;
+    fail(
+        format!("this machine cannot connect to itself (127.0.0.1): {reason}"),
+        "bring the interface up (`ip link set lo up`), or let the firewall allow it: workers \
+         report to the launcher through it",
+    )
+}
+
+/// The network interfaces.
+fn interfaces(site: &Site) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(site.system_file("/sys/class/net")) else {
+        return Vec::new();
+    };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+pub fn mpi_interfaces(site: &Site) -> Option<Trouble> {
+    let there = interfaces(site);
+    for layer in ["btl_tcp", "oob_tcp"] {
+        let name = |end: &str| format!("OMPI_MCA_{layer}_if_{end}");
+        let (include, exclude) = (name("include"), name("exclude"));
+        if site.variable(&include).is_some() && site.variable(&exclude).is_some() {
+            return fail(
+                format!("{include} and {exclude} are both set, and contradict each other"),
+                "unset one of them",
+            );
+        }
+        // Networks, as in 10.0.0.0/8, may be named as well.
+        let named = site.variable(&include).unwrap_or_default().split(',').map(str::trim);
+        let is_missing = |name: &&str| {
+            !name.is_empty() && !name.contains('/') && !there.iter().any(|it| it == name)
+        };
+        if let Some(missing) = named.into_iter().find(is_missing) {
+            return fail(
+                format!("{include} names the interface {missing}, which this machine has not"),
+                format!("name one of {}, or unset it", there.join(", ")),
+            );
+        }
+    }
+    None
+}
+
+pub fn nccl_interface(site: &Site) -> Option<Trouble> {
+    let named = site.variable("NCCL_SOCKET_IFNAME")?;
+    let there = interfaces(site);
+    if named.is_empty() || named.starts_with('^') {
+        return None;
+    }
+    let fits = |name: &str| match named.strip_prefix('=') {
+        Some(exact) => exact.split(',').any(|it| it == name),
+        None => named.split(',').any(|it| name.starts_with(it)),
+    };
+    if there.iter().any(|name| fits(name)) {
+        return None;
+    }
+    fail(
+        format!("NCCL_SOCKET_IFNAME is {named}, and no interface of this machine is called so"),
+        format!("name one of {}, or unset it", there.join(", ")),
+    )
+}
+
+pub fn proxy(site: &Site) -> Option<Trouble> {
+    // Only the hub is asked through a proxy; workers connect to the launcher directly.
+    let mut config = site.run.as_ref()?.config.clone();
+    config.model.berts_mut().iter().find(|name| locate(name).is_none())?;
+    let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
+    let (name, value) = names
+        .iter()
+        .find_map(|name| Some((name, site.variable(name).filter(|it| !it.is_empty())?)))?;
+    let schemes = ["http://", "https://", "socks4://", "socks5://"];
+    if schemes.iter().any(|scheme| value.len() > scheme.len() && value.starts_with(scheme)) {
+        return None;
+    }
+    fail(
+        format!(
+            "{name} is `{value}`, which is no proxy: a model could not be fetched from the hub"
+        ),
+        "write it as http://host:port, or unset it",
+    )
+}

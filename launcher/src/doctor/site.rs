@@ -1,0 +1,226 @@
+//! What there is on this machine, and what a run on it would be.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tandem_cluster::libraries::Libraries;
+use tandem_cluster::process::free_bytes;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::{Machine, Topology};
+use tandem_config::RunConfig;
+
+use crate::plan::{Plan, Size};
+use crate::{prepare, worker};
+
+/// How long a program or the network may take to answer.
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// What there is. Files of the system are read below `root` by the checks themselves.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Where `/` is; elsewhere in tests.
+    pub root: PathBuf,
+    /// This process's variables.
+    pub environment: BTreeMap<String, String>,
+    /// What topologies are made of.
+    pub machine: Machine,
+    /// The worker program, or why there is none.
+    pub worker: Result<PathBuf, String>,
+    /// What the worker program says of its libraries, or why it does not; none without a worker.
+    pub libraries: Option<Result<Libraries, String>>,
+    /// The beginning of what `mpirun --version` says.
+    pub mpirun: Option<String>,
+    /// Whether this machine's name leads to an address.
+    pub resolves: bool,
+    /// Why this machine cannot connect to itself.
+    pub loopback: Result<(), String>,
+    /// Bytes free for files in memory; none without such a place.
+    pub shared_memory: Option<u64>,
+    /// The run's folder, or the current one: where it is or would be made.
+    pub folder: PathBuf,
+    /// Why nothing can be written there.
+    pub writable: Result<(), String>,
+    /// Bytes free there.
+    pub free: u64,
+    /// By how much the file system's clock there differs from this machine's.
+    pub clock_skew: Duration,
+    /// What is wrong with the config.
+    pub problems: Option<String>,
+    /// The run, if there is a config that works.
+    pub run: Option<Run>,
+}
+
+/// A run that was asked about.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Its config.
+    pub config: RunConfig,
+    /// Where its ranks would go, or why nowhere.
+    pub topology: Result<Topology, String>,
+    /// How big its model is, if its BERTs are here.
+    pub size: Option<Size>,
+}
+
+impl Site {
+    /// Looks at this machine, and at the config's run if one is named.
+    pub fn look(config: Option<&Path>, overrides: &[String]) -> Self {
+        let machine = Machine::this();
+        let worker = worker::find().map_err(|error| error.to_string());
+        let (libraries, mpirun, resolves) = std::thread::scope(|scope| {
+            let libraries = scope.spawn(|| worker.as_ref().ok().map(|path| ask_worker(path)));
+            let mpirun = scope.spawn(|| said(Command::new("mpirun").arg("--version")).ok());
+            let resolves = resolves(&machine.host);
+            // A thread that panics has ended the process.
+            (libraries.join().unwrap_or_default(), mpirun.join().unwrap_or_default(), resolves)
+        });
+        let loopback = connect_to_self().map_err(|error| error.to_string());
+        let loaded = config.map(|path| prepare::load(path, overrides));
+        let (run, problems) = match loaded {
+            None => (None, None),
+            Some(Err(refused)) => (None, Some(refused.to_string())),
+            Some(Ok(config)) => (Some(Run::new(config, &machine)), None),
+        };
+        let folder = run.as_ref().map_or_else(|| PathBuf::from("."), |run| run.config.run.path());
+        let folder = std::path::absolute(&folder).unwrap_or(folder);
+        let existing = folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let (writable, clock_skew) = match try_to_write(existing) {
+            Ok(skew) => (Ok(()), skew),
+            Err(error) => (Err(format!("{}: {error}", existing.display())), Duration::ZERO),
+        };
+        Self {
+            root: "/".into(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
+                .collect(),
+            worker,
+            libraries,
+            mpirun,
+            resolves,
+            loopback,
+            shared_memory: free_bytes(Path::new("/dev/shm")).ok(),
+            writable,
+            free: free_bytes(existing).unwrap_or(u64::MAX),
+            clock_skew,
+            folder,
+            problems,
+            run,
+            machine,
+        }
+    }
+
+    /// The value of a variable, if it is set.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(String::as_str)
+    }
+
+    /// A variable that holds a number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.variable(name)?.trim().parse().ok()
+    }
+
+    /// A file of the system.
+    pub fn system_file(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// The text of a file of the system; empty where there is none.
+    pub fn system_text(&self, path: &str) -> String {
+        fs::read_to_string(self.system_file(path)).unwrap_or_default()
+    }
+
+    /// The run's topology, if there is one.
+    pub fn topology(&self) -> Option<&Topology> {
+        self.run.as_ref()?.topology.as_ref().ok()
+    }
+
+    /// What the worker said of its libraries.
+    pub fn found_libraries(&self) -> Option<&Libraries> {
+        self.libraries.as_ref()?.as_ref().ok()
+    }
+
+    /// The run's folder.
+    pub fn run_folder(&self) -> RunFolder {
+        RunFolder::new(self.folder.clone())
+    }
+}
+
+impl Run {
+    fn new(config: RunConfig, machine: &Machine) -> Self {
+        let topology = Topology::find(&config.cluster, machine).map_err(|error| error.to_string());
+        let plan =
+            |topology: &Topology| Plan::new(&config, topology.clone(), "tandem-worker".into()).ok();
+        let size = topology.as_ref().ok().and_then(plan).map(|plan| plan.size);
+        Self { config, topology, size }
+    }
+}
+
+fn ask_worker(path: &Path) -> Result<Libraries, String> {
+    let answer = said(Command::new(path).arg("libraries"))?;
+    serde_json::from_str(&answer)
+        .map_err(|_| format!("{} is no worker of this version of Tandem", path.display()))
+}
+
+/// What a program prints; or its error if it fails, or does not end in time.
+fn said(command: &mut Command) -> Result<String, String> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    let started = Instant::now();
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if started.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("it did not answer within {} s", PATIENCE.as_secs_f64()));
+            }
+        }
+    };
+    // Both are a few lines, which fit into the pipes.
+    let (mut output, mut error) = (String::new(), String::new());
+    let read = child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut output));
+    let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut error));
+    match read {
+        Some(Ok(_)) if status.success() => Ok(output),
+        _ => Err(error.trim().to_owned()),
+    }
+}
+
+/// In a thread that is left behind if it takes too long.
+fn resolves(host: &str) -> bool {
+    let (host, (sender, answer)) = (host.to_owned(), mpsc::channel());
+    std::thread::spawn(move || {
+        let found = (host.as_str(), 0).to_socket_addrs().is_ok_and(|mut all| all.next().is_some());
+        let _ = sender.send(found);
+    });
+    answer.recv_timeout(PATIENCE).unwrap_or(false)
+}
+
+fn connect_to_self() -> io::Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE).map(drop)
+}
+
+/// Writes a file and removes it; by how much its time differs from now.
+fn try_to_write(folder: &Path) -> io::Result<Duration> {
+    let path = folder.join(format!(".tandem-doctor-{}", std::process::id()));
+    let written = File::create(&path).and_then(|file| file.metadata()?.modified());
+    let now = SystemTime::now();
+    let _ = fs::remove_file(&path);
+    let time = written?;
+    Ok(now.duration_since(time).unwrap_or_else(|error| error.duration()))
+}
