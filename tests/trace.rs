@@ -70,8 +70,7 @@ impl Tracer {
         self.wait();
         self.request(libc::PTRACE_SETOPTIONS, options.into());
         let mut operations = 0;
-        loop {
-            let Some(mut call) = self.next_stop() else { break };
+        while let Some(mut call) = self.next_stop() {
             let mut refused = None;
             if let Some(needs_space) = file_operation(&call) {
                 let first = operations == at;
