@@ -423,8 +423,9 @@ mod tests {
         };
         let list = [layer("a", 4), layer("b", 3), layer("c", 10)];
         let parameters =
-            Parameters::new(&list, None, None, 1, Kind::Float, Device::Cpu).expect("parameters");
-        let settings = Settings { reduction, shards: 4, sums: 2, bucket_elements: 8 };
+            Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters");
+        let dtype = GradientDtype::F32;
+        let settings = Settings { reduction, dtype, shards: 4, sums: 2, bucket_elements: 8 };
         let noted = Noted::default();
         let mut reducer = Reducer::new(Box::new(noted.clone()), &parameters, &settings);
         for _ in 0..2 {
@@ -443,8 +444,7 @@ mod tests {
             assert_eq!(reducer.sums(), Tensor::from_slice(&[4f32, 6.0]));
         }
         drop(reducer);
-        let asked = noted.0.lock().unwrap().clone();
-        asked
+        noted.0.lock().unwrap().clone()
     }
 
     #[test]
