@@ -257,7 +257,7 @@ const TYPES: &[Case] = &[
     ),
     (
         &[("  precision: bf16", "  precision: 16")],
-        &["45:14: training.precision: found 16, must be one of f32 | bf16, did you mean `bf16`?"],
+        &["45:14: training.precision: found 16, must be one of f32 | bf16"],
     ),
     (
         &[("  precision: bf16", "  clip_norm: .inf")],
@@ -389,7 +389,9 @@ const CHOICES: &[Case] = &[
     ),
     (
         &[("  device: cpu", "  gradient_dtype: f16")],
-        &["57:19: cluster.gradient_dtype: found the text `f16`, must be one of f32 | bf16"],
+        &[
+            "57:19: cluster.gradient_dtype: found the text `f16`, must be one of f32 | bf16, did you mean `bf16`?",
+        ],
     ),
     (
         &[("  device: cpu", "  reduction: exact")],
