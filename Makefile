@@ -6,11 +6,12 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test bench-venv bench
+.PHONY: help setup setup-test demo test test-nccl bench-venv bench
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
 	@echo 'make test          set up, build, check and test everything'
+	@echo 'make test-nccl     test what can be of NCCL without a GPU (206 MB to download)'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
 	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
@@ -31,6 +32,12 @@ test: setup-test
 	cargo clippy --release --all-targets -- $(LINTS)
 	cargo build --release
 	cargo test --release
+
+test-nccl: setup
+	@grep '^nvidia-nccl' trainer/setup/libtorch-cuda.txt >.deps/nccl.txt
+	@trainer/setup/venv.sh .deps/nccl .deps/nccl.txt
+	cargo build --release
+	cargo test --release --package tandem-tests -- --ignored real_nccl
 
 bench-venv: setup
 	@trainer/setup/venv.sh .deps/bench-venv trainer/bench/requirements.txt

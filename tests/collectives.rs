@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use tandem_tests::{expect_code, mpirun};
+use tandem_tests::{expect_code, mpirun, program};
 use tempfile::TempDir;
 
 #[test]
@@ -87,4 +87,28 @@ fn a_library_that_cannot_be_loaded_is_named() {
         let said = said(&mut doubles.conformance(1), 1);
         assert!(said.contains(&format!("{library} cannot be loaded")), "{said}");
     }
+}
+
+/// The library of NVIDIA itself, beside a stand-in of the driver: as far as it goes without a GPU.
+#[test]
+#[ignore = "needs the NCCL that `make test-nccl` fetches"]
+fn real_nccl_is_loaded_named_and_refuses_a_machine_without_gpus() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let python = std::fs::read_dir(project.join(".deps/nccl/lib")).expect("`make test-nccl`");
+    let python = python.flatten().next().expect("a version of Python").path();
+    let doubles = Doubles::new();
+    let link = doubles.folder.path().join("libnccl.so");
+    std::fs::remove_file(&link).expect("the stand-in");
+    let real = python.join("site-packages/nvidia/nccl/lib/libnccl.so.2");
+    std::os::unix::fs::symlink(real, link).expect("a link");
+
+    let mut command = program("tandem-worker");
+    let found = said(command.arg("libraries").env("LD_LIBRARY_PATH", doubles.folder.path()), 0);
+    let found: serde_json::Value = serde_json::from_str(&found).expect("JSON");
+    let pinned = std::fs::read_to_string(project.join(".deps/nccl.txt")).expect("the version");
+    let version = found["nccl"].as_str().expect("a version, and a unique id");
+    assert!(pinned.contains(&format!("=={version} ")), "{version} is not {pinned}");
+
+    let said = said(&mut doubles.conformance(1), 1);
+    assert!(said.contains("NCCL: joining the other ranks failed: unhandled cuda error"), "{said}");
 }

@@ -4,6 +4,7 @@ mod bench;
 mod bits;
 mod collectives;
 mod compositions;
+mod doctor;
 mod elastic;
 mod export;
 mod faults;
