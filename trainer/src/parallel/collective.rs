@@ -64,7 +64,7 @@ pub trait Collective: Send {
     fn world_size(&self) -> usize;
 
     /// Replaces `tensor` on every rank by the element-wise sum over all ranks, in an order of the
-    /// backend's own.
+    /// backend's own. NCCL takes bf16, too.
     ///
     /// # Errors
     /// A failing communication library.
