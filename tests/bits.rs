@@ -56,10 +56,20 @@ fn one_rank_and_two_have_the_same_losses() {
     let run = |name: &str| prepare(&tiny, name, 2, 0.0, &[]);
     let mut one = program("tandem-worker");
     let one = losses(one.arg("train").arg("--run").arg(run("one")));
-    let two = losses(mpirun(2).arg("train").arg("--run").arg(run("two")));
+    let folder = run("two");
+    let two = losses(mpirun(2).arg("train").arg("--run").arg(&folder));
     assert_eq!((one.len(), two.len()), (12, 12));
     for (step, (one, two)) in one.iter().zip(&two).enumerate() {
         assert!((one - two).abs() <= 1e-5 * one.abs(), "step {}: {one} and {two}", step + 1);
+    }
+    // What two ranks began, one goes on with: the same batches.
+    let mut rest = program("tandem-worker");
+    let checkpoint = folder.join("checkpoints/step-00000006.tmp-0");
+    rest.arg("train").arg("--run").arg(run("rest")).arg("--resume").arg(checkpoint);
+    let rest = losses(&mut rest);
+    assert_eq!(rest.len(), 6);
+    for (step, (rest, two)) in rest.iter().zip(&two[6..]).enumerate() {
+        assert!((rest - two).abs() <= 1e-5 * two.abs(), "step {}: {rest} and {two}", step + 7);
     }
 }
 
