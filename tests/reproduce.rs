@@ -65,6 +65,43 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
 }
 
 #[test]
+fn the_speed_of_untrained_models_is_measured() {
+    let tiny = Tiny::texts();
+    let path = |name: &str| tiny.path(name).display().to_string();
+    let pairs = |split: &str| {
+        format!("data.{split}={{tsv: {{path: {}, source: 1, target: 2}}}}", path("valid.tsv"))
+    };
+    let learnt = "{learn: {size: 110, lowercase: false}}";
+    let settings = [
+        pairs("train"),
+        pairs("valid"),
+        pairs("test"),
+        format!("run.folder={}", path("runs")),
+        format!("model.encoder.transformer.vocabulary={learnt}"),
+        format!("model.decoder.transformer.vocabulary={learnt}"),
+        "model.encoder.transformer.hidden=32".into(),
+        "model.decoder.transformer.hidden=32".into(),
+        "model.encoder.transformer.max_length=32".into(),
+        "model.decoder.transformer.max_length=32".into(),
+        "evaluation.latency_sentences=3".into(),
+        "cluster={workers: 1, threads: 1, device: cpu}".into(),
+    ];
+    let mut arguments = vec!["latency", "--only", "12 and 1 layers"];
+    settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+    expect_code(&mut reproduce(&tiny, &arguments), 0);
+    let text = read(tiny.path("tables/latency.md"));
+    let rows: Vec<&str> = text.lines().filter(|line| line.contains("12 and 1 layers")).collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    for row in rows {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let is_speed = |cell: &str| cell.parse::<f64>().is_ok_and(|speed| speed > 0.0);
+        assert!(is_speed(cells[9]) && is_speed(cells[10]), "{row}");
+    }
+    assert!(!text.contains("updates"), "{text}");
+    assert!(read(tiny.path("tables/latency.html")).contains("milliseconds here"));
+}
+
+#[test]
 fn rows_without_a_run_say_why() {
     let tiny = Tiny::texts();
     let output = expect_code(&mut reproduce(&tiny, &["1", "--read"]), 0);

@@ -66,7 +66,7 @@ impl Plan {
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
             let work = Work::Evaluate {
-                checkpoint: run.store().folder().join("average"),
+                checkpoint: Some(run.store().folder().join("average")),
                 split: "test".into(),
                 output: run.evaluation("test", config.training.steps),
                 decoding: None,

@@ -48,8 +48,8 @@ pub enum Work {
     },
     /// Decodes and scores a split.
     Evaluate {
-        /// The verified checkpoint.
-        checkpoint: PathBuf,
+        /// The verified checkpoint; none to measure the speed of untrained weights.
+        checkpoint: Option<PathBuf>,
         /// `valid` or `test`.
         split: String,
         /// Where translations go.
@@ -89,7 +89,9 @@ impl Work {
                 }
             }
             Self::Evaluate { checkpoint, split, output, decoding } => {
-                option("--checkpoint", text(checkpoint));
+                if let Some(checkpoint) = checkpoint {
+                    option("--checkpoint", text(checkpoint));
+                }
                 option("--split", split.clone());
                 option("--output", text(output));
                 if let Some(decoding) = decoding {
@@ -132,7 +134,7 @@ mod tests {
         assert_eq!(train(None, false), "train --run /runs/a");
         assert_eq!(train(Some("/c"), false), "train --run /runs/a --resume /c");
         assert_eq!(train(Some("/c"), true), "train --run /runs/a --resume /c --evaluate-first");
-        let (checkpoint, output) = (PathBuf::from("/c"), PathBuf::from("/o"));
+        let (checkpoint, output) = (Some(PathBuf::from("/c")), PathBuf::from("/o"));
         let split = "test".into();
         assert_eq!(
             line(Work::Evaluate { checkpoint, split, output, decoding: None }),

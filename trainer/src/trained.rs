@@ -19,18 +19,25 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// Opens the checkpoint in a folder, for the worker's run.
+    /// Opens the checkpoint in a folder, for the worker's run; without one, the model as it is
+    /// before its first step.
     ///
     /// # Errors
     /// A damaged checkpoint, or one of another model.
-    pub fn open(worker: &Worker, folder: &Path) -> anyhow::Result<Self> {
+    pub fn open(worker: &Worker, folder: Option<&Path>) -> anyhow::Result<Self> {
         let languages = Languages::open(worker)?;
         let bases = checkpoint::base_hashes(&languages)?;
-        let checkpoint = checkpoint::open(folder, &bases)?;
+        let checkpoint = folder.map(|folder| checkpoint::open(folder, &bases)).transpose()?;
         let parameters = allocate(worker, &languages.bases)?;
-        checkpoint::load_weights(&checkpoint, &parameters)?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint::load_weights(checkpoint, &parameters)?;
+        }
         let (config, kind) = (&worker.config, worker.kinds().compute);
         let objective = Objective::new(config, &languages.bases, &parameters, kind);
-        Ok(Self { languages, objective, step: checkpoint.step() })
+        Ok(Self {
+            languages,
+            objective,
+            step: checkpoint.map_or(0, |checkpoint| checkpoint.step()),
+        })
     }
 }

@@ -41,7 +41,7 @@ impl<'a> Translating<'a> {
     pub fn open(worker: &Worker, task: &'a Task, folder: &Path) -> anyhow::Result<Self> {
         let config = tandem_config::load_trained(&task.model.join("config.yaml"))?;
         let worker = worker.with_run(&task.model, config);
-        let trained = Trained::open(&worker, &task.checkpoint)?;
+        let trained = Trained::open(&worker, Some(&task.checkpoint))?;
         let corpus = corpus(&worker, &trained, task, folder)?;
         let shards = task.shards(folder);
         Ok(Self { task, worker, trained, corpus, shards })

@@ -68,7 +68,7 @@ impl Args {
         });
         let output = std::path::absolute(&folder)?;
         let work = Work::Evaluate {
-            checkpoint: checkpoint.folder().to_owned(),
+            checkpoint: Some(checkpoint.folder().to_owned()),
             split: split.into(),
             output: output.clone(),
             decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),

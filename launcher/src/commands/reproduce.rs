@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_config::bases::Bases;
+use tandem_config::parameters;
 
-use crate::coordinator::teacher;
+use crate::coordinator::{evaluation, teacher};
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
-use crate::prepare;
 use crate::reproduce::page::{html, markdown};
-use crate::reproduce::results::{Outcome, measured};
+use crate::reproduce::results::{Outcome, measured, speed};
 use crate::reproduce::table::{Row, Table};
-use crate::worker;
+use crate::session::Session;
+use crate::worker::{self, Work};
+use crate::{hub, prepare};
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///
@@ -22,7 +25,7 @@ use crate::worker;
 /// command goes on with a row that was stopped.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// 1, 2, 3a, 3b, figure-2, figure-3a or figure-3b.
+    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, or latency.
     table: String,
     /// Launch nothing: only read runs that have finished.
     #[arg(long)]
@@ -61,6 +64,7 @@ impl Args {
         for row in &table.rows {
             let (outcome, end) = match exit {
                 Exit::Stopped | Exit::Interrupted => (self.read(row), Exit::Done),
+                _ if table.untrained && !self.read => self.speed(row)?,
                 _ => self.outcome(row, &interrupts)?,
             };
             outcomes.push(outcome);
@@ -110,6 +114,33 @@ impl Args {
             },
             Err(outcome) => outcome,
         }
+    }
+
+    /// How fast the untrained model of a row is.
+    fn speed(&self, row: &Row) -> anyhow::Result<(Outcome, Exit)> {
+        let mut config = match self.config(row) {
+            Ok(config) => config,
+            Err(outcome) => return Ok((outcome, Exit::Done)),
+        };
+        eprintln!("{}: {}", row.data, row.system);
+        let run = RunFolder::new(config.run.path());
+        let _lock = run.lock()?;
+        hub::resolve(&mut config, &mut |text| eprintln!("{text}"))?;
+        prepare::write_config(&run, &config)?;
+        let parameters = parameters::model(&config, &Bases::open(&config)?);
+        let output = run.path().join("latency");
+        let (split, decoding) = ("test".to_owned(), None);
+        let work = Work::Evaluate { checkpoint: None, split, output: output.clone(), decoding };
+        Ok(match Session::new(run, config)?.work(&work)? {
+            Ok(parts) => {
+                let (evaluation, _) = evaluation::finish(&output, "test", 0, &parts)?;
+                let trained = parameters::trained_count(&parameters) as u64;
+                (Outcome::Measured(speed(&output, &evaluation, trained)), Exit::Done)
+            }
+            Err(exit) => {
+                (Outcome::Nothing(format!("its workers ended with code {}", exit.code())), exit)
+            }
+        })
     }
 
     /// What a row reaches, launched if need be.

@@ -55,7 +55,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
         let generation = coordinator.begin_attempt("evaluate")?;
         let output = coordinator.run.evaluation("test", average.step());
         let work = Work::Evaluate {
-            checkpoint: average.folder().to_owned(),
+            checkpoint: Some(average.folder().to_owned()),
             split: "test".into(),
             output: output.clone(),
             decoding: None,

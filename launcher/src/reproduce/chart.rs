@@ -17,7 +17,18 @@ const ROW: f64 = 34.0;
 pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
     let rows = || table.rows.iter().zip(outcomes);
     match &table.figure {
-        Figure::Bars => bars(&rows().collect::<Vec<_>>()),
+        Figure::Bars => {
+            let values = rows().map(|(row, outcome)| [row.paper.bleu, here(outcome)]);
+            bars(table, "BLEU", &values.collect::<Vec<_>>())
+        }
+        Figure::Latency => {
+            let here = |outcome: &Outcome| match outcome {
+                Outcome::Measured(measured) => measured.latency_ms,
+                Outcome::Nothing(_) => None,
+            };
+            let values = rows().map(|(row, outcome)| [row.paper.latency_ms, here(outcome)]);
+            bars(table, "milliseconds", &values.collect::<Vec<_>>())
+        }
         Figure::Points { x } => {
             let points = |bleu: fn(&Row, &Outcome) -> Option<f64>| {
                 rows().filter_map(|(row, outcome)| Some((row.x?, bleu(row, outcome)?))).collect()
@@ -57,32 +68,31 @@ fn here(outcome: &Outcome) -> Option<f64> {
     }
 }
 
-fn bars(rows: &[(&Row, &Outcome)]) -> String {
-    let values = |(row, outcome): &(&Row, &Outcome)| [row.paper.bleu, here(outcome)];
-    let highest = rows.iter().flat_map(values).flatten().fold(1.0, f64::max);
-    let (width, height) = (LABELS + LONGEST + 80.0, ROW * rows.len() as f64 + 50.0);
+/// Bars of each row's value in the paper and here.
+fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
+    let highest = values.iter().flatten().flatten().copied().fold(1.0, f64::max);
+    let (width, height) = (LABELS + LONGEST + 80.0, ROW * values.len() as f64 + 50.0);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
          height=\"{height}\" font-size=\"12\" fill=\"#475569\" font-family=\"system-ui, sans-serif\">\n\
          <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"#ffffff\"/>\n\
          <rect x=\"{LABELS}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{PAPER}\"/>\
-         <text x=\"{}\" y=\"22\">BLEU in the paper</text>\n\
+         <text x=\"{}\" y=\"22\">{unit} in the paper</text>\n\
          <rect x=\"{}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{HERE}\"/>\
-         <text x=\"{}\" y=\"22\">BLEU here, tokenised</text>\n",
+         <text x=\"{}\" y=\"22\">{unit} here</text>\n",
         LABELS + 18.0,
         LABELS + 150.0,
         LABELS + 168.0,
     );
-    for (place, row) in rows.iter().enumerate() {
+    for (place, (row, values)) in table.rows.iter().zip(values).enumerate() {
         let y = 40.0 + ROW * place as f64;
-        let label = super::page::escaped(&format!("{}: {}", row.0.data, row.0.system));
+        let label = super::page::escaped(&format!("{}: {}", row.data, row.system));
         svg += &format!(
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
             LABELS - 8.0,
             y + 17.0
         );
-        for ((value, colour), offset) in values(row).into_iter().zip([PAPER, HERE]).zip([1.0, 14.0])
-        {
+        for ((value, colour), offset) in values.iter().zip([PAPER, HERE]).zip([1.0, 14.0]) {
             let Some(value) = value else { continue };
             let (length, top) = (LONGEST * (value / highest).max(0.0), y + offset);
             svg += &format!(

@@ -4,7 +4,7 @@ use super::chart::draw;
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
 
-const HEAD: [&str; 10] = [
+const HEAD: [&str; 11] = [
     "data",
     "system",
     "BLEU, paper",
@@ -15,6 +15,7 @@ const HEAD: [&str; 10] = [
     "parameters here",
     "ms, paper",
     "ms here",
+    "sentences/s here",
 ];
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-width:70em;margin:2em \
                      auto;padding:0 1em}table{border-collapse:collapse;font-size:14px}td,th{border:1px \
@@ -25,7 +26,8 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-w
 const UNKNOWN: &str = "–";
 /// Said below each table.
 const LEGEND: &str = "– in a column of the paper: its number is not known here. Milliseconds are the \
-                      median for one sentence at a time, the paper's on its GPU.";
+                      median for one sentence at a time, the paper's on its GPU; sentences a second \
+                      are in full batches.";
 
 /// The cells of a row; the last is its notes.
 fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
@@ -55,6 +57,7 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
         million(measured.parameters.map(|count| count as f64 / 1e6)),
         number(row.paper.latency_ms, 0),
         number(measured.latency_ms, 1),
+        number(measured.sentences_per_second, 1),
         notes.join("; "),
     ]
 }
@@ -71,7 +74,7 @@ fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
     });
     let (least, most) = (steps.clone().min(), steps.max());
     let mut lines = vec![LEGEND.to_owned()];
-    if let (Some(least), Some(most)) = (least, most) {
+    if let (Some(least), Some(most @ 1..)) = (least, most) {
         lines.push(match least == most {
             true => format!("Each run here made {least} updates."),
             false => format!("The runs here made {least} to {most} updates."),
@@ -156,6 +159,7 @@ mod tests {
         Table {
             title: "T < U".into(),
             about: vec!["about".into()],
+            untrained: false,
             figure,
             rows: vec![row("one", Some(36.49), Some(64.0)), row("<two>", None, Some(128.0))],
         }
@@ -175,7 +179,7 @@ mod tests {
     #[test]
     fn the_papers_numbers_stand_beside_those_here() {
         let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()]);
-        let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | a \\| b |";
+        let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | – | a \\| b |";
         assert!(text.contains(row) || text.contains(&row.replace("12.35", "12.34")), "{text}");
         assert!(text.contains("| A-B | <two> | – | – |"), "{text}");
         assert!(text.contains("not there; a \\| b |"), "{text}");
@@ -187,6 +191,7 @@ mod tests {
     fn a_page_is_whole_and_draws_each_kind_of_figure() {
         for (figure, part) in [
             (Figure::Bars, "BLEU in the paper"),
+            (Figure::Latency, "milliseconds here"),
             (Figure::Points { x: "width".into() }, ">width<"),
             (Figure::Curves, "Validation BLEU"),
         ] {

@@ -1,9 +1,11 @@
 //! What a row's run has reached.
 
 use std::fs;
+use std::path::Path;
 
 use tandem_cluster::run_folder::RunFolder;
 
+use crate::coordinator::evaluation::Evaluation;
 use crate::coordinator::journal::{Stage, Status, read_state};
 use crate::report::Latency;
 
@@ -29,6 +31,8 @@ pub struct Measured {
     pub parameters: Option<u64>,
     /// Median milliseconds for a sentence.
     pub latency_ms: Option<f64>,
+    /// Sentences in a second, in full batches, over all ranks.
+    pub sentences_per_second: Option<f64>,
     /// Optimizer steps.
     pub steps: u64,
     /// Validation BLEU (13a) by step.
@@ -42,9 +46,6 @@ pub fn measured(run: &RunFolder) -> Option<Measured> {
         return None;
     }
     let figure = |name: &str| state.test.get(name).copied();
-    let latency = run.evaluation("test", state.step).join("latency.json");
-    let latency: Option<Latency> =
-        fs::read_to_string(latency).ok().and_then(|text| serde_json::from_str(&text).ok());
     let curve =
         state.valid.iter().filter_map(|(step, figures)| Some((*step, *figures.get("bleu")?)));
     Some(Measured {
@@ -52,8 +53,25 @@ pub fn measured(run: &RunFolder) -> Option<Measured> {
         bleu: figure("bleu"),
         chrf: figure("chrf"),
         parameters: state.trained,
-        latency_ms: latency.map(|latency| latency.median_ms),
+        latency_ms: latency(&run.evaluation("test", state.step)),
+        sentences_per_second: figure("sentences_per_second"),
         steps: state.step,
         curve: curve.collect(),
     })
+}
+
+/// What an evaluation in a folder says about the speed of untrained weights.
+pub fn speed(folder: &Path, evaluation: &Evaluation, parameters: u64) -> Measured {
+    Measured {
+        parameters: Some(parameters),
+        latency_ms: latency(folder),
+        sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
+        ..Measured::default()
+    }
+}
+
+/// Median milliseconds for a sentence, of an evaluation in a folder.
+fn latency(folder: &Path) -> Option<f64> {
+    let text = fs::read_to_string(folder.join("latency.json")).ok()?;
+    serde_json::from_str(&text).ok().map(|latency: Latency| latency.median_ms)
 }

@@ -16,6 +16,9 @@ pub struct Table {
     /// What a reader has to know.
     #[serde(default)]
     pub about: Vec<String>,
+    /// Whether its rows are about speed, which untrained weights show.
+    #[serde(default)]
+    pub untrained: bool,
     /// How it is drawn.
     #[serde(default, with = "serde_yaml::with::singleton_map")]
     pub figure: Figure,
@@ -30,6 +33,8 @@ pub enum Figure {
     /// BLEU of each row, as bars.
     #[default]
     Bars,
+    /// Milliseconds of each row, as bars.
+    Latency,
     /// BLEU over the rows' `x`.
     Points {
         /// What `x` is.
@@ -134,8 +139,8 @@ mod tests {
     #[test]
     fn every_row_has_a_run_file_that_is_right_or_says_why_not() {
         let tables = names(&configs().join("tables"));
-        let expected =
-            ["figure-2", "figure-3a", "figure-3b", "table-1", "table-2", "table-3a", "table-3b"];
+        let figures = ["figure-2", "figure-3a", "figure-3b", "latency"];
+        let expected = [&figures[..], &["table-1", "table-2", "table-3a", "table-3b"]].concat();
         assert_eq!(tables, expected);
         let mut runs = BTreeSet::new();
         for name in tables {

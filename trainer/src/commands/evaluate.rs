@@ -15,9 +15,9 @@ pub struct Args {
     /// The run's folder, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
-    /// The checkpoint's folder.
+    /// The checkpoint's folder; by default untrained weights, whose speed can be measured.
     #[arg(long)]
-    checkpoint: PathBuf,
+    checkpoint: Option<PathBuf>,
     /// Which held-out text.
     #[arg(long)]
     split: HeldOut,
@@ -44,7 +44,8 @@ impl Args {
                     serde_json::from_str(decoding).context("--decoding is no decoding")?;
             }
             let worker = &worker.with_run(&self.run, config);
-            let Trained { languages, objective, step } = Trained::open(worker, &self.checkpoint)?;
+            let Trained { languages, objective, step } =
+                Trained::open(worker, self.checkpoint.as_deref())?;
             let split = match self.split {
                 HeldOut::Valid => Split::Valid,
                 HeldOut::Test => Split::Test,
