@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
 
 use libc::{c_int, c_long, c_void, pid_t, user_regs_struct};
 
@@ -16,8 +17,9 @@ pub enum Strike {
     Kill,
     /// Half of it is written, then the process is killed; [`Strike::Kill`] for what is no write.
     Tear,
-    /// Half of it is written; this and all that need space fail from then on.
-    Full,
+    /// Half of it is written; this and all that need space fail from then on, until so many
+    /// operations have been begun and there is space again.
+    Full(usize),
     /// This and all others fail from then on: the folder has become read-only.
     ReadOnly,
 }
@@ -84,11 +86,14 @@ impl Tracer {
                         return self.kill(operations);
                     }
                     Strike::Tear if first => return self.kill(operations),
-                    Strike::Full if first && is_write(&call) && call.rdx > 1 => {
+                    Strike::Full(_) if first && is_write(&call) && call.rdx > 1 => {
                         call.rdx /= 2;
                         self.set(&call);
                     }
-                    Strike::Full if operations > at && needs_space => refused = Some(libc::ENOSPC),
+                    Strike::Full(some) if needs_space => {
+                        let is_full = operations > at && operations - at <= some;
+                        refused = is_full.then_some(libc::ENOSPC);
+                    }
                     Strike::ReadOnly if operations > at => refused = Some(libc::EROFS),
                     _ => {}
                 }
@@ -107,6 +112,25 @@ impl Tracer {
         let code = libc::WIFEXITED(status).then(|| libc::WEXITSTATUS(status));
         Traced { operations, code }
     }
+}
+
+/// Stops one thread of another process until that process has ended; the others go on.
+///
+/// # Panics
+/// If this machine allows no tracing, or the thread is gone.
+pub fn hold(thread: u32) -> JoinHandle<()> {
+    let (told, is_held) = std::sync::mpsc::channel();
+    let holder = std::thread::spawn(move || {
+        // Whoever seizes a thread has to be the one that waits for it.
+        let tracer = Tracer { pid: thread as pid_t, ended: Cell::new(0) };
+        tracer.request(libc::PTRACE_SEIZE, 0);
+        tracer.request(libc::PTRACE_INTERRUPT, 0);
+        tracer.wait();
+        told.send(()).expect("somebody waits");
+        while libc::WIFSTOPPED(tracer.wait()) {}
+    });
+    is_held.recv().expect("the thread is held");
+    holder
 }
 
 impl Tracer {
@@ -146,7 +170,7 @@ impl Tracer {
     fn wait(&self) -> c_int {
         let mut status = 0;
         // SAFETY: `status` outlives the call.
-        let found = unsafe { libc::waitpid(self.pid, &mut status, 0) };
+        let found = unsafe { libc::waitpid(self.pid, &mut status, libc::__WALL) };
         assert_eq!(found, self.pid, "waitpid: {}", io::Error::last_os_error());
         status
     }

@@ -3,7 +3,7 @@
 //! The only file of this crate with calls into libc.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -13,6 +13,12 @@ use std::process::Command;
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
+}
+
+/// Writes a line to standard error, which may be a file on a full disk: then it is lost, and the
+/// process goes on. (`eprintln!` would panic.)
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Ends this process when any thread panics, after the usual message: a half-dead rank would leave

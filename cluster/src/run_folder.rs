@@ -1,7 +1,8 @@
 //! The run folder: everything that a run writes, and the lock that keeps a second launcher out.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -204,16 +205,18 @@ impl RunFolder {
         written.map_err(|source| self.io("write", path, source))
     }
 
-    /// Appends one line to a file of the run folder.
+    /// Appends one line to a file of the run folder. Half a line, which a full disk or a kill has
+    /// left, stays a line of its own.
     ///
     /// # Errors
     /// Where the file system refuses.
     pub fn append(&self, path: &Path, line: &str) -> Result<(), RunFolderError> {
-        let appended = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        let appended = OpenOptions::new().create(true).read(true).append(true).open(path).and_then(
+            |mut file| {
+                let start = if ends_a_line(&mut file)? { "" } else { "\n" };
+                file.write_all(format!("{start}{line}\n").as_bytes())
+            },
+        );
         appended.map_err(|source| self.io("write", path, source))
     }
 
@@ -237,7 +240,8 @@ impl RunFolder {
         }
     }
 
-    fn newest_attempt(&self) -> u64 {
+    /// The number of the newest group of workers; 0 if there was none.
+    pub fn newest_attempt(&self) -> u64 {
         let Ok(entries) = fs::read_dir(self.logs()) else { return 0 };
         let number = |name: &str| name.strip_prefix("attempt-")?.parse().ok();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -247,6 +251,14 @@ impl RunFolder {
     fn io(&self, action: &'static str, path: &Path, source: io::Error) -> RunFolderError {
         RunFolderError::Io { action, path: path.to_owned(), source }
     }
+}
+
+fn ends_a_line(file: &mut File) -> io::Result<bool> {
+    let length = file.seek(SeekFrom::End(0))?;
+    let Some(last) = length.checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -288,6 +300,17 @@ mod tests {
         let error = run.replace(&run.state(), "3").unwrap_err().to_string();
         assert!(error.contains("state.json"), "{error}");
         assert_eq!(fs::read_to_string(run.state()).unwrap(), "2");
+    }
+
+    #[test]
+    fn half_a_line_stays_alone() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        run.append(&run.events(), "1").unwrap();
+        fs::write(run.events(), "1\nhal").unwrap();
+        run.append(&run.events(), "2").unwrap();
+        run.append(&run.events(), "3").unwrap();
+        assert_eq!(fs::read_to_string(run.events()).unwrap(), "1\nhal\n2\n3\n");
     }
 
     #[test]

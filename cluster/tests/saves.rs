@@ -62,7 +62,7 @@ fn survives(strike: Strike) {
         let struck = trace::run(at, strike, || save(&store, 3, 1).is_ok());
         match strike {
             Strike::Kill | Strike::Tear => assert_eq!(struck.code, None, "{here}"),
-            Strike::Full | Strike::ReadOnly => {
+            Strike::Full(_) | Strike::ReadOnly => {
                 assert!(struck.code < Some(2), "{here}: it panicked")
             }
         }
@@ -94,7 +94,8 @@ fn a_save_killed_in_the_middle_of_any_write_leaves_a_whole_checkpoint() {
 
 #[test]
 fn a_disk_that_is_full_at_any_operation_takes_no_checkpoint() {
-    survives(Strike::Full);
+    survives(Strike::Full(usize::MAX));
+    survives(Strike::Full(3));
 }
 
 #[test]

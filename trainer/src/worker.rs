@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tandem_cluster::control::{GENERATION_VARIABLE, Phase, Report, Session};
+use tandem_cluster::process;
 use tandem_config::RunConfig;
 use tandem_config::cluster::Device as DeviceConfig;
 use tch::Device;
@@ -102,7 +103,7 @@ impl Worker {
     /// Tells people something that they should know, and goes on.
     pub fn notice(&self, text: impl Into<String>) {
         let text = text.into();
-        eprintln!("warning: {text}");
+        process::say(format_args!("warning: {text}"));
         self.report(Report::Notice { text });
     }
 

@@ -75,7 +75,9 @@ impl Session {
         };
         // A stopped process cannot see that the connection is closed; the kernel ends it.
         if let Err(error) = process::die_with_parent() {
-            eprintln!("control: this worker may outlive its launcher while stopped: {error}");
+            process::say(format_args!(
+                "control: this worker may outlive its launcher while stopped: {error}"
+            ));
         }
         Self::join(&address, hello, end_process).map(Some)
     }
@@ -171,7 +173,7 @@ impl Session {
         self.shared.enqueue(|sequence| Upward::Goodbye { sequence, exit_code });
         // A coordinator that does not answer now will see the connection close instead.
         if let Err(error) = self.wait_delivered(GOODBYE_DEADLINE) {
-            eprintln!("control: took leave without an answer: {error}");
+            process::say(format_args!("control: took leave without an answer: {error}"));
         }
         let _ = self.shared.stream.shutdown(Shutdown::Both);
     }
@@ -254,7 +256,7 @@ fn connect(address: &str) -> std::io::Result<TcpStream> {
 }
 
 fn end_process(reason: &str) {
-    eprintln!("control: lost the coordinator ({reason}); this worker ends");
+    process::say(format_args!("control: lost the coordinator ({reason}); this worker ends"));
     process::exit_now(1)
 }
 

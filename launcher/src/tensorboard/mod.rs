@@ -132,7 +132,11 @@ impl Writer {
         }
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(File::create_new(&self.path)?),
+            None => {
+                // There may have been no space for the folder before.
+                fs::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
+                self.file.insert(File::create_new(&self.path)?)
+            }
         };
         if self.is_torn {
             file.set_len(self.written_bytes)?;
@@ -172,6 +176,7 @@ mod tests {
     use super::*;
     use records::Records;
     use std::process::Command;
+    use tandem_tests::trace::{self, Strike};
 
     /// (tag, step) of all points that the files in `folder` hold, sorted.
     fn points(folder: &Path) -> Vec<(String, i64)> {
@@ -272,6 +277,26 @@ mod tests {
         let text = "x".repeat(MAX_PENDING_BYTES / 8);
         (1..=20).for_each(|step| writer.text("samples", step, &text));
         assert!(writer.pending.len() <= MAX_PENDING_BYTES);
+    }
+
+    /// Wherever the disk becomes full, as soon as it has space again all points are there.
+    #[test]
+    fn a_disk_full_for_a_while_at_any_operation_loses_no_point() {
+        let write = |folder: &Path| {
+            write_losses(&mut Writer::open(&folder.join("log"), None), 1..=12);
+            true
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let full = Strike::Full(5);
+        let whole = trace::run(usize::MAX, full, || write(folder.path()));
+        assert!(whole.operations > 12, "{whole:?}");
+        // The writer's last chance is to be without a fault.
+        for at in 0..whole.operations - 5 {
+            let folder = tempfile::tempdir().unwrap();
+            let struck = trace::run(at, full, || write(folder.path()));
+            assert_eq!(struck.code, Some(0));
+            assert_eq!(points(&folder.path().join("log")), losses(1..=12), "operation {at}");
+        }
     }
 
     /// A file may grow no further, as on a full disk, and later may: in a process of its own, since
