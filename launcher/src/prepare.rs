@@ -66,6 +66,25 @@ pub fn find(run: &Path) -> Result<RunFolder, Refused> {
     }
 }
 
+/// The run that a person means, or else the one below `runs` that was worked on last.
+///
+/// # Errors
+/// There is no such folder, or no run at all.
+pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
+    if let Some(run) = run {
+        return find(run);
+    }
+    let entries = fs::read_dir("runs").into_iter().flatten().flatten();
+    let touched = |path: &Path| fs::metadata(path.join("state.json")).ok()?.modified().ok();
+    let newest = entries
+        .filter_map(|entry| Some((touched(&entry.path())?, entry.path())))
+        .max_by_key(|(touched, _)| *touched);
+    match newest {
+        Some((_, path)) => find(&path),
+        None => Err(Refused("there is no run below `runs`; name its folder".into())),
+    }
+}
+
 /// Writes the config into the run folder; of a run that exists it may change only what does not
 /// change what is learnt.
 ///

@@ -5,6 +5,7 @@ mod doctor;
 mod evaluate;
 mod export;
 mod launch;
+mod logs;
 mod plan;
 mod reproduce;
 mod status;
@@ -40,6 +41,7 @@ enum Command {
     Plan(plan::Args),
     Doctor(doctor::Args),
     Status(status::Args),
+    Logs(logs::Args),
     Stop(stop::Args),
     Translate(translate::Args),
     Evaluate(evaluate::Args),
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Status(args) => args.run(),
+        Command::Logs(args) => args.run(),
         Command::Stop(args) => args.run(),
         Command::Translate(args) => args.run(),
         Command::Evaluate(args) => args.run(),

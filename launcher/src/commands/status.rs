@@ -12,8 +12,8 @@ use crate::progress::duration;
 /// Print where a run stands.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The run's folder, or its name below `runs`.
-    run: PathBuf,
+    /// The run's folder, or its name below `runs`; without it the newest run.
+    run: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -25,15 +25,18 @@ impl Args {
     /// # Errors
     /// No such run.
     pub fn run(self) -> anyhow::Result<Exit> {
-        let run = prepare::find(&self.run)?;
+        let run = prepare::find_or_newest(self.run.as_deref())?;
         let Some(state) = read_state(&run) else {
             let path = run.path().display();
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();
+        // By name: reading them, as a resumption does, takes as long as they are large.
+        let checkpoints = run.store().steps()?;
         if self.json {
             let mut value = serde_json::to_value(&state)?;
             value["launcher"] = json!(holder);
+            value["checkpoints"] = json!(checkpoints);
             println!("{}", serde_json::to_string_pretty(&value)?);
             return Ok(Exit::Done);
         }
@@ -48,14 +51,17 @@ impl Args {
         }
         println!("attempt     {}, after {} restarts", state.attempt, state.restarts);
         let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
+        let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
         println!("checkpoints latest {}, best {}", step(state.latest), step(state.best));
+        println!("            of steps {}", all.join(", "));
         for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
             if let Some(value) = state.test.get(name) {
                 println!("test        {label} {value:.2}");
             }
         }
         if let Some(failure) = &state.failure {
-            println!("last fault  {}: {}", failure.headline(), failure.message);
+            let cause = failure.message.lines().next().unwrap_or_default();
+            println!("last fault  {}: {cause}", failure.headline());
         }
         Ok(Exit::Done)
     }

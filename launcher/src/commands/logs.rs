@@ -1,0 +1,72 @@
+//! `tandem logs`: what the ranks have said.
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::exit::{Exit, Refused};
+use crate::logs::Logs;
+use crate::prepare;
+
+/// How often the logs are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Print the logs of a run's newest workers; what several ranks say is shown once.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's folder, or its name below `runs`; without it the newest run.
+    run: Option<PathBuf>,
+    /// Only this rank's.
+    #[arg(long)]
+    rank: Option<usize>,
+    /// Go on printing until the launcher ends, attempt after attempt.
+    #[arg(long)]
+    follow: bool,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// No such run or rank, or logs that cannot be read.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let run = prepare::find_or_newest(self.run.as_deref())?;
+        let mut attempt = run.newest_attempt();
+        loop {
+            let folder = run.attempt_logs(attempt);
+            let mut logs = Logs::open(folder.clone(), self.rank)?;
+            if logs.is_empty() && !self.follow {
+                let rank = self.rank.map_or("no rank".into(), |rank| format!("no rank {rank}"));
+                return Err(Refused(format!("{rank} has a log in {}", folder.display())).into());
+            }
+            let followed = loop {
+                let (newest, live) = (run.newest_attempt(), run.holder().is_some());
+                let goes_on = self.follow && live && newest == attempt;
+                if !print(&logs.read(!goes_on)?)? {
+                    return Ok(Exit::Done);
+                }
+                if !goes_on {
+                    break self.follow && newest > attempt;
+                }
+                std::thread::sleep(LOOK);
+            };
+            if !followed {
+                return Ok(Exit::Done);
+            }
+            attempt += 1;
+            eprintln!("attempt {attempt}");
+        }
+    }
+}
+
+/// Whether anybody still reads.
+fn print(lines: &[String]) -> anyhow::Result<bool> {
+    let mut output = std::io::stdout().lock();
+    for line in lines {
+        match writeln!(output, "{line}") {
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
+            other => other?,
+        }
+    }
+    Ok(true)
+}
