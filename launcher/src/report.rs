@@ -40,6 +40,8 @@ pub struct ReportInput {
     pub taught: Vec<Taught>,
     /// Steps and speed.
     pub training: Training,
+    /// What the time went into, as (account, seconds).
+    pub time: Vec<(String, f64)>,
     /// Training loss as (step, loss).
     pub loss: Vec<(u64, f64)>,
     /// Evaluations while training, by step.
@@ -283,6 +285,7 @@ mod tests {
                     Attempt { from_step: 1200, to_step: 3000, end: "finished".into() },
                 ],
             },
+            time: vec![("start".into(), 10.0), ("compute".into(), 29.5), ("lost".into(), 0.5)],
             loss: (1..=300)
                 .map(|k| (10 * k, 2.0 + 6.5 * (-(k as f64) / 55.0).exp() + noise(k)))
                 .collect(),

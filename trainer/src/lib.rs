@@ -3,9 +3,10 @@
 //! [`commands`] are the program's verbs. [`train`] is the loop, [`evaluate`] scores and [`decode`]
 //! translates; they stand on [`objective`] (what is trained: a model and its [`loss`]), [`data`],
 //! [`optim`] and [`parallel`] (ranks and the reduction of gradients), and these on [`model`], which
-//! knows no ranks and no files.
+//! knows no ranks and no files. [`blame`] knows which samples a thread works on when it fails.
 
 pub mod bench;
+pub mod blame;
 pub mod checkpoint;
 pub mod commands;
 pub mod corpora;

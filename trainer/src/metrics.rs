@@ -6,14 +6,28 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Default)]
 pub struct StepTimes {
     /// Waiting for micro-batches.
-    pub data_wait: Duration,
+    data_wait: Duration,
     /// Waiting for other ranks' gradients after backward: communication that was not hidden.
-    pub communication_wait: Duration,
+    communication_wait: Duration,
     total: Duration,
     steps: u32,
     tokens: f64,
     started: Option<Instant>,
+    pace: Pace,
 }
+
+/// Times since the pace was last asked for.
+#[derive(Debug, Default, Clone, Copy)]
+struct Pace {
+    total: Duration,
+    data: Duration,
+    communication: Duration,
+    micro_batches: u32,
+    steps: u32,
+}
+
+/// Steps over which a rank's pace is taken.
+const PACE_STEPS: u32 = 10;
 
 impl StepTimes {
     /// A step begins.
@@ -21,11 +35,39 @@ impl StepTimes {
         self.started = Some(Instant::now());
     }
 
+    /// A micro-batch was waited for so long.
+    pub fn batch_ready(&mut self, waited: Duration) {
+        self.data_wait += waited;
+        self.pace.data += waited;
+        self.pace.micro_batches += 1;
+    }
+
+    /// The gradients of the other ranks were waited for so long, at the step's end.
+    pub fn gradients_ready(&mut self, waited: Duration) {
+        self.communication_wait += waited;
+        self.pace.communication += waited;
+    }
+
+    /// Seconds of waiting for data and of computing, a micro-batch, every so many steps.
+    pub fn pace(&mut self) -> Option<(f64, f64)> {
+        let Pace { total, data, communication, micro_batches, steps } = self.pace;
+        if steps < PACE_STEPS || micro_batches == 0 {
+            return None;
+        }
+        self.pace = Pace::default();
+        let each = |time: Duration| time.as_secs_f64() / f64::from(micro_batches);
+        // Whoever waits for the others' gradients is not slow.
+        Some((each(data), each(total.saturating_sub(data + communication))))
+    }
+
     /// A step of so many tokens ends. Answers tokens per second since the last point.
     pub fn end(&mut self, tokens: f64) -> f64 {
         if let Some(started) = self.started.take() {
-            self.total += started.elapsed();
+            let elapsed = started.elapsed();
+            self.total += elapsed;
             self.steps += 1;
+            self.pace.total += elapsed;
+            self.pace.steps += 1;
             self.tokens += tokens;
         }
         self.tokens / self.total.as_secs_f64().max(1e-9)
@@ -42,7 +84,7 @@ impl StepTimes {
             ("perf/comm_exposed_ms", per_step(self.communication_wait)),
             ("mem/peak_rss_gib", peak_rss_bytes() as f64 / (1u64 << 30) as f64),
         ];
-        *self = Self::default();
+        *self = Self { pace: std::mem::take(&mut self.pace), ..Self::default() };
         scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value)).collect()
     }
 }

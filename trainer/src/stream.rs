@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::blame;
 use crate::data::batches::{Batches, Epoch};
 use crate::data::example::Draw;
 use crate::objective::{Examples, MicroBatch};
@@ -47,7 +48,9 @@ impl Iterator for MicroBatches {
             Some((current, epoch)) if current == number => epoch,
             _ => self.batches.epoch(number),
         };
-        let batch = self.examples.batch(epoch.batch(place), Draw::Train { epoch: number });
+        let samples = epoch.batch(place);
+        blame::works_on(samples);
+        let batch = self.examples.batch(samples, Draw::Train { epoch: number });
         self.epoch = Some((number, epoch));
         Some(batch)
     }

@@ -1,5 +1,7 @@
 //! Training: the loop, and what one step is.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -12,6 +14,7 @@ use tandem_config::bases::Bases;
 use tandem_config::parameters;
 use tch::Kind;
 
+use crate::blame;
 use crate::checkpoint::{self, Snapshot, TrainerState};
 use crate::corpora::Languages;
 use crate::data::batches::Batches;
@@ -72,6 +75,7 @@ impl<'a> Trainer<'a> {
         let config = &worker.config;
         let languages = Languages::open(worker)?;
         let bases = checkpoint::base_hashes(&languages)?;
+        identify(worker, &bases);
         let parameters = allocate(worker, &languages.bases)?;
         let objective =
             Objective::new(config, &languages.bases, &parameters, worker.kinds().compute);
@@ -165,7 +169,9 @@ impl<'a> Trainer<'a> {
         };
         for (index, shard) in self.reducer.shards().into_iter().enumerate() {
             let waiting = Instant::now();
-            let batch = match self.batches.next_item(&|| self.worker.stop_requested()) {
+            blame::works_on(&[]);
+            let found = self.wait_for_batch(step);
+            let batch = match found {
                 Err(PrefetchError::GivenUp) => {
                     // The others are in the step already: they learn of it with the sums.
                     let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
@@ -174,7 +180,8 @@ impl<'a> Trainer<'a> {
                 }
                 found => found?.context("the stream of batches has ended")?,
             };
-            self.times.data_wait += waiting.elapsed();
+            self.times.batch_ready(waiting.elapsed());
+            blame::works_on(batch.samples());
             let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard as u64]);
             let mut loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
             loss.sums += std::mem::take(&mut flags);
@@ -182,12 +189,28 @@ impl<'a> Trainer<'a> {
             loss.surrogate.backward();
             self.reducer.end(index);
         }
+        blame::works_on(&[]);
         let waiting = Instant::now();
         self.reducer.finish()?;
-        self.times.communication_wait += waiting.elapsed();
+        self.times.gradients_ready(waiting.elapsed());
         let mut values = [0f64; Sums::COUNT];
         self.reducer.sums().to_kind(Kind::Double).copy_data(&mut values, Sums::COUNT);
         Ok(Sums::from_array(values))
+    }
+
+    /// The next batch. Where that takes a while the coordinator knows what is waited for.
+    fn wait_for_batch(&mut self, step: u64) -> Result<Option<MicroBatch>, PrefetchError> {
+        let told = Cell::new(false);
+        let found = self.batches.next_item(&|| {
+            if !told.replace(true) {
+                self.worker.phase(Phase::Data, step);
+            }
+            self.worker.stop_requested()
+        });
+        if told.get() {
+            self.worker.phase(Phase::Train, step);
+        }
+        found
     }
 
     /// One optimizer step; skipped, and counted, where the gradient is not finite.
@@ -230,6 +253,9 @@ impl<'a> Trainer<'a> {
 
     fn log(&mut self, sums: &Sums, norm: f64) {
         let tokens_per_second = self.times.end(sums.tokens);
+        if let Some((data, compute)) = self.times.pace() {
+            self.worker.report(Report::Pace { step: self.state.step, data, compute });
+        }
         let training = &self.worker.config.training;
         let (step, steps) = (self.state.step, training.steps);
         if !self.worker.is_first() || !(step % training.log_every == 0 || step == steps) {
@@ -316,6 +342,14 @@ impl<'a> Trainer<'a> {
         }
         Ok(ending)
     }
+}
+
+/// Tells the coordinator what has to be the same on every rank.
+fn identify(worker: &Worker, bases: &[(String, String)]) {
+    let hash = |(side, hash): &(String, String)| (format!("{side} BERT (SHA-256)"), hash.clone());
+    let mut facts: BTreeMap<String, String> = bases.iter().map(hash).collect();
+    facts.insert("tandem-worker version".into(), env!("CARGO_PKG_VERSION").into());
+    worker.report(Report::Identity { facts });
 }
 
 /// The run's parameters with their values before the first step.

@@ -18,6 +18,8 @@ pub enum Phase {
     Start,
     /// Training steps.
     Train,
+    /// Waiting for a batch of the step.
+    Data,
     /// Writing a checkpoint.
     Save,
     /// Scoring a split.
@@ -29,8 +31,15 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 6] =
-        [Self::Start, Self::Train, Self::Save, Self::Evaluate, Self::Translate, Self::Finish];
+    const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Train,
+        Self::Data,
+        Self::Save,
+        Self::Evaluate,
+        Self::Translate,
+        Self::Finish,
+    ];
 
     pub(super) fn number(self) -> u8 {
         self as u8
@@ -46,6 +55,7 @@ impl std::fmt::Display for Phase {
         f.write_str(match self {
             Self::Start => "start",
             Self::Train => "train",
+            Self::Data => "data",
             Self::Save => "save",
             Self::Evaluate => "evaluate",
             Self::Translate => "translate",
@@ -64,6 +74,22 @@ pub enum Report {
         trained: u64,
         /// Frozen parameters.
         frozen: u64,
+    },
+    /// What has to be the same on every rank: the program, and the frozen BERTs; every rank.
+    Identity {
+        /// Versions and hashes by name.
+        facts: BTreeMap<String, String>,
+    },
+    /// What a rank took for a micro-batch on average since it last said so; every rank.
+    Pace {
+        /// The optimizer step.
+        step: u64,
+        /// Seconds of waiting for the batch.
+        #[serde(with = "number")]
+        data: f64,
+        /// Seconds of computing.
+        #[serde(with = "number")]
+        compute: f64,
     },
     /// Points for TensorBoard; rank 0.
     Scalars {

@@ -53,10 +53,12 @@ pub struct Failure {
 
 impl Failure {
     /// What a failure that comes back looks like; none for what comes from outside and may
-    /// strike anywhere. Numbers are left out, since addresses and times differ.
+    /// strike anywhere. It is the first line, since traces of calls may follow, without numbers,
+    /// since addresses and times differ.
     pub fn fingerprint(&self) -> Option<(String, u64)> {
         (self.kind == Kind::Error).then(|| {
-            let words = self.message.chars().filter(|c| !c.is_ascii_digit());
+            let first = self.message.lines().next().unwrap_or_default();
+            let words = first.chars().filter(|c| !c.is_ascii_digit());
             (words.collect(), self.step)
         })
     }
@@ -80,10 +82,13 @@ impl Failure {
         line
     }
 
-    /// The report for people, at most 15 lines; `next` says what happens now.
+    /// The report for people, at most 15 lines, of which the first names rank and cause; `next`
+    /// says what happens now.
     pub fn report(&self, next: &str) -> String {
-        let mut text = format!("error: {}\n", self.headline());
-        for line in self.message.lines().take(MESSAGE_LINES) {
+        let mut message = self.message.lines();
+        let cause = shortened(message.next().unwrap_or("it did not say why"));
+        let mut text = format!("error: {}: {cause}\n", self.headline());
+        for line in message.take(MESSAGE_LINES - 1) {
             let _ = writeln!(text, "  {}", shortened(line));
         }
         let tail = tail(&self.log, TAIL_LINES);
@@ -152,8 +157,12 @@ mod tests {
         std::fs::write(&log, lines.join("\n")).unwrap();
         let report = Failure { log, ..failure() }.report("restarting from step 100");
         let lines: Vec<&str> = report.lines().collect();
-        assert_eq!(lines[0], "error: rank 1 on n1 failed in phase train at step 120 (attempt 2)");
-        assert_eq!(lines[1], "  loss is NaN in batch 7");
+        assert_eq!(
+            lines[0],
+            "error: rank 1 on n1 failed in phase train at step 120 (attempt 2): loss is NaN in \
+             batch 7"
+        );
+        assert_eq!(lines[1], "  second");
         assert!(lines.iter().any(|line| line.starts_with("  | line 99 x")), "{report}");
         assert!(report.contains("failed as a consequence: rank 0, 2"), "{report}");
         assert_eq!(*lines.last().unwrap(), "next: restarting from step 100");
@@ -164,10 +173,8 @@ mod tests {
     #[test]
     fn only_errors_come_back() {
         let first = failure();
-        let again = Failure {
-            message: "loss is NaN in batch 9\nsecond\nthird\nfourth".into(),
-            ..failure()
-        };
+        let again =
+            Failure { message: "loss is NaN in batch 9\nanother trace".into(), ..failure() };
         assert_eq!(first.fingerprint(), again.fingerprint());
         assert_ne!(first.fingerprint(), Failure { step: 121, ..failure() }.fingerprint());
         assert_ne!(

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
@@ -12,6 +13,7 @@ use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
 use super::group::{self, Listener, Setting};
+use super::ledger::Activity;
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
 use super::training::{extra, show, summary};
@@ -53,6 +55,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
     let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
     loop {
         let generation = coordinator.begin_attempt("evaluate")?;
+        coordinator.journal.state.ledger.turn(Activity::Evaluate, Instant::now());
         let output = coordinator.run.evaluation("test", average.step());
         let work = Work::Evaluate {
             checkpoint: Some(average.folder().to_owned()),

@@ -1,5 +1,6 @@
 //! One group of workers, from its start to its end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,7 +9,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use tandem_cluster::control::{Event, Report, Server};
+use tandem_cluster::control::{Event, Phase, Report, Server};
 use tandem_cluster::engine::{self, EngineError, Job, Process};
 use tandem_cluster::process;
 use tandem_cluster::run_folder::RunFolder;
@@ -17,6 +18,7 @@ use tandem_config::cluster::Deadlines;
 
 use super::failure::{Failure, Kind, tail};
 use super::members::{Members, Overdue};
+use crate::exit::Exit;
 use crate::interrupts::Interrupts;
 
 /// How often interrupts, deadlines and the engine are looked at.
@@ -25,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long mpirun gets to say which signal ended a worker.
 const ENGINE_WORDS: Duration = Duration::from_millis(1500);
+/// How long those who were asked to stop get to say that they do more than loading.
+const START_STOP: Duration = Duration::from_secs(2);
 /// How long an engine may outlive its workers after a good end.
 const ENGINE_END: Duration = Duration::from_secs(30);
 /// Longer than this without a look means that the launcher itself did not run.
@@ -62,6 +66,10 @@ pub trait Listener {
     fn joined(&mut self, rank: usize, host: &str, device: &str);
     /// Every rank has connected.
     fn all_joined(&mut self) {}
+    /// A rank says what it does now.
+    fn beat(&mut self, rank: usize, phase: Phase) {
+        let _ = (rank, phase);
+    }
     /// A rank reports.
     fn report(&mut self, rank: usize, report: Report);
     /// The group was asked to stop.
@@ -104,6 +112,7 @@ pub fn run(
         generation,
         members: Members::new(topology.ranks, Instant::now()),
         failures: Vec::new(),
+        identity: None,
         listener,
     };
 
@@ -134,6 +143,10 @@ pub fn run(
                 server.stop();
                 watch.listener.stopping();
             }
+            // Nobody has anything to save, and what loads does not ask whether to stop.
+            Some(since) if now - since > START_STOP && watch.members.all_start() => {
+                break Some(End::Stopped);
+            }
             Some(since) if (now - since).as_secs_f64() > deadlines.stop => {
                 break Some(End::StopOverdue);
             }
@@ -143,10 +156,10 @@ pub fn run(
             watch.hung(overdue);
             break None;
         }
-        if matches!(group.poll(), Ok(Some(_)))
+        if let Ok(Some(status)) = group.poll()
             && now - *engine_ended.get_or_insert(now) > LAST_WORDS
         {
-            watch.engine_gone();
+            watch.engine_gone(status);
             break None;
         }
     };
@@ -156,7 +169,7 @@ pub fn run(
     }
     let death = watch.failures.first().is_some_and(|failure| failure.kind == Kind::Death);
     let status = match &end {
-        Some(End::Done | End::Stopped) => group.wait(ENGINE_END),
+        Some(End::Done | End::Stopped) if watch.members.all_left() => group.wait(ENGINE_END),
         None if death => group.wait(ENGINE_WORDS),
         _ => None,
     };
@@ -175,6 +188,8 @@ struct Watch<'a> {
     members: Members,
     /// In the order in which they happened; the first is the cause.
     failures: Vec<Failure>,
+    /// The first rank that said what it is, and what it said.
+    identity: Option<(usize, BTreeMap<String, String>)>,
     listener: &'a mut dyn Listener,
 }
 
@@ -201,9 +216,13 @@ impl Watch<'_> {
             }
             Event::Beat { rank, phase, step, progress } => {
                 self.members.beat(rank, phase, step, progress, now);
+                self.listener.beat(rank, phase);
             }
             Event::Report { rank, report: Report::Failed { message, .. } } => {
                 self.fail(Kind::Error, Some(rank), message, None);
+            }
+            Event::Report { rank, report: Report::Identity { facts } } => {
+                self.compare(rank, facts);
             }
             Event::Report { rank, report } => self.listener.report(rank, report),
             Event::Left { rank, goodbye } => {
@@ -214,6 +233,26 @@ impl Watch<'_> {
                 let text = format!("turned {peer} away from the control channel: {reason}");
                 self.listener.report(0, Report::Notice { text });
             }
+        }
+    }
+
+    /// Every rank has to be what the first one that spoke is.
+    fn compare(&mut self, rank: usize, facts: BTreeMap<String, String>) {
+        let Some((first, wanted)) = &self.identity else {
+            self.identity = Some((rank, facts));
+            return;
+        };
+        let none = "none".to_owned();
+        let names: BTreeSet<&String> = wanted.keys().chain(facts.keys()).collect();
+        let differs = names.into_iter().find_map(|name| {
+            let [here, there] =
+                [&facts, wanted].map(|facts| facts.get(name).unwrap_or(&none).as_str());
+            (here != there).then(|| {
+                format!("its {name} is {here}, and on rank {first} {there}: all must be the same")
+            })
+        });
+        if let Some(message) = differs {
+            self.fail(Kind::Error, Some(rank), message, Some(Exit::Usage.code().into()));
         }
     }
 
@@ -262,8 +301,10 @@ impl Watch<'_> {
         self.fail(Kind::Hang, Some(overdue.rank), overdue.reason, None);
     }
 
-    fn engine_gone(&mut self) {
-        let message = if self.members.complete() {
+    fn engine_gone(&mut self, status: ExitStatus) {
+        let message = if let Some(signal) = status.signal() {
+            format!("the engine was {}", describe_signal(signal))
+        } else if self.members.complete() {
             "the engine ended before the workers".to_owned()
         } else {
             let log = self.run.engine_log(self.generation);
@@ -302,8 +343,17 @@ impl Watch<'_> {
         };
         first.consequences = failures.filter_map(|failure| failure.rank).collect();
         first.consequences.sort_unstable();
+        let signal = status.and_then(|status| status.signal());
+        if let (Kind::Death, Some(signal), 2..) = (first.kind, signal, self.members.size()) {
+            // mpirun itself was killed, and took its workers along.
+            first.consequences.extend(first.rank.take());
+            first.consequences.sort_unstable();
+            (first.kind, first.host) = (Kind::Engine, None);
+            first.message = format!("mpirun was {}", describe_signal(signal));
+            first.log = engine_log.to_owned();
+        }
         if first.kind == Kind::Death {
-            let by_signal = status.and_then(|status| status.signal()).map(describe_signal);
+            let by_signal = signal.map(describe_signal);
             let words = by_signal.or_else(|| engine_words(engine_log, first.rank?));
             if let Some(words) = words {
                 first.message += &format!(": {words}");

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tandem_cluster::run_folder::RunFolder;
 
 use super::failure::Failure;
+use super::ledger::Ledger;
 
 /// How often state.json follows what only changes numbers.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -78,6 +79,8 @@ pub struct State {
     pub frozen: Option<u64>,
     /// Seconds spent training, over all attempts.
     pub training_seconds: f64,
+    /// What the time went into.
+    pub ledger: Ledger,
     /// The newest published checkpoint.
     pub latest: Option<u64>,
     /// The best checkpoint.

@@ -1,6 +1,8 @@
-//! A run's life: what teachers make for it, attempts at training, then the finished model's average, scores and export.
+//! A run's life: what teachers make for it, attempts at training, then the finished model's
+//! average, scores and export.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use serde_json::json;
 use tandem_cluster::run_folder::RunFolder;
@@ -14,7 +16,9 @@ use super::failure::Failure;
 use super::finish;
 use super::group::{self, End, GroupError, Setting};
 use super::journal::{Attempt, Journal, Stage, Status};
+use super::ledger::Activity;
 use super::restarts::{Decision, Restarts};
+use super::stragglers::Stragglers;
 use super::summary;
 use super::teacher;
 use super::training::Training;
@@ -64,6 +68,11 @@ impl Coordinator {
     /// What is wrong with the launcher's own machine or folder; workers' failures are reported
     /// and become the exit.
     pub fn run(mut self) -> anyhow::Result<Exit> {
+        let activity = match self.journal.state.attempts.is_empty() {
+            true => Activity::Start,
+            false => Activity::Restart,
+        };
+        self.journal.state.ledger.open(activity, Instant::now());
         let ended =
             teacher::teach(&mut self).and_then(|()| self.train()).and_then(|()| self.complete());
         let exit = match ended {
@@ -103,6 +112,10 @@ impl Coordinator {
     fn close(&mut self, status: Status, event: &str, details: serde_json::Value) {
         // It has been heeded, or came too late; there may be none.
         let _ = std::fs::remove_file(self.run.stop_request());
+        match status {
+            Status::Failed => self.journal.state.ledger.fail(Instant::now()),
+            _ => self.journal.state.ledger.save(Instant::now()),
+        }
         self.journal.state.status = status;
         self.journal.event(event, details);
         self.journal.save();
@@ -156,6 +169,7 @@ impl Coordinator {
                 progress: &mut self.progress,
                 restarts: &mut restarts,
                 collector: Collector::default(),
+                stragglers: Stragglers::new(self.topology.ranks),
                 started: None,
             };
             let ended = group::run(&setting, generation, job, &mut training);
@@ -174,6 +188,7 @@ impl Coordinator {
             self.journal.state.attempts.push(Attempt { from, to, end });
             if self.handle(ended, &mut restarts)? {
                 self.journal.state.stage = Stage::Evaluate;
+                self.journal.state.ledger.save(Instant::now());
                 self.journal.save();
                 return Ok(());
             }
@@ -230,10 +245,14 @@ impl Coordinator {
             }
             End::Stopped => {
                 let store = self.run.store();
-                let step = store.linked_step("latest").unwrap_or(0);
-                self.progress.say(&format!(
-                    "stopped with a checkpoint at step {step}; the same command goes on from there"
-                ));
+                self.progress.say(&match store.linked_step("latest") {
+                    Some(step) => format!(
+                        "stopped with a checkpoint at step {step}; the same command goes on from \
+                         there"
+                    ),
+                    None => "stopped before the first checkpoint; the same command starts again"
+                        .to_owned(),
+                });
                 Err(Halt::Exit(Exit::Stopped))
             }
             End::StopOverdue => {
@@ -269,6 +288,7 @@ impl Coordinator {
         let details = serde_json::to_value(&failure)?;
         self.journal.event("failure", json!({ "failure": details, "next": next }));
         self.journal.state.failure = Some(failure);
+        self.journal.state.ledger.fail(Instant::now());
         match decision {
             Decision::Again { .. } => {
                 self.journal.state.restarts += 1;
@@ -311,6 +331,7 @@ impl Coordinator {
 
     /// Averages, scores and exports the trained model.
     fn complete(&mut self) -> Result<(), Halt> {
+        self.journal.state.ledger.turn(Activity::Evaluate, Instant::now());
         match self.config.model.objective {
             Objective::Mlm(_) => {
                 let export = self.run.export();

@@ -61,6 +61,11 @@ impl Members {
         self.ranks.iter().enumerate().filter_map(|(rank, member)| Some((rank, member.as_ref()?)))
     }
 
+    /// How many ranks the group has.
+    pub fn size(&self) -> usize {
+        self.ranks.len()
+    }
+
     /// Whether every rank has connected.
     pub fn complete(&self) -> bool {
         self.ranks.iter().all(Option::is_some)
@@ -69,6 +74,12 @@ impl Members {
     /// Whether every rank has connected and gone.
     pub fn all_left(&self) -> bool {
         self.ranks.iter().all(|member| member.as_ref().is_some_and(|m| m.left.is_some()))
+    }
+
+    /// Whether none has got further than loading, or has gone.
+    pub fn all_start(&self) -> bool {
+        let starts = |member: &Member| member.phase == Phase::Start && member.left.is_none();
+        self.present().all(|(_, member)| starts(member))
     }
 
     /// A rank connects.
@@ -143,9 +154,13 @@ impl Members {
         here().find(|(_, member)| stands(member, Duration::ZERO))?;
         // Progress is seen by heartbeats: the rank that stopped first may be seen to stop last.
         let misses = |member: &Member| unheard(member) > MISSED * HEARTBEAT;
-        let stuck = here()
-            .filter(|(_, member)| stands(member, 2 * HEARTBEAT))
-            .min_by_key(|(_, member)| (!misses(member), member.step, member.moved))?;
+        let stuck = here().filter(|(_, member)| stands(member, 2 * HEARTBEAT)).min_by_key(
+            |(_, member)| {
+                // Who waits for data keeps those waiting who wait for its gradients.
+                let has_data = member.phase != Phase::Data;
+                (!misses(member), member.step, has_data, member.moved)
+            },
+        )?;
         let (rank, member) = stuck;
         if misses(member) {
             return is_silent(stuck);
@@ -166,7 +181,7 @@ impl Members {
 fn deadline(phase: Phase, deadlines: &Deadlines) -> Duration {
     Duration::from_secs_f64(match phase {
         Phase::Start => deadlines.start,
-        Phase::Train => deadlines.step,
+        Phase::Train | Phase::Data => deadlines.step,
         Phase::Save | Phase::Finish => deadlines.save,
         Phase::Evaluate | Phase::Translate => deadlines.evaluate,
     })
@@ -175,7 +190,7 @@ fn deadline(phase: Phase, deadlines: &Deadlines) -> Duration {
 fn deadline_key(phase: Phase) -> &'static str {
     match phase {
         Phase::Start => "start",
-        Phase::Train => "step",
+        Phase::Train | Phase::Data => "step",
         Phase::Save | Phase::Finish => "save",
         Phase::Evaluate | Phase::Translate => "evaluate",
     }
@@ -258,6 +273,20 @@ mod tests {
         }
         assert_eq!(blamed(&members, at(start, 31)), None);
         assert_eq!(blamed(&members, at(start, 31) + late / 2), Some(1));
+    }
+
+    #[test]
+    fn one_that_waits_for_data_is_blamed_before_those_that_wait_for_it() {
+        let start = Instant::now();
+        let mut members = two(start);
+        for second in 1..=40 {
+            members.beat(0, Phase::Train, 5, 10, at(start, second));
+            let (phase, progress) = if second > 1 { (Phase::Data, 10) } else { (Phase::Train, 9) };
+            members.beat(1, phase, 5, progress, at(start, second));
+        }
+        let overdue = members.overdue(&DEADLINES, at(start, 40)).unwrap();
+        assert_eq!(overdue.rank, 1);
+        assert!(overdue.reason.contains("phase data for 38.0 s (cluster.deadlines.step)"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //!   overdue; [`failure`] is what went wrong first, and the report about it.
 //! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
 //! - [`restarts`] decides what is done about a failure; [`journal`] writes it all down.
+//! - [`ledger`] knows what the time went into, [`stragglers`] who is slower than the others.
 //! - [`life`] puts them together; [`teacher`] is what comes before training, [`finish`] what comes
 //!   after,
 //!   [`summary`] what the report tells of it.
@@ -13,9 +14,11 @@ pub mod failure;
 pub mod finish;
 pub mod group;
 pub mod journal;
+pub mod ledger;
 pub mod life;
 pub mod members;
 pub mod restarts;
+pub mod stragglers;
 pub mod summary;
 pub mod teacher;
 pub mod training;

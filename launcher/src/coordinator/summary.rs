@@ -51,6 +51,12 @@ pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &Stat
                 .map(|a| Attempt { from_step: a.from, to_step: a.to, end: a.end.clone() })
                 .collect(),
         },
+        time: state
+            .ledger
+            .totals()
+            .into_iter()
+            .map(|(account, seconds)| (account.name().to_owned(), seconds))
+            .collect(),
         loss: state.curve.clone(),
         validations: validations(run, state),
         test: test(run, config, state),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::json;
-use tandem_cluster::control::Report;
+use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{Retention, Store};
 use tandem_config::RunConfig;
@@ -13,7 +13,9 @@ use tandem_config::RunConfig;
 use super::evaluation::{self, Collector, Evaluation, Part};
 use super::group::Listener;
 use super::journal::Journal;
+use super::ledger::Activity;
 use super::restarts::Restarts;
+use super::stragglers::{Pace, Stragglers};
 use crate::progress::{Progress, Standing};
 use crate::score::Translation;
 use crate::tensorboard::Writer;
@@ -38,6 +40,8 @@ pub struct Training<'a> {
     pub restarts: &'a mut Restarts,
     /// Evaluations that are not complete.
     pub collector: Collector,
+    /// Who is slower than the others.
+    pub stragglers: Stragglers,
     /// When the workers began to train.
     pub started: Option<Instant>,
 }
@@ -51,6 +55,21 @@ impl Listener for Training<'_> {
         self.started = Some(Instant::now());
     }
 
+    fn beat(&mut self, rank: usize, phase: Phase) {
+        if rank > 0 {
+            return;
+        }
+        let activity = match phase {
+            Phase::Start => return,
+            Phase::Train | Phase::Data => Activity::Train,
+            Phase::Save | Phase::Finish => Activity::Save,
+            Phase::Evaluate | Phase::Translate => Activity::Evaluate,
+        };
+        if activity != self.journal.state.ledger.activity() {
+            self.journal.state.ledger.turn(activity, Instant::now());
+        }
+    }
+
     fn report(&mut self, rank: usize, report: Report) {
         match report {
             Report::Plan { trained, frozen } => {
@@ -59,6 +78,7 @@ impl Listener for Training<'_> {
                 self.journal.event("plan", json!({ "trained": trained, "frozen": frozen }));
             }
             Report::Scalars { step, scalars } => {
+                self.journal.state.ledger.measured(&scalars, Instant::now());
                 for (tag, value) in scalars {
                     if tag == "train/loss" {
                         self.journal.state.add_loss(step, value);
@@ -92,8 +112,13 @@ impl Listener for Training<'_> {
                 self.journal.state.add_data(report);
             }
             Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
+            Report::Pace { step, data, compute } => {
+                for (rank, words) in self.stragglers.add(rank, step, Pace { data, compute }) {
+                    self.notice(&format!("rank {rank} is {words}, up to step {step}"));
+                }
+            }
             // The group's own business, and another verb's.
-            Report::Failed { .. } | Report::Translated { .. } => {}
+            Report::Failed { .. } | Report::Identity { .. } | Report::Translated { .. } => {}
         }
     }
 
@@ -103,6 +128,7 @@ impl Listener for Training<'_> {
     }
 
     fn tick(&mut self) {
+        self.journal.state.ledger.book(Instant::now());
         self.journal.save_sometimes();
         let warnings = [self.journal.warning(), self.writer.warning()];
         for warning in warnings.into_iter().flatten() {
@@ -126,6 +152,10 @@ impl Training<'_> {
         match self.store().publish(step, self.generation) {
             Ok(_) => {
                 self.restarts.progress();
+                self.journal.state.ledger.save(Instant::now());
+                for (account, seconds) in self.journal.state.ledger.totals() {
+                    self.writer.scalar(&format!("time/{}", account.name()), step, seconds);
+                }
                 self.journal.state.latest = Some(step);
                 self.journal.event("published", json!({ "step": step }));
                 self.choose_best();

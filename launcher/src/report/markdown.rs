@@ -25,6 +25,7 @@ pub fn markdown(input: &ReportInput) -> String {
         ("Data", input.splits.iter().map(split).collect()),
         ("Teachers", input.taught.iter().map(taught).collect()),
         ("Training", training(&input.training)),
+        ("Time", time(&input.time)),
         ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),
         ("What to do with it", commands(input)),
     ] {
@@ -261,6 +262,19 @@ fn training(training: &Training) -> String {
     text
 }
 
+/// What the time went into, all launches together.
+fn time(accounts: &[(String, f64)]) -> String {
+    let total: f64 = accounts.iter().map(|(_, seconds)| seconds).sum();
+    if total <= 0.0 {
+        return String::new();
+    }
+    let mut text = String::from("| | seconds | share |\n|--|--:|--:|\n");
+    for (name, seconds) in accounts {
+        text += &format!("| {name} | {seconds:.1} | {:.1} % |\n", 100.0 * seconds / total);
+    }
+    text + &format!("| all | {total:.1} | 100.0 % |\n")
+}
+
 fn commands(input: &ReportInput) -> String {
     let folder = input.folder.display();
     let mut text = format!("```sh\ntensorboard --logdir {folder}/tensorboard    # all curves\n");
@@ -340,6 +354,8 @@ mod tests {
             "40 duplicates (among the references 25), 3 empty",
             "| 1 | 0 | 1,234 | rank 1 was killed |",
             "| 3,000 (best) |",
+            "| compute | 29.5 | 73.8 % |",
+            "| all | 40.0 | 100.0 % |",
             "disk full",
             "tensorboard --logdir runs/demo/tensorboard",
             "tandem translate runs/demo",

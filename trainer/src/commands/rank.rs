@@ -10,8 +10,10 @@ use mpi::environment::Universe;
 use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
+use tandem_cluster::process;
 use tch::Device;
 
+use crate::blame;
 use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
@@ -51,8 +53,8 @@ pub fn run(
     let code = match &result {
         Ok(code) => *code,
         Err(error) => {
-            eprintln!("error: {error:#}");
-            let message = format!("{error:#}");
+            process::say(format_args!("error: {error:#}"));
+            let message = blame::with_samples(&format!("{error:#}"));
             worker.report(Report::Failed { message, backtrace: error.backtrace().to_string() });
             exit_code(error)
         }
@@ -62,7 +64,7 @@ pub fn run(
     }
     if result.is_err() {
         // Without MPI_Finalize, which would wait for ranks that do not know yet.
-        tandem_cluster::process::exit_now(code.into());
+        process::exit_now(code.into());
     }
     drop(universe);
     Ok(code)
@@ -139,16 +141,26 @@ fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<()>
     Ok(())
 }
 
+/// What panicked, and then where: the first line is what people see first.
+fn describe(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let what = panic.payload_as_str().unwrap_or("a panic without words");
+    match panic.location() {
+        Some(place) => format!("{what}\n(panicked at {place})"),
+        None => what.to_owned(),
+    }
+}
+
 /// A panic is told to the coordinator, then ends the process: a half-dead rank would leave the
 /// others waiting.
 fn tell_panics(session: Session) {
     std::panic::set_hook(Box::new(move |panic| {
         let backtrace = std::backtrace::Backtrace::force_capture().to_string();
-        eprintln!("{panic}\n{backtrace}");
-        session.report(Report::Failed { message: panic.to_string(), backtrace });
+        process::say(format_args!("{panic}\n{backtrace}"));
+        let message = blame::with_samples(&describe(panic));
+        session.report(Report::Failed { message, backtrace });
         if let Err(error) = session.wait_delivered(LAST_WORDS) {
-            eprintln!("control: {error}");
+            process::say(format_args!("control: {error}"));
         }
-        tandem_cluster::process::exit_now(101);
+        process::exit_now(101);
     }));
 }

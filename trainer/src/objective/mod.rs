@@ -43,6 +43,16 @@ pub enum MicroBatch {
     Passage(MlmBatch),
 }
 
+impl MicroBatch {
+    /// Which samples its rows are.
+    pub fn samples(&self) -> &[u32] {
+        match self {
+            Self::Pair(batch) => &batch.samples,
+            Self::Passage(batch) => &batch.samples,
+        }
+    }
+}
+
 /// The loss of a micro-batch.
 #[derive(Debug)]
 pub struct Loss {

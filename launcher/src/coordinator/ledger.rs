@@ -1,0 +1,208 @@
+//! What a run's time went into: each second is in one account.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+/// What a second of a run can have gone into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Account {
+    /// Starting the first workers: connecting, loading, tokenising.
+    Start,
+    /// Steps: waiting for batches.
+    Data,
+    /// Steps: all that is neither data nor communication.
+    Compute,
+    /// Steps: waiting for the other ranks' gradients.
+    Communicate,
+    /// Waiting for a checkpoint to be written.
+    Save,
+    /// Scoring, averaging and exporting.
+    Evaluate,
+    /// From a failure to the next attempt's first step.
+    Restart,
+    /// Work after the newest checkpoint when an attempt failed: it was done again.
+    Lost,
+}
+
+impl Account {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 8] = [
+        Self::Start,
+        Self::Data,
+        Self::Compute,
+        Self::Communicate,
+        Self::Save,
+        Self::Evaluate,
+        Self::Restart,
+        Self::Lost,
+    ];
+
+    /// Its name in TensorBoard and the report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Data => "data",
+            Self::Compute => "compute",
+            Self::Communicate => "communicate",
+            Self::Save => "save",
+            Self::Evaluate => "evaluate",
+            Self::Restart => "restart",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// What goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Activity {
+    /// The first workers start.
+    #[default]
+    Start,
+    /// Workers start again.
+    Restart,
+    /// Steps.
+    Train,
+    /// A checkpoint is waited for.
+    Save,
+    /// Scoring, averaging and exporting.
+    Evaluate,
+}
+
+/// A run's time by account, over all its launches; between two launches none passes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ledger {
+    seconds: BTreeMap<Account, f64>,
+    /// Work that no checkpoint holds yet.
+    unsaved: BTreeMap<Account, f64>,
+    #[serde(skip)]
+    activity: Activity,
+    #[serde(skip)]
+    since: Option<Instant>,
+    /// The shares of data and communication in the newest steps.
+    #[serde(skip)]
+    shares: (f64, f64),
+}
+
+impl Ledger {
+    /// From `now` on time passes; what an earlier launch left unsaved is lost.
+    pub fn open(&mut self, activity: Activity, now: Instant) {
+        self.lose();
+        (self.activity, self.since) = (activity, Some(now));
+    }
+
+    /// What goes on.
+    pub fn activity(&self) -> Activity {
+        self.activity
+    }
+
+    /// From `now` on something else goes on.
+    pub fn turn(&mut self, activity: Activity, now: Instant) {
+        self.book(now);
+        self.activity = activity;
+    }
+
+    /// Books the time up to `now`.
+    pub fn book(&mut self, now: Instant) {
+        let Some(since) = self.since.replace(now) else { return };
+        let seconds = now.saturating_duration_since(since).as_secs_f64();
+        let add = |accounts: &mut BTreeMap<Account, f64>, account, seconds: f64| {
+            *accounts.entry(account).or_default() += seconds;
+        };
+        match self.activity {
+            Activity::Start => add(&mut self.seconds, Account::Start, seconds),
+            Activity::Restart => add(&mut self.seconds, Account::Restart, seconds),
+            Activity::Save => add(&mut self.unsaved, Account::Save, seconds),
+            Activity::Evaluate => add(&mut self.unsaved, Account::Evaluate, seconds),
+            Activity::Train => {
+                let (data, communication) = self.shares;
+                let compute = 1.0 - data - communication;
+                add(&mut self.unsaved, Account::Data, seconds * data);
+                add(&mut self.unsaved, Account::Communicate, seconds * communication);
+                add(&mut self.unsaved, Account::Compute, seconds * compute);
+            }
+        }
+    }
+
+    /// What the newest steps' time went into, by the tags of TensorBoard.
+    pub fn measured(&mut self, scalars: &[(String, f64)], now: Instant) {
+        self.book(now);
+        let value = |name: &str| scalars.iter().find(|(tag, _)| tag == name).map(|(_, v)| *v);
+        let (Some(step), Some(data), Some(communication)) = (
+            value("perf/step_time_ms").filter(|time| *time > 0.0),
+            value("perf/data_wait_ms"),
+            value("perf/comm_exposed_ms"),
+        ) else {
+            return;
+        };
+        let data = (data / step).clamp(0.0, 1.0);
+        self.shares = (data, (communication / step).clamp(0.0, 1.0 - data));
+    }
+
+    /// A checkpoint holds all work so far.
+    pub fn save(&mut self, now: Instant) {
+        self.book(now);
+        for (account, seconds) in std::mem::take(&mut self.unsaved) {
+            *self.seconds.entry(account).or_default() += seconds;
+        }
+    }
+
+    /// The work since the newest checkpoint is gone, and another attempt begins.
+    pub fn fail(&mut self, now: Instant) {
+        self.turn(Activity::Restart, now);
+        self.lose();
+    }
+
+    fn lose(&mut self) {
+        let lost: f64 = std::mem::take(&mut self.unsaved).into_values().sum();
+        if lost > 0.0 {
+            *self.seconds.entry(Account::Lost).or_default() += lost;
+        }
+    }
+
+    /// Seconds by account.
+    pub fn totals(&self) -> Vec<(Account, f64)> {
+        let of = |account: Account| -> f64 {
+            [&self.seconds, &self.unsaved].into_iter().filter_map(|part| part.get(&account)).sum()
+        };
+        Account::ALL.into_iter().map(|account| (account, of(account))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_second_is_in_one_account() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut ledger = Ledger::default();
+        ledger.open(Activity::Start, at(0));
+        ledger.turn(Activity::Train, at(3));
+        let scalars = [("step_time", 10.0), ("data_wait", 2.0), ("comm_exposed", 3.0)];
+        let scalars = scalars.map(|(name, value)| (format!("perf/{name}_ms"), value));
+        ledger.measured(&scalars, at(3));
+        ledger.turn(Activity::Save, at(13));
+        ledger.turn(Activity::Evaluate, at(14));
+        ledger.save(at(16));
+        ledger.turn(Activity::Train, at(16));
+        ledger.fail(at(20));
+        ledger.turn(Activity::Train, at(25));
+        ledger.book(at(35));
+        let seconds: Vec<f64> = ledger.totals().into_iter().map(|(_, seconds)| seconds).collect();
+        assert_eq!(seconds, [3.0, 4.0, 10.0, 6.0, 1.0, 2.0, 5.0, 4.0]);
+        assert_eq!(seconds.iter().sum::<f64>(), 35.0);
+
+        let text = serde_json::to_string(&ledger).unwrap();
+        let mut again: Ledger = serde_json::from_str(&text).unwrap();
+        again.open(Activity::Restart, at(1000));
+        again.save(at(1001));
+        let seconds: Vec<f64> = again.totals().into_iter().map(|(_, seconds)| seconds).collect();
+        assert_eq!(seconds, [3.0, 2.0, 5.0, 3.0, 1.0, 2.0, 6.0, 14.0], "the launcher was killed");
+    }
+}
