@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tandem_tests::live::{Ended, Launch, Run, eventually, send};
-use tandem_tests::{Tiny, adapters, expect_code, program};
+use tandem_tests::seeded::Seeded;
+use tandem_tests::{Tiny, adapters, expect_code, processes, program, trace};
 
 /// So many steps that a fault always strikes in the middle.
 const STEPS: u64 = 48;
@@ -80,19 +82,6 @@ impl Undisturbed {
 /// The average of the last checkpoints.
 fn exported(run: &Path) -> Vec<u8> {
     std::fs::read(run.join("export/adapters.safetensors")).expect("an export")
-}
-
-/// Numbers that look random and are the same each time (SplitMix64).
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
 }
 
 /// Workers are killed at two points of the training: each time it goes on from the newest
@@ -263,6 +252,42 @@ fn a_stop_gives_up_an_evaluation_under_mpirun() {
     });
 }
 
+/// The data thread of a rank hangs: a stop ends the run with a checkpoint all the same.
+fn stops_without_data(workers: usize) {
+    let mut settings = SETTINGS.to_vec();
+    settings.push("cluster.deadlines.step=100");
+    settings.push("training.steps=100000");
+    settings.push("evaluation.every=0");
+    let run = Run::new(&tiny(), &format!("dataless-{workers}"), workers, &settings);
+    let launch = run.start(&[]);
+    let pid = run.rank(1, workers - 1);
+    run.wait_for_checkpoint(1, 8);
+    let holder = trace::hold(processes::thread(pid, "prefetch").expect("a data thread"));
+    // Until the batches that it had made are used up.
+    let mut before = None;
+    eventually("the steps stand still", || {
+        std::thread::sleep(Duration::from_millis(1500));
+        let state = std::fs::read(run.folder().join("state.json")).expect("a state");
+        let state: Value = serde_json::from_slice(&state).expect("JSON");
+        std::mem::replace(&mut before, state["step"].as_u64()) == state["step"].as_u64()
+    });
+    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    launch.wait(75);
+    holder.join().expect("it ends with its process");
+    assert_eq!(run.linked("latest"), before, "the step that was given up is not in it");
+    run.assert_no_process();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_data_under_solo() {
+    stops_without_data(1);
+}
+
+#[test]
+fn a_stop_does_not_wait_for_data_under_mpirun() {
+    stops_without_data(2);
+}
+
 #[test]
 fn a_stop_gives_up_the_test_and_the_next_launch_makes_it() {
     let mut settings = SETTINGS.to_vec();
@@ -353,10 +378,57 @@ fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
     let run = Run::new(&tiny(), "empty", 2, &["data.train.tsv.path=empty.tsv"]);
     std::fs::write(run.beside("empty.tsv"), "nur eine Seite\n").expect("a file");
     let ended = run.launch(&[], 2);
-    assert!(first_error(&ended).ends_with(" failed in phase start at step 0 (attempt 1)"));
-    ended.assert_said("empty.tsv can be used");
+    let first = first_error(&ended);
+    assert!(first.contains(" failed in phase start at step 0 (attempt 1): "), "{first}");
+    assert!(first.contains("empty.tsv can be used"), "{first}");
     ended.assert_said("next: mend the config or the data, and launch again");
     assert_eq!(run.events("attempt").len(), 1);
+    run.assert_no_process();
+}
+
+/// A token that no vocabulary has, in the first sample of the tokenised training data, in a file
+/// that is sound otherwise.
+fn poison(cache: &Path) {
+    const HEADER: usize = 8 + 32 + 6 * 8 + 32;
+    let files = std::fs::read_dir(cache).expect("a cache").flatten().map(|entry| entry.path());
+    let size = |path: &std::path::PathBuf| path.metadata().map_or(0, |file| file.len());
+    let path = files.max_by_key(size).expect("the training data");
+    let mut bytes = std::fs::read(&path).expect("a file");
+    let count = |index: usize| {
+        let at = 40 + 8 * index;
+        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes")) as usize
+    };
+    // Behind the sources there are the targets, the texts and the report of what was read.
+    let first_target = bytes.len() - count(5) - count(4) - 4 * count(3);
+    bytes[first_target..first_target + 4].copy_from_slice(&4_000_000u32.to_le_bytes());
+    let hash = Sha256::new().chain_update(&bytes[..HEADER - 32]).chain_update(&bytes[HEADER..]);
+    let hash = hash.finalize();
+    bytes[HEADER - 32..HEADER].copy_from_slice(&hash);
+    std::fs::write(&path, bytes).expect("a file");
+}
+
+#[test]
+fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
+    let cache = tiny().path("poisoned-cache");
+    let mut settings = SETTINGS.to_vec();
+    let own_cache = format!("data.cache={}", cache.display());
+    settings.push(&own_cache);
+    let run = Run::new(&tiny(), "poisoned", 2, &settings);
+    let launch = run.start(&["training.steps=100000", "evaluation.every=0"]);
+    run.wait_for_checkpoint(1, 4);
+    launch.signal("TERM");
+    launch.wait(75);
+    poison(&cache);
+    let ended = run.launch(&["training.steps=100000", "evaluation.every=0"], 93);
+    let attempts = run.events("failure");
+    assert_eq!(attempts.len(), 2, "{}", ended.said);
+    assert_eq!(attempts[0]["failure"]["step"], attempts[1]["failure"]["step"]);
+    ended.assert_said(" twice; do not retry");
+    let message = attempts[1]["failure"]["message"].as_str().expect("a message");
+    let samples = message.lines().find_map(|line| line.split_once("of the samples "));
+    let (_, samples) = samples.unwrap_or_else(|| panic!("no samples in {message}"));
+    assert!(samples.split([',', ' ']).any(|sample| sample == "0"), "{message}");
+    ended.assert_said("  in the micro-batch of the samples ");
     run.assert_no_process();
 }
 

@@ -1,6 +1,7 @@
 //! A run while it is launched: its processes, its events, and what it leaves.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{Tiny, program};
+use crate::{Tiny, processes, program};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -50,6 +51,14 @@ impl Run {
             command.args(["--set", setting]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A file that may grow no further is to be an error, as on a full disk, and no signal.
+        let ignore = || {
+            // SAFETY: async-signal-safe, and the numbers are what it takes.
+            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+            Ok(())
+        };
+        // SAFETY: `ignore` allocates nothing and takes no lock.
+        unsafe { command.pre_exec(ignore) };
         Launch { child: command.spawn().expect("tandem launch") }
     }
 
@@ -115,13 +124,9 @@ impl Run {
 
     /// The run's processes besides the launcher: workers, and mpirun.
     pub fn processes(&self) -> Vec<u32> {
-        let mine = |line: &str| {
-            let mut words = line.split('\0');
-            let program = words.next().unwrap_or_default();
-            (program.ends_with("tandem-worker") || program == "mpirun")
-                && words.any(|word| Path::new(word) == self.folder)
-        };
-        every_process().filter(|pid| mine(&proc_file(*pid, "cmdline"))).collect()
+        let mut found = processes::of_run("tandem-worker", &self.folder);
+        found.extend(processes::of_run("mpirun", &self.folder));
+        found
     }
 
     /// # Panics
@@ -134,19 +139,13 @@ impl Run {
     /// The process of a rank in an attempt; waits until there is one.
     pub fn rank(&self, attempt: u64, rank: usize) -> u32 {
         let wanted = |pid: &u32| {
-            let environment = proc_file(*pid, "environ");
-            let variable = |name: &str| {
-                let of = |line: &str| line.strip_prefix(name)?.strip_prefix('=')?.parse().ok();
-                environment.split('\0').find_map(of)
-            };
-            proc_file(*pid, "cmdline").contains("tandem-worker\0")
-                && !proc_file(*pid, "cmdline").starts_with("mpirun")
-                && variable("TANDEM_GENERATION") == Some(attempt)
-                && variable("OMPI_COMM_WORLD_RANK").unwrap_or(0) == rank as u64
+            processes::variable(*pid, "TANDEM_GENERATION") == Some(attempt)
+                && processes::variable(*pid, "OMPI_COMM_WORLD_RANK").unwrap_or(0) == rank as u64
         };
         let mut found = None;
         eventually("the rank is there", || {
-            found = self.processes().into_iter().find(wanted);
+            let workers = processes::of_run("tandem-worker", &self.folder);
+            found = workers.into_iter().find(wanted);
             found.is_some()
         });
         found.expect("it is there")
@@ -178,6 +177,16 @@ impl Launch {
     /// Sends the launcher a signal.
     pub fn signal(&self, signal: &str) {
         send(self.child.id(), signal);
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// Waits for its end, which must have this code.
@@ -231,6 +240,18 @@ pub fn send(pid: u32, signal: &str) {
     assert!(status.expect("kill").success(), "{pid} is not there");
 }
 
+/// How large files of a process may be from now on: as if the disk were full, or had space again.
+///
+/// # Panics
+/// If the system refuses.
+pub fn limit_files(pid: u32, bytes: Option<u64>) {
+    let bytes = bytes.map_or("unlimited".into(), |bytes| bytes.to_string());
+    let mut command = Command::new("prlimit");
+    command.args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:unlimited")]);
+    let output = command.output().expect("prlimit");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Waits until `fact` is true.
 ///
 /// # Panics
@@ -241,15 +262,4 @@ pub fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "it never came true that {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
-}
-
-fn every_process() -> impl Iterator<Item = u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten();
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-}
-
-/// A file of /proc/PID; empty for a process that is gone, or has ended and was not waited for.
-fn proc_file(pid: u32, name: &str) -> String {
-    let bytes = std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bits;
+mod chaos;
 mod collectives;
 mod compositions;
 mod doctor;

@@ -1,6 +1,8 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
 pub mod live;
+pub mod processes;
+pub mod seeded;
 pub mod trace;
 
 use std::fmt::Write as _;

@@ -2,8 +2,9 @@
 //! checkpoints and translations, and fails as `FAKE_FAULT` says.
 //!
 //! `FAKE_FAULT` is `kind:rank:step`, or several of them with commas between; `kind` is `die`,
-//! `error`, `exit` or `hang`. With a `!` behind it a fault strikes each time, otherwise
-//! once in a run. `FAKE_STEPS` is the number of steps, `FAKE_STEP_MS` how long one takes.
+//! `error`, `panic`, `memory`, `batch`, `exit`, `starve`, `hang` or `stopped`. With a `!` behind it a fault strikes each time, otherwise
+//! once in a run. `FAKE_STEPS` is the number of steps, `FAKE_STEP_MS` how long one takes,
+//! `FAKE_START_MS` how long it loads before.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -67,6 +68,8 @@ impl Worker {
             Some(folder) => Checkpoint::verify(&folder)?.step() + 1,
             None => 1,
         };
+        std::thread::sleep(Duration::from_millis(number("FAKE_START_MS", 0)));
+        self.identify();
         self.session.report(Report::Plan { trained: 3, frozen: 7 });
         if std::env::args().any(|argument| argument == "--evaluate-first") {
             self.evaluate("valid", first - 1, &self.run.evaluation("valid", first - 1))?;
@@ -83,6 +86,9 @@ impl Worker {
                 let tokens_per_second = 1000.0;
                 self.session.report(Report::Progress { step, steps, loss, tokens_per_second });
             }
+            if step % 10 == 0 {
+                self.tell_pace(step);
+            }
             let stop = self.agree_to_stop(step)?;
             if step % 5 == 0 || step == steps || stop {
                 self.save(step)?;
@@ -95,6 +101,24 @@ impl Worker {
             }
         }
         Ok(0)
+    }
+
+    /// What this rank is; `FAKE_OTHER` is `rank:fact`: that rank is something else.
+    fn identify(&self) {
+        let mut facts = BTreeMap::new();
+        let other = std::env::var("FAKE_OTHER").unwrap_or_default();
+        for fact in ["encoder BERT (SHA-256)", "tandem-worker version"] {
+            let differs = other == format!("{}:{fact}", self.rank);
+            facts.insert(fact.to_owned(), if differs { "1b" } else { "0a" }.to_owned());
+        }
+        self.session.report(Report::Identity { facts });
+    }
+
+    /// As every tenth step; `FAKE_SLOW` is the rank that takes a quarter longer.
+    fn tell_pace(&self, step: u64) {
+        let slow = number("FAKE_SLOW", u64::MAX) == self.rank as u64;
+        let compute = if slow { 1.25 } else { 1.0 };
+        self.session.report(Report::Pace { step, data: 0.0, compute });
     }
 
     fn save(&self, step: u64) -> Result<(), Box<dyn Error>> {
@@ -202,13 +226,21 @@ impl Worker {
             let mark = self.run.path().join(fault.replace(':', "-"));
             if always || !mark.exists() {
                 fs::write(mark, "")?;
-                self.strike(kind)?;
+                self.strike(kind, step)?;
             }
         }
         Ok(())
     }
 
-    fn strike(&self, kind: &str) -> Result<(), Box<dyn Error>> {
+    /// Says why it cannot go on, and ends.
+    fn fail(&self, message: &str, code: i32) -> Result<(), Box<dyn Error>> {
+        let (message, backtrace) = (message.to_owned(), String::new());
+        self.session.report(Report::Failed { message, backtrace });
+        self.session.wait_delivered(PATIENCE)?;
+        exit(code)
+    }
+
+    fn strike(&self, kind: &str, step: u64) -> Result<(), Box<dyn Error>> {
         let log = self.run.rank_log(self.generation, self.rank);
         let said = fs::read_to_string(&log)? + "about to fail\n";
         fs::write(&log, said)?;
@@ -220,14 +252,32 @@ impl Worker {
                 std::process::abort()
             }
             "error" => {
-                let message = format!("batch {} is poisoned", std::process::id());
-                self.session.report(Report::Failed { message, backtrace: String::new() });
-                self.session.wait_delivered(PATIENCE)?;
-                exit(1)
+                self.fail(&format!("batch {} is poisoned", std::process::id()), 1)?;
             }
             "exit" => {
                 self.session.clone().goodbye(93);
                 exit(93)
+            }
+            "panic" => self.fail("index 7 out of range\n(panicked at src/x.rs:1:2)", 101)?,
+            "batch" => {
+                self.fail("a token is no token\nin the micro-batch of the samples 3, 5", 1)?
+            }
+            "memory" => {
+                self.session.report(Report::Notice { text: "about to die".into() });
+                self.session.wait_delivered(PATIENCE)?;
+                // As the system does when memory runs out.
+                tandem_cluster::process::kill(std::process::id());
+            }
+            "stopped" => {
+                self.session.report(Report::Notice { text: "about to be stopped".into() });
+                self.session.wait_delivered(PATIENCE)?;
+                let pid = std::process::id().to_string();
+                std::process::Command::new("kill").args(["-STOP", &pid]).status()?;
+            }
+            // The data thread hangs.
+            "starve" => {
+                self.session.phase(Phase::Data, step);
+                std::thread::sleep(PATIENCE * 100);
             }
             // Nothing gets on, but heartbeats do.
             "hang" => std::thread::sleep(PATIENCE * 100),

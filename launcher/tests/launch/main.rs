@@ -1,11 +1,14 @@
 //! The launcher, run for real against workers that fail on demand; each test with both engines.
 
+mod causes;
+mod orphans;
 mod support;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use support::{Bench, Ended, eventually, send};
+use support::{Bench, Ended};
+use tandem_tests::live::{eventually, send};
 
 /// Without a fault: train, average, test, export; then there is nothing left to do.
 fn finishes(workers: usize) {
@@ -88,7 +91,7 @@ fn gives_up_on_poison(workers: usize) {
     assert!(report.len() <= 15, "{}", ended.said);
     assert!(report[0].starts_with(&format!("error: rank {rank} on ")), "{}", report[0]);
     assert!(report[0].contains("failed in phase train at step 8"), "{}", report[0]);
-    assert!(report[1].trim().starts_with("batch ") && report[1].ends_with("is poisoned"));
+    assert!(report[0].ends_with("is poisoned"), "{}", report[0]);
     let last = report.last().unwrap();
     assert!(last.contains("the same error at step 8 twice; do not retry"), "{last}");
     assert!(last.contains("resumes from step 5"), "{last}");
@@ -156,6 +159,33 @@ fn a_stop_is_clean_under_solo() {
 #[test]
 fn a_stop_is_clean_under_mpirun() {
     stops_and_goes_on(2);
+}
+
+/// A stop while the workers load ends them at once: there is nothing new to save.
+fn stops_a_start(workers: usize) {
+    let bench = Bench::new(workers)
+        .with("FAKE_START_MS", "1000000")
+        .set("cluster.deadlines.start=1000")
+        .set("cluster.deadlines.stop=10");
+    let live = bench.start();
+    eventually("they have joined", || bench.events("joined").len() == workers);
+    Ended::new(bench.tandem(&["stop", "runs/test"]).output().unwrap()).assert_code(0);
+    let ended = live.wait();
+    ended.assert_code(75);
+    ended.assert_said("stopped before the first checkpoint");
+    assert_eq!(bench.state()["status"], "stopped");
+    assert!(bench.live().is_empty() && bench.engines().is_empty());
+    bench.with("FAKE_START_MS", "0").launch().assert_code(0);
+}
+
+#[test]
+fn a_stop_while_solo_loads_is_quick() {
+    stops_a_start(1);
+}
+
+#[test]
+fn a_stop_while_a_group_loads_is_quick() {
+    stops_a_start(2);
 }
 
 #[test]
@@ -293,6 +323,36 @@ fn another_config_needs_another_name() {
 }
 
 #[test]
+fn logs_are_followed_from_attempt_to_attempt() {
+    let bench = Bench::new(2).with("FAKE_FAULT", "die:1:7").with("FAKE_STEP_MS", "50");
+    let live = bench.start();
+    eventually("the workers are there", || bench.live().len() == 2);
+    let follow = Ended::new(bench.tandem(&["logs", "--follow"]).output().unwrap());
+    follow.assert_code(0);
+    live.wait().assert_code(0);
+    assert!(follow.printed.contains("[1] about to fail\n"), "{}", follow.printed);
+    assert!(follow.printed.matches("[0] rank 0 of 2\n").count() >= 2, "{}", follow.printed);
+}
+
+#[test]
+fn the_time_of_a_run_adds_up() {
+    let bench = Bench::new(2).with("FAKE_FAULT", "die:1:13").with("FAKE_STEP_MS", "50");
+    bench.launch().assert_code(0);
+    let ledger = &bench.state()["ledger"];
+    let seconds = ledger["seconds"].as_object().unwrap();
+    assert_eq!(ledger["unsaved"], serde_json::json!({}), "it is done");
+    for account in ["start", "compute", "restart", "lost"] {
+        assert!(seconds[account].as_f64() > Some(0.0), "{account}: {ledger}");
+    }
+    let sum: f64 = seconds.values().filter_map(serde_json::Value::as_f64).sum();
+    let time = |name: &str| bench.events(name)[0]["time"].as_f64().unwrap();
+    let whole = time("exit") - time("attempt");
+    // The first attempt begins a moment after the launch.
+    assert!((sum - whole).abs() < 1.0, "{sum} of {whole}");
+    assert!(fs::read_to_string(bench.run().report()).unwrap().contains("| all | "));
+}
+
+#[test]
 fn a_second_launcher_is_kept_out() {
     let bench = Bench::new(1).with("FAKE_STEPS", "100000");
     let live = bench.start();
@@ -340,6 +400,13 @@ fn a_finished_run_translates_evaluates_and_exports() {
     let status = run(&["status", "test", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&status.printed).unwrap();
     assert_eq!((&json["status"], &json["launcher"]), (&"done".into(), &serde_json::Value::Null));
+    assert_eq!(json["checkpoints"], serde_json::json!([10, 15, 20]));
+    run(&["status"]).assert_code(0);
+    let logs = run(&["logs", "test"]);
+    logs.assert_code(0);
+    assert_eq!(logs.printed, "[0] rank 0 of 2\n[1] rank 1 of 2\n");
+    assert_eq!(run(&["logs", "--rank", "1"]).printed, "[1] rank 1 of 2\n");
+    run(&["logs", "--rank", "7"]).assert_code(2);
 }
 
 #[test]

@@ -3,16 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::bert::BertConfig;
 use tandem_config::parameters;
+use tandem_tests::live::{eventually, send};
+use tandem_tests::processes;
 use tempfile::TempDir;
-
-/// Longer than anything here takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A run that has not been launched.
 pub struct Bench {
@@ -126,36 +124,14 @@ impl Bench {
         });
     }
 
-    /// The workers that are alive, by command line: exactly those of this run folder.
+    /// The workers that are alive: exactly those of this run folder.
     pub fn live(&self) -> Vec<u32> {
-        let mark = self.folder.path().to_string_lossy().into_owned();
-        let mut pids = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let program = line.split('\0').next().unwrap_or_default();
-            if program.ends_with("fake_worker") && line.contains(&mark) {
-                pids.push(pid);
-            }
-        }
-        pids
+        processes::of_run("fake_worker", self.run().path())
     }
 
     /// mpirun's processes of this run.
     pub fn engines(&self) -> Vec<u32> {
-        let mark = self.folder.path().to_string_lossy().into_owned();
-        let mut pids = Vec::new();
-        for entry in fs::read_dir("/proc").unwrap().flatten() {
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            let Ok(line) = fs::read(entry.path().join("cmdline")) else { continue };
-            if line.starts_with(b"mpirun\0") && String::from_utf8_lossy(&line).contains(&mark) {
-                pids.push(pid);
-            }
-        }
-        pids
+        processes::of_run("mpirun", self.run().path())
     }
 }
 
@@ -197,19 +173,6 @@ impl Ended {
 
     pub fn assert_said(&self, words: &str) {
         assert!(self.said.contains(words), "`{words}` is not in\n{}", self.said);
-    }
-}
-
-pub fn send(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
-    assert!(status.unwrap().success(), "{pid} is not there");
-}
-
-pub fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !fact() {
-        assert!(Instant::now() < deadline, "it never came true that {what}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -1,0 +1,62 @@
+//! Whatever is killed, in whatever order, nothing is left.
+
+use std::time::{Duration, Instant};
+
+use tandem_tests::live::eventually;
+use tandem_tests::seeded::Seeded;
+
+use crate::support::Bench;
+
+/// Time within which all are gone after the launcher is.
+const GONE: Duration = Duration::from_secs(5);
+
+/// Workers, mpirun and the launcher are killed in an order that `seed` says, with pauses, at any
+/// time of the run's first moments; nobody comes after the launcher.
+fn kills_in_an_order_of(seed: u64) {
+    let mut seeded = Seeded(seed);
+    let workers = 1 + seeded.below(3) as usize;
+    let bench = Bench::new(workers)
+        .with("FAKE_STEPS", "100000")
+        .set("training.micro_batches=3")
+        .set("cluster.max_restarts=50");
+    let live = bench.start();
+    if seeded.below(3) > 0 {
+        bench.wait_for_step(1);
+    } else {
+        eventually("something has started", || !bench.live().is_empty());
+    }
+    let mut order: Vec<&str> = vec!["mpirun"];
+    order.extend(vec!["worker"; workers]);
+    seeded.shuffle(&mut order);
+    order.truncate(seeded.below(order.len() as u64 + 1) as usize);
+    for victim in order {
+        let running = if victim == "mpirun" { bench.engines() } else { bench.live() };
+        if !running.is_empty() {
+            let pid = running[seeded.below(running.len() as u64) as usize];
+            // It may have ended by itself meanwhile, with its group.
+            tandem_cluster::process::kill(pid);
+        }
+        std::thread::sleep(Duration::from_millis(seeded.below(200)));
+    }
+    live.signal("KILL");
+    let killed = Instant::now();
+    live.wait();
+    eventually("all are gone", || bench.live().is_empty() && bench.engines().is_empty());
+    assert!(killed.elapsed() < GONE, "seed {seed}: {:?}", killed.elapsed());
+    assert_eq!(bench.run().holder(), None, "seed {seed}: the lock went with the launcher");
+}
+
+#[test]
+fn ten_orders_of_killing_leave_nothing() {
+    (0..10).for_each(kills_in_an_order_of);
+}
+
+/// `cargo test --release -p tandem-launcher --test launch -- --ignored --nocapture orders`
+#[test]
+#[ignore = "minutes: the long form of the test above"]
+fn two_hundred_orders_of_killing_leave_nothing() {
+    for seed in 0..200 {
+        kills_in_an_order_of(seed);
+        println!("order {seed}: nothing is left");
+    }
+}
