@@ -199,11 +199,6 @@ impl Launch {
         ended
     }
 
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Kills it.
     pub fn kill(self) -> Ended {
         self.signal("KILL");
