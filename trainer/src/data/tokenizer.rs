@@ -209,12 +209,16 @@ impl Tokenizer {
     }
 
     /// The ids of a text, without special tokens. Empty for a text without words. Spaces around it
-    /// are left out.
+    /// count for nothing.
     ///
     /// # Errors
     /// The tokenizer has rules that fail on this text; a BERT's own does not.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode_fast(text.trim(), false).map_err(|error| {
+        let text = match self.spelling {
+            Spelling::WordPiece => text,
+            Spelling::ByteLevel => text.trim(),
+        };
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| {
             let text = text.chars().take(60).collect();
             TokenizerError::Encode { text, reason: error.to_string() }
         })?;
