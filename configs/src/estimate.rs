@@ -81,6 +81,10 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
     let length = run.data.max_length.map_or(positions, |length| length as u64).min(tokens);
 
     let mut total = layers(source, tokens, length);
+    let tuned = run.model.ct_nmt().is_some_and(|ct_nmt| ct_nmt.rate.is_some());
+    if let Some(bert) = bases.fused.as_ref().filter(|_| tuned) {
+        total += layers(&Base::Bert(bert.clone()), tokens, length);
+    }
     if let Some(target) = target {
         total += layers(target, tokens, length);
         let (count, heads, inner) = match (&run.model.decoder, target) {
