@@ -464,8 +464,8 @@ mod tests {
 
     #[test]
     fn buckets_can_be_sliced_and_wait_for_all_that_they_hold() {
-        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 7, 8, 3);
-        assert_eq!(ranges, [18..27, 9..18, 0..9]);
+        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 4, 8, 3);
+        assert_eq!(ranges, [18..24, 9..18, 0..9]);
         assert_eq!(bucket_of, [2, 2, 1, 0, 0]);
         let (ranges, _) = cut(&[1, 1, 1], 1, 1, 4);
         assert_eq!(ranges, [4..4, 4..4, 0..4]);
