@@ -8,7 +8,7 @@ set -eu
 # The C++ compiler, Open MPI, libclang for the MPI bindings, Python for the wheels of libtorch.
 packages="build-essential pkg-config libopenmpi-dev openmpi-bin libclang-dev python3 python3-venv
 ca-certificates curl git xz-utils"
-oldest_rust=1.90
+oldest_rust=1.91
 installed_rust=1.95.0 # the one that the lints of make test are for
 rustup=https://static.rust-lang.org/rustup/archive/1.28.2/x86_64-unknown-linux-gnu/rustup-init
 rustup_sha256=20a06e644b0d9bd2fbdbfd52d42540bdde820ea7df86e92e533c073da0cdd43c

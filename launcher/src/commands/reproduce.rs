@@ -87,10 +87,11 @@ impl Args {
         self.only.is_empty() || self.only.iter().any(|text| names.iter().any(|n| n.contains(text)))
     }
 
-    fn config(&self, row: &Row) -> Result<tandem_config::RunConfig, Outcome> {
+    /// A row's run, or why there is none.
+    fn config(&self, row: &Row) -> Result<tandem_config::RunConfig, String> {
         let Some(file) = row.file(&self.configs) else {
             let reason = row.missing.clone().unwrap_or_else(|| "there is no run file".into());
-            return Err(Outcome::Nothing(reason));
+            return Err(reason);
         };
         let overrides = [&row.set[..], &self.overrides].concat();
         prepare::load(&file, &overrides).map_err(|error| {
@@ -101,7 +102,7 @@ impl Args {
                 more => format!(" (and {more} more)"),
             };
             let first = lines.get(1).or(lines.first()).copied().unwrap_or_default();
-            Outcome::Nothing(format!("cannot be launched: {first}{more}"))
+            format!("cannot be launched: {first}{more}")
         })
     }
 
@@ -112,7 +113,7 @@ impl Args {
                 Some(measured) => Outcome::Measured(measured),
                 None => Outcome::Nothing("its run has not finished".into()),
             },
-            Err(outcome) => outcome,
+            Err(reason) => Outcome::Nothing(reason),
         }
     }
 
@@ -120,7 +121,7 @@ impl Args {
     fn speed(&self, row: &Row) -> anyhow::Result<(Outcome, Exit)> {
         let mut config = match self.config(row) {
             Ok(config) => config,
-            Err(outcome) => return Ok((outcome, Exit::Done)),
+            Err(reason) => return Ok((Outcome::Nothing(reason), Exit::Done)),
         };
         eprintln!("{}: {}", row.data, row.system);
         let run = RunFolder::new(config.run.path());

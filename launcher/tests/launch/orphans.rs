@@ -51,7 +51,7 @@ fn ten_orders_of_killing_leave_nothing() {
     (0..10).for_each(kills_in_an_order_of);
 }
 
-/// `cargo test --release -p tandem-launcher --test launch -- --ignored --nocapture orders`
+/// `cargo test --release -p tandem-launcher orders -- --ignored --nocapture`
 #[test]
 #[ignore = "minutes: the long form of the test above"]
 fn two_hundred_orders_of_killing_leave_nothing() {
