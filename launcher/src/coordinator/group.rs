@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long the messages of a failing group are still collected after the first sign.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long mpirun gets to say which signal ended a worker.
-const ENGINE_WORDS: Duration = Duration::from_millis(1500);
+const ENGINE_WORDS: Duration = Duration::from_millis(2500);
 /// How long those who were asked to stop get to say that they do more than loading.
 const START_STOP: Duration = Duration::from_secs(2);
 /// How long an engine may outlive its workers after a good end.
