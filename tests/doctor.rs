@@ -31,6 +31,7 @@ model:
              vocabulary: { learn: { size: 110, lowercase: false } } }
   objective: { mlm: {} }
 training: { steps: 6, max_tokens: 256, micro_batches: 1, schedule: { constant: { rate: 0.01 } } }
+evaluation: { every: 0 }
 cluster: { workers: 1, threads: 1, device: cpu }
 ",
     );
