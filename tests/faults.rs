@@ -446,6 +446,17 @@ fn damaged_bert(run: &Run, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> S
 }
 
 #[test]
+fn an_evaluation_whose_files_cannot_be_written_is_in_the_curves() {
+    let run = Run::new(&tiny(), "unwritten-evaluation", 1, &SETTINGS);
+    let in_the_way = run.folder().join("evaluation/valid-step-00000024/translations.jsonl");
+    std::fs::create_dir_all(in_the_way).expect("a folder");
+    let said = run.launch(&[], 0).said;
+    assert!(said.contains("cannot write") && said.contains("valid-step-00000024"), "{said}");
+    let steps: Vec<u64> = run.curves()["eval/bleu"].iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [24, 48]);
+}
+
+#[test]
 fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
     let run = Run::new(&tiny(), "wrong-bert", 2, &[]);
     // The same file with one tensor less, by its name.

@@ -102,13 +102,39 @@ impl Collector {
 /// Merges the parts into translations.jsonl, scores them, and writes scores.json.
 ///
 /// # Errors
-/// Parts that are missing, unreadable or incomplete; where the file system refuses.
+/// As of [`merge`], and where the file system refuses.
 pub fn finish(
     folder: &Path,
     split: &str,
     step: u64,
     parts: &[Part],
 ) -> Result<(Evaluation, Vec<Translation>), EvaluationError> {
+    let Merged { evaluation, translations, lines } = merge(folder, split, step, parts)?;
+    write(folder, &evaluation, &lines, parts)?;
+    Ok((evaluation, translations))
+}
+
+/// All parts of an evaluation together.
+#[derive(Debug)]
+pub struct Merged {
+    /// The scores.
+    pub evaluation: Evaluation,
+    /// In the order of the split.
+    pub translations: Vec<Translation>,
+    /// The text of translations.jsonl.
+    pub lines: String,
+}
+
+/// Merges the parts below `folder` and scores them.
+///
+/// # Errors
+/// Parts that are missing, unreadable or incomplete.
+pub fn merge(
+    folder: &Path,
+    split: &str,
+    step: u64,
+    parts: &[Part],
+) -> Result<Merged, EvaluationError> {
     let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
     let mut lines: BTreeMap<usize, String> = BTreeMap::new();
     let mut translations = Vec::new();
@@ -133,22 +159,33 @@ pub fn finish(
     let scores = (found > 0).then(|| score::corpus(&translations));
     let figures = figures(parts, scores.as_ref());
     let evaluation = Evaluation { split: split.to_owned(), step, figures, scores };
+    let lines = lines.into_values().map(|line| line + "\n").collect();
+    Ok(Merged { evaluation, translations, lines })
+}
 
-    let write = |name: &str, text: String| {
+/// Writes translations.jsonl and scores.json, which take the place of the parts.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn write(
+    folder: &Path,
+    evaluation: &Evaluation,
+    lines: &str,
+    parts: &[Part],
+) -> Result<(), EvaluationError> {
+    let write = |name: &str, text: &str| {
         let path = folder.join(name);
         fs::create_dir_all(folder)
             .and_then(|()| fs::write(&path, text))
             .map_err(|source| EvaluationError::Io { action: "write", path, source })
     };
-    let text: String = lines.into_values().map(|line| line + "\n").collect();
-    write("translations.jsonl", text)?;
-    let json = serde_json::to_string_pretty(&evaluation).unwrap_or_default();
-    write("scores.json", json + "\n")?;
-    // Everything is in the merged file now.
+    write("translations.jsonl", lines)?;
+    let json = serde_json::to_string_pretty(evaluation).unwrap_or_default();
+    write("scores.json", &(json + "\n"))?;
     for part in parts.iter().filter(|part| part.path.starts_with(folder)) {
         let _ = fs::remove_file(&part.path);
     }
-    Ok((evaluation, translations))
+    Ok(())
 }
 
 /// Which sum counts the translated sentences: the loss may be taken over more of them.

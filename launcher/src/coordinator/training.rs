@@ -10,7 +10,7 @@ use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{Retention, Store};
 use tandem_config::RunConfig;
 
-use super::evaluation::{self, Collector, Evaluation, Part};
+use super::evaluation::{self, Collector, Evaluation, Merged, Part};
 use super::group::Listener;
 use super::journal::Journal;
 use super::ledger::Activity;
@@ -208,8 +208,12 @@ impl Training<'_> {
 
     fn evaluated(&mut self, split: &str, step: u64, parts: &[Part]) {
         let folder = self.run.evaluation(split, step);
-        match evaluation::finish(&folder, split, step, parts) {
-            Ok((evaluation, translations)) => {
+        match evaluation::merge(&folder, split, step, parts) {
+            Ok(Merged { evaluation, translations, lines }) => {
+                // A disk that is full for a while costs the files, not the point of the curves.
+                if let Err(error) = evaluation::write(&folder, &evaluation, &lines, parts) {
+                    self.notice(&error.to_string());
+                }
                 show(self.writer, &evaluation);
                 samples(self.writer, step, &translations, self.config.evaluation.samples);
                 self.writer.flush();
