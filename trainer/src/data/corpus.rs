@@ -4,21 +4,16 @@
 //! are never dropped, so that a score counts all of them and translations stay in line with their
 //! sources: what is too long is cut, and what is missing is empty.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-use tandem_config::data::{BadLines, Data, Text, TooLong};
+use tandem_config::data::{Data, Text};
 
 use super::batches::Lengths;
-use super::cache::{Cache, CacheError, Draft, Key};
-use super::parallel::map_slices;
-use super::read::{Problem, ReadError, Record, Records};
-use super::report::{DataReport, shorten};
-use super::tokenizer::{Encoder, Tokenizer, TokenizerError};
-
-/// Lines that are tokenised at a time.
-const CHUNK_LINES: usize = 1 << 16;
+use super::build::Builder;
+use super::cache::{Cache, CacheError};
+use super::read::{Problem, ReadError};
+use super::report::DataReport;
+use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a split cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,8 +127,8 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the texts of a split, tokenising it with so many threads where that has not been done before.
-    /// `cache` is the folder that keeps the result.
+    /// Opens the texts of a split, tokenising them with so many threads where that has not been done
+    /// before. `cache` is the folder that keeps the result.
     ///
     /// # Errors
     /// Unreadable files, a line that the config refuses, nothing usable, or an unwritable cache.
@@ -206,249 +201,12 @@ impl Corpus {
     }
 }
 
-impl Side<'_> {
-    /// A text's ids with [SEP], and whether they were cut to fit.
-    fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
-        let most = self.max_length.saturating_sub(1);
-        let is_cut = ids.len() > most;
-        ids.truncate(most);
-        ids.push(self.tokenizer.special().sep);
-        (ids, is_cut)
-    }
-
-    /// A text's ids in equal parts, each from [CLS] to [SEP].
-    fn passages(&self, ids: &[u32]) -> Vec<Vec<u32>> {
-        let special = self.tokenizer.special();
-        let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));
-        let bounds = |part: usize| ids.len() * part / parts;
-        let passage = |part: usize| {
-            let words = &ids[bounds(part)..bounds(part + 1)];
-            [&[special.cls], words, &[special.sep]].concat()
-        };
-        (0..parts).map(passage).collect()
-    }
-}
-
-/// A line made into samples.
-struct Line {
-    record: Record,
-    samples: Vec<(Vec<u32>, Vec<u32>)>,
-    problem: Option<Problem>,
-    is_cut: bool,
-}
-
-struct Builder<'a> {
-    data: &'a Data,
-    texts: &'a [Text],
-    split: Split,
-    sides: Sides<'a>,
-}
-
-impl Builder<'_> {
-    /// The files of all texts.
-    fn files(&self) -> impl Iterator<Item = &Path> {
-        self.texts.iter().flat_map(Text::files)
-    }
-
-    fn first_file(&self) -> &Path {
-        self.files().next().unwrap_or(Path::new(""))
-    }
-
-    fn check_kind(&self) -> Result<(), DataError> {
-        let lines = "passages of one language (lines)";
-        let pairs = "pairs (tsv, files or jsonl)";
-        for text in self.texts {
-            let (found, needed) = match (text, self.sides) {
-                (Text::Lines { .. }, Sides::Pair { .. }) => (lines, pairs),
-                (Text::Lines { .. }, _) | (_, Sides::Pair { .. }) => continue,
-                (_, Sides::Passages(_) | Sides::Sentences(_)) => (pairs, lines),
-            };
-            return Err(DataError::WrongKind { file: text.files()[0].to_owned(), found, needed });
-        }
-        Ok(())
-    }
-
-    fn is_training(&self) -> bool {
-        self.split == Split::Train
-    }
-
-    /// The hash of everything that decides what the samples are.
-    fn key(&self) -> Result<Key, DataError> {
-        let sides = match self.sides {
-            Sides::Pair { source, target } => vec![source, target],
-            Sides::Passages(side) | Sides::Sentences(side) => vec![side],
-        };
-        let columns: Vec<String> = self
-            .texts
-            .iter()
-            .map(|text| match text {
-                Text::Tsv { source, target, .. } => format!("tsv {source} {target}"),
-                Text::Files { .. } => "files".into(),
-                Text::Jsonl { source, target, .. } => format!("jsonl {source:?} {target:?}"),
-                Text::Lines { .. } => match self.sides {
-                    Sides::Sentences(_) => "sentences".into(),
-                    _ => "lines".into(),
-                },
-            })
-            .collect();
-        let columns = columns.join(" ");
-        let Data { too_long, max_ratio, bad_lines, .. } = self.data;
-        let training = self.is_training();
-        let settings = format!(
-            "1 {columns} {too_long:?} {max_ratio} {bad_lines:?} {training} {}",
-            sides.len()
-        );
-        let mut key = Sha256::new_with_prefix(settings);
-        for side in sides {
-            key.update(side.tokenizer.fingerprint());
-            key.update((side.max_length as u64).to_le_bytes());
-        }
-        for path in self.files() {
-            key.update(hash_file(path)?);
-            key.update(path.extension().unwrap_or_default().as_encoded_bytes());
-        }
-        Ok(key.finalize().into())
-    }
-
-    fn build(&self, threads: usize) -> Result<(Draft, Vec<u8>), DataError> {
-        let mut draft = Draft::default();
-        let mut report = DataReport::default();
-        for text in self.texts {
-            let mut records = Records::open(text)?;
-            loop {
-                let chunk: Vec<Record> =
-                    records.by_ref().take(CHUNK_LINES).collect::<Result<_, _>>()?;
-                if chunk.is_empty() {
-                    break;
-                }
-                let parts = map_slices(&chunk, threads, |part| self.tokenise(part));
-                for part in parts {
-                    for line in part? {
-                        self.admit(text, line, &mut draft, &mut report)?;
-                    }
-                }
-            }
-        }
-        report.kept = draft.len() as u64;
-        (report.source_tokens, report.target_tokens) = draft.tokens();
-        Ok((draft, serde_json::to_vec(&report).unwrap_or_default()))
-    }
-
-    fn tokenise(&self, records: &[Record]) -> Result<Vec<Line>, TokenizerError> {
-        let (source, target) = match self.sides {
-            Sides::Pair { source, target } => (source, target),
-            Sides::Passages(side) | Sides::Sentences(side) => (side, side),
-        };
-        let mut encoders = (source.tokenizer.encoder(), target.tokenizer.encoder());
-        records.iter().map(|record| self.line(record.clone(), &mut encoders)).collect()
-    }
-
-    /// Makes samples of a line and finds what is wrong with it.
-    fn line(
-        &self,
-        record: Record,
-        (source_encoder, target_encoder): &mut (Encoder<'_>, Encoder<'_>),
-    ) -> Result<Line, TokenizerError> {
-        let mut problem = record.problem;
-        let mut is_cut = false;
-        let samples = match self.sides {
-            Sides::Passages(_) if problem.is_some() => vec![],
-            Sides::Passages(side) => {
-                let passages = side.passages(&source_encoder.encode(&record.source)?);
-                if passages.is_empty() {
-                    problem = Some(Problem::Empty);
-                }
-                if passages.len() > 1 && self.data.too_long == TooLong::Refuse {
-                    problem = Some(Problem::TooLong);
-                }
-                passages.into_iter().map(|passage| (passage, vec![])).collect()
-            }
-            Sides::Sentences(side) => {
-                let sentence;
-                (sentence, is_cut) = side.sentence(source_encoder.encode(&record.source)?);
-                if is_cut {
-                    problem.get_or_insert(Problem::TooLong);
-                } else if sentence.len() == 1 {
-                    problem.get_or_insert(Problem::Empty);
-                }
-                vec![(sentence, vec![])]
-            }
-            Sides::Pair { .. } if problem.is_some() && self.is_training() => vec![],
-            Sides::Pair { source, target } => {
-                let (source, source_cut) = source.sentence(source_encoder.encode(&record.source)?);
-                let (target, target_cut) = target.sentence(target_encoder.encode(&record.target)?);
-                is_cut = source_cut || target_cut;
-                let ratio =
-                    source.len().max(target.len()) as f64 / source.len().min(target.len()) as f64;
-                let found = if source.len() == 1 || target.len() == 1 {
-                    Some(Problem::Empty)
-                } else if is_cut {
-                    Some(Problem::TooLong)
-                } else if self.is_training() && ratio > self.data.max_ratio {
-                    Some(Problem::Ratio)
-                } else {
-                    None
-                };
-                problem = problem.or(found);
-                vec![(source, target)]
-            }
-        };
-        Ok(Line { record, samples, problem, is_cut })
-    }
-
-    /// Keeps, drops or refuses a line.
-    fn admit(
-        &self,
-        text: &Text,
-        line: Line,
-        draft: &mut Draft,
-        report: &mut DataReport,
-    ) -> Result<(), DataError> {
-        let Line { record, samples, problem, is_cut } = line;
-        report.read += 1;
-        if let Some(problem) = problem {
-            report.add(problem, record.line, &record.source, &record.target);
-            let (is_refused, key) = match problem {
-                Problem::TooLong => (self.data.too_long == TooLong::Refuse, "data.too_long"),
-                _ => (self.data.bad_lines == BadLines::Refuse, "data.bad_lines"),
-            };
-            if is_refused {
-                return Err(DataError::Refused {
-                    file: text.files()[0].to_owned(),
-                    line: record.line,
-                    problem,
-                    text: shorten(&record.source, &record.target),
-                    key,
-                });
-            }
-            let is_cut_to_fit = problem == Problem::TooLong && self.data.too_long == TooLong::Cut;
-            let is_kept = !matches!(self.sides, Sides::Passages(_)) && !self.is_training();
-            if !is_kept && !is_cut_to_fit {
-                report.dropped += 1;
-                return Ok(());
-            }
-        }
-        report.cut += u64::from(is_cut);
-        let texts = (!self.is_training()).then_some((&*record.source, &*record.target));
-        for (source, target) in samples {
-            draft.push(record.line, &source, &target, texts);
-        }
-        Ok(())
-    }
-}
-
-fn hash_file(path: &Path) -> Result<[u8; 32], ReadError> {
-    let failed = |source| ReadError::Open { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(failed)?;
-    Ok(hash.finalize().into())
-}
-
 #[cfg(test)]
 mod tests {
+    use tandem_config::data::{BadLines, TooLong};
+
     use super::*;
-    use crate::data::read::Problem;
+    use crate::data::build::CHUNK_LINES;
 
     /// [PAD] is not 0, so that assuming it shows.
     const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";

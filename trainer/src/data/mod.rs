@@ -1,12 +1,14 @@
 //! The texts of a run: from files to batches.
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
-//! vocabulary where there is none), and [`corpus`] keeps them in a [`cache`] with a [`report`] on
-//! what was wrong. [`batches`] orders them, [`corrupt`] chooses what is predicted, [`example`]
-//! lays them out in rows, and [`prefetch`] does that ahead of time. [`detokenize`] makes readable
-//! text of words again. Everything that is random comes from [`random`].
+//! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps them in a
+//! [`cache`] with a [`report`] on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
+//! predicted, [`example`] lays them out in rows, and [`prefetch`] does that ahead of time.
+//! [`detokenize`] makes readable text of words again. Everything that is random comes from
+//! [`random`].
 
 pub mod batches;
+pub mod build;
 pub mod cache;
 pub mod corpus;
 pub mod corrupt;
