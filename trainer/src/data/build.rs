@@ -1,9 +1,9 @@
 //! From the lines of a split to its samples: read, checked, tokenised, and hashed for the cache.
 
-use std::fs::File;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use tandem_cluster::store::hash_file;
 use tandem_config::data::{BadLines, Data, Text, TooLong};
 
 use super::cache::{Draft, Key};
@@ -127,7 +127,8 @@ impl Builder<'_> {
             key.update((side.max_length as u64).to_le_bytes());
         }
         for path in self.files() {
-            key.update(hash_file(path)?);
+            let failed = |source| ReadError::Open { path: path.to_owned(), source };
+            key.update(hash_file(path).map_err(failed)?.1);
             key.update(path.extension().unwrap_or_default().as_encoded_bytes());
         }
         Ok(key.finalize().into())
@@ -262,12 +263,4 @@ impl Builder<'_> {
         }
         Ok(())
     }
-}
-
-fn hash_file(path: &Path) -> Result<[u8; 32], ReadError> {
-    let failed = |source| ReadError::Open { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).map_err(failed)?;
-    Ok(hash.finalize().into())
 }
