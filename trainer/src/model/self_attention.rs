@@ -53,7 +53,8 @@ impl SelfAttention {
                 let bert = fused.attention.forward(&x, &memory, mask, at, pass);
                 fused.add(&x, &attended, &bert, &self.residual, pass)
             }
-            _ => self.residual.forward(&x, &attended, pass),
+            (Some(_), None) => panic!("a fused layer is given what its BERT made of the sentence"),
+            (None, _) => self.residual.forward(&x, &attended, pass),
         }
     }
 }
