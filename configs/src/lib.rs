@@ -4,8 +4,8 @@
 //!   (with [`transformer`]), [`training`], [`decoding`], [`evaluation`], [`checkpoints`], [`cluster`].
 //! - [`load()`] reads and validates a YAML file: `yaml` gives a tree with places, `overrides`
 //!   changes it, `shape` compares it with the [`schema`] of the types, `resolve` makes paths
-//!   absolute, `inputs` and `checks` find what does not go together. All of it becomes
-//!   [`Problems`], each with its place.
+//!   absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
+//!   the schema. All of it becomes [`Problems`], each with its place.
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
 //!   folder's shape without loading its weights.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
@@ -30,6 +30,7 @@ pub mod problem;
 mod resolve;
 pub mod run;
 pub mod schema;
+mod sections;
 mod shape;
 pub mod training;
 pub mod transformer;

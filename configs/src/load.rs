@@ -11,6 +11,7 @@ use crate::problem::{Kind, Place, Problem, Problems};
 use crate::resolve::resolve;
 use crate::run::RunConfig;
 use crate::schema::schema;
+use crate::sections::{self, is_own};
 use crate::shape;
 use crate::yaml::{self, Node};
 
@@ -45,24 +46,33 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), 
         }
     };
     shape::compare(&root, schema(), &mut problems);
+    let folder = path.parent().unwrap_or(Path::new(""));
     if !problems.is_empty() {
+        if let Some((mended, foreign)) = sections::mend(&root, &problems)
+            && let Ok((_, conflicts)) = checked(&mended, folder)
+        {
+            problems.extend(conflicts.into_iter().filter(|found| is_own(found, &foreign)));
+        }
         return Err(all(problems));
     }
-    let mut run: RunConfig = match serde_json::from_value(root.to_value()) {
-        Ok(run) => run,
-        Err(error) => {
-            problems.push(whole(Kind::Schema, error.to_string()));
-            return Err(all(problems));
-        }
-    };
+    match checked(&root, folder) {
+        Ok((run, conflicts)) => Ok((run, all(conflicts))),
+        Err(error) => Err(all(vec![whole(Kind::Schema, error.to_string())])),
+    }
+}
+
+/// The config of a tree that fits the schema, and everything in it that does not go together.
+fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serde_json::Error> {
+    let mut run: RunConfig = serde_json::from_value(root.to_value())?;
     if root.entry("decoding").is_none() {
         run.decoding = Decoding::of(&run.model.objective);
     }
-    resolve(&mut run, path.parent().unwrap_or(Path::new("")));
-    let mut report = checks::Report { root: &root, problems: &mut problems };
+    resolve(&mut run, folder);
+    let mut problems = Vec::new();
+    let mut report = checks::Report { root, problems: &mut problems };
     let shapes = inputs::check(&run, &mut report);
     checks::check(&run, &shapes, &mut report);
-    Ok((run, all(problems)))
+    Ok((run, problems))
 }
 
 /// Loads the run file of a trained model, whose texts need not be there any more.

@@ -840,6 +840,42 @@ const INPUTS: &[Case] = &[
 ];
 
 const SEVERAL: &[Case] = &[
+    // Conflicts and missing files besides keys that the schema does not know.
+    (
+        &[
+            ("path: train.tsv", "path: nothing.tsv"),
+            ("heads: 2\n", "heads: 3\n"),
+            ("  steps: 100", "  stepz: 100"),
+        ],
+        &[
+            "7:11: data.train.tsv.path: there is no file nothing.tsv",
+            "28:9: model.decoder.bert.cross_attention.heads: 3 heads must divide the BERT's width 8",
+            "34:1: training.steps: missing, must be a whole number of at least 1",
+            "35:3: training.stepz: unknown key, allowed: steps | max_tokens | micro_batches | optimizer | schedule | clip_norm | precision | max_non_finite | log_every, did you mean `steps`?",
+        ],
+    ),
+    // Nothing is told that may only follow from another problem.
+    (
+        &[("  valid:\n", "  valdi:\n")],
+        &[
+            "8:3: data.valdi: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | cache, did you mean `valid`?",
+        ],
+    ),
+    (
+        &[
+            ("train: adapters\n", "train: adaptors\n"),
+            ("mask_predict:\n    iterations: 4", "beam_search: {}"),
+        ],
+        &[
+            "26:14: model.decoder.bert.train: found the text `adaptors`, must be one of adapters | all | scratch | frozen, did you mean `adapters`?",
+        ],
+    ),
+    (
+        &[("evaluation:\n", "evaluatoin:\n"), ("average: 3", "average: 3\n  keep_last: 1")],
+        &[
+            "49:1: evaluatoin: unknown key, allowed: run | seed | data | model | training | decoding | evaluation | checkpoints | cluster, did you mean `evaluation`?",
+        ],
+    ),
     // mlm
     (
         &[(
