@@ -4,7 +4,8 @@
 //! - [`task`]: what a group of workers translates; [`shards`]: what they have made of it.
 //! - [`made`]: training data that a teacher made.
 //! - [`run_folder`]: where everything lies, and who may write to it.
-//! - [`topology`]: how many ranks, on what.
+//! - [`room`]: the hosts that there are; [`slurm`]: what Slurm gives and says.
+//! - [`topology`]: how many ranks, on what, where.
 //! - [`engine`]: what starts them, and ends them.
 //! - [`libraries`]: what the worker program finds of the libraries that it needs.
 //! - [`process`]: process groups and their end.
@@ -14,8 +15,10 @@ pub mod engine;
 pub mod libraries;
 pub mod made;
 pub mod process;
+pub mod room;
 pub mod run_folder;
 pub mod shards;
+pub mod slurm;
 pub mod store;
 pub mod task;
 pub mod topology;

@@ -66,6 +66,14 @@ pub fn die_with_parent() -> io::Result<()> {
     }
 }
 
+/// Signals that ask a process to end, or warn of it, do nothing from now on. Children inherit that.
+pub fn ignore_requests_to_end() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: ignoring a signal installs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
 /// Kills every process of a group; a group that is gone already is fine.
 pub fn kill_group(leader: u32) {
     signal(-(leader as libc::pid_t), libc::SIGKILL);

@@ -141,6 +141,11 @@ impl RunFolder {
         self.path.join("back_translated")
     }
 
+    /// The batch script of the run's job.
+    pub fn job_script(&self) -> PathBuf {
+        self.path.join("job.sh")
+    }
+
     /// Its presence asks the launcher to write a checkpoint and stop.
     pub fn stop_request(&self) -> PathBuf {
         self.path.join("stop.request")

@@ -433,7 +433,7 @@ fn workers(run: &RunConfig, report: &mut Report) {
     }
     if run.cluster.engine == Engine::Solo && workers > 1 {
         let message = format!(
-            "solo is one worker and cluster.workers is {workers}, must be one of auto | mpirun"
+            "solo is one worker and cluster.workers is {workers}, must be one of auto | mpirun | srun"
         );
         report.conflict("cluster.engine", message);
     }

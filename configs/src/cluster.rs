@@ -1,5 +1,7 @@
 //! Processes and devices.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,9 @@ pub struct Cluster {
     pub engine: Engine,
     /// Number of workers, one per GPU or per CPU share.
     pub workers: Workers,
+    /// A file with the hosts, as `NAME slots=COUNT` lines, relative to this file; without it Slurm's
+    /// nodes, else this machine.
+    pub hostfile: Option<PathBuf>,
     /// What the workers compute on.
     pub device: Device,
     /// CPU threads per worker; 0 shares the CPUs out evenly.
@@ -27,6 +32,8 @@ pub struct Cluster {
     pub max_restarts: usize,
     /// How long each phase may go without progress.
     pub deadlines: Deadlines,
+    /// What is done when Slurm ends the job.
+    pub slurm: Slurm,
 }
 
 impl Default for Cluster {
@@ -34,6 +41,7 @@ impl Default for Cluster {
         Self {
             engine: Engine::Auto,
             workers: Workers::Number(0),
+            hostfile: None,
             device: Device::Auto,
             threads: 0,
             reduction: Reduction::Plain,
@@ -41,6 +49,7 @@ impl Default for Cluster {
             bucket_mib: 2.0,
             max_restarts: 3,
             deadlines: Deadlines::default(),
+            slurm: Slurm::default(),
         }
     }
 }
@@ -81,13 +90,15 @@ impl Workers {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Engine {
-    /// `solo` for one worker, else `mpirun`.
+    /// `solo` for one worker on this machine, else `srun` in a job of Slurm's, else `mpirun`.
     #[default]
     Auto,
     /// One worker, without MPI.
     Solo,
     /// Open MPI's mpirun.
     Mpirun,
+    /// Slurm's srun.
+    Srun,
 }
 
 /// What the workers compute on.
@@ -124,6 +135,37 @@ pub enum GradientDtype {
     F32,
     /// Half the volume, rounded at each addition; the optimizer still works in f32. On GPUs only.
     Bf16,
+}
+
+/// What is done when Slurm ends the job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Slurm {
+    /// How a run goes on after its job's time limit or preemption.
+    #[serde(rename = "continue")]
+    pub continuation: Continuation,
+    /// So many seconds before the end of the job's time the run writes a checkpoint and stops.
+    #[schemars(range(min = 1.0))]
+    pub margin: f64,
+}
+
+impl Default for Slurm {
+    fn default() -> Self {
+        Self { continuation: Continuation::Chain, margin: 120.0 }
+    }
+}
+
+/// How a run goes on after its job's time limit or preemption; never after scancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Continuation {
+    /// By another job with the same batch script, which starts when this one has ended.
+    #[default]
+    Chain,
+    /// By the same job, put back into the queue; Slurm lets it wait for two minutes or so.
+    Requeue,
+    /// Not by itself.
+    Never,
 }
 
 /// Seconds that each phase may go without progress before the attempt is ended.

@@ -29,6 +29,9 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     for path in data.cache.iter_mut().chain(distillation).chain(back_translation) {
         absolute(path, folder);
     }
+    if let Some(hostfile) = &mut run.cluster.hostfile {
+        absolute(hostfile, folder);
+    }
     if let Some(init) = &mut run.model.init {
         absolute(init, folder);
     }

@@ -36,8 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         arguments.get(at + 1).map(PathBuf::from)
     };
     let run = RunFolder::new(option("--run").ok_or("--run is missing")?);
-    let rank = number("OMPI_COMM_WORLD_RANK", 0) as usize;
-    let world_size = number("OMPI_COMM_WORLD_SIZE", 1) as usize;
+    let rank = number("OMPI_COMM_WORLD_RANK", number("SLURM_PROCID", 0)) as usize;
+    let world_size = number("OMPI_COMM_WORLD_SIZE", number("SLURM_NTASKS", 1)) as usize;
     let generation = number("TANDEM_GENERATION", 0);
     fs::write(run.rank_log(generation, rank), format!("rank {rank} of {world_size}\n"))?;
     let session = Session::from_env(rank, world_size, "cpu")?.ok_or("there is no launcher")?;

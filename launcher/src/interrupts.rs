@@ -1,22 +1,26 @@
 //! Signals to the launcher: workers never see them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+
+use crate::job::Ending;
 
 /// Counts the signals that ask to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupts {
     interrupts: Arc<AtomicUsize>,
     terminations: Arc<AtomicUsize>,
+    warnings: Arc<AtomicUsize>,
+    ending: Arc<OnceLock<Ending>>,
     /// Each asks to stop by being there.
     files: Vec<PathBuf>,
 }
 
 impl Interrupts {
-    /// From now on SIGINT, SIGTERM and SIGHUP are counted and do nothing else.
+    /// From now on SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are counted and do nothing else.
     ///
     /// # Errors
     /// Where the system refuses.
@@ -26,6 +30,8 @@ impl Interrupts {
             (SIGINT, &caught.interrupts),
             (SIGTERM, &caught.terminations),
             (SIGHUP, &caught.terminations),
+            (SIGUSR1, &caught.warnings),
+            (SIGUSR2, &caught.warnings),
         ] {
             let count = Arc::clone(count);
             let increment = move || {
@@ -47,7 +53,31 @@ impl Interrupts {
     /// Whether somebody asked for a checkpoint and an end.
     pub fn stop_requested(&self) -> bool {
         self.files.iter().any(|file| file.exists())
-            || self.interrupts.load(Ordering::SeqCst) + self.terminations.load(Ordering::SeqCst) > 0
+            || self.interrupts.load(Ordering::SeqCst) > 0
+            || self.was_terminated()
+            || self.was_warned()
+            || self.ending().is_some()
+    }
+
+    /// Whether SIGTERM or SIGHUP came.
+    pub fn was_terminated(&self) -> bool {
+        self.terminations.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether SIGUSR1 or SIGUSR2 came, by which schedulers tell of an end in advance.
+    pub fn was_warned(&self) -> bool {
+        self.warnings.load(Ordering::SeqCst) > 0
+    }
+
+    /// The job of this process ends, which asks to stop.
+    pub fn end(&self, ending: Ending) {
+        // The first that is known is the cause.
+        let _ = self.ending.set(ending);
+    }
+
+    /// How the job of this process ends, if it does.
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending.get().cloned()
     }
 
     /// Whether Ctrl-C was pressed again, after which nothing is waited for.

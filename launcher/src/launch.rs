@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::topology::{Machine, Topology};
+use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
 use crate::coordinator::journal::{Journal, Stage, Status};
@@ -12,7 +12,7 @@ use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::{hub, prepare};
+use crate::{hub, job, prepare};
 
 /// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
 ///
@@ -24,8 +24,8 @@ pub fn launch(
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
-    let topology = Topology::find(&config.cluster, &Machine::this())
-        .map_err(|error| Refused(error.to_string()))?;
+    let topology =
+        Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
     let mut progress = Progress::default();
 
     let run = RunFolder::new(config.run.path());
@@ -47,6 +47,10 @@ pub fn launch(
             run.path().display()
         ));
         return Ok(Exit::Done);
+    }
+    if let Some(ending) = job::ending_without_words(&journal.state) {
+        progress.say(&ending.to_string());
+        journal.state.add_ending(ending);
     }
     if more {
         journal.state.stage = Stage::Train;

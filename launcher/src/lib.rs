@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod exit;
 pub mod hub;
 pub mod interrupts;
+pub mod job;
 pub mod launch;
 pub mod logs;
 pub mod plan;

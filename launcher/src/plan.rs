@@ -116,14 +116,15 @@ fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Topology { ranks, device, threads, host, .. } = &self.topology;
+        let Topology { ranks, device, threads, .. } = &self.topology;
         writeln!(f, "run      {}", self.run.display())?;
         let plural = |count: usize, one: &str| match count {
             1 => format!("1 {one}"),
             count => format!("{count} {one}s"),
         };
         let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
-        write!(f, "workers  {workers} on {host}, {device}, {threads} each")?;
+        let hosts = self.topology.hosts_in_words();
+        write!(f, "workers  {workers} on {hosts}, {device}, {threads} each")?;
         match self.topology.collective() {
             Some(collective) => writeln!(f, ", joined by {collective}")?,
             None => writeln!(f)?,

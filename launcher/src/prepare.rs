@@ -22,13 +22,14 @@ const FREE_KEYS: [&str; 7] = [
 ];
 
 /// What a run leaves in its folder; `--restart` removes it.
-const PRODUCTS: [&str; 13] = [
+const PRODUCTS: [&str; 14] = [
     "config.yaml",
     "state.json",
     "events.jsonl",
     "data.json",
     "report.md",
     "stop.request",
+    "job.sh",
     "vocabulary",
     "checkpoints",
     "tensorboard",

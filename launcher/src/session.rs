@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::topology::{Machine, Topology};
+use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
 use crate::coordinator::evaluation::Part;
@@ -28,8 +28,8 @@ impl Session {
     /// # Errors
     /// No worker program, or a topology that contradicts this machine.
     pub fn new(run: RunFolder, config: RunConfig) -> anyhow::Result<Self> {
-        let topology = Topology::find(&config.cluster, &Machine::this())
-            .map_err(|error| Refused(error.to_string()))?;
+        let topology =
+            Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find()?;
         let interrupts = Interrupts::catch()?;
         Ok(Self { run, config, topology, program, interrupts })

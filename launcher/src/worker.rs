@@ -112,7 +112,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tandem_cluster::topology::{Device, EngineKind};
+    use tandem_cluster::topology::{Device, EngineKind, Share};
 
     #[test]
     fn command_lines_are_those_that_workers_know() {
@@ -121,7 +121,7 @@ mod tests {
             device: Device::Cpu,
             threads: 3,
             engine: EngineKind::Mpirun,
-            host: "here".into(),
+            hosts: vec![Share { host: "here".into(), ranks: 2 }],
         };
         let line = |work: Work| {
             let job = work.job(Path::new("/w"), Path::new("/runs/a"), &topology);

@@ -28,6 +28,9 @@ pub const GENERATION_VARIABLE: &str = "TANDEM_GENERATION";
 /// How many workers the launcher started.
 pub const WORLD_SIZE_VARIABLE: &str = "TANDEM_WORLD_SIZE";
 
+/// Without a sign of life for so long the other end is taken for gone.
+pub const SILENCE: Duration = Duration::from_secs(10);
+
 /// Why a worker has no coordinator, or lost it.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,18 +81,28 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens on a free port of `host`.
+    /// Listens on a free port: on all interfaces when there are workers on `remote_host`, else for
+    /// this machine alone.
     ///
     /// # Errors
-    /// Where the system gives no port.
+    /// Where the system gives no port, or knows no way to the other host.
     pub fn bind(
-        host: IpAddr,
+        remote_host: Option<&str>,
         generation: u64,
         secret: String,
         world_size: usize,
     ) -> io::Result<Self> {
-        let listener = TcpListener::bind((host, 0))?;
-        let address = listener.local_addr()?;
+        let (listen, reached) = match remote_host {
+            None => (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            Some(host) => {
+                let way = way_to(host).map_err(|error| {
+                    io::Error::new(error.kind(), format!("no way to the host {host}: {error}"))
+                })?;
+                (IpAddr::V4(Ipv4Addr::UNSPECIFIED), way)
+            }
+        };
+        let listener = TcpListener::bind((listen, 0))?;
+        let address = SocketAddr::new(reached, listener.local_addr()?.port());
         let shared = Arc::new(Shared {
             secret,
             generation,
@@ -277,6 +287,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// This machine's address as another host sees it: that of the interface which leads there.
+fn way_to(host: &str) -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // Nothing is sent: the system only chooses the interface.
+    socket.connect((host, 9))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<BufReader<TcpStream>> {

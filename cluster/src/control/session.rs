@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
-use super::{ControlError, HEARTBEAT};
-use crate::process;
+use super::{ControlError, HEARTBEAT, SILENCE};
+use crate::{process, slurm};
 
 /// How long connecting and the coordinator's answer may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -73,6 +73,10 @@ impl Session {
             pid: std::process::id(),
             device: device.into(),
         };
+        if slurm::Job::this().is_some() {
+            // Slurm tells everybody what is meant for the launcher.
+            process::ignore_requests_to_end();
+        }
         // A stopped process cannot see that the connection is closed; the kernel ends it.
         if let Err(error) = process::die_with_parent() {
             process::say(format_args!(
@@ -87,6 +91,8 @@ impl Session {
         let unreachable = |source| ControlError::Unreachable { address: address.into(), source };
         let stream = connect(address).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
+        // Heartbeats that nobody acknowledges end a worker whose network is gone.
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE)).map_err(unreachable)?;
         stream.set_read_timeout(Some(JOIN_DEADLINE)).map_err(unreachable)?;
         send(&stream, &Upward::Hello(hello)).map_err(unreachable)?;
         let mut incoming = BufReader::new(stream.try_clone().map_err(unreachable)?);
@@ -276,7 +282,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn server(world_size: usize) -> Server {
-        Server::bind(HOST, 4, "secret".into(), world_size).unwrap()
+        Server::bind(None, 4, "secret".into(), world_size).unwrap()
     }
 
     fn hello(rank: usize, world_size: usize) -> Hello {

@@ -2,6 +2,7 @@
 
 mod mpirun;
 mod solo;
+mod srun;
 
 use std::fs::{self, File};
 use std::io;
@@ -56,6 +57,7 @@ pub fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
     match topology.engine {
         EngineKind::Solo => solo::command_line(job),
         EngineKind::Mpirun => mpirun::command_line(topology, job),
+        EngineKind::Srun => srun::command_line(topology, job),
     }
 }
 
@@ -73,15 +75,17 @@ pub fn start(topology: &Topology, job: &Job, log: &Path) -> Result<Group, Engine
     let output = File::create(log).map_err(log_error)?;
     let line = command_line(topology, job);
     let mut command = Command::new(&line[0]);
+    match topology.engine {
+        EngineKind::Solo => {}
+        EngineKind::Mpirun => mpirun::prepare(&mut command),
+        EngineKind::Srun => srun::prepare(&mut command),
+    }
     command
         .args(&line[1..])
         .envs(job.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(output.try_clone().map_err(log_error)?)
         .stderr(output);
-    if topology.engine == EngineKind::Mpirun {
-        mpirun::prepare(&mut command);
-    }
     process::lead_group_until_parent_dies(&mut command);
     let child = command
         .spawn()
@@ -135,7 +139,7 @@ impl Group {
         }
         let leader = self.child.id();
         let polled = self.poll();
-        if self.engine == EngineKind::Mpirun && matches!(polled, Ok(None)) {
+        if self.engine != EngineKind::Solo && matches!(polled, Ok(None)) {
             // It clears up after itself and ends workers of which nothing has been heard yet.
             process::terminate(leader);
             self.wait(CLEAR_UP_DEADLINE);
@@ -172,11 +176,12 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::Device;
+    use crate::topology::{Device, Share};
     use tempfile::TempDir;
 
     fn topology(ranks: usize, engine: EngineKind) -> Topology {
-        Topology { ranks, device: Device::Cpu, threads: 1, engine, host: "here".into() }
+        let hosts = vec![Share { host: process::host_name(), ranks }];
+        Topology { ranks, device: Device::Cpu, threads: 1, engine, hosts }
     }
 
     fn shell(script: &str) -> Job {

@@ -1,9 +1,17 @@
-//! One worker per rank on this machine, started by Open MPI's mpirun.
+//! One worker per rank on this machine or several, started by Open MPI's mpirun.
 
 use std::process::Command;
 
 use super::Job;
 use crate::topology::Topology;
+
+/// By default a host that loses its power, or its cable, is never missed. With these its silence
+/// ends the group after 5 + 3 * 1 seconds.
+const KEEPALIVE: [(&str, &str); 3] = [
+    ("oob_tcp_keepalive_time", "5"),
+    ("oob_tcp_keepalive_intvl", "1"),
+    ("oob_tcp_keepalive_probes", "3"),
+];
 
 pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
     let ranks = topology.ranks.to_string();
@@ -11,6 +19,13 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
     // machine with two CPUs; and it would bind each worker, with all its threads, to one core.
     let mut line: Vec<String> =
         ["mpirun", "-n", &ranks, "--oversubscribe", "--bind-to", "none"].map(String::from).into();
+    if topology.remote_host().is_some() {
+        let hosts = topology.hosts.iter().map(|share| format!("{}:{}", share.host, share.ranks));
+        line.extend(["--host".into(), hosts.collect::<Vec<_>>().join(",")]);
+        for (name, value) in KEEPALIVE {
+            line.extend(["--mca".into(), name.into(), value.into()]);
+        }
+    }
     for (name, _) in &job.environment {
         // By name alone: command lines can be read by everybody on the machine.
         line.extend(["-x".into(), name.clone()]);

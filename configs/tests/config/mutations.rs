@@ -772,7 +772,7 @@ const CONFLICTS: &[Case] = &[
     (
         &[("engine: mpirun", "engine: solo")],
         &[
-            "55:3: cluster.engine: solo is one worker and cluster.workers is 2, must be one of auto | mpirun",
+            "55:3: cluster.engine: solo is one worker and cluster.workers is 2, must be one of auto | mpirun | srun",
         ],
     ),
     (

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tandem_cluster::engine::{self, Job};
-use tandem_cluster::topology::{Device, EngineKind, Machine, Topology};
+use tandem_cluster::room::Machine;
+use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 
 use crate::doctor::{CHECKS, Level, Site, examine};
 use crate::exit::{Exit, Refused};
@@ -60,7 +61,7 @@ fn worse(one: Exit, other: Exit) -> Exit {
 fn test_gpus() -> anyhow::Result<Exit> {
     let machine = Machine::this();
     if machine.gpus == 0 {
-        let reason = machine.source_of_count;
+        let reason = machine.gpus_by;
         return Err(Refused(format!("there is no GPU to test ({reason})")).into());
     }
     let topology = Topology {
@@ -68,7 +69,7 @@ fn test_gpus() -> anyhow::Result<Exit> {
         device: Device::Cuda,
         threads: 1,
         engine: EngineKind::Mpirun,
-        host: machine.host,
+        hosts: vec![Share { host: machine.host, ranks: machine.gpus }],
     };
     let arguments = ["conformance", "--backend", "nccl", "--bandwidth", MEBIBYTES];
     let job = Job {

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::slurm::{Allocation, Job};
+
 use crate::coordinator::teacher;
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
-use crate::{prepare, worker};
+use crate::{job, prepare, worker};
 
 /// Train, evaluate and export what a config describes; goes on where an earlier launch ended.
 #[derive(Debug, clap::Args)]
@@ -29,6 +32,18 @@ impl Args {
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         teacher::check(&config)?;
-        launch(config, self.restart, worker::find()?, Interrupts::catch()?)
+        let (program, interrupts) = (worker::find()?, Interrupts::catch()?);
+        let run = RunFolder::new(config.run.path());
+        if Allocation::is_follower() {
+            return Ok(job::follow(&run, &interrupts));
+        }
+        // The script of a job that goes on still says what its first start was asked to do.
+        let restart = self.restart && !Job::continues();
+        let watch = job::Watch::start(&run, &config.cluster.slurm, &interrupts);
+        let ended = launch(config, restart, program, interrupts);
+        if let (Some(watch), Ok(exit)) = (watch, &ended) {
+            watch.finish(*exit);
+        }
+        ended
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tandem_cluster::topology::{Machine, Topology};
+use tandem_cluster::topology::Topology;
 
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
@@ -30,8 +30,8 @@ impl Args {
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         teacher::check(&config)?;
-        let topology = Topology::find(&config.cluster, &Machine::this())
-            .map_err(|error| Refused(error.to_string()))?;
+        let topology =
+            Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());
         let plan = Plan::new(&config, topology, program)?;
         if self.json {

@@ -63,6 +63,9 @@ impl Args {
             let cause = failure.message.lines().next().unwrap_or_default();
             println!("last fault  {}: {cause}", failure.headline());
         }
+        if let Some(ending) = state.job_endings.last() {
+            println!("last job    {ending}");
+        }
         Ok(Exit::Done)
     }
 }

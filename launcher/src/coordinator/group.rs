@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -20,6 +19,7 @@ use super::failure::{Failure, Kind, tail};
 use super::members::{Members, Overdue};
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
+use crate::job::Ending;
 
 /// How often interrupts, deadlines and the engine are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -74,6 +74,10 @@ pub trait Listener {
     fn report(&mut self, rank: usize, report: Report);
     /// The group was asked to stop.
     fn stopping(&mut self) {}
+    /// The launcher's job of Slurm's ends; told from then on, again and again.
+    fn job_ends(&mut self, ending: Ending) {
+        let _ = ending;
+    }
     /// Some time has passed.
     fn tick(&mut self) {}
 }
@@ -101,8 +105,7 @@ pub fn run(
     listener: &mut dyn Listener,
 ) -> Result<End, GroupError> {
     let Setting { run, topology, deadlines, interrupts } = setting;
-    let host = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let server = Server::bind(host, generation, secret()?, topology.ranks)?;
+    let server = Server::bind(topology.remote_host(), generation, secret()?, topology.ranks)?;
     let variables = server.environment();
     job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
     let log = run.engine_log(generation);
@@ -127,6 +130,9 @@ pub fn run(
         }
         looked = now;
         watch.listener.tick();
+        if let Some(ending) = interrupts.ending() {
+            watch.listener.job_ends(ending);
+        }
 
         if !watch.failures.is_empty() {
             break None;
@@ -352,7 +358,19 @@ impl Watch<'_> {
             first.message = format!("mpirun was {}", describe_signal(signal));
             first.log = engine_log.to_owned();
         }
-        if first.kind == Kind::Death {
+        if first.kind == Kind::Death
+            && let Some(host) = lost_host(engine_log)
+        {
+            // mpirun ends the others when it has lost a host.
+            first.consequences.extend(first.rank.take());
+            let rank = self.members.present().find(|(_, member)| member.host == host);
+            first.rank = rank.map(|(rank, _)| rank);
+            first.consequences.retain(|rank| first.rank != Some(*rank));
+            first.consequences.sort_unstable();
+            (first.kind, first.host) = (Kind::Hang, Some(host));
+            first.message = "its host is cut off, or without power".into();
+            first.log = engine_log.to_owned();
+        } else if first.kind == Kind::Death {
             let by_signal = signal.map(describe_signal);
             let words = by_signal.or_else(|| engine_words(engine_log, first.rank?));
             if let Some(words) = words {
@@ -361,6 +379,14 @@ impl Watch<'_> {
         }
         first
     }
+}
+
+/// The host whose connection mpirun says that it has lost.
+fn lost_host(log: &Path) -> Option<String> {
+    let text = fs::read_to_string(log).ok()?;
+    let about = &text[text.find("lost communication with a remote daemon")?..];
+    let line = about.lines().find(|line| line.trim_start().starts_with("Remote daemon"))?;
+    Some(line.split_once(" on node ")?.1.trim().to_owned())
 }
 
 /// What mpirun says about a rank's end.
@@ -399,6 +425,19 @@ mod tests {
         let said = engine_words(&log, 1).unwrap();
         assert!(said.starts_with("ended by signal 9 (SIGKILL)"), "{said}");
         assert_eq!(engine_words(&log, 0), None);
+    }
+
+    #[test]
+    fn the_host_that_mpirun_lost_is_understood() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let log = folder.path().join("engine.log");
+        let words = "ORTE has lost communication with a remote daemon.\n\n  \
+                     HNP daemon   : [[15556,0],0] on node n0\n  \
+                     Remote daemon: [[15556,0],2] on node n2\n";
+        fs::write(&log, words).unwrap();
+        assert_eq!(lost_host(&log).as_deref(), Some("n2"));
+        fs::write(&log, "nothing\n").unwrap();
+        assert_eq!(lost_host(&log), None);
     }
 
     #[test]

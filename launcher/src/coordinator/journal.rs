@@ -11,11 +11,14 @@ use tandem_cluster::run_folder::RunFolder;
 
 use super::failure::Failure;
 use super::ledger::Ledger;
+use crate::job::Ending;
 
 /// How often state.json follows what only changes numbers.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Most points of the curve that are kept.
 const CURVE_POINTS: usize = 1000;
+/// Most ends of jobs that are kept.
+const ENDINGS: usize = 20;
 /// Most warnings that are kept.
 const NOTICES: usize = 50;
 
@@ -99,6 +102,8 @@ pub struct State {
     pub data: Vec<Value>,
     /// Warnings that people should know of.
     pub notices: Vec<String>,
+    /// The jobs of Slurm's that ended before the run did.
+    pub job_endings: Vec<Ending>,
     /// When this was written, in seconds since 1970.
     pub updated: f64,
 }
@@ -141,6 +146,15 @@ impl State {
         if self.notices.len() < NOTICES && !self.notices.iter().any(|known| known == text) {
             self.notices.push(text.to_owned());
         }
+    }
+
+    /// Keeps how a job ended, which is heard of more than once.
+    pub fn add_ending(&mut self, ending: Ending) {
+        if self.job_endings.last() != Some(&ending) {
+            self.job_endings.push(ending);
+        }
+        let superfluous = self.job_endings.len().saturating_sub(ENDINGS);
+        self.job_endings.drain(..superfluous);
     }
 
     /// Keeps a report about data; a later one on the same split replaces it.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::Checkpoint;
-use tandem_cluster::topology::{Machine, Topology};
+use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 use tandem_config::model::Objective;
 
@@ -117,6 +117,9 @@ impl Coordinator {
             _ => self.journal.state.ledger.save(Instant::now()),
         }
         self.journal.state.status = status;
+        if let Some(ending) = self.interrupts.ending() {
+            self.journal.state.add_ending(ending);
+        }
         self.journal.event(event, details);
         self.journal.save();
         if let Some(warning) = self.journal.warning() {
@@ -301,12 +304,15 @@ impl Coordinator {
 
     /// Goes on with as many workers as there is room for now.
     fn look_around(&mut self) -> Result<(), Halt> {
-        match Topology::find(&self.config.cluster, &Machine::this()) {
+        match Topology::find_now(&self.config.cluster) {
             Ok(found) => {
                 let (ranks, before) = (found.ranks, self.topology.ranks);
                 if ranks != before {
                     let plural = if ranks == 1 { "" } else { "s" };
-                    let text = format!("going on with {ranks} worker{plural} instead of {before}");
+                    let hosts = found.hosts_in_words();
+                    let text = format!(
+                        "going on with {ranks} worker{plural} instead of {before}, on {hosts}"
+                    );
                     self.progress.say(&text);
                 }
                 self.topology = found;

@@ -2,12 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_cluster::control::{HEARTBEAT, Phase};
+use tandem_cluster::control::{HEARTBEAT, Phase, SILENCE};
 use tandem_cluster::engine::Process;
 use tandem_config::cluster::Deadlines;
 
-/// Without a heartbeat for so long a rank is taken for stopped, whatever its phase.
-const SILENCE: Duration = Duration::from_secs(15);
 /// Where something is overdue anyway, a rank without so many heartbeats is the reason.
 const MISSED: u32 = 4;
 

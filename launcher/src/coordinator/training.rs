@@ -16,6 +16,7 @@ use super::journal::Journal;
 use super::ledger::Activity;
 use super::restarts::Restarts;
 use super::stragglers::{Pace, Stragglers};
+use crate::job::Ending;
 use crate::progress::{Progress, Standing};
 use crate::score::Translation;
 use crate::tensorboard::Writer;
@@ -125,6 +126,14 @@ impl Listener for Training<'_> {
     fn stopping(&mut self) {
         self.journal.event("stopping", json!({}));
         self.progress.say("stopping: the workers write a checkpoint; press Ctrl-C again to kill");
+    }
+
+    fn job_ends(&mut self, ending: Ending) {
+        if self.journal.state.job_endings.last() != Some(&ending) {
+            self.journal.event("job_ends", json!(ending));
+            self.journal.state.add_ending(ending);
+            self.journal.save();
+        }
     }
 
     fn tick(&mut self) {

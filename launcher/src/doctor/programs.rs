@@ -76,7 +76,7 @@ pub fn topology(site: &Site) -> Option<Trouble> {
 
 pub fn cpus(site: &Site) -> Option<Trouble> {
     let (topology, cpus) = (site.topology()?, site.machine.cpus);
-    let threads = topology.ranks * topology.threads;
+    let threads = topology.ranks_per_host() * topology.threads;
     if threads <= cpus {
         return None;
     }
@@ -106,7 +106,7 @@ pub fn vector_instructions(site: &Site) -> Option<Trouble> {
 /// Whether several workers are started on GPUs.
 pub fn joins_gpus(site: &Site) -> bool {
     match site.topology() {
-        Some(topology) => topology.device == Device::Cuda && topology.engine == EngineKind::Mpirun,
+        Some(topology) => topology.device == Device::Cuda && topology.engine != EngineKind::Solo,
         None => site.run.is_none() && site.machine.gpus > 1,
     }
 }

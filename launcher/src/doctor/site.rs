@@ -11,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tandem_cluster::libraries::Libraries;
 use tandem_cluster::process::free_bytes;
+use tandem_cluster::room::Machine;
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::topology::{Machine, Topology};
+use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
 use crate::plan::{Plan, Size};
@@ -84,7 +85,7 @@ impl Site {
         let (run, problems) = match loaded {
             None => (None, None),
             Some(Err(refused)) => (None, Some(refused.to_string())),
-            Some(Ok(config)) => (Some(Run::new(config, &machine)), None),
+            Some(Ok(config)) => (Some(Run::new(config)), None),
         };
         let folder = run.as_ref().map_or_else(|| PathBuf::from("."), |run| run.config.run.path());
         let folder = std::path::absolute(&folder).unwrap_or(folder);
@@ -153,8 +154,8 @@ impl Site {
 }
 
 impl Run {
-    fn new(config: RunConfig, machine: &Machine) -> Self {
-        let topology = Topology::find(&config.cluster, machine).map_err(|error| error.to_string());
+    fn new(config: RunConfig) -> Self {
+        let topology = Topology::find_now(&config.cluster).map_err(|error| error.to_string());
         let plan =
             |topology: &Topology| Plan::new(&config, topology.clone(), "tandem-worker".into()).ok();
         let size = topology.as_ref().ok().and_then(plan).map(|plan| plan.size);

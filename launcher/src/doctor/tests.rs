@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tandem_cluster::libraries::Libraries;
-use tandem_cluster::topology::{Device, EngineKind, Machine, Topology};
+use tandem_cluster::room::Machine;
+use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 use tempfile::TempDir;
 
 use super::*;
@@ -35,7 +36,7 @@ impl Seeded {
             machine: Machine {
                 cpus: 4,
                 gpus: 0,
-                source_of_count: "by decree",
+                gpus_by: "by decree",
                 mpirun: true,
                 host: "here".into(),
             },
@@ -91,7 +92,7 @@ impl Seeded {
             device: Device::Cpu,
             threads: 1,
             engine: EngineKind::Mpirun,
-            host: "here".into(),
+            hosts: vec![Share { host: "here".into(), ranks: 2 }],
         };
         let size = Size {
             trained: 1,

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use tandem_config::cluster::Device as DeviceConfig;
 use tch::{Device, Kind, Tensor};
 
-use super::rank::{number, started_by_mpirun};
+use super::rank::{local_rank, started_by_mpirun};
 use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
 use crate::parallel::solo::Solo;
@@ -59,10 +59,9 @@ impl Args {
     }
 
     fn nccl(&self, mpi: &Mpi) -> anyhow::Result<u8> {
-        let local_rank = number("OMPI_COMM_WORLD_LOCAL_RANK").unwrap_or(0);
         let device = match self.host_memory {
             true => Device::Cpu,
-            false => crate::worker::device(DeviceConfig::Cuda, local_rank)?,
+            false => crate::worker::device(DeviceConfig::Cuda, local_rank())?,
         };
         let nccl = Nccl::start(mpi, device, Duration::from_secs(self.deadline))?;
         self.test(&nccl, device)

@@ -36,8 +36,7 @@ pub fn run(
     run: &Path,
     body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
-    let rank = number("OMPI_COMM_WORLD_RANK").unwrap_or(0);
-    let local_rank = number("OMPI_COMM_WORLD_LOCAL_RANK").unwrap_or(0);
+    let rank = number("OMPI_COMM_WORLD_RANK").or_else(|| number("SLURM_PROCID")).unwrap_or(0);
     let world_size = number(WORLD_SIZE_VARIABLE).unwrap_or(1);
     if std::env::var_os(ADDRESS_VARIABLE).is_some() {
         log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
@@ -45,7 +44,7 @@ pub fn run(
     let config = tandem_config::load(&run.join("config.yaml"), &[])?;
     let (universe, mpi) = if world_size > 1 { Some(Mpi::start(world_size)?) } else { None }.unzip();
     let rank = mpi.as_ref().map_or(rank, Collective::rank);
-    let worker = Worker::join(run, config, (rank, world_size), local_rank)?;
+    let worker = Worker::join(run, config, (rank, world_size), local_rank())?;
     if let Some(session) = worker.session() {
         tell_panics(session.clone());
     }
@@ -114,6 +113,13 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     } else {
         1
     }
+}
+
+/// This rank's number on its host. (mpirun's helpers are tasks of Slurm's, too, and pass its
+/// variables on, so that Open MPI's come first.)
+pub fn local_rank() -> usize {
+    let number = number("OMPI_COMM_WORLD_LOCAL_RANK").or_else(|| number("SLURM_LOCALID"));
+    number.unwrap_or(0)
 }
 
 /// A number that the launcher or MPI has left in the environment.

@@ -1,0 +1,307 @@
+//! The hosts that there are for a run, and what each of them has.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tandem_config::cluster::{Cluster, Engine};
+
+use crate::process;
+use crate::slurm::{Allocation, SlurmError};
+
+/// How long a host of a hostfile may take to answer.
+const HOST_DEADLINE: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Why it is not known where a run could go.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// Slurm contradicts itself.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// The hostfile cannot be read.
+    #[error("cannot read the hostfile {}: {source}", path.display())]
+    Read {
+        /// The hostfile.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A line of the hostfile is none.
+    #[error(
+        "{}:{line}: `{text}` is no host: write `NAME slots=COUNT` or `NAME:COUNT`", path.display()
+    )]
+    Line {
+        /// The hostfile.
+        path: PathBuf,
+        /// The line's number.
+        line: usize,
+        /// What it says.
+        text: String,
+    },
+    /// A hostfile without hosts.
+    #[error("the hostfile {} names no host", path.display())]
+    Empty {
+        /// The hostfile.
+        path: PathBuf,
+    },
+}
+
+/// A host, with what a run may use of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    /// CPUs.
+    pub cpus: usize,
+    /// GPUs.
+    pub gpus: usize,
+    /// How many workers it may have at most, if somebody said so.
+    pub slots: Option<usize>,
+}
+
+/// Who says what hosts there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nobody: there is this machine.
+    Machine,
+    /// `cluster.hostfile`.
+    Hostfile(PathBuf),
+    /// Slurm.
+    Slurm(Allocation),
+}
+
+/// What this machine has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// CPUs that this process may use.
+    pub cpus: usize,
+    /// GPUs that this process may use.
+    pub gpus: usize,
+    /// How the number of GPUs was found.
+    pub gpus_by: &'static str,
+    /// Whether mpirun can be found.
+    pub mpirun: bool,
+    /// Its name.
+    pub host: String,
+}
+
+/// Where a run can go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// Who says so.
+    pub source: Source,
+    /// How GPUs were counted.
+    pub gpus_by: String,
+    /// Whether mpirun can be found.
+    pub mpirun: bool,
+    /// Whether srun can be found, and starts programs of Open MPI.
+    pub srun: bool,
+}
+
+impl Machine {
+    /// This machine, as far as this process may use it.
+    pub fn this() -> Self {
+        let installed = (0..64).filter(|i| Path::new(&format!("/dev/nvidia{i}")).exists()).count();
+        let (gpus, gpus_by) = match std::env::var("CUDA_VISIBLE_DEVICES") {
+            _ if installed == 0 => (0, "there is no /dev/nvidia0"),
+            Ok(visible) => {
+                let named = visible.split(',').filter(|name| !name.trim().is_empty()).count();
+                (named.min(installed), "by CUDA_VISIBLE_DEVICES")
+            }
+            Err(_) => (installed, "by /dev/nvidia*"),
+        };
+        Self {
+            cpus: thread::available_parallelism().map_or(1, usize::from),
+            gpus,
+            gpus_by,
+            mpirun: is_in_path("mpirun"),
+            host: process::host_name(),
+        }
+    }
+}
+
+impl From<Machine> for Room {
+    fn from(machine: Machine) -> Self {
+        let Machine { cpus, gpus, gpus_by, mpirun, host } = machine;
+        let hosts = vec![Host { name: host, cpus, gpus, slots: None }];
+        let gpus_by = gpus_by.into();
+        Self { hosts, source: Source::Machine, gpus_by, mpirun, srun: false }
+    }
+}
+
+impl Room {
+    /// Where a run with these settings can go: Slurm's allocation, else the hostfile's hosts, else
+    /// this machine.
+    ///
+    /// # Errors
+    /// A hostfile that cannot be used, or contradictions of Slurm's.
+    pub fn find(settings: &Cluster) -> Result<Self, RoomError> {
+        let machine = Self::from(Machine::this());
+        if let Some(path) = &settings.hostfile {
+            let hosts = read_hostfile(path, &machine.hosts[0])?;
+            return Ok(Self { hosts, source: Source::Hostfile(path.clone()), ..machine });
+        }
+        match Allocation::find()? {
+            Some(allocation) if settings.engine != Engine::Solo => {
+                let host = |node: &crate::slurm::Node| Host {
+                    name: node.name.clone(),
+                    cpus: node.cpus,
+                    gpus: node.gpus,
+                    slots: allocation.tasks_by.map(|_| node.tasks),
+                };
+                let hosts = allocation.nodes.iter().map(host).collect();
+                let (gpus_by, srun) = (allocation.gpus_by.clone(), srun_has_pmix());
+                let source = Source::Slurm(allocation);
+                Ok(Self { hosts, source, gpus_by, srun, ..machine })
+            }
+            _ => Ok(machine),
+        }
+    }
+
+    /// All GPUs.
+    pub fn gpus(&self) -> usize {
+        self.hosts.iter().map(|host| host.gpus).sum()
+    }
+
+    /// Leaves out the hosts of a hostfile that do not answer. Slurm itself looks after its nodes.
+    pub fn leave_out_the_silent(&mut self) {
+        if !matches!(self.source, Source::Hostfile(_)) {
+            return;
+        }
+        let asked: Vec<_> = self
+            .hosts
+            .iter()
+            .map(|host| {
+                let name = host.name.clone();
+                thread::spawn(move || name == process::host_name() || answers(&name))
+            })
+            .collect();
+        let mut asked = asked.into_iter();
+        self.hosts.retain(|_| asked.next().is_some_and(|asked| asked.join().unwrap_or(false)));
+    }
+}
+
+/// Whether a command can be run on a host by the way that mpirun takes to it.
+fn answers(host: &str) -> bool {
+    let agent = std::env::var("OMPI_MCA_plm_rsh_agent");
+    let agent = agent.unwrap_or_else(|_| "ssh -o BatchMode=yes -o ConnectTimeout=4".into());
+    let mut words = agent.split_whitespace();
+    let Some(program) = words.next() else { return false };
+    let mut command = Command::new(program);
+    command.args(words).args([host, "true"]);
+    process::lead_group_until_parent_dies(&mut command);
+    let nothing = Stdio::null;
+    let started = command.stdin(nothing()).stdout(nothing()).stderr(nothing()).spawn();
+    let Ok(mut child) = started else { return false };
+    let deadline = Instant::now() + HOST_DEADLINE;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) if Instant::now() < deadline => thread::sleep(LOOK),
+            _ => {
+                process::kill_group(child.id());
+                let _ = child.wait();
+                return false;
+            }
+        }
+    }
+}
+
+fn is_in_path(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|path| path.join(program).is_file())
+}
+
+/// Open MPI's programs find each other by PMIx alone.
+fn srun_has_pmix() -> bool {
+    let listed = Command::new("srun").arg("--mpi=list").stdin(Stdio::null()).output();
+    listed.is_ok_and(|listed| {
+        let said = [listed.stdout, listed.stderr].concat();
+        String::from_utf8_lossy(&said).split_whitespace().any(|word| word.starts_with("pmix"))
+    })
+}
+
+/// Reads lines such as `n1 slots=4`, `n1:4` or `n1`; `#` begins a comment. Other hosts are taken
+/// to be like this one.
+fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| RoomError::Read { path: path.into(), source })?;
+    let mut hosts: Vec<Host> = Vec::new();
+    for (index, text) in text.lines().enumerate() {
+        let words = text.split('#').next().unwrap_or_default().trim();
+        if words.is_empty() {
+            continue;
+        }
+        let (name, slots) = host_line(words).ok_or_else(|| RoomError::Line {
+            path: path.into(),
+            line: index + 1,
+            text: text.trim().into(),
+        })?;
+        match hosts.iter_mut().find(|host| host.name == name) {
+            // As for mpirun, a host that is named twice has twice as many.
+            Some(host) => host.slots = host.slots.map(|known| known + slots),
+            None => hosts.push(Host { name: name.into(), slots: Some(slots), ..like.clone() }),
+        }
+    }
+    if hosts.is_empty() {
+        return Err(RoomError::Empty { path: path.into() });
+    }
+    Ok(hosts)
+}
+
+fn host_line(words: &str) -> Option<(&str, usize)> {
+    let mut words = words.split_whitespace();
+    let name = words.next()?;
+    let (name, mut slots) = match name.rsplit_once(':') {
+        Some((name, count)) => (name, count.parse().ok()?),
+        None => (name, 1),
+    };
+    for word in words {
+        match word.split_once('=')? {
+            ("slots", count) => slots = count.parse().ok()?,
+            ("max_slots" | "max-slots", _) => {}
+            _ => return None,
+        }
+    }
+    let good = slots > 0 && name.chars().all(|c| c.is_alphanumeric() || ".-_".contains(c));
+    good.then_some((name, slots))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<Host>, RoomError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let like = Host { name: "here".into(), cpus: 8, gpus: 2, slots: None };
+        read_hostfile(file.path(), &like)
+    }
+
+    #[test]
+    fn hostfiles_of_both_kinds_are_read() {
+        let hosts = read("# two\nn1 slots=2 max_slots=2\n\nn2:3 # fast\nn3\nn1\n").unwrap();
+        let shown: Vec<_> = hosts.iter().map(|host| (&*host.name, host.slots.unwrap())).collect();
+        assert_eq!(shown, [("n1", 3), ("n2", 3), ("n3", 1)]);
+        assert_eq!((hosts[0].cpus, hosts[0].gpus), (8, 2));
+    }
+
+    #[test]
+    fn lines_that_are_no_hosts_are_named() {
+        for bad in ["n1 slots=0", "n1:x", "n1 2", "n1 cores=2", "n1;reboot"] {
+            let error = read(&format!("n0\n{bad}\n")).unwrap_err().to_string();
+            assert!(error.contains(":2: `") && error.contains(bad), "{error}");
+        }
+        assert!(read("# nobody\n").unwrap_err().to_string().contains("names no host"));
+        let missing = read_hostfile(
+            Path::new("/nowhere/hosts"),
+            &Host { name: "here".into(), cpus: 1, gpus: 0, slots: None },
+        );
+        assert!(missing.unwrap_err().to_string().contains("/nowhere/hosts"));
+    }
+}
