@@ -8,6 +8,7 @@ mod launch;
 mod logs;
 mod plan;
 mod reproduce;
+mod slurm;
 mod status;
 mod stop;
 mod translate;
@@ -38,6 +39,7 @@ const EXIT_CODES: &str = "Exit codes:
 #[derive(Debug, Subcommand)]
 enum Command {
     Launch(launch::Args),
+    Slurm(slurm::Args),
     Plan(plan::Args),
     Doctor(doctor::Args),
     Status(status::Args),
@@ -55,6 +57,7 @@ pub fn main() -> ExitCode {
     tandem_cluster::process::end_on_panic();
     let result = match Cli::parse().command {
         Command::Launch(args) => args.run(),
+        Command::Slurm(args) => args.run(),
         Command::Plan(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Status(args) => args.run(),

@@ -1,6 +1,7 @@
 //! The job of Slurm's in which the launcher runs: when it ends, why, and how the run goes on.
 
 mod ending;
+pub mod script;
 
 pub use ending::{Ending, Next};
 

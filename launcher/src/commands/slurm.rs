@@ -1,0 +1,80 @@
+//! `tandem slurm`: a run as a batch job.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::Topology;
+
+use crate::coordinator::teacher;
+use crate::exit::{Exit, Refused};
+use crate::job::script::{Request, Script};
+use crate::prepare;
+
+/// Write a batch script that launches a run, and submit it to Slurm.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The run's config.
+    config: PathBuf,
+    /// Change a key of the config: path.to.key=value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    #[command(flatten)]
+    request: Request,
+    /// Print the script, and submit nothing.
+    #[arg(long)]
+    print: bool,
+    /// More options for sbatch, behind `--`, such as `-- --account=nlp --array=1-4`.
+    #[arg(last = true, value_name = "OPTION")]
+    sbatch: Vec<String>,
+}
+
+impl Args {
+    /// Runs the verb.
+    ///
+    /// # Errors
+    /// A config that does not work or contradicts what is asked of Slurm, or a refusal of Slurm's.
+    pub fn run(self) -> anyhow::Result<Exit> {
+        let config = prepare::load(&self.config, &self.overrides)?;
+        teacher::check(&config)?;
+        let room = self.request.room(&config.cluster)?;
+        let topology =
+            Topology::find(&config.cluster, &room).map_err(|error| Refused(error.to_string()))?;
+        let run = RunFolder::new(config.run.path());
+        let script = Script {
+            config: std::path::absolute(&self.config)?,
+            overrides: &self.overrides,
+            request: &self.request,
+            sbatch: &self.sbatch,
+            run: &run,
+            settings: &config.cluster,
+            topology: &topology,
+        }
+        .to_string();
+        if self.print {
+            print!("{script}");
+            return Ok(Exit::Done);
+        }
+        std::fs::create_dir_all(run.path())
+            .with_context(|| format!("cannot make {}", run.path().display()))?;
+        let path = run.job_script();
+        run.replace(&path, &script)?;
+        let submitted = Command::new("sbatch").arg("--parsable").arg(&path).output();
+        let output = submitted.map_err(|error| {
+            Refused(format!("cannot start sbatch: {error}; is this a machine of the cluster?"))
+        })?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(Refused(format!("{said}\nthe script is {}", path.display())).into());
+        }
+        let job = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        println!(
+            "job {job} is in the queue: {} workers, script {}",
+            topology.ranks,
+            path.display()
+        );
+        println!("`tandem status {}` tells how it goes", run.path().display());
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,272 @@
+//! The batch script of a run.
+
+use std::fmt::{Display, Formatter, Result as FmtResult};
+use std::path::PathBuf;
+
+use tandem_cluster::room::{Host, Room, Source};
+use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::slurm::{Allocation, Node};
+use tandem_cluster::topology::{Device, Topology};
+use tandem_config::cluster::{self, Cluster};
+
+use crate::exit::Refused;
+
+/// What is asked of Slurm.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Request {
+    /// How many nodes.
+    #[arg(long, default_value_t = 1)]
+    nodes: usize,
+    /// GPUs of each node, with a worker each.
+    #[arg(long, value_name = "N")]
+    gpus_per_node: Option<usize>,
+    /// Workers on each node, where they compute on CPUs.
+    #[arg(long, value_name = "N", conflicts_with = "gpus_per_node")]
+    workers_per_node: Option<usize>,
+    /// CPUs of each worker; otherwise cluster.threads.
+    #[arg(long, value_name = "N")]
+    cpus_per_worker: Option<usize>,
+    /// How long the job may run, as days-hours:minutes:seconds; a longer run goes on in further
+    /// jobs.
+    #[arg(long, value_name = "TIME")]
+    time: Option<String>,
+    /// The partition.
+    #[arg(long)]
+    partition: Option<String>,
+}
+
+impl Request {
+    /// What Slurm would give.
+    ///
+    /// # Errors
+    /// Numbers that are missing or contradict the config.
+    pub fn room(&self, settings: &Cluster) -> Result<Room, Refused> {
+        let nodes = self.nodes;
+        if nodes == 0 {
+            return Err(Refused("--nodes is 0, must be at least 1".into()));
+        }
+        let most = settings.workers.most();
+        let (tasks, gpus) = match (self.gpus_per_node, settings.device) {
+            (Some(0), _) => return Err(Refused("--gpus-per-node is 0: leave it out".into())),
+            (Some(_), cluster::Device::Cpu) => {
+                let words = "--gpus-per-node is given, but cluster.device is `cpu`";
+                return Err(Refused(words.into()));
+            }
+            (Some(gpus), _) => (1, gpus),
+            (None, cluster::Device::Cuda) => {
+                let words = "cluster.device is `cuda`: say how many GPUs with --gpus-per-node";
+                return Err(Refused(words.into()));
+            }
+            (None, _) => (self.workers_per_node.unwrap_or(most.div_ceil(nodes)).max(1), 0),
+        };
+        let by_tasks = gpus == 0 && tasks > 1;
+        let cpus = self.cpus_per_worker(settings);
+        let node = |index: usize| Node {
+            name: format!("node {}", index + 1),
+            tasks,
+            cpus: cpus * tasks.max(gpus),
+            gpus,
+        };
+        let nodes: Vec<Node> = (0..nodes).map(node).collect();
+        let host = |node: &Node| Host {
+            name: node.name.clone(),
+            cpus: node.cpus,
+            gpus,
+            slots: by_tasks.then_some(tasks),
+        };
+        let hosts = nodes.iter().map(host).collect();
+        let allocation = Allocation {
+            job: "of this script".into(),
+            nodes,
+            cpus_per_task: Some(cpus),
+            tasks_by: by_tasks.then_some("--workers-per-node"),
+            gpus_by: "by --gpus-per-node".into(),
+        };
+        let gpus_by = allocation.gpus_by.clone();
+        let source = Source::Slurm(allocation);
+        Ok(Room { hosts, source, gpus_by, mpirun: true, srun: true })
+    }
+
+    fn cpus_per_worker(&self, settings: &Cluster) -> usize {
+        self.cpus_per_worker.unwrap_or(settings.threads.max(1))
+    }
+}
+
+/// What a batch script is made of; displayed, it is the script.
+pub struct Script<'a> {
+    /// The config's absolute path.
+    pub config: PathBuf,
+    /// Its changed keys.
+    pub overrides: &'a [String],
+    /// What is asked of Slurm.
+    pub request: &'a Request,
+    /// More options for sbatch.
+    pub sbatch: &'a [String],
+    /// The run.
+    pub run: &'a RunFolder,
+    /// The run's settings.
+    pub settings: &'a Cluster,
+    /// Where its ranks would go.
+    pub topology: &'a Topology,
+}
+
+impl Script<'_> {
+    fn options(&self) -> Vec<String> {
+        let Self { request, settings, topology, .. } = self;
+        let name = self.run.path().file_name().unwrap_or_default().to_string_lossy();
+        let cpus = request.cpus_per_worker(settings);
+        let mut options = vec![format!("--job-name={name}"), format!("--nodes={}", request.nodes)];
+        match topology.device {
+            Device::Cuda => options.extend([
+                "--ntasks-per-node=1".into(),
+                format!("--gpus-per-node={}", topology.ranks_per_host()),
+                format!("--cpus-per-task={}", cpus * topology.ranks_per_host()),
+            ]),
+            Device::Cpu => options.extend([
+                format!("--ntasks-per-node={}", topology.ranks_per_host()),
+                format!("--cpus-per-task={cpus}"),
+            ]),
+        }
+        options.extend(request.time.iter().map(|time| format!("--time={time}")));
+        options.extend(request.partition.iter().map(|name| format!("--partition={name}")));
+        options.extend([
+            "--requeue".into(),
+            "--open-mode=append".into(),
+            // Should the controller not say in time when the job ends.
+            format!("--signal=B:USR1@{}", settings.slurm.margin.ceil()),
+        ]);
+        let names_output = |option: &String| option.starts_with("--output");
+        if !self.sbatch.iter().any(names_output) {
+            options.push(format!("--output={}", self.run.path().join("slurm-%j.out").display()));
+        }
+        options.extend(self.sbatch.iter().cloned());
+        options
+    }
+}
+
+impl Display for Script<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> FmtResult {
+        writeln!(f, "#!/bin/bash")?;
+        for option in self.options() {
+            writeln!(f, "#SBATCH {option}")?;
+        }
+        let launcher = std::env::current_exe().unwrap_or_else(|_| "tandem".into());
+        let words = |path: &std::path::Path| quoted(&path.to_string_lossy());
+        // In the shell's place, so that Slurm's signals reach the launcher.
+        write!(f, "\nexec {} launch {}", words(&launcher), words(&self.config))?;
+        for setting in self.overrides {
+            write!(f, " \\\n    --set {}", quoted(setting))?;
+        }
+        writeln!(f)
+    }
+}
+
+/// A word as the shell takes it. Variables of Slurm's are left to it, as in
+/// `run.name=seed-$SLURM_ARRAY_TASK_ID`.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
+    if word.chars().all(is_plain) && !word.is_empty() {
+        word.to_owned()
+    } else if word.contains("$SLURM_") && !word.contains(['"', '`', '\\']) {
+        format!("\"{word}\"")
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        request: Request,
+    }
+
+    fn request(arguments: &str) -> Request {
+        let words = std::iter::once("x").chain(arguments.split_whitespace());
+        Cli::parse_from(words).request
+    }
+
+    fn settings(workers: usize, device: cluster::Device) -> Cluster {
+        let workers = cluster::Workers::Number(workers);
+        Cluster { workers, device, ..Cluster::default() }
+    }
+
+    fn script(request: &Request, settings: &Cluster) -> Result<String, String> {
+        let room = request.room(settings).map_err(|error| error.to_string())?;
+        let topology = Topology::find(settings, &room).map_err(|error| error.to_string())?;
+        let run = RunFolder::new("/runs/my".into());
+        let overrides = ["training.steps=9".into(), "run.name=a-$SLURM_ARRAY_TASK_ID".into()];
+        let config = "/configs/it's.yaml".into();
+        let sbatch = ["--account=nlp".into()];
+        let script = Script {
+            config,
+            overrides: &overrides,
+            request,
+            sbatch: &sbatch,
+            run: &run,
+            settings,
+            topology: &topology,
+        };
+        Ok(script.to_string())
+    }
+
+    #[test]
+    fn a_script_is_what_a_person_would_have_written() {
+        let request = request("--nodes 2 --gpus-per-node 8 --time 1-00:00:00 --cpus-per-worker 4");
+        let text = script(&request, &settings(0, cluster::Device::Auto)).unwrap();
+        let (head, command) = text.split_once("\n\nexec ").unwrap();
+        assert_eq!(
+            head,
+            "#!/bin/bash\n\
+             #SBATCH --job-name=my\n\
+             #SBATCH --nodes=2\n\
+             #SBATCH --ntasks-per-node=1\n\
+             #SBATCH --gpus-per-node=8\n\
+             #SBATCH --cpus-per-task=32\n\
+             #SBATCH --time=1-00:00:00\n\
+             #SBATCH --requeue\n\
+             #SBATCH --open-mode=append\n\
+             #SBATCH --signal=B:USR1@120\n\
+             #SBATCH --output=/runs/my/slurm-%j.out\n\
+             #SBATCH --account=nlp"
+        );
+        let words = command.split_once(" launch ").unwrap().1;
+        assert_eq!(
+            words,
+            "'/configs/it'\\''s.yaml' \\\n    --set training.steps=9 \\\n    \
+             --set \"run.name=a-$SLURM_ARRAY_TASK_ID\"\n"
+        );
+    }
+
+    #[test]
+    fn workers_on_cpus_are_tasks() {
+        let text = |arguments: &str, workers| {
+            let settings = Cluster { threads: 3, ..settings(workers, cluster::Device::Cpu) };
+            script(&request(arguments), &settings).unwrap()
+        };
+        for (arguments, workers) in [("--nodes 2", 4), ("--nodes 2 --workers-per-node 2", 0)] {
+            let text = text(arguments, workers);
+            assert!(text.contains("--ntasks-per-node=2\n#SBATCH --cpus-per-task=3"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_contradicts_the_config_is_refused_before_it_waits_in_the_queue() {
+        let refused = |arguments: &str, workers, device| {
+            script(&request(arguments), &settings(workers, device)).unwrap_err()
+        };
+        let error = refused("--nodes 2 --gpus-per-node 4", 9, cluster::Device::Auto);
+        assert!(error.contains("workers is 9") && error.contains("8 GPUs (by --gpus"), "{error}");
+        let error = refused("--gpus-per-node 4", 0, cluster::Device::Cpu);
+        assert!(error.contains("--gpus-per-node") && error.contains("`cpu`"), "{error}");
+        let error = refused("", 0, cluster::Device::Cuda);
+        assert!(error.contains("--gpus-per-node"), "{error}");
+        let error = refused("--nodes 2 --workers-per-node 2", 3, cluster::Device::Cpu);
+        assert!(error.contains("workers is 3") && error.contains("--workers-per-node"), "{error}");
+        assert!(refused("--nodes 0", 0, cluster::Device::Auto).contains("--nodes is 0"));
+    }
+}
