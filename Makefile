@@ -6,11 +6,12 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-nccl bench-venv bench
+.PHONY: help setup setup-test demo test test-slurm test-nccl bench-venv bench
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
 	@echo 'make test          set up, build, check and test everything'
+	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
 	@echo 'make test-nccl     test what can be of NCCL without a GPU (206 MB to download)'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
@@ -32,6 +33,16 @@ test: setup-test
 	cargo clippy --release --all-targets -- $(LINTS)
 	cargo build --release
 	cargo test --release
+	@$(MAKE) --no-print-directory test-slurm
+
+# On nodes and hosts that are simulated on this machine, which takes root.
+test-slurm: setup-test
+	@if why=$$(tests/slurm/setup.sh); then \
+		cargo build --release && cargo test --release --package tandem-tests --test slurm -- \
+			--ignored --test-threads=1; \
+	else \
+		echo "SKIPPED: the tests on a Slurm cluster and on several hosts: $$why"; \
+	fi
 
 test-nccl: setup
 	@grep '^nvidia-nccl' trainer/setup/libtorch-cuda.txt >.deps/nccl.txt

@@ -1,0 +1,179 @@
+//! Jobs that end before their run: the run goes on where it should, and nowhere else.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tandem_tests::live::{Run, eventually};
+use tandem_tests::{Tiny, adapters};
+
+use crate::lab::{Lab, state, tandem};
+
+const STEPS: u64 = 1500;
+
+/// A run of two ranks on two nodes, and the same run undisturbed on this machine.
+struct Pair {
+    lab: Lab,
+    tiny: Arc<Tiny>,
+    undisturbed: Vec<u8>,
+}
+
+fn settings() -> Vec<String> {
+    vec![
+        format!("training.steps={STEPS}"),
+        "training.log_every=50".into(),
+        "evaluation.every=0".into(),
+        "evaluation.sentences=4".into(),
+        "checkpoints.every=100".into(),
+        "checkpoints.keep_last=2".into(),
+    ]
+}
+
+impl Pair {
+    fn new() -> Self {
+        let tiny = Arc::new(Tiny::new());
+        let settings = settings();
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        let undisturbed = Run::new(&tiny, "undisturbed", 2, &settings);
+        undisturbed.launch(&[], 0);
+        let undisturbed = adapters(undisturbed.folder(), STEPS);
+        Self { lab: Lab::start(2, 0, 4), tiny, undisturbed }
+    }
+
+    /// The command that launches a run with these settings besides.
+    fn command(&self, name: &str, more: &[&str]) -> (String, PathBuf) {
+        let config = self.tiny.ab_net(name, 0, 0.1);
+        let settings = settings().into_iter().chain(more.iter().map(|it| (*it).to_owned()));
+        let settings: Vec<String> = settings.map(|it| format!("--set '{it}'")).collect();
+        let command = format!("{} launch {} {}", tandem(), config.display(), settings.join(" "));
+        (command, self.tiny.path(name))
+    }
+
+    /// Submits that as a job on both nodes.
+    fn submit(&self, name: &str, options: &[&str], more: &[&str]) -> (String, PathBuf) {
+        let (command, run) = self.command(name, more);
+        let output = format!("--output={}", self.lab.path(&format!("{name}.out")).display());
+        let fixed =
+            ["--nodes=2", "--ntasks-per-node=1", "--open-mode=append", "--exclusive", &output];
+        (self.lab.sbatch(&[&fixed, options].concat(), &command), run)
+    }
+
+    fn said(&self, name: &str) -> String {
+        std::fs::read_to_string(self.lab.path(&format!("{name}.out"))).unwrap_or_default()
+    }
+
+    /// The run is done, with the bits of the undisturbed one.
+    fn assert_done(&self, run: &Path) {
+        let name = run.file_name().unwrap().to_string_lossy().into_owned();
+        assert_eq!(state(run)["status"], "done", "{}", self.said(&name));
+        assert!(adapters(run, STEPS) == self.undisturbed, "other weights\n{}", self.said(&name));
+    }
+}
+
+/// Waits until a run has published a checkpoint later than `step`.
+fn wait_for_checkpoint(run: &Path, step: u64) {
+    eventually("a checkpoint is published", || {
+        state(run)["latest"].as_u64().is_some_and(|latest| latest > step)
+    });
+}
+
+/// Why and how each job of a run ended: `time_limit chained`.
+fn endings(run: &Path) -> Vec<String> {
+    let state = state(run);
+    let endings = state["job_endings"].as_array().cloned().unwrap_or_default();
+    let word = |ending: &serde_json::Value| {
+        let next = match &ending["next"] {
+            serde_json::Value::String(word) => word.clone(),
+            object => object.as_object().and_then(|it| it.keys().next().cloned()).unwrap(),
+        };
+        format!("{} {next}", ending["cause"].as_str().unwrap_or("none"))
+    };
+    endings.iter().map(word).collect()
+}
+
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn a_run_outlives_its_jobs() {
+    let pair = Pair::new();
+    timed("time limit", || time_limit(&pair));
+    timed("cancelled", || cancelled(&pair));
+    timed("preemption", || preemption(&pair));
+    timed("requeue", || requeue(&pair));
+    timed("lost worker", || lost_node(&pair, "n2"));
+    timed("lost launcher", || lost_node(&pair, "n1"));
+}
+
+fn timed(name: &str, part: impl FnOnce()) {
+    let started = Instant::now();
+    part();
+    println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
+}
+
+/// One minute for a job, of which the last 50 seconds are margin.
+fn time_limit(pair: &Pair) {
+    let margin = "cluster.slurm.margin=50";
+    let (_, run) = pair.submit("limited", &["--time=1"], &[margin]);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    let ended = endings(&run);
+    assert!(!ended.is_empty(), "{}", pair.said("limited"));
+    assert!(ended.iter().all(|it| it == "time_limit chained"), "{ended:?}");
+    let jobs = pair.said("limited").matches("resuming from").count();
+    assert_eq!(jobs, ended.len(), "{}", pair.said("limited"));
+}
+
+/// Another job takes both nodes; Slurm starts the first one again after it.
+fn preemption(pair: &Pair) {
+    let (_, run) = pair.submit("preempted", &[], &[]);
+    wait_for_checkpoint(&run, 100);
+    let high = pair.lab.sbatch(&["--partition=high", "--nodes=2", "--exclusive"], "sleep 1");
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    assert_eq!(endings(&run), ["preemption by_slurm"], "{high}: {}", pair.said("preempted"));
+}
+
+/// By `scontrol requeue`, and by the run's own choice at its time limit.
+fn requeue(pair: &Pair) {
+    let (job, run) = pair.submit("requeued", &[], &[]);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.say(&["scontrol", "requeue", &job]);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    assert_eq!(endings(&run), ["requeue by_slurm"], "{}", pair.said("requeued"));
+
+    let own = ["cluster.slurm.margin=50", "cluster.slurm.continue=requeue"];
+    let (_, run) = pair.submit("back", &["--time=1"], &own);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    let ended = endings(&run);
+    assert!(!ended.is_empty() && ended.iter().all(|it| it == "time_limit requeue"), "{ended:?}");
+}
+
+/// A node loses its power: that of a worker, then that of the launcher, too.
+fn lost_node(pair: &Pair, node: &str) {
+    let name = format!("lost-{node}");
+    let (_, run) = pair.submit(&name, &[], &[]);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.script("power", &[node]);
+    eventually("Slurm misses the node", || {
+        std::thread::sleep(Duration::from_millis(200));
+        pair.lab.say(&["sinfo", "--noheader", "--nodes", node, "--format=%T"]).starts_with("down")
+    });
+    pair.lab.script("join", &[node]);
+    pair.lab.script("start-node", &[node]);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    assert_eq!(endings(&run), ["node_failure by_slurm"], "{}", pair.said(&name));
+}
+
+/// scancel is final.
+fn cancelled(pair: &Pair) {
+    let (job, run) = pair.submit("cancelled", &[], &[]);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.say(&["scancel", &job]);
+    pair.lab.wait_until_idle();
+    assert_eq!(endings(&run), ["cancel nothing"], "{}", pair.said("cancelled"));
+    let state = state(&run);
+    assert_eq!(state["status"], "stopped", "{}", pair.said("cancelled"));
+    assert!(state["latest"].as_u64() >= state["step"].as_u64(), "the last step was saved");
+}

@@ -1,0 +1,143 @@
+//! However nodes, tasks and GPUs were asked for: each rank has its node and its GPU.
+
+use std::path::Path;
+
+use serde_json::Value;
+use tandem_tests::Tiny;
+
+use crate::lab::{Lab, tandem};
+
+/// What was asked for; and what comes of it: ranks by node, device, CPU threads.
+const FORMS: [(&str, &str, &str); 12] = [
+    ("--nodes=2 --ntasks-per-node=4 --gpus-per-node=4", "n1:4 n2:4", "cuda"),
+    ("--nodes=2 --ntasks-per-node=1 --gpus-per-node=4 --cpus-per-task=8", "n1:4 n2:4", "cuda"),
+    ("--nodes=2 --gpus-per-node=2", "n1:2 n2:2", "cuda"),
+    ("--nodes=2 --ntasks=3 --gpus-per-task=1", "n1:2 n2:1", "cuda"),
+    ("--nodes=2 --ntasks-per-node=4 --gres=gpu:4", "n1:4 n2:4", "cuda"),
+    ("--nodes=2 --gpus=5", "n1:4 n2:1", "cuda"),
+    ("--nodes=1 --gpus=3", "n1:3", "cuda"),
+    ("--array=3 --nodes=1 --ntasks=2 --gres=gpu:2", "n1:2", "cuda"),
+    ("--nodes=2 --ntasks-per-node=2", "n1:2 n2:2", "cpu"),
+    ("--nodes=2", "n1:1 n2:1", "cpu"),
+    ("--ntasks=4 --cpus-per-task=2", "n1:4", "cpu"),
+    ("--nodes=2 --ntasks=3", "n1:2 n2:1", "cpu"),
+];
+
+/// Prints which rank of which node sees which GPUs, and ends.
+const WORKER: &str = "#!/bin/sh
+echo \"$SLURM_PROCID $SLURM_LOCALID $(hostname) ${CUDA_VISIBLE_DEVICES:-none}\" >>\"$RANKS\"
+exit 2
+";
+
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn ranks_go_where_slurm_says() {
+    let lab = Lab::start(2, 4, 16);
+    let tiny = Tiny::texts();
+    let config = tiny.translation("forms", 0, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
+    let auto = "--set cluster.device=auto --set training.micro_batches=16";
+    let plan = format!("{} plan --json {} {auto}", tandem(), config.display());
+    for (index, (options, shares, device)) in FORMS.iter().enumerate() {
+        let output = lab.path(&format!("form-{index}.json"));
+        let options: Vec<&str> = options.split(' ').collect();
+        let script = format!("{plan} >{}", output.display());
+        lab.sbatch(&[&["--output=/dev/null"], &*options].concat(), &format!("sh -c '{script}'"));
+        lab.wait_until_idle();
+        assert_eq!(topology(&output), ((*shares).into(), (*device).into()), "{options:?}");
+    }
+
+    // From another machine, and from within a step.
+    let words: Vec<&str> = plan.split(' ').collect();
+    let salloc = ["salloc", "--quiet", "--nodes=2", "--gpus-per-node=2"];
+    let said = lab.say(&[&salloc, &*words].concat());
+    assert_eq!(topology_of(&said), ("n1:2 n2:2".into(), "cuda".into()));
+    let srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=4", "--label"];
+    let said = lab.say(&[&srun, &*words].concat());
+    let task = |task: &str| -> String {
+        said.lines().filter_map(|line| line.strip_prefix(&format!("{task}: "))).collect()
+    };
+    assert_eq!(topology_of(&task("0")), ("n1:4 n2:4".into(), "cuda".into()));
+}
+
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn each_rank_finds_its_gpu() {
+    let lab = Lab::start(2, 4, 16);
+    let tiny = Tiny::texts();
+    let config = tiny.translation("ranks", 0, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
+    let worker = tiny.write("worker.sh", WORKER);
+    assert!(std::process::Command::new("chmod").arg("+x").arg(&worker).status().unwrap().success());
+    for (form, options, tasks) in [
+        ("per-node", "--ntasks-per-node=1 --gpus-per-node=4", ""),
+        ("per-task", "--ntasks-per-node=4 --gpus-per-task=1", ""),
+        ("steps", "--ntasks-per-node=1 --gpus-per-node=4", "srun --ntasks-per-node=1 "),
+    ] {
+        let ranks = lab.path(form);
+        let launch = format!(
+            "env TANDEM_WORKER={} RANKS={} {tasks}{} launch {} --set cluster.device=auto \
+             --set training.micro_batches=8 --set cluster.max_restarts=0 --restart",
+            worker.display(),
+            ranks.display(),
+            tandem(),
+            config.display()
+        );
+        let options: Vec<&str> = options.split(' ').collect();
+        lab.sbatch(&[&["--nodes=2", "--output=/dev/null"], &*options].concat(), &launch);
+        lab.wait_until_idle();
+        let text = std::fs::read_to_string(&ranks).unwrap_or_default();
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_by_key(|line| line.split(' ').next().and_then(|rank| rank.parse::<u32>().ok()));
+        let wanted: Vec<String> =
+            (0..8).map(|rank| format!("{rank} {} n{} 0,1,2,3", rank % 4, rank / 4 + 1)).collect();
+        assert_eq!(lines, wanted, "{form}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn contradictions_are_refused_by_both_names() {
+    let lab = Lab::start(2, 4, 16);
+    let tiny = Tiny::texts();
+    let config = tiny.translation("wrong", 0, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
+    for (options, setting, one, other) in [
+        (
+            "--ntasks-per-node=2 --gpus-per-node=4",
+            "cluster.device=auto",
+            "SLURM_NTASKS_PER_NODE puts 2 tasks on n1",
+            "it has 4 GPUs (by scontrol show job",
+        ),
+        ("--ntasks-per-node=2", "cluster.workers=3", "cluster.workers is 3", "gives 4 tasks"),
+        ("--gpus-per-node=1", "cluster.workers=9", "cluster.workers is 9", "there are 2 GPUs"),
+        ("--ntasks=4", "cluster.threads=2", "cluster.threads is 2", "SLURM_CPUS_PER_TASK is 1"),
+        ("--ntasks=2", "cluster.device=cuda", "cluster.device is `cuda`", "no usable GPU"),
+    ] {
+        let output = lab.path("said");
+        let device = "--set cluster.device=auto --set training.micro_batches=16";
+        let launch = format!("{} plan {} {device} --set {setting}", tandem(), config.display());
+        let to = format!("--output={}", output.display());
+        let options: Vec<&str> = options.split(' ').collect();
+        lab.sbatch(&[&["--nodes=2", "--cpus-per-task=1", &to], &*options].concat(), &launch);
+        lab.wait_until_idle();
+        let said = std::fs::read_to_string(&output).unwrap();
+        assert!(said.contains(one) && said.contains(other), "{options:?} {setting}: {said}");
+        std::fs::remove_file(&output).unwrap();
+    }
+}
+
+const TRANSFORMER: &str = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
+                           vocabulary: { learn: { size: 110, lowercase: false } } } }";
+
+fn topology(plan: &Path) -> (String, String) {
+    topology_of(&std::fs::read_to_string(plan).unwrap_or_default())
+}
+
+/// Ranks by host, and the device.
+fn topology_of(plan: &str) -> (String, String) {
+    let plan: Value = serde_json::from_str(plan).unwrap_or_else(|error| panic!("{error}: {plan}"));
+    let topology = &plan["topology"];
+    let hosts = topology["hosts"].as_array().into_iter().flatten();
+    let shares =
+        hosts.map(|share| format!("{}:{}", share["host"].as_str().unwrap(), share["ranks"]));
+    let device = topology["device"].as_str().unwrap_or_default().to_owned();
+    (shares.collect::<Vec<_>>().join(" "), device)
+}

@@ -1,0 +1,43 @@
+#!/bin/bash
+# hosts.sh - N simulated hosts (net+uts+pid+ipc+mount namespaces, one bridge), no Slurm, no ssh, no route to outside.
+#   hosts.sh up DIR [N]      hosts n1..nN at 198.18.1.11.. ; DIR/agent is an "ssh" for mpirun: --mca plm_rsh_agent DIR/agent
+#   hosts.sh down DIR
+#   hosts.sh head DIR CMD...          run CMD (mpirun) on the head host n0: own address and name, outer pid namespace
+#   hosts.sh sh DIR HOST CMD...       run CMD on a host
+#   hosts.sh rate DIR HOST 100mbit    limit what the host sends (tbf); "none" lifts it
+#   hosts.sh cut DIR HOST   / join    silent black hole (bridge port removed: carrier stays up, packets vanish)
+#   hosts.sh linkdown DIR HOST / linkup   switch side down: carrier is lost on the host
+#   hosts.sh power DIR HOST           power cut: black hole first, then every process on the host dies
+set -u; die(){ echo "hosts.sh: $*" >&2; exit 1; }
+up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(printf %s "$D" | cksum | cut -c1-6)
+  echo "D=$D ID=$ID N=$N" >$D/lab.env
+  ip netns add ${ID}sw; ip -n ${ID}sw link add br0 type bridge; ip -n ${ID}sw link set br0 up
+  echo "127.0.0.1 localhost" >$D/hosts; for i in $(seq $N); do echo "198.18.1.$((10+i)) n$i" >>$D/hosts; done
+  for i in $(seq $N); do ns=${ID}n$i; ip netns add $ns; ip -n $ns link set lo up
+    ip -n ${ID}sw link add v$i type veth peer name eth0 netns $ns; ip -n ${ID}sw link set v$i master br0 up
+    ip -n $ns addr add 198.18.1.$((10+i))/24 dev eth0; ip -n $ns link set eth0 up
+    setsid nsenter --net=/run/netns/$ns unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
+      bash -c 'hostname n'$i'; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
+    echo $! >$D/n$i.outer; disown; done
+  for i in $(seq $N); do for k in $(seq 100); do [ -e $D/n$i.ready ] && break; sleep 0.05; done
+    cat /proc/$(cat $D/n$i.outer)/task/*/children | tr -d ' ' >$D/n$i.init; done
+  ns=${ID}n0; ip netns add $ns; ip -n $ns link set lo up
+  ip -n ${ID}sw link add v0 type veth peer name eth0 netns $ns; ip -n ${ID}sw link set v0 master br0 up
+  ip -n $ns addr add 198.18.1.1/24 dev eth0; ip -n $ns link set eth0 up; echo "198.18.1.1 n0" >>$D/hosts
+  printf '#!/bin/bash\n# remote shell for mpirun: agent HOST COMMAND...  (call it on the head host n0: needs the outer /proc)\nh=$1; shift\nexec nsenter -t $(cat %s/$h.init) -n -u -i -m -p -- sh -c "cd /; $*"\n' $D >$D/agent
+  chmod +x $D/agent; }
+load(){ D=$(readlink -f $1); . $D/lab.env || die "no lab in $1"; }
+on(){ local h=$1; shift; nsenter -t $(cat $D/$h.init) -n -u -i -m -p -- "$@"; }
+case ${1:-} in
+ up) up $2 ${3:-2};;
+ down) load $2; for i in $(seq $N); do kill -KILL $(cat $D/n$i.outer) 2>/dev/null; ip netns del ${ID}n$i; done; ip netns del ${ID}n0; ip netns del ${ID}sw; rm -f $D/n*.outer $D/n*.init $D/n*.ready;;
+ head) load $2; shift 2; nsenter --net=/run/netns/${ID}n0 unshare -u -m bash -c 'hostname n0; mount --bind '$D'/hosts /etc/hosts; exec "$@"' _ "$@";;
+ sh) load $2; h=$3; shift 3; on $h "$@";;
+ rate) load $2; if [ $4 = none ]; then ip netns exec ${ID}$3 tc qdisc del dev eth0 root; else ip netns exec ${ID}$3 tc qdisc replace dev eth0 root tbf rate $4 burst ${5:-64kb} latency ${6:-50ms}; fi;;
+ cut) load $2; ip -n ${ID}sw link set v${3#n} nomaster;;
+ join) load $2; ip -n ${ID}sw link set v${3#n} master br0;;
+ linkdown) load $2; ip -n ${ID}sw link set v${3#n} down;;
+ linkup) load $2; ip -n ${ID}sw link set v${3#n} up;;
+ power) load $2; ip -n ${ID}sw link set v${3#n} nomaster; kill -KILL $(cat $D/$3.outer);;
+ *) sed -n 2,12p $0; exit 2;;
+esac

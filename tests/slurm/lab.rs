@@ -1,0 +1,103 @@
+//! A Slurm cluster of simulated nodes on this machine, by `cluster.sh`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use serde_json::Value;
+use tandem_tests::live::eventually;
+use tandem_tests::program;
+use tempfile::TempDir;
+
+/// A cluster that is up; it goes down with this value.
+pub struct Lab {
+    folder: TempDir,
+}
+
+impl Lab {
+    /// Nodes n1, n2, ... with so many GPUs, which are device files without a device, and CPUs,
+    /// which need not exist.
+    pub fn start(nodes: usize, gpus: usize, cpus: usize) -> Self {
+        let folder = tempfile::Builder::new().prefix("slurm").tempdir().unwrap();
+        let lab = Self { folder };
+        let [nodes, gpus, cpus] = [nodes, gpus, cpus].map(|count| count.to_string());
+        lab.script("up", &["-n", &nodes, "-g", &gpus, "-c", &cpus, "-m", "netns"]);
+        lab
+    }
+
+    /// Runs one of the script's verbs on this cluster.
+    pub fn script(&self, verb: &str, arguments: &[&str]) {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(script("cluster.sh")).arg(verb).arg(self.folder.path());
+        // Its daemons must not hold the pipes of the test.
+        let log = std::fs::File::create(self.folder.path().join(format!("{verb}.out"))).unwrap();
+        command.args(arguments).stdout(log.try_clone().unwrap()).stderr(log);
+        let status = command.status().unwrap();
+        let text = std::fs::read_to_string(self.folder.path().join(format!("{verb}.out")));
+        assert!(status.success(), "cluster.sh {verb} {arguments:?}: {status}\n{}", text.unwrap());
+    }
+
+    /// Runs a command where Slurm's commands work.
+    pub fn run(&self, words: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.arg("120").arg(script("cluster.sh")).arg("exec").arg(self.folder.path());
+        command.args(words).current_dir(self.folder.path()).output().unwrap()
+    }
+
+    /// What a command prints, which must end well.
+    pub fn say(&self, words: &[&str]) -> String {
+        let output = self.run(words);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{words:?}\n{said}\n{error}");
+        said
+    }
+
+    /// Submits a batch job that runs `command`; its number.
+    pub fn sbatch(&self, options: &[&str], command: &str) -> String {
+        let script = self.path("job.sh");
+        std::fs::write(&script, format!("#!/bin/bash\nexec {command}\n")).unwrap();
+        let script = script.to_string_lossy().into_owned();
+        let words = [&["sbatch", "--parsable"], options, &[&script]].concat();
+        self.say(&words).trim().to_owned()
+    }
+
+    /// Waits until no job is left, running or waiting.
+    pub fn wait_until_idle(&self) {
+        eventually("all jobs end", || {
+            std::thread::sleep(Duration::from_millis(100));
+            self.say(&["squeue", "--noheader"]).trim().is_empty()
+        });
+    }
+
+    /// A path in the cluster's folder, which all nodes share.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(script("cluster.sh")).arg("down").arg(self.folder.path());
+        if !command.status().is_ok_and(|status| status.success()) {
+            eprintln!("the cluster in {} did not go down", self.folder.path().display());
+        }
+    }
+}
+
+/// The path of a script beside this file.
+pub fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("slurm").join(name)
+}
+
+/// The path of the launcher.
+pub fn tandem() -> String {
+    program("tandem").get_program().to_string_lossy().into_owned()
+}
+
+/// A run's state.json.
+pub fn state(run: &Path) -> Value {
+    let text = std::fs::read_to_string(run.join("state.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or(Value::Null)
+}
