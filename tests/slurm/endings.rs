@@ -109,17 +109,46 @@ fn timed(name: &str, part: impl FnOnce()) {
     println!("{name}: {:.1} s", started.elapsed().as_secs_f64());
 }
 
-/// One minute for a job, of which the last 50 seconds are margin.
+/// One minute for a job, of which the last 50 seconds are margin; submitted by `tandem slurm`.
 fn time_limit(pair: &Pair) {
-    let margin = "cluster.slurm.margin=50";
-    let (_, run) = pair.submit("limited", &["--time=1"], &[margin]);
+    let config = pair.tiny.ab_net("limited", 0, 0.1);
+    let mut words = vec![tandem(), "slurm".into(), config.to_string_lossy().into_owned()];
+    for setting in settings().into_iter().chain(["cluster.slurm.margin=50".into()]) {
+        words.extend(["--set".into(), setting]);
+    }
+    words.extend("--nodes 2 --time 1 -- --exclusive".split(' ').map(String::from));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let said = pair.lab.say(&words);
+    assert!(said.contains("is in the queue: 2 workers"), "{said}");
+    let run = pair.tiny.path("limited");
     pair.lab.wait_until_idle();
-    pair.assert_done(&run);
+    assert_eq!(state(&run)["status"], "done", "{said}");
+    assert!(adapters(&run, STEPS) == pair.undisturbed, "other weights");
     let ended = endings(&run);
-    assert!(!ended.is_empty(), "{}", pair.said("limited"));
-    assert!(ended.iter().all(|it| it == "time_limit chained"), "{ended:?}");
-    let jobs = pair.said("limited").matches("resuming from").count();
-    assert_eq!(jobs, ended.len(), "{}", pair.said("limited"));
+    assert!(!ended.is_empty() && ended.iter().all(|it| it == "time_limit chained"), "{ended:?}");
+    let logs = std::fs::read_dir(&run).unwrap().filter_map(|entry| entry.ok());
+    let names = logs.filter_map(|entry| entry.file_name().into_string().ok());
+    let jobs = names.filter(|name| name.starts_with("slurm-")).count();
+    assert_eq!(jobs, ended.len() + 1, "each job has a log");
+    for pause in pauses(&run) {
+        println!("from the end of a job to the workers of the next one: {pause:.1} s");
+    }
+}
+
+/// Seconds from each stop of a run until all of its workers have connected again.
+fn pauses(run: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
+    let (mut ended, mut pauses) = (None, Vec::new());
+    for line in text.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let time = event["time"].as_f64().unwrap();
+        match event["event"].as_str().unwrap() {
+            "exit" => ended = Some(time),
+            "plan" => pauses.extend(ended.take().map(|ended| time - ended)),
+            _ => {}
+        }
+    }
+    pauses
 }
 
 /// Another job takes both nodes; Slurm starts the first one again after it.

@@ -138,13 +138,13 @@ const KEYS: &[Case] = &[
     (
         &[("  device: cpu", "  gpus: 2")],
         &[
-            "57:3: cluster.gpus: unknown key, allowed: engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines",
+            "57:3: cluster.gpus: unknown key, allowed: engine | workers | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm",
         ],
     ),
     (
         &[("  workers: 2", "  Workers: 2")],
         &[
-            "56:3: cluster.Workers: unknown key, allowed: engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines, did you mean `workers`?",
+            "56:3: cluster.Workers: unknown key, allowed: engine | workers | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm, did you mean `workers`?",
         ],
     ),
     (
@@ -290,7 +290,7 @@ const TYPES: &[Case] = &[
     (
         &[("cluster:\n  engine: mpirun\n  workers: 2\n  device: cpu\n", "cluster: local\n")],
         &[
-            "54:10: cluster: found the text `local`, must be a map of engine | workers | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines",
+            "54:10: cluster: found the text `local`, must be a map of engine | workers | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm",
         ],
     ),
     (
@@ -364,6 +364,10 @@ const RANGES: &[Case] = &[
         &[("  device: cpu", "  deadlines: {step: 0.5}")],
         &["57:21: cluster.deadlines.step: found 0.5, must be a number of at least 1"],
     ),
+    (
+        &[("  device: cpu", "  slurm: { margin: 0 }")],
+        &["57:20: cluster.slurm.margin: found 0, must be a number of at least 1"],
+    ),
 ];
 
 const CHOICES: &[Case] = &[
@@ -400,13 +404,19 @@ const CHOICES: &[Case] = &[
     (
         &[("engine: mpirun", "engine: mpi-run")],
         &[
-            "55:11: cluster.engine: found the text `mpi-run`, must be one of auto | solo | mpirun, did you mean `mpirun`?",
+            "55:11: cluster.engine: found the text `mpi-run`, must be one of auto | solo | mpirun | srun, did you mean `mpirun`?",
+        ],
+    ),
+    (
+        &[("  device: cpu", "  slurm: { continue: chains }")],
+        &[
+            "57:22: cluster.slurm.continue: found the text `chains`, must be one of chain | requeue | never, did you mean `chain`?",
         ],
     ),
     (
         &[("engine: mpirun", "engine: {mpirun: {}}")],
         &[
-            "55:12: cluster.engine.mpirun: unknown choice, must be one of auto | solo | mpirun, did you mean `mpirun`?",
+            "55:12: cluster.engine.mpirun: unknown choice, must be one of auto | solo | mpirun | srun, did you mean `mpirun`?",
         ],
     ),
     (
@@ -919,7 +929,7 @@ const SEVERAL: &[Case] = &[
             "3:3: run.nme: unknown key, allowed: name | folder, did you mean `name`?",
             "31:5: model.objective.mask: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}, did you mean `masked`?",
             "35:10: training.steps: found 1e2, must be a whole number of at least 1, did you mean `100`?",
-            "55:11: cluster.engine: found the text `slurm`, must be one of auto | solo | mpirun",
+            "55:11: cluster.engine: found the text `slurm`, must be one of auto | solo | mpirun | srun",
             "57:11: cluster.device: found the text `gpu`, must be one of auto | cpu | cuda",
         ],
     ),
