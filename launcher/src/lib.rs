@@ -7,7 +7,8 @@
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
 //!   people, [`progress`] what they see meanwhile.
-//! - [`reproduce`]: the tables of the paper. [`logs`] reads the ranks' logs as one.
+//! - [`recipes`] makes the paper's corpora ready, [`reproduce`] its tables. [`logs`] reads the ranks'
+//!   logs as one.
 //! - [`session`]: a group of workers that evaluates or translates with a trained model.
 //! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`exit`]: how
 //!   the launcher ends.
@@ -24,6 +25,7 @@ pub mod logs;
 pub mod plan;
 pub mod prepare;
 pub mod progress;
+pub mod recipes;
 pub mod report;
 pub mod reproduce;
 pub mod score;

@@ -1,6 +1,7 @@
 //! The verbs: one file each, with its arguments and one call.
 
 mod average;
+mod data;
 mod doctor;
 mod evaluate;
 mod export;
@@ -50,6 +51,7 @@ enum Command {
     Average(average::Args),
     Export(export::Args),
     Reproduce(reproduce::Args),
+    Data(data::Args),
 }
 
 /// Runs the launcher with this process's arguments.
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Average(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Reproduce(args) => args.run(),
+        Command::Data(args) => args.run(),
     };
     match result {
         Ok(exit) => exit.into(),
