@@ -135,7 +135,8 @@ pub fn count_words(text: &str, language: &str) -> usize {
                 }
                 Apostrophe::Letter => words.push(c),
             },
-            c if c.is_alphanumeric() || matches!(c, '.' | ',' | '-' | '`') => words.push(c),
+            c if c.is_alphabetic() || c.is_ascii_digit() => words.push(c),
+            '.' | ',' | '-' | '`' => words.push(c),
             c if c.is_whitespace() => words.end(),
             c => words.alone(c),
         }
@@ -186,8 +187,7 @@ impl Words {
     fn end(&mut self) {
         if let Some(first) = self.current.chars().next() {
             let stem = self.current.strip_suffix('.').filter(|stem| !stem.is_empty());
-            let is_initials = |stem: &str| stem.contains('.') && stem.contains(char::is_alphabetic);
-            self.finished.push((first, stem.is_some_and(|stem| !is_initials(stem))));
+            self.finished.push((first, stem.is_some_and(|stem| !is_initial(stem))));
             self.current.clear();
         }
     }
@@ -205,6 +205,12 @@ impl Words {
         let stops = self.finished.iter().zip(following.chain([false]));
         self.finished.len() + stops.filter(|((_, stop), small)| *stop && !small).count()
     }
+}
+
+/// `A` of `A.`, `U.S` of `U.S.`
+fn is_initial(stem: &str) -> bool {
+    let one_letter = stem.chars().count() == 1 && stem.chars().all(char::is_uppercase);
+    one_letter || (stem.contains('.') && stem.contains(char::is_alphabetic))
 }
 
 #[cfg(test)]
@@ -230,7 +236,7 @@ mod tests {
             ("wie's geht", "de", 4),
             // Într-o | ţară | ( | mică | ) | , | 5 | % | .
             ("Într-o ţară (mică), 5%.", "ro", 9),
-            ("U.S.A. rules", "en", 2),
+            ("U.S.A. rules by George W. Bush", "en", 6),
             ("  ", "en", 0),
             (".", "en", 1),
         ] {

@@ -1,0 +1,584 @@
+//! `tandem data` with the real program, against a stand-in for the hosts of the corpora.
+
+mod corpora;
+mod server;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use corpora::{READ, USABLE, gzip, iwslt, lines, sgm, sha256, tar, tgz};
+use serde_json::Value;
+use server::{Served, Server};
+use tempfile::TempDir;
+
+const DE_EN: &str = "iwslt14-de-en.tgz";
+
+/// A folder with recipes, and a host.
+struct World {
+    folder: TempDir,
+    server: Server,
+}
+
+impl World {
+    /// With the recipe `name` of the paper, in which texts may be replaced.
+    fn new(name: &str, replace: &[(&str, &str)]) -> Self {
+        let world = Self {
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            server: Server::new(),
+        };
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper/data");
+        let mut text = fs::read_to_string(shipped.join(format!("{name}.yaml"))).expect("a recipe");
+        for (from, to) in replace {
+            assert!(text.contains(from), "{name} has no {from}");
+            text = text.replace(from, to);
+        }
+        fs::write(world.path(&format!("{name}.yaml")), text).expect("a file");
+        world
+    }
+
+    /// German-English, which the host has.
+    fn german() -> Self {
+        let world = Self::new("iwslt14.de-en", &[]);
+        world.server.serve(DE_EN, &iwslt("de", true));
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, name: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        command.arg("data").arg(self.path(&format!("{name}.yaml"))).args(more);
+        // Whatever proxy this machine has: the host is on this machine.
+        command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
+        command
+    }
+
+    /// What the program says, of which the exit code must be this.
+    fn run(&self, name: &str, more: &[&str], code: i32) -> String {
+        let Output { status, stdout, stderr } =
+            self.command(name, more).output().expect("the program");
+        let said =
+            String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(code), "{said}");
+        said
+    }
+
+    /// The same, from the stand-in.
+    fn fetch(&self, name: &str, code: i32) -> String {
+        self.run(name, &["--from", &self.server.address], code)
+    }
+
+    fn rows(&self, table: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(table)).expect("a table");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn json(&self, name: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(name)).expect("a file")).expect("JSON")
+    }
+
+    /// Nothing under the final name, nothing half-made, nothing trusted.
+    fn assert_nothing_made(&self, name: &str) {
+        assert!(!self.path(name).exists());
+        assert!(!self.path(&format!(".{name}.draft")).exists());
+        assert!(!self.path("archives.lock").exists());
+    }
+}
+
+#[test]
+fn german_english_becomes_what_fairseqs_script_makes() {
+    let world = World::german();
+    let said = world.fetch("iwslt14.de-en", 0);
+    let archive = iwslt("de", true);
+    let hash = sha256(&archive);
+    assert!(said.contains(&hash) && said.contains("archives.lock"), "{said}");
+    for warning in [
+        format!("warning: train: {READ} pairs were read from the archives, 174443 are known"),
+        format!("train: {} pairs were kept, 160239 are known", USABLE - 2),
+        "valid: 2 pairs were kept, 7283 are known".into(),
+        "test: 10 pairs were kept, 6750 are known".into(),
+        format!("has {} bytes, the recipe says 19982877", archive.len()),
+    ] {
+        assert!(said.contains(&warning), "{warning}: {said}");
+    }
+    let train = world.rows("iwslt14.de-en/train.tsv");
+    assert_eq!(train[0], "de: Titel 0\ten: Titel 0");
+    assert_eq!(train[1], "de: Größe & Maß 0\ten: Größe & Maß 0");
+    // Of 50 cleaned pairs the 23rd and the 46th; two titles and descriptions come before line 0.
+    let valid = world.rows("iwslt14.de-en/valid.tsv");
+    let line =
+        |number: usize| format!("de Satz Nummer {} .\ten Satz Nummer {} .", number - 5, number - 5);
+    assert_eq!(valid, [line(23), line(46)]);
+    assert!(!train.contains(&valid[0]) && train.len() == USABLE - 2);
+    let test = world.rows("iwslt14.de-en/test.tsv");
+    assert_eq!(test.len(), 10);
+    assert_eq!(test[0], "de TED.dev2010 it's A\ten TED.dev2010 it's A");
+    assert_eq!(test[3], "de TEDX.dev2012 B & C\ten TEDX.dev2012 B & C");
+
+    let manifest = world.json("iwslt14.de-en/manifest.json");
+    assert_eq!(manifest["archives"][DE_EN]["sha256"], *hash);
+    assert_eq!(manifest["archives"][DE_EN]["trust"], "first_use");
+    assert_eq!(world.json("archives.lock")[DE_EN]["sha256"], *hash);
+    let parts = &manifest["parts"];
+    assert_eq!(parts["train"]["dropped"]["ratio of lengths"], 1);
+    assert_eq!(parts["train"]["dropped"]["empty side"], 1);
+    assert_eq!(parts["train"]["dropped"]["too long"], 1);
+    for part in ["train", "valid", "test"] {
+        let bytes = fs::read(world.path(&format!("iwslt14.de-en/{part}.tsv"))).expect("a table");
+        assert_eq!(parts[part]["sha256"], *sha256(&bytes), "{part}");
+    }
+    let mut names: Vec<_> = fs::read_dir(world.path("iwslt14.de-en"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name().into_string().expect("a name"))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["manifest.json", "test.tsv", "train.tsv", "valid.tsv"]);
+
+    assert_eq!(world.server.requests().len(), 1);
+    let said = world.fetch("iwslt14.de-en", 0);
+    assert!(said.contains("already"), "{said}");
+    assert!(world.server.requests().is_empty(), "nothing is fetched twice");
+}
+
+#[test]
+fn the_other_pairs_of_iwslt_may_lack_a_test_set() {
+    for (other, tedx, sentences) in [("it", true, 10), ("es", false, 8), ("nl", false, 8)] {
+        let name = format!("iwslt14.en-{other}");
+        let world = World::new(&name, &[]);
+        world.server.serve(&format!("iwslt14-{other}-en.tgz"), &iwslt(other, tedx));
+        let said = world.fetch(&name, 0);
+        let told = format!("has no {other}-en/IWSLT14.TEDX.dev2012.{other}-en.en.xml");
+        assert_eq!(said.contains(&told), !tedx, "{said}");
+        assert_eq!(world.rows(&format!("{name}/test.tsv")).len(), sentences);
+        let train = world.rows(&format!("{name}/train.tsv"));
+        assert_eq!(train[0], format!("en: Titel 0\t{other}: Titel 0"));
+        assert_eq!(world.rows(&format!("{name}/valid.tsv")).len(), 2);
+    }
+}
+
+#[test]
+fn english_german_is_made_of_five_archives_with_their_checksums() {
+    let dev = tgz(&lines("dev/newstest2013", ["de", "en"], 4));
+    let test = tgz(&[
+        ("test-full/newstest2014-deen-src.de.sgm".into(), sgm("src", "de", &["no", "not this"])),
+        (
+            "test-full/newstest2014-deen-ref.de.sgm".into(),
+            sgm("ref", "de", &["&quot;Zeit&quot;", "gro\u{df}"]),
+        ),
+        (
+            "test-full/newstest2014-deen-src.en.sgm".into(),
+            sgm("src", "en", &["it\u{2019}s time", "big"]),
+        ),
+    ]);
+    let archives = [
+        ("europarl-v7.tgz", tgz(&lines("training/europarl-v7.de-en", ["de", "en"], 5))),
+        ("commoncrawl.tgz", tgz(&lines("commoncrawl.de-en", ["de", "en"], 3))),
+        (
+            "news-commentary-v9.tgz",
+            tgz(&lines("training/news-commentary-v9.de-en", ["de", "en"], 2)),
+        ),
+        ("wmt19-dev.tgz", dev),
+        ("wmt14-test-full.tgz", test),
+    ];
+    let pinned = [
+        "0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7",
+        "c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5",
+        "cb8953f292298e6877ae433c98912b927cb0766b303f4540512ddd286c748485",
+        "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
+        "md5: a8cd784e006feb32ac6f3d9ec7eb389a",
+    ];
+    let own: Vec<String> = archives.iter().map(|(_, bytes)| sha256(bytes)).collect();
+    let mut replace: Vec<(&str, &str)> =
+        pinned.iter().zip(&own).map(|(pinned, own)| (*pinned, own.as_str())).collect();
+    replace[4].1 = "";
+    let world = World::new("wmt14.en-de", &replace);
+    for (name, bytes) in &archives {
+        world.server.serve(name, bytes);
+    }
+    world.fetch("wmt14.en-de", 0);
+    let train = world.rows("wmt14.en-de/train.tsv");
+    assert_eq!(train.len(), 10);
+    assert_eq!(train[0], "en europarl-v7.de-en 0 .\tde europarl-v7.de-en 0 .");
+    assert_eq!(train[5], "en commoncrawl.de-en 0 .\tde commoncrawl.de-en 0 .");
+    assert_eq!(train[9], "en news-commentary-v9.de-en 1 .\tde news-commentary-v9.de-en 1 .");
+    assert_eq!(world.rows("wmt14.en-de/valid.tsv").len(), 4);
+    let test = ["en it's time\tde \"Zeit\"", "en big\tde gro\u{df}"];
+    assert_eq!(world.rows("wmt14.en-de/test.tsv"), test);
+    let manifest = world.json("wmt14.en-de/manifest.json");
+    assert_eq!(manifest["archives"]["commoncrawl.tgz"]["trust"], "pinned");
+    assert_eq!(manifest["archives"]["wmt14-test-full.tgz"]["trust"], "first_use");
+
+    // The paper's own checksums: a stand-in is refused, and not kept.
+    let world = World::new("wmt14.en-de", &[]);
+    for (name, bytes) in &archives {
+        world.server.serve(name, bytes);
+    }
+    let said = world.fetch("wmt14.en-de", 2);
+    assert!(said.contains(&format!("its SHA-256 is {}", own[1])), "{said}");
+    assert!(said.contains(&format!("must be {}", pinned[1])), "{said}");
+    world.assert_nothing_made("wmt14.en-de");
+    assert_eq!(fs::read_dir(world.path("archives")).expect("a folder").count(), 0);
+}
+
+#[test]
+fn an_md5_binds_where_nothing_else_is_known() {
+    let archive = iwslt("de", true);
+    let md5 = "0123456789abcdef0123456789abcdef";
+    let pin = format!("sha256: unknown\n    md5: {md5}");
+    let world = World::new("iwslt14.de-en", &[("sha256: unknown", &pin)]);
+    world.server.serve(DE_EN, &archive);
+    let said = world.fetch("iwslt14.de-en", 2);
+    assert!(said.contains("its MD5 is") && said.contains(&format!("must be {md5}")), "{said}");
+    let (_, found) = said.split_once("its MD5 is ").expect("an MD5");
+    let pin = pin.replace(md5, &found[..32]);
+    let world = World::new("iwslt14.de-en", &[("sha256: unknown", &pin)]);
+    world.server.serve(DE_EN, &archive);
+    world.fetch("iwslt14.de-en", 0);
+}
+
+#[test]
+fn english_french_reads_compressed_members_of_a_plain_tar() {
+    let pair = ["en", "fr"];
+    let giga = lines("giga-fren.release2.fixed", pair, 3);
+    let giga: Vec<_> = giga.into_iter().map(|(name, text)| (name + ".gz", gzip(&text))).collect();
+    let fren = |kind, language| {
+        let name = format!("test-full/newstest2014-fren-{kind}.{language}.sgm");
+        (name, sgm(kind, language, &["un"]))
+    };
+    let archives = [
+        ("europarl-v7.tgz", tgz(&lines("training/europarl-v7.fr-en", pair, 1))),
+        ("commoncrawl.tgz", tgz(&lines("commoncrawl.fr-en", pair, 1))),
+        ("news-commentary-v9.tgz", tgz(&lines("training/news-commentary-v9.fr-en", pair, 1))),
+        ("undoc-2000.tgz", tgz(&lines("un/undoc.2000.fr-en", pair, 1))),
+        ("giga-fren.tar", tar(&giga)),
+        ("wmt19-dev.tgz", tgz(&lines("dev/newstest2013", pair, 1))),
+        ("wmt14-test-full.tgz", tgz(&[fren("src", "en"), fren("ref", "fr")])),
+    ];
+    let unpinned = [
+        "0224c7c710c8a063dfd893b0cc0830202d61f4c75c17eb8e31836103d27d96e7",
+        "c7a74e2ea01ac6c920123108627e35278d4ccb5701e15428ffa34de86fa3a9e5",
+        "cb8953f292298e6877ae433c98912b927cb0766b303f4540512ddd286c748485",
+        "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
+    ];
+    let mut replace: Vec<(&str, &str)> = unpinned.iter().map(|hash| (*hash, "unknown")).collect();
+    replace.push(("md5: a8cd784e006feb32ac6f3d9ec7eb389a", ""));
+    let world = World::new("wmt14.en-fr", &replace);
+    for (name, bytes) in &archives {
+        world.server.serve(name, bytes);
+    }
+    world.fetch("wmt14.en-fr", 0);
+    let train = world.rows("wmt14.en-fr/train.tsv");
+    assert_eq!(train.len(), 7);
+    assert_eq!(train[6], "en giga-fren.release2.fixed 2 .\tfr giga-fren.release2.fixed 2 .");
+    assert_eq!(world.rows("wmt14.en-fr/test.tsv"), ["en un\tfr un"]);
+}
+
+#[test]
+fn romanian_gets_its_own_letters() {
+    let ep = [
+        ("ro", "Şedinţa a început .\n\nŢara noastră\n"),
+        ("en", "The session has begun .\nnothing\nThe country\n"),
+    ];
+    let ep = ep.map(|(language, text)| {
+        (format!("training-parallel-ep-v8/europarl-v8.ro-en.{language}"), text.into())
+    });
+    let tmx = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<tmx version=\"1.4\"><body>\n\
+        <tu><tuv xml:lang=\"en\"><seg>Europe &amp; us</seg></tuv>\
+        <tuv xml:lang=\"ro\"><seg>Europa &amp; noi</seg></tuv></tu>\n</body></tmx>\n";
+    let mut dev = Vec::new();
+    for set in ["newsdev2016", "newstest2016"] {
+        for (kind, language) in [("src", "ro"), ("ref", "en")] {
+            let name = format!("dev/{set}-roen-{kind}.{language}.sgm");
+            dev.push((name, sgm(kind, language, &["aşa", "b"])));
+        }
+    }
+    let archives = [
+        ("europarl-v8.tgz", tgz(&ep)),
+        ("setimes2.en-ro.tmx.gz", gzip(tmx.as_bytes())),
+        ("wmt19-dev.tgz", tgz(&dev)),
+    ];
+    let pinned = [
+        "8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7",
+        "56bfaa2a8c8bdfccb7b50cc926067e2291347d807004e81faab8762ddbf26302",
+        "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
+    ];
+    let own: Vec<String> = archives.iter().map(|(_, bytes)| sha256(bytes)).collect();
+    let replace: Vec<(&str, &str)> =
+        pinned.iter().zip(&own).map(|(pinned, own)| (*pinned, own.as_str())).collect();
+    let world = World::new("wmt16.ro-en", &replace);
+    for (name, bytes) in &archives {
+        world.server.serve(name, bytes);
+    }
+    let said = world.fetch("wmt16.ro-en", 0);
+    assert!(said.contains("3 pairs were read with text on both sides, 610320 are known"), "{said}");
+    let train = [
+        "Ședința a început .\tThe session has begun .",
+        "Țara noastră\tThe country",
+        "Europa & noi\tEurope & us",
+    ];
+    assert_eq!(world.rows("wmt16.ro-en/train.tsv"), train);
+    assert_eq!(world.rows("wmt16.ro-en/test.tsv")[0], "ro așa\ten așa");
+}
+
+#[test]
+fn a_connection_that_is_cut_is_made_again_and_goes_on() {
+    let world = World::german();
+    world.server.change(DE_EN, |served| served.cuts = 2);
+    world.fetch("iwslt14.de-en", 0);
+    let size = iwslt("de", true).len();
+    let (half, more) = (size / 2, (size - size / 2) / 2);
+    let expected = ["".into(), format!(" bytes={half}-"), format!(" bytes={}-", half + more)];
+    assert_eq!(world.server.requests(), expected.map(|range| format!("/{DE_EN}{range}")));
+}
+
+#[test]
+fn a_host_that_always_cuts_is_given_up_and_the_same_command_goes_on() {
+    let world = World::german();
+    world.server.change(DE_EN, |served| served.cuts = usize::MAX);
+    let said = world.fetch("iwslt14.de-en", 1);
+    assert!(
+        said.contains("was cut off after") && said.contains("the same command goes on"),
+        "{said}"
+    );
+    world.assert_nothing_made("iwslt14.de-en");
+    let have = fs::metadata(world.path(&format!("archives/{DE_EN}.part"))).expect("a part").len();
+    assert_eq!(world.server.requests().len(), 5);
+    world.server.change(DE_EN, |served| served.cuts = 0);
+    world.fetch("iwslt14.de-en", 0);
+    assert_eq!(world.server.requests(), [format!("/{DE_EN} bytes={have}-")]);
+}
+
+#[test]
+fn a_command_that_was_killed_goes_on() {
+    let world = World::german();
+    world.server.change(DE_EN, |served| served.stalls = true);
+    let mut command = world.command("iwslt14.de-en", &["--from", &world.server.address]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tandem");
+    let part = world.path(&format!("archives/{DE_EN}.part"));
+    let half = iwslt("de", true).len() as u64 / 2;
+    while fs::metadata(&part).map_or(0, |part| part.len()) < half {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let second = world.fetch("iwslt14.de-en", 1);
+    assert!(second.contains("another `tandem data` works in"), "{second}");
+    child.kill().expect("a process");
+    child.wait().expect("an end");
+    world.server.requests();
+    world.server.change(DE_EN, |served| served.stalls = false);
+    world.fetch("iwslt14.de-en", 0);
+    assert_eq!(world.server.requests(), [format!("/{DE_EN} bytes={half}-")]);
+
+    // All bytes were here, but not yet under their name.
+    let kept = world.path(&format!("archives/{DE_EN}"));
+    fs::rename(&kept, &part).expect("a rename");
+    let tag = "\"".to_owned() + &world_tag(&fs::read(&part).expect("a file")) + "\"";
+    let of = format!("{}/{DE_EN}\n{tag}\n", world.server.address);
+    fs::write(world.path(&format!("archives/{DE_EN}.part.of")), of).expect("a file");
+    world.run("iwslt14.de-en", &["--from", &world.server.address, "--again"], 0);
+    assert_eq!(world.server.requests(), [format!("/{DE_EN} bytes={}-", iwslt("de", true).len())]);
+}
+
+/// The tag that the stand-in gives.
+fn world_tag(bytes: &[u8]) -> String {
+    format!("{}-{}", bytes.len(), bytes.iter().map(|b| u64::from(*b)).sum::<u64>())
+}
+
+#[test]
+fn a_file_that_changed_in_between_is_fetched_from_its_start() {
+    let world = World::german();
+    world.server.change(DE_EN, |served| {
+        served.cuts = usize::MAX;
+        served.tag = "\"older\"".into();
+        served.bytes = vec![7; served.bytes.len() * 2];
+    });
+    world.fetch("iwslt14.de-en", 1);
+    world.server.serve(DE_EN, &iwslt("de", true));
+    world.fetch("iwslt14.de-en", 0);
+}
+
+#[test]
+fn an_archive_that_changed_since_its_first_use_is_refused() {
+    let world = World::german();
+    world.fetch("iwslt14.de-en", 0);
+    let train = world.rows("iwslt14.de-en/train.tsv");
+    let (first, second) = (iwslt("de", true), iwslt("de", false));
+    fs::remove_file(world.path(&format!("archives/{DE_EN}"))).expect("the archive");
+    world.server.serve(DE_EN, &second);
+    let again = ["--from", &world.server.address, "--again"];
+    let said = world.run("iwslt14.de-en", &again, 2);
+    for part in ["archives.lock", &sha256(&first), &sha256(&second), "pin the new checksum"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(world.rows("iwslt14.de-en/train.tsv"), train, "what was there stays");
+    assert!(!world.path(&format!("archives/{DE_EN}")).exists());
+
+    // Damage of the file that is here is seen, too.
+    world.server.serve(DE_EN, &first);
+    world.run("iwslt14.de-en", &again, 0);
+    let mut damaged = first.clone();
+    damaged[100] ^= 1;
+    fs::write(world.path(&format!("archives/{DE_EN}")), damaged).expect("a file");
+    let said = world.run("iwslt14.de-en", &again, 2);
+    assert!(said.contains("remove it to fetch it again"), "{said}");
+    assert_eq!(world.json("iwslt14.de-en/manifest.json")["archives"][DE_EN]["trust"], "locked");
+}
+
+#[test]
+fn without_a_way_to_the_host_it_is_said_what_to_do() {
+    // A port that nobody listens at.
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it");
+    let url = format!("http://{port}/de-en.tgz");
+    let world = World::new(
+        "iwslt14.de-en",
+        &[
+            ("http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz", &url),
+            ("https://wit3.fbk.eu/archive/2014-01/texts/de/en/de-en.tgz", &url),
+        ],
+    );
+    let said = world.run("iwslt14.de-en", &[], 1);
+    for part in [&*format!("cannot reach {port}"), &url, "--from FOLDER", "2014-01.tgz will do"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    world.assert_nothing_made("iwslt14.de-en");
+}
+
+#[test]
+fn the_next_address_is_asked_when_one_does_not_have_it() {
+    let server = Server::new();
+    server.put("page.tgz", Served { bytes: b"<!DOCTYPE html>".to_vec(), ..Served::default() });
+    server.serve("good/de-en.tgz", &iwslt("de", true));
+    let urls =
+        ["none.tgz", "page.tgz", "good/de-en.tgz"].map(|name| format!("{}/{name}", server.address));
+    let listed = urls.join("\n      - ");
+    let replace = [("https://wit3.fbk.eu/archive/2014-01/texts/de/en/de-en.tgz", &*listed)];
+    let world = World::new("iwslt14.de-en", &replace);
+    // The first of all, which is not on this machine.
+    let recipe = world.path("iwslt14.de-en.yaml");
+    let text = fs::read_to_string(&recipe).expect("a recipe");
+    let far = "      - http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz\n";
+    fs::write(&recipe, text.replace(far, "")).expect("a file");
+    world.run("iwslt14.de-en", &[], 0);
+    assert_eq!(server.requests(), ["/none.tgz", "/page.tgz", "/good/de-en.tgz"]);
+    let origin = &world.json("archives.lock")[DE_EN]["origin"];
+    assert_eq!(*origin, *urls[2]);
+
+    let world = World::new("iwslt14.de-en", &[]);
+    let said = world.run("iwslt14.de-en", &["--from", &server.address], 1);
+    assert!(said.contains(&format!("/{DE_EN} answers with status 404")), "{said}");
+    world.server.serve(DE_EN, b"<html>moved</html>");
+    let said = world.fetch("iwslt14.de-en", 1);
+    assert!(said.contains("something that is not an archive"), "{said}");
+    world.assert_nothing_made("iwslt14.de-en");
+}
+
+#[test]
+fn archives_that_are_unfit_leave_nothing_behind() {
+    let good = iwslt("de", true);
+    let evil =
+        [("../../evil".to_owned(), b"x".to_vec()), ("de-en/README".to_owned(), b"x".to_vec())];
+    let mut uneven = lines("de-en/train.tags.de-en", ["de", "en"], 30);
+    uneven[1].1 = b"one\n".to_vec();
+    for set in ["TED.dev2010", "TEDX.dev2012", "TED.tst2010", "TED.tst2011", "TED.tst2012"] {
+        for language in ["de", "en"] {
+            let name = format!("de-en/IWSLT14.{set}.de-en.{language}.xml");
+            uneven.push((name, sgm("src", language, &["a"])));
+        }
+    }
+    for (archive, reason) in [
+        (good[..good.len() / 2].to_vec(), "is damaged"),
+        (tgz(&evil), "its member ../../evil lies outside of it"),
+        (iwslt("fr", true), "has no de-en/IWSLT14.TED.dev2010.de-en.de.xml"),
+        (iwslt("de", false), "has no de-en/IWSLT14.TEDX.dev2012.de-en.de.xml"),
+        (tgz(&uneven), "train.tags.de-en.de has 30 sentences and"),
+    ] {
+        let world = World::new("iwslt14.de-en", &[]);
+        world.server.serve(DE_EN, &archive);
+        let said = world.fetch("iwslt14.de-en", 2);
+        assert!(said.contains(reason), "{reason}: {said}");
+        world.assert_nothing_made("iwslt14.de-en");
+        assert!(!world.path("../evil").exists() && !world.path("evil").exists());
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_no_loss() {
+    let world = World::german();
+    fs::create_dir(world.path("archives")).expect("a folder");
+    let part = world.path(&format!("archives/{DE_EN}.part"));
+    symlink("/dev/full", &part).expect("a link");
+    let said = world.fetch("iwslt14.de-en", 1);
+    assert!(said.contains("No space left on device") && said.contains(".part"), "{said}");
+    world.assert_nothing_made("iwslt14.de-en");
+    fs::remove_file(&part).expect("the link");
+    world.fetch("iwslt14.de-en", 0);
+}
+
+#[test]
+fn more_than_the_known_size_is_not_taken() {
+    let world = World::new("iwslt14.de-en", &[("bytes: 19982877", "bytes: 1000")]);
+    let large = vec![0x1f; 3 << 20];
+    world.server.serve(DE_EN, &large);
+    let said = world.fetch("iwslt14.de-en", 1);
+    assert!(said.contains("sends more than"), "{said}");
+    assert!(!world.path(&format!("archives/{DE_EN}.part")).exists());
+}
+
+#[test]
+fn a_folder_will_do_in_place_of_a_network() {
+    let archive = iwslt("de", true);
+    let bundle = tgz(&[("2014-01/texts/de/en/de-en.tgz".into(), archive.clone())]);
+    // Under the host's name, under the recipe's, and inside of WIT3's file of all pairs.
+    for (name, bytes) in [("de-en.tgz", &archive), (DE_EN, &archive), ("2014-01.tgz", &bundle)] {
+        let world = World::new("iwslt14.de-en", &[]);
+        let usb = tempfile::tempdir().expect("a folder");
+        fs::write(usb.path().join(name), bytes).expect("a file");
+        let from = usb.path().to_str().expect("a path");
+        world.run("iwslt14.de-en", &["--from", from], 0);
+        assert_eq!(world.rows("iwslt14.de-en/test.tsv").len(), 10, "{name}");
+        assert_eq!(world.json("archives.lock")[DE_EN]["sha256"], *sha256(&archive));
+    }
+    let world = World::new("iwslt14.de-en", &[]);
+    let said = world.run("iwslt14.de-en", &["--from", "/nowhere"], 2);
+    let looked = "is not in /nowhere: looked for iwslt14-de-en.tgz, de-en.tgz, 2014-01.tgz";
+    assert!(said.contains(looked), "{said}");
+}
+
+#[test]
+fn what_is_there_is_not_written_over_by_accident() {
+    let world = World::german();
+    fs::create_dir(world.path("iwslt14.de-en")).expect("a folder");
+    fs::write(world.path("iwslt14.de-en/train.tsv"), "my own\tdata\n").expect("a file");
+    let said = world.fetch("iwslt14.de-en", 2);
+    assert!(said.contains("was not made by `tandem data`"), "{said}");
+    assert_eq!(world.rows("iwslt14.de-en/train.tsv"), ["my own\tdata"]);
+    fs::remove_dir_all(world.path("iwslt14.de-en")).expect("a folder");
+    world.fetch("iwslt14.de-en", 0);
+
+    fs::write(world.path("iwslt14.de-en/train.tsv"), "changed\n").expect("a file");
+    let said = world.fetch("iwslt14.de-en", 2);
+    assert!(said.contains("has another train.tsv") && said.contains("--again"), "{said}");
+    let recipe = world.path("iwslt14.de-en.yaml");
+    let text = fs::read_to_string(&recipe).expect("a recipe");
+    fs::write(&recipe, text.replace("lowercase: false", "lowercase: true")).expect("a file");
+    let said = world.fetch("iwslt14.de-en", 2);
+    assert!(said.contains("another version of the recipe"), "{said}");
+    world.run("iwslt14.de-en", &["--again"], 0);
+    assert_eq!(world.rows("iwslt14.de-en/train.tsv")[0], "de: titel 0\ten: titel 0");
+}
+
+#[test]
+fn without_a_name_the_corpora_are_listed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+    let output = command.arg("data").current_dir(root).output().expect("the program");
+    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    for name in ["iwslt14.de-en", "iwslt14.en-nl", "wmt14.en-de", "wmt14.en-fr", "wmt16.ro-en"] {
+        assert!(said.lines().any(|line| line.starts_with(name)), "{name}: {said}");
+    }
+    assert!(said.contains("1616.5 MiB from data.statmt.org"), "{said}");
+}
