@@ -14,6 +14,12 @@ pub struct Evaluation {
     pub sentences: usize,
     /// Which score decides the best checkpoint; always `loss` for the `mlm` objective.
     pub metric: Metric,
+    /// Whether BLEU and chrF ignore the case of letters: for targets whose vocabulary has only small
+    /// ones.
+    pub lowercase: bool,
+    /// Whether BLEU is computed in one more form, that of the paper's predecessors on English-German:
+    /// hyphenated words are split (`a ##AT##-##AT## b`), without smoothing, on 13a tokens.
+    pub split_compounds: bool,
     /// Sample translations shown in TensorBoard and in the report.
     pub samples: usize,
     /// Sentences timed one by one for the report's latency; 0 for none.
@@ -33,6 +39,8 @@ impl Default for Evaluation {
             every: 1000,
             sentences: 500,
             metric: Metric::Bleu,
+            lowercase: false,
+            split_compounds: false,
             samples: 5,
             latency_sentences: 20,
         }

@@ -125,7 +125,17 @@ fn file(path: &Path, key: &str, report: &mut Report) {
     if path.is_dir() {
         report.missing(key, format!("{} is a folder, must be a file", path.display()));
     } else if !path.exists() {
-        report.missing(key, format!("there is no file {}", path.display()));
+        report.missing(key, format!("there is no file {}{}", path.display(), recipe_hint(path)));
+    }
+}
+
+/// What makes the file, as the end of a message: the tables of a corpus lie in a folder beside its
+/// recipe, under the recipe's name.
+fn recipe_hint(path: &Path) -> String {
+    let recipe = path.parent().map(|folder| folder.with_added_extension("yaml"));
+    match recipe.filter(|recipe| recipe.is_file()) {
+        Some(recipe) => format!(", `tandem data {}` makes it", recipe.display()),
+        None => String::new(),
     }
 }
 

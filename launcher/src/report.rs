@@ -232,7 +232,7 @@ mod tests {
                 "You can also assign this function.",
             ),
         ];
-        let scores = score::corpus(&samples);
+        let scores = score::corpus(&samples, score::Scoring::default());
         let validation = |step: u64| {
             let mut scores = scores.clone();
             scores.bleu_13a.score = 30.0 * (1.0 - (-(step as f64) / 900.0).exp());
@@ -293,7 +293,7 @@ mod tests {
             test: Some(Test {
                 split: "test".into(),
                 averaged: vec![2400, 2700, 3000],
-                copied: score::copied(&samples),
+                copied: score::copied(&samples, score::Scoring::default()),
                 scores,
                 length_accuracy: Some(0.415),
                 latency: Some(Latency {

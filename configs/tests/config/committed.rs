@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
 use tandem_config::bert::{self, BertConfig, BertFolder};
+use tandem_config::data::Text;
 use tandem_config::estimate;
 use tandem_config::gpt2::{self, Gpt2Config, Gpt2Folder};
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
@@ -242,6 +243,29 @@ fn the_papers_runs_train_the_papers_counts() {
     }
     let files = yaml_files(&configs().join("paper"));
     assert_eq!(files.len(), PAPER.len(), "every run of the paper has its count here");
+}
+
+#[test]
+fn the_papers_runs_read_what_its_recipes_make() {
+    for file in yaml_files(&configs().join("paper")) {
+        let run = run(&file);
+        let splits: Vec<_> = run.data.splits().collect();
+        assert_eq!(splits.len(), 3, "{}", file.display());
+        for (name, text) in splits {
+            let Text::Tsv { path, source, target } = text else {
+                panic!("{}: {name} is not a table", file.display())
+            };
+            let folder = path.parent().unwrap();
+            assert!(path.ends_with(format!("{name}.tsv")), "{}", path.display());
+            assert!(folder.with_added_extension("yaml").is_file(), "{}", path.display());
+            // `de-en` reads the first column of a table of `de-en`, the second of one of `en-de`.
+            let stem = file.file_stem().unwrap().to_string_lossy().into_owned();
+            let forth = stem.split('-').skip(1).take(2).collect::<Vec<_>>().join("-");
+            let is_forth = folder.to_string_lossy().ends_with(&forth);
+            let columns = if is_forth { (1, 2) } else { (2, 1) };
+            assert_eq!((*source, *target), columns, "{}", file.display());
+        }
+    }
 }
 
 /// A number with its thousands apart.

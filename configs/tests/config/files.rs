@@ -90,6 +90,21 @@ fn paths_become_absolute_and_names_stay() {
 }
 
 #[test]
+fn a_text_that_a_recipe_makes_is_told_with_its_command() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("data")).unwrap();
+    let text = VALID.replace("path: train.tsv", "path: data/iwslt14.de-en/train.tsv");
+    assert_ne!(text, VALID);
+    let missing = "data.train.tsv.path: there is no file data/iwslt14.de-en/train.tsv";
+    let said = folder.load(&text, &[]).unwrap_err();
+    assert!(said.ends_with(missing), "{said}");
+    std::fs::write(folder.path("data/iwslt14.de-en.yaml"), "").unwrap();
+    let said = folder.load(&text, &[]).unwrap_err();
+    let command = format!("{missing}, `tandem data data/iwslt14.de-en.yaml` makes it");
+    assert!(said.ends_with(&command), "{said}");
+}
+
+#[test]
 fn a_resolved_config_loads_to_itself_from_another_folder() {
     let folder = Folder::new();
     for overrides in [

@@ -8,6 +8,7 @@ use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
 use crate::exit::{Exit, Refused};
 use crate::prepare;
+use crate::score::Scoring;
 use crate::session::Session;
 use crate::worker::Work;
 
@@ -73,11 +74,13 @@ impl Args {
             output: output.clone(),
             decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
         };
+        let scoring = Scoring::from(&config.evaluation);
         let parts = match Session::new(run, config)?.work(&work)? {
             Ok(parts) => parts,
             Err(exit) => return Ok(exit),
         };
-        let (evaluation, _) = evaluation::finish(&output, split, checkpoint.step(), &parts)?;
+        let (evaluation, _) =
+            evaluation::finish(&output, split, checkpoint.step(), &parts, scoring)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation)?);
         } else {

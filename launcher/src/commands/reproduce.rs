@@ -15,6 +15,7 @@ use crate::launch::launch;
 use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{Outcome, measured, speed};
 use crate::reproduce::table::{Row, Table};
+use crate::score::Scoring;
 use crate::session::Session;
 use crate::worker::{self, Work};
 use crate::{hub, prepare};
@@ -132,9 +133,10 @@ impl Args {
         let output = run.path().join("latency");
         let (split, decoding) = ("test".to_owned(), None);
         let work = Work::Evaluate { checkpoint: None, split, output: output.clone(), decoding };
+        let scoring = Scoring::from(&config.evaluation);
         Ok(match Session::new(run, config)?.work(&work)? {
             Ok(parts) => {
-                let (evaluation, _) = evaluation::finish(&output, "test", 0, &parts)?;
+                let (evaluation, _) = evaluation::finish(&output, "test", 0, &parts, scoring)?;
                 let trained = parameters::trained_count(&parameters) as u64;
                 (Outcome::Measured(speed(&output, &evaluation, trained)), Exit::Done)
             }

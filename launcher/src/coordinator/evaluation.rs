@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tandem_config::evaluation::Metric;
 
-use crate::score::{self, Scores, Translation};
+use crate::score::{self, Scores, Scoring, Translation};
 
 /// Why an evaluation's parts could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +108,9 @@ pub fn finish(
     split: &str,
     step: u64,
     parts: &[Part],
+    scoring: Scoring,
 ) -> Result<(Evaluation, Vec<Translation>), EvaluationError> {
-    let Merged { evaluation, translations, lines } = merge(folder, split, step, parts)?;
+    let Merged { evaluation, translations, lines } = merge(folder, split, step, parts, scoring)?;
     write(folder, &evaluation, &lines, parts)?;
     Ok((evaluation, translations))
 }
@@ -134,6 +135,7 @@ pub fn merge(
     split: &str,
     step: u64,
     parts: &[Part],
+    scoring: Scoring,
 ) -> Result<Merged, EvaluationError> {
     let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
     let mut lines: BTreeMap<usize, String> = BTreeMap::new();
@@ -156,7 +158,7 @@ pub fn merge(
         return Err(EvaluationError::Incomplete { folder, found, distinct, expected });
     }
     translations.sort_by_key(|translation| translation.index);
-    let scores = (found > 0).then(|| score::corpus(&translations));
+    let scores = (found > 0).then(|| score::corpus(&translations, scoring));
     let figures = figures(parts, scores.as_ref());
     let evaluation = Evaluation { split: split.to_owned(), step, figures, scores };
     let lines = lines.into_values().map(|line| line + "\n").collect();
@@ -228,6 +230,7 @@ fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
         ("sentences_per_second", pace(sum(counted(parts)))),
         ("bleu", scores.map(|scores| scores.bleu_13a.score)),
         ("bleu_tokenized", scores.map(|scores| scores.bleu_tokenized.score)),
+        ("bleu_compounds", scores.and_then(|scores| Some(scores.bleu_compounds.as_ref()?.score))),
         ("chrf", scores.map(|scores| scores.chrf.score)),
     ];
     let known = figures.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
@@ -283,7 +286,8 @@ mod tests {
         let key = ("valid".to_owned(), 5);
         assert_eq!(collector.add(key.clone(), 1, odd.clone(), 2), None);
         let parts = collector.add(key, 0, even, 2).unwrap();
-        let (evaluation, translations) = finish(folder.path(), "valid", 5, &parts).unwrap();
+        let (evaluation, translations) =
+            finish(folder.path(), "valid", 5, &parts, Scoring::default()).unwrap();
         assert_eq!(translations.iter().map(|t| t.index).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(evaluation.figures["loss"], 3.0); // (30 + 6) / (10 + 2)
         assert!((evaluation.figures["bleu"] - 100.0).abs() < 1e-9);
@@ -298,12 +302,27 @@ mod tests {
     fn a_missing_or_doubled_sentence_is_noticed() {
         let folder = TempDir::new().unwrap();
         let twice = [part(folder.path(), 0, &[0, 1], &[]), part(folder.path(), 1, &[1], &[])];
-        let error = finish(folder.path(), "test", 5, &twice).unwrap_err().to_string();
+        let error =
+            finish(folder.path(), "test", 5, &twice, Scoring::default()).unwrap_err().to_string();
         assert!(error.contains("3 sentences, of which 2 differ, instead of 3"), "{error}");
         let mut short = part(folder.path(), 0, &[0, 1], &[]);
         short.sums.insert("sentences".into(), 3.0);
-        let error = finish(folder.path(), "test", 5, &[short]).unwrap_err().to_string();
+        let error =
+            finish(folder.path(), "test", 5, &[short], Scoring::default()).unwrap_err().to_string();
         assert!(error.contains("instead of 3"), "{error}");
+    }
+
+    #[test]
+    fn compounds_are_scored_where_that_was_asked_for() {
+        for split_compounds in [false, true] {
+            let folder = TempDir::new().unwrap();
+            let parts = [part(folder.path(), 0, &[0], &[])];
+            let scoring = Scoring { split_compounds, ..Scoring::default() };
+            let (evaluation, _) = finish(folder.path(), "test", 1, &parts, scoring).unwrap();
+            assert_eq!(evaluation.figures.contains_key("bleu_compounds"), split_compounds);
+            let json = fs::read_to_string(folder.path().join("scores.json")).unwrap();
+            assert_eq!(json.contains("tok:13a+atat"), split_compounds);
+        }
     }
 
     #[test]
@@ -311,7 +330,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let sums = BTreeMap::from([("loss".into(), 4.0), ("denominator".into(), 2.0)]);
         let parts = [Part { path: folder.path().join("none"), sums }];
-        let (evaluation, _) = finish(folder.path(), "valid", 1, &parts).unwrap();
+        let (evaluation, _) =
+            finish(folder.path(), "valid", 1, &parts, Scoring::default()).unwrap();
         assert_eq!(evaluation.figures, BTreeMap::from([("loss".into(), 2.0)]));
         assert_eq!(evaluation.scores, None);
     }

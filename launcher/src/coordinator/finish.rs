@@ -18,7 +18,7 @@ use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
 use super::training::{extra, show, summary};
 use crate::report::pick_samples;
-use crate::score::Translation;
+use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
 use crate::worker::Work;
 
@@ -76,8 +76,9 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
             coordinator.progress.say(&format!("note: {notice}"));
         }
         if coordinator.handle(end, &mut restarts)? {
+            let scoring = Scoring::from(&coordinator.config.evaluation);
             let (evaluation, translations) =
-                evaluation::finish(&output, "test", average.step(), &parts.parts)?;
+                evaluation::finish(&output, "test", average.step(), &parts.parts, scoring)?;
             let mut writer = Writer::open(&coordinator.run.tensorboard(), Some(average.step()));
             show(&mut writer, &evaluation);
             writer.flush();
@@ -170,11 +171,15 @@ pub fn table(evaluation: &Evaluation) -> String {
         lines.push(format!("  {name:<22} {value:.4}"));
     }
     if let Some(scores) = &evaluation.scores {
-        for (name, signature) in [
-            ("BLEU", &scores.bleu_13a.signature),
-            ("BLEU, tokenised", &scores.bleu_tokenized.signature),
-            ("chrF", &scores.chrf.signature),
-        ] {
+        let signatures = [
+            ("BLEU", Some(&scores.bleu_13a.signature)),
+            ("BLEU, tokenised", Some(&scores.bleu_tokenized.signature)),
+            ("BLEU, compounds split", scores.bleu_compounds.as_ref().map(|bleu| &bleu.signature)),
+            ("chrF", Some(&scores.chrf.signature)),
+        ];
+        for (name, signature) in
+            signatures.into_iter().filter_map(|(name, signature)| Some((name, signature?)))
+        {
             lines.push(format!("  {name:<22} {signature}"));
         }
     }

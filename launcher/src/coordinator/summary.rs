@@ -192,7 +192,7 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
         sentences_per_second: figure("sentences_per_second"),
         passes: figure("passes"),
         samples: pick_samples(&translations, config.evaluation.samples),
-        copied: score::copied(&translations),
+        copied: score::copied(&translations, score::Scoring::from(&config.evaluation)),
         scores: evaluation.scores?,
     })
 }

@@ -30,7 +30,7 @@ use crate::exit::{Exit, Refused};
 use crate::launch::launch;
 use crate::prepare;
 use crate::progress::Progress;
-use crate::score::{self, Scores, Translation};
+use crate::score::{self, Scores, Scoring, Translation};
 use crate::worker::Work;
 
 /// What is told of the pairs that a teacher made.
@@ -282,7 +282,8 @@ fn make(
     for line in task.shards(&lesson.folder).merge()? {
         translations.push(serde_json::from_str::<Translation>(&line)?);
     }
-    let taught = figures(lesson, teacher, &translations);
+    let scoring = Scoring::from(&coordinator.config.evaluation);
+    let taught = figures(lesson, teacher, &translations, scoring);
     let text = serde_json::to_string_pretty(&taught)? + "\n";
     fs::write(lesson.folder.join(SCORES), text).with_context(unwritable)?;
     let weights = checkpoint.manifest().files.get(ADAPTERS);
@@ -405,7 +406,12 @@ impl Listener for Counting<'_> {
     }
 }
 
-fn figures(lesson: &Lesson, teacher: &Teacher, translations: &[Translation]) -> Taught {
+fn figures(
+    lesson: &Lesson,
+    teacher: &Teacher,
+    translations: &[Translation],
+    scoring: Scoring,
+) -> Taught {
     let has_references = matches!(lesson.input, Input::Sources(_));
     let words = |text: &dyn Fn(&Translation) -> &str| -> usize {
         translations.iter().map(|t| text(t).split_whitespace().count()).sum()
@@ -423,7 +429,7 @@ fn figures(lesson: &Lesson, teacher: &Teacher, translations: &[Translation]) -> 
         reference_duplicates: has_references
             .then(|| duplicates(translations.iter().map(|t| &*t.reference))),
         length_ratio: words(&|t| &t.hypothesis) as f64 / other.max(1) as f64,
-        scores: has_references.then(|| score::corpus(translations)),
+        scores: has_references.then(|| score::corpus(translations, scoring)),
     }
 }
 

@@ -18,7 +18,7 @@ use super::restarts::Restarts;
 use super::stragglers::{Pace, Stragglers};
 use crate::job::Ending;
 use crate::progress::{Progress, Standing};
-use crate::score::Translation;
+use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
 
 /// Follows one attempt at training.
@@ -217,7 +217,8 @@ impl Training<'_> {
 
     fn evaluated(&mut self, split: &str, step: u64, parts: &[Part]) {
         let folder = self.run.evaluation(split, step);
-        match evaluation::merge(&folder, split, step, parts) {
+        let scoring = Scoring::from(&self.config.evaluation);
+        match evaluation::merge(&folder, split, step, parts, scoring) {
             Ok(Merged { evaluation, translations, lines }) => {
                 // A disk that is full for a while costs the files, not the point of the curves.
                 if let Err(error) = evaluation::write(&folder, &evaluation, &lines, parts) {
@@ -277,8 +278,13 @@ fn samples(writer: &mut Writer, step: u64, translations: &[Translation], count: 
 /// An evaluation in one line.
 pub fn summary(evaluation: &Evaluation) -> String {
     let figures: &BTreeMap<String, f64> = &evaluation.figures;
-    let shown =
-        [("loss", "loss"), ("bleu", "BLEU"), ("bleu_tokenized", "tokenised"), ("chrf", "chrF")];
+    let shown = [
+        ("loss", "loss"),
+        ("bleu", "BLEU"),
+        ("bleu_tokenized", "tokenised"),
+        ("bleu_compounds", "compounds split"),
+        ("chrf", "chrF"),
+    ];
     let words: Vec<String> = shown
         .iter()
         .filter_map(|(name, label)| Some(format!("{label} {:.2}", figures.get(*name)?)))

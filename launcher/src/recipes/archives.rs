@@ -24,6 +24,27 @@ pub const SHELF: &str = "archives";
 /// An archive of unknown size may have so many bytes; none of the corpora has a file as large.
 const MAX_BYTES: u64 = 16 << 30;
 
+/// A checksum that is not the one that it must be.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is not the archive that {by} means: its {algorithm} is {found}, must be {expected}; {advice}",
+    path.display()
+)]
+pub struct Changed {
+    /// The file.
+    pub path: PathBuf,
+    /// Who says so.
+    pub by: String,
+    /// Of the checksum.
+    pub algorithm: &'static str,
+    /// What it is.
+    pub found: String,
+    /// What it must be.
+    pub expected: String,
+    /// What can be done.
+    pub advice: &'static str,
+}
+
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -57,24 +78,8 @@ pub enum ArchiveError {
         hint: Option<String>,
     },
     /// It is another one.
-    #[error(
-        "{} is not the archive that {by} means: its {algorithm} is {found}, must be {expected}; {advice}",
-        path.display()
-    )]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// Who says so.
-        by: String,
-        /// Of the checksum.
-        algorithm: &'static str,
-        /// Its checksum.
-        found: String,
-        /// What it must be.
-        expected: String,
-        /// What can be done.
-        advice: String,
-    },
+    #[error(transparent)]
+    Changed(#[from] Box<Changed>),
     /// The lock file is unreadable.
     #[error("{} is not a list of checksums: {reason}; restore it, or remove it to trust anew", path.display())]
     Lock {
@@ -253,26 +258,28 @@ impl Shelf {
         archive: &Archive,
         path: PathBuf,
         url: Option<String>,
-        advice: &str,
+        advice: &'static str,
         progress: &mut Progress,
     ) -> Result<Found, ArchiveError> {
         let Checksums { bytes, sha256, md5 } = checksums(&path, archive.md5.is_some())
             .map_err(|source| ArchiveError::Io { action: "read", path: path.clone(), source })?;
         let changed = |by: String, algorithm, found: &str, expected: &str| {
-            let (path, advice) = (path.clone(), advice.to_owned());
             let (found, expected) = (found.to_owned(), expected.to_owned());
-            ArchiveError::Changed { path, by, algorithm, found, expected, advice }
+            let path = path.clone();
+            Box::new(Changed { path, by, algorithm, found, expected, advice })
         };
         let mut trust = Trust::FirstUse;
         if archive.sha256 != UNKNOWN {
             if sha256 != archive.sha256 {
-                return Err(changed("the recipe".into(), "SHA-256", &sha256, &archive.sha256));
+                return Err(
+                    changed("the recipe".into(), "SHA-256", &sha256, &archive.sha256).into()
+                );
             }
             trust = Trust::Pinned;
         }
         if let Some(expected) = &archive.md5 {
             if md5 != *expected {
-                return Err(changed("the recipe".into(), "MD5", &md5, expected));
+                return Err(changed("the recipe".into(), "MD5", &md5, expected).into());
             }
             trust = Trust::Pinned;
         }
@@ -283,7 +290,7 @@ impl Shelf {
                     self.folder.join(LOCK).display(),
                     known.origin
                 );
-                return Err(changed(by, "SHA-256", &sha256, &known.sha256));
+                return Err(changed(by, "SHA-256", &sha256, &known.sha256).into());
             }
             trust = Trust::Locked;
         }

@@ -267,6 +267,9 @@ fn lock(folder: &Path) -> Result<File, PrepareError> {
     }
 }
 
+/// Where a cleaned pair goes.
+type Put<'a> = dyn FnMut(&mut Writer, [String; 2]) -> Result<(), PrepareError> + 'a;
+
 /// Makes the tables in a draft.
 struct Maker<'a> {
     recipe: &'a Recipe,
@@ -399,7 +402,7 @@ impl Maker<'_> {
         part: &Part,
         unpacked: &Unpacked,
         writer: &mut Writer,
-        put: &mut dyn FnMut(&mut Writer, [String; 2]) -> Result<(), PrepareError>,
+        put: &mut Put,
     ) -> Result<(), PrepareError> {
         let languages = &self.recipe.languages;
         let cleaner = Cleaner::new(part, languages);

@@ -78,9 +78,12 @@ fn scores(test: &Test) -> String {
         "| score | | n-gram precisions | brevity penalty | hypothesis length | reference length |\n\
          |--|--:|--|--:|--:|--:|\n",
     );
-    for (name, bleu) in
-        [("BLEU, 13a", &test.scores.bleu_13a), ("BLEU, tokenised", &test.scores.bleu_tokenized)]
-    {
+    let forms = [
+        ("BLEU, 13a", Some(&test.scores.bleu_13a)),
+        ("BLEU, tokenised", Some(&test.scores.bleu_tokenized)),
+        ("BLEU, compounds split", test.scores.bleu_compounds.as_ref()),
+    ];
+    for (name, bleu) in forms.into_iter().filter_map(|(name, bleu)| Some((name, bleu?))) {
         let Bleu { score, precisions: [p1, p2, p3, p4], brevity_penalty, .. } = bleu;
         text += &format!(
             "| {name} | **{score:.2}** | {p1:.1} / {p2:.1} / {p3:.1} / {p4:.1} | {brevity_penalty:.3} \
@@ -99,6 +102,13 @@ fn scores(test: &Test) -> String {
         test.scores.bleu_tokenized.signature,
         test.scores.chrf.signature
     );
+    if let Some(bleu) = &test.scores.bleu_compounds {
+        text += &format!(
+            "- BLEU, compounds split: the form of the paper's predecessors on English-German, `{}`, \
+             with 13a's tokens in place of Moses'\n",
+            bleu.signature
+        );
+    }
     let (bleu, chrf) = &test.copied;
     text += &format!(
         "- Copying the sources instead: BLEU 13a {:.2}, chrF2 {:.2}\n",
@@ -362,6 +372,17 @@ mod tests {
         ] {
             assert!(report.contains(part), "{part} is missing in\n{report}");
         }
+    }
+
+    #[test]
+    fn split_compounds_have_a_row_where_they_were_scored() {
+        let mut input = example();
+        assert!(!markdown(&input).contains("compounds"));
+        let scores = &mut input.test.as_mut().unwrap().scores;
+        scores.bleu_compounds = Some(Bleu { score: 27.03, ..scores.bleu_tokenized.clone() });
+        let report = markdown(&input);
+        assert!(report.contains("| BLEU, compounds split | **27.03** |"), "{report}");
+        assert!(report.contains("with 13a's tokens in place of Moses'"), "{report}");
     }
 
     #[test]

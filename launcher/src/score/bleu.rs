@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{tokenize_13a::tokenize_13a, words};
+use super::{is_space, tokenize_13a::tokenize_13a, words};
 
 /// Longest n-gram that BLEU counts.
 pub const MAX_ORDER: usize = 4;
@@ -56,22 +56,61 @@ enum Smoothing {
 }
 
 /// sacreBLEU's default, of (hypothesis, reference) pairs of detokenised text.
-pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Bleu {
+pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, case: &str) -> Bleu {
     let mut counts = Counts::default();
     for (hypothesis, reference) in pairs {
         let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
         counts.add(&hypothesis, &reference);
     }
-    counts.bleu("13a", Smoothing::Exponential)
+    counts.bleu("13a", case, Smoothing::Exponential)
+}
+
+/// The form of the paper's predecessors on English-German, of (hypothesis, reference) pairs of
+/// detokenised text: as tensor2tensor's get_ende_bleu.sh, which has Moses' tokens where these are
+/// 13a's.
+pub(super) fn bleu_compounds<'a>(
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+    case: &str,
+) -> Bleu {
+    let mut counts = Counts::default();
+    for (hypothesis, reference) in pairs {
+        let split = |text| split_compounds(&tokenize_13a(text));
+        counts.add(&split(hypothesis), &split(reference));
+    }
+    counts.bleu("13a+atat", case, Smoothing::None)
+}
+
+/// Splits `rich-text` into `rich ##AT##-##AT## text`, as Perl's `s{(\S)-(\S)}{...}g` does: the
+/// letter behind a hyphen is not looked at again, so that `a-b-c` is split once.
+fn split_compounds(tokens: &str) -> String {
+    let characters: Vec<char> = tokens.chars().collect();
+    let mut split = String::with_capacity(tokens.len() * 2);
+    let mut rest = &characters[..];
+    while let Some((&first, after)) = rest.split_first() {
+        split.push(first);
+        rest = after;
+        if let ['-', second, after @ ..] = rest
+            && !is_space(first)
+            && !is_space(*second)
+        {
+            split.push_str(" ##AT##-##AT## ");
+            split.push(*second);
+            rest = after;
+        }
+    }
+    split
 }
 
 /// The paper's form, of (hypothesis, reference) pairs of space-separated tokens.
-pub(super) fn bleu_tokenized<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Bleu {
+pub(super) fn bleu_tokenized<'a>(
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+    case: &str,
+) -> Bleu {
     let mut counts = Counts::default();
     for (hypothesis, reference) in pairs {
         counts.add(hypothesis, reference);
     }
-    counts.bleu("none", Smoothing::None)
+    counts.bleu("none", case, Smoothing::None)
 }
 
 /// The sums over sentences that BLEU is made of.
@@ -104,7 +143,7 @@ impl Counts {
         }
     }
 
-    fn bleu(self, tokenizer: &str, smoothing: Smoothing) -> Bleu {
+    fn bleu(self, tokenizer: &str, case: &str, smoothing: Smoothing) -> Bleu {
         let (smooth_name, mut missing) = match smoothing {
             Smoothing::None => ("none", None),
             Smoothing::Exponential => ("exp", Some(1.0)),
@@ -136,7 +175,7 @@ impl Counts {
             matches: self.matches,
             totals: self.totals,
             signature: format!(
-                "nrefs:1|case:mixed|eff:no|tok:{tokenizer}|smooth:{smooth_name}|impl:tandem|version:{}",
+                "nrefs:1|case:{case}|eff:no|tok:{tokenizer}|smooth:{smooth_name}|impl:tandem|version:{}",
                 env!("CARGO_PKG_VERSION")
             ),
         }
@@ -159,7 +198,7 @@ mod tests {
     use super::*;
 
     fn tokenized(hypothesis: &str, reference: &str) -> Bleu {
-        bleu_tokenized([(hypothesis, reference)].into_iter())
+        bleu_tokenized([(hypothesis, reference)].into_iter(), "mixed")
     }
 
     #[test]
@@ -180,7 +219,7 @@ mod tests {
     fn smoothing_halves_for_each_order_without_a_match() {
         // 1-grams 1/4; the three others have 0 of 3, 2, 1: 1/2 of 1/3, 1/4 of 1/2, 1/8 of 1/1.
         let pair = ("a x y z", "a b c d");
-        let bleu = bleu_13a([pair].into_iter());
+        let bleu = bleu_13a([pair].into_iter(), "mixed");
         let expected = [25.0, 100.0 / 6.0, 12.5, 12.5];
         for (found, expected) in bleu.precisions.iter().zip(expected) {
             assert!((found - expected).abs() < 1e-12, "{:?}", bleu.precisions);
@@ -189,8 +228,27 @@ mod tests {
     }
 
     #[test]
+    fn compounds_are_split_as_by_perl() {
+        for (tokens, expected) in [
+            ("rich-text format", "rich ##AT##-##AT## text format"),
+            ("a-b-c ab-cd-ef", "a ##AT##-##AT## b-c ab ##AT##-##AT## cd ##AT##-##AT## ef"),
+            ("Köln-Ölm - - -x x- x--y", "Köln ##AT##-##AT## Ölm - - -x x- x ##AT##-##AT## -y"),
+            ("---", "- ##AT##-##AT## -"),
+            ("", ""),
+        ] {
+            assert_eq!(split_compounds(tokens), expected, "{tokens}");
+        }
+    }
+
+    #[test]
+    fn berts_tokens_have_no_compounds_to_split() {
+        let tokens = "ein Rich - Text - Format , 3 - 4";
+        assert_eq!(split_compounds(tokens), tokens);
+    }
+
+    #[test]
     fn signatures_name_tokens_and_smoothing() {
-        let bleu = bleu_13a(std::iter::empty());
+        let bleu = bleu_13a(std::iter::empty(), "mixed");
         assert!(
             bleu.signature.starts_with("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|impl:tandem|")
         );

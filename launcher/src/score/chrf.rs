@@ -38,7 +38,7 @@ struct Counts {
 }
 
 /// chrF2 of (hypothesis, reference) pairs.
-pub(super) fn chrf<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Chrf {
+pub(super) fn chrf<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, case: &str) -> Chrf {
     let mut counts = [Counts::default(); CHAR_ORDER];
     for (hypothesis, reference) in pairs {
         let (hypothesis, reference) = (characters(hypothesis), characters(reference));
@@ -49,7 +49,7 @@ pub(super) fn chrf<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Chrf 
     Chrf {
         score: f_score(&counts),
         signature: format!(
-            "nrefs:1|case:mixed|eff:yes|nc:{CHAR_ORDER}|nw:0|space:no|impl:tandem|version:{}",
+            "nrefs:1|case:{case}|eff:yes|nc:{CHAR_ORDER}|nw:0|space:no|impl:tandem|version:{}",
             env!("CARGO_PKG_VERSION")
         ),
     }
@@ -99,13 +99,13 @@ mod tests {
     #[test]
     fn recall_weighs_four_times_as_much() {
         // 1-grams: P 1, R 1/2; 2-grams: 1/1, 1/3; longer ones: none in the hypothesis.
-        let score = chrf([("a b", "abcd")].into_iter()).score;
+        let score = chrf([("a b", "abcd")].into_iter(), "mixed").score;
         let (p, r) = (1.0, (0.5 + 1.0 / 3.0) / 2.0);
         assert!((score - 100.0 * 5.0 * p * r / (4.0 * p + r)).abs() < 1e-9);
     }
 
     #[test]
     fn an_empty_hypothesis_scores_nothing() {
-        assert_eq!(chrf([("", "abc")].into_iter()).score, 0.0);
+        assert_eq!(chrf([("", "abc")].into_iter(), "mixed").score, 0.0);
     }
 }

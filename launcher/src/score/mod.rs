@@ -1,9 +1,11 @@
-//! Scores of translations against references: BLEU in two labelled forms, and chrF.
+//! Scores of translations against references: BLEU in labelled forms, and chrF.
 //!
-//! BLEU figures can be compared only when their tokens agree, so both forms carry a signature:
+//! BLEU figures can be compared only when their tokens agree, so each form carries a signature:
 //! - [`Scores::bleu_13a`]: sacreBLEU's default, on detokenised text. The figure to publish.
 //! - [`Scores::bleu_tokenized`]: the AB-Net paper's form, multi-bleu semantics on the tokens that
 //!   BERT's basic tokenizer makes of both sides. Only for comparison with the paper.
+//! - [`Scores::bleu_compounds`]: the form of the paper's predecessors on WMT14 English-German,
+//!   multi-bleu semantics on tokens whose compounds are split. Only for comparison with them.
 
 mod bleu;
 mod chrf;
@@ -13,6 +15,7 @@ pub use bleu::{Bleu, MAX_ORDER};
 pub use chrf::Chrf;
 
 use serde::{Deserialize, Serialize};
+use tandem_config::evaluation::Evaluation;
 
 /// One sentence of a decoded split, as the workers write it (a line of `rank-<r>.jsonl`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,6 +43,35 @@ pub struct Translation {
     pub reference_length: usize,
 }
 
+impl Translation {
+    /// All that is scored, in small letters.
+    fn lowercase(&self) -> Self {
+        let small = |text: &str| text.to_lowercase();
+        Self {
+            reference: small(&self.reference),
+            hypothesis: small(&self.hypothesis),
+            reference_tokens: small(&self.reference_tokens),
+            hypothesis_tokens: small(&self.hypothesis_tokens),
+            ..Self::default()
+        }
+    }
+}
+
+/// How translations are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Scoring {
+    /// Whether letters of both sides become small first.
+    pub lowercase: bool,
+    /// Whether there is a BLEU with split compounds.
+    pub split_compounds: bool,
+}
+
+impl From<&Evaluation> for Scoring {
+    fn from(Evaluation { lowercase, split_compounds, .. }: &Evaluation) -> Self {
+        Self { lowercase: *lowercase, split_compounds: *split_compounds }
+    }
+}
+
 /// What a set of translations scores.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
@@ -49,27 +81,45 @@ pub struct Scores {
     pub bleu_13a: Bleu,
     /// BLEU as in the paper: tokens as given, no smoothing.
     pub bleu_tokenized: Bleu,
+    /// BLEU on 13a tokens, hyphenated ones split, no smoothing; only where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bleu_compounds: Option<Bleu>,
     /// chrF2 as sacreBLEU computes it by default.
     pub chrf: Chrf,
 }
 
 /// Scores `translations` as one corpus.
-pub fn corpus(translations: &[Translation]) -> Scores {
+pub fn corpus(translations: &[Translation], scoring: Scoring) -> Scores {
+    if scoring.lowercase {
+        let small: Vec<Translation> = translations.iter().map(Translation::lowercase).collect();
+        return score(&small, scoring);
+    }
+    score(translations, scoring)
+}
+
+fn score(translations: &[Translation], Scoring { lowercase, split_compounds }: Scoring) -> Scores {
+    let texts = || translations.iter().map(|t| (&*t.hypothesis, &*t.reference));
+    let tokens = translations.iter().map(|t| (&*t.hypothesis_tokens, &*t.reference_tokens));
+    let case = if lowercase { "lc" } else { "mixed" };
     Scores {
         sentences: translations.len(),
-        bleu_13a: bleu::bleu_13a(translations.iter().map(|t| (&*t.hypothesis, &*t.reference))),
-        bleu_tokenized: bleu::bleu_tokenized(
-            translations.iter().map(|t| (&*t.hypothesis_tokens, &*t.reference_tokens)),
-        ),
-        chrf: chrf::chrf(translations.iter().map(|t| (&*t.hypothesis, &*t.reference))),
+        bleu_13a: bleu::bleu_13a(texts(), case),
+        bleu_tokenized: bleu::bleu_tokenized(tokens, case),
+        bleu_compounds: split_compounds.then(|| bleu::bleu_compounds(texts(), case)),
+        chrf: chrf::chrf(texts(), case),
     }
 }
 
 /// What the sources score (BLEU 13a, chrF) where they are taken for their translations: a model
 /// must do better.
-pub fn copied(translations: &[Translation]) -> (Bleu, Chrf) {
-    let pairs = || translations.iter().map(|t| (&*t.source, &*t.reference));
-    (bleu::bleu_13a(pairs()), chrf::chrf(pairs()))
+pub fn copied(translations: &[Translation], scoring: Scoring) -> (Bleu, Chrf) {
+    let sources = translations.iter().map(|t| Translation {
+        hypothesis: t.source.clone(),
+        reference: t.reference.clone(),
+        ..Translation::default()
+    });
+    let scores = corpus(&sources.collect::<Vec<_>>(), scoring);
+    (scores.bleu_13a, scores.chrf)
 }
 
 /// The words of a line, split as Python's `str.split` does, which sacreBLEU relies on.
@@ -96,13 +146,16 @@ mod tests {
 
     #[test]
     fn each_form_reads_its_own_strings() {
-        let scores = corpus(&[Translation {
-            reference: "One, two, three, four.".into(),
-            hypothesis: "One, two, three, four.".into(),
-            reference_tokens: "one , two , three , four .".into(),
-            hypothesis_tokens: "five , six , seven , eight .".into(),
-            ..Translation::default()
-        }]);
+        let scores = corpus(
+            &[Translation {
+                reference: "One, two, three, four.".into(),
+                hypothesis: "One, two, three, four.".into(),
+                reference_tokens: "one , two , three , four .".into(),
+                hypothesis_tokens: "five , six , seven , eight .".into(),
+                ..Translation::default()
+            }],
+            Scoring::default(),
+        );
         assert!((scores.bleu_13a.score - 100.0).abs() < 1e-9);
         assert!((scores.chrf.score - 100.0).abs() < 1e-9);
         assert_eq!(scores.bleu_tokenized.score, 0.0);
@@ -125,6 +178,9 @@ mod tests {
         bleu_13a: Bleu,
         bleu_tokenized: Bleu,
         chrf: Chrf,
+        bleu_lowercase: Bleu,
+        chrf_lowercase: Chrf,
+        bleu_compounds: Bleu,
     }
 
     #[test]
@@ -152,11 +208,27 @@ mod tests {
                     ..Translation::default()
                 })
                 .collect();
-            let scores = corpus(&translations);
+            let scores = corpus(&translations, Scoring::default());
+            assert_eq!(scores.bleu_compounds, None);
             assert_bleu(&scores.bleu_13a, &case.bleu_13a, &case.name);
             assert_bleu(&scores.bleu_tokenized, &case.bleu_tokenized, &case.name);
             assert_near(scores.chrf.score, case.chrf.score, &case.name);
             assert_signature(&scores.chrf.signature, &case.chrf.signature);
+
+            let lowercase = Scoring { lowercase: true, ..Scoring::default() };
+            let scores = corpus(&translations, lowercase);
+            assert_bleu(&scores.bleu_13a, &case.bleu_lowercase, &case.name);
+            assert_near(scores.chrf.score, case.chrf_lowercase.score, &case.name);
+            assert_signature(&scores.chrf.signature, &case.chrf_lowercase.signature);
+
+            let compounds = Scoring { split_compounds: true, ..Scoring::default() };
+            let found = corpus(&translations, compounds).bleu_compounds.unwrap();
+            let expected = Bleu {
+                // sacreBLEU does not know whose tokens it was given.
+                signature: case.bleu_compounds.signature.replace("tok:none", "tok:13a+atat"),
+                ..case.bleu_compounds
+            };
+            assert_bleu(&found, &expected, &case.name);
         }
     }
 
@@ -186,7 +258,7 @@ mod tests {
 
     #[test]
     fn nothing_scores_nothing() {
-        let scores = corpus(&[]);
+        let scores = corpus(&[], Scoring::default());
         assert_eq!((scores.sentences, scores.bleu_13a.score, scores.chrf.score), (0, 0.0, 0.0));
     }
 }

@@ -75,15 +75,11 @@ fn answer(
     let range = headers.get("range");
     let asked = range.map_or(path.clone(), |range| format!("{path} {range}"));
     requests.lock().expect("no panic").push(asked);
-    let served = {
-        let mut files = files.lock().expect("no panic");
-        let found = files.get_mut(&path).map(|served| {
-            let before = served.clone();
-            served.cuts = served.cuts.saturating_sub(1);
-            before
-        });
-        found
-    };
+    let served = files.lock().expect("no panic").get_mut(&path).map(|served| {
+        let before = served.clone();
+        served.cuts = served.cuts.saturating_sub(1);
+        before
+    });
     let Some(Served { bytes, cuts, stalls, tag }) = served else {
         let head = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return stream.write_all(head.as_bytes()).ok();

@@ -11,6 +11,7 @@ by deleting, swapping and replacing words, with a fixed seed.
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -69,11 +70,17 @@ def perturbed(sentence, rng, rate, vocabulary):
 def case(name, pairs):
     hypotheses, references = map(list, zip(*pairs))
     found = {"name": name, "pairs": pairs}
+    tokenized = BLEU(tokenize="none", smooth_method="none", force=True)
+    # As tensor2tensor's get_ende_bleu.sh: s{(\S)-(\S)}{$1 ##AT##-##AT## $2}g before multi-bleu.
+    split = lambda text: re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", Tokenizer13a()(text.rstrip()))
+    as_is = (hypotheses, references)
     metrics = {
-        "bleu_13a": BLEU(),
-        "bleu_tokenized": BLEU(tokenize="none", smooth_method="none", force=True),
+        "bleu_13a": (BLEU(), as_is),
+        "bleu_tokenized": (tokenized, as_is),
+        "bleu_lowercase": (BLEU(lowercase=True), as_is),
+        "bleu_compounds": (tokenized, [[split(text) for text in texts] for texts in as_is]),
     }
-    for key, metric in metrics.items():
+    for key, (metric, (hypotheses, references)) in metrics.items():
         score = metric.corpus_score(hypotheses, [references])
         found[key] = {
             "score": score.score,
@@ -85,9 +92,10 @@ def case(name, pairs):
             "totals": score.totals,
             "signature": str(metric.get_signature()),
         }
-    chrf = CHRF()
-    score = chrf.corpus_score(hypotheses, [references])
-    found["chrf"] = {"score": score.score, "signature": str(chrf.get_signature())}
+    hypotheses, references = as_is
+    for key, chrf in {"chrf": CHRF(), "chrf_lowercase": CHRF(lowercase=True)}.items():
+        score = chrf.corpus_score(hypotheses, [references])
+        found[key] = {"score": score.score, "signature": str(chrf.get_signature())}
     return found
 
 
