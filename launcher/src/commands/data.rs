@@ -58,7 +58,8 @@ impl Args {
         let (manifest, is_new) = match made {
             Ok(Outcome::Made(manifest)) => (manifest, true),
             Ok(Outcome::There(manifest)) => (manifest, false),
-            Err(error) if error.may_pass() => return Err(error.into()),
+            // Without its source, which the message has already.
+            Err(error) if error.may_pass() => anyhow::bail!("{error}"),
             Err(error) => return Err(Refused(error.to_string()).into()),
         };
         println!("{}", told(&manifest, &folder.join(name), is_new));
@@ -76,16 +77,28 @@ fn list(folder: &Path) {
             Ok(recipe) => {
                 let state = match folder.join(&name).join(MANIFEST).is_file() {
                     true => "here".into(),
-                    false => format!(
-                        "at least {} from {}",
-                        mebibytes(recipe.bytes()),
-                        hosts(recipe.archives.values()).join(", ")
-                    ),
+                    false => {
+                        format!(
+                            "{} from {}",
+                            size(&recipe),
+                            hosts(recipe.archives.values()).join(", ")
+                        )
+                    }
                 };
                 println!("{name:<16} {:<26} {state}", recipe.title);
             }
             Err(error) => println!("{name:<16} {error}"),
         }
+    }
+}
+
+/// What has to be fetched, as far as it is known.
+fn size(recipe: &Recipe) -> String {
+    let known = recipe.archives.values().filter_map(|archive| archive.bytes);
+    match (known.clone().count(), known.sum()) {
+        (0, _) => "an unknown size".into(),
+        (count, bytes) if count < recipe.archives.len() => format!("over {}", mebibytes(bytes)),
+        (_, bytes) => mebibytes(bytes),
     }
 }
 
@@ -111,7 +124,7 @@ fn told(manifest: &Manifest, folder: &Path, is_new: bool) -> String {
         ));
     }
     for (name, archive) in &manifest.archives {
-        if archive.trust == Trust::FirstUse {
+        if is_new && archive.trust == Trust::FirstUse {
             lines.push(format!(
                 "  {name} had no checksum to be held against: its SHA-256 {} is in archives.lock \
                  now and binds; pin it in the recipe to share it",

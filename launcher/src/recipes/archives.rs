@@ -323,7 +323,9 @@ impl Shelf {
         fs::create_dir_all(&folder).map_err(io(&folder))?;
         let part = kept.with_added_extension("part");
         let urls = match &self.from {
-            Some(Supplier::Mirror(mirror)) => vec![format!("{mirror}/{name}")],
+            Some(Supplier::Mirror(mirror)) => {
+                names(name, archive).iter().map(|name| format!("{mirror}/{name}")).collect()
+            }
             _ => archive.urls.clone(),
         };
         // Some hosts compress anew: a little more than the known size is no reason to give up.
@@ -427,12 +429,13 @@ fn in_folder(folder: &Path, name: &str, archive: &Archive) -> Option<PathBuf> {
 
 /// Whether a file begins as its name says: some hosts answer with a page instead.
 fn is_packed(path: &Path, name: &str) -> io::Result<bool> {
-    if Kind::of(name) == Some(Kind::Tar) {
-        return Ok(true);
-    }
     let mut start = [0; 2];
     let read = File::open(path)?.read(&mut start)?;
-    Ok(read == 2 && start == [0x1f, 0x8b])
+    Ok(match Kind::of(name) {
+        // tar has no mark at its start, a page has.
+        Some(Kind::Tar) => start[0] != b'<',
+        _ => read == 2 && start == [0x1f, 0x8b],
+    })
 }
 
 struct Checksums {

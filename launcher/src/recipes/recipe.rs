@@ -207,11 +207,6 @@ impl Recipe {
         [("train", &self.train), ("valid", &self.valid), ("test", &self.test)]
     }
 
-    /// What has to be fetched, in bytes, as far as sizes are known.
-    pub fn bytes(&self) -> u64 {
-        self.archives.values().filter_map(|archive| archive.bytes).sum()
-    }
-
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (name, archive) in &self.archives {

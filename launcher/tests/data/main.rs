@@ -470,6 +470,7 @@ fn the_next_address_is_asked_when_one_does_not_have_it() {
     let world = World::new("iwslt14.de-en", &[]);
     let said = world.run("iwslt14.de-en", &["--from", &server.address], 1);
     assert!(said.contains(&format!("/{DE_EN} answers with status 404")), "{said}");
+    assert_eq!(server.requests(), [format!("/{DE_EN}"), "/de-en.tgz".into()]);
     world.server.serve(DE_EN, b"<html>moved</html>");
     let said = world.fetch("iwslt14.de-en", 1);
     assert!(said.contains("something that is not an archive"), "{said}");
@@ -572,6 +573,34 @@ fn what_is_there_is_not_written_over_by_accident() {
 }
 
 #[test]
+fn a_run_names_the_command_that_makes_its_texts() {
+    let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
+    let world = World::new("iwslt14.de-en", &[]);
+    world.server.serve(DE_EN, &iwslt("de", true));
+    fs::create_dir(world.path("data")).expect("a folder");
+    let recipe = world.path("data/iwslt14.de-en.yaml");
+    fs::rename(world.path("iwslt14.de-en.yaml"), &recipe).expect("a rename");
+    let run = world.path("run.yaml");
+    fs::copy(paper.join("iwslt14-de-en.yaml"), &run).expect("a run file");
+    let plan = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        command.arg("plan").arg(&run).env("HF_HUB_OFFLINE", "1");
+        let output = command.env("HF_HOME", world.path("hub")).output().expect("the program");
+        assert!(!output.status.success(), "the BERTs are not here");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = plan();
+    for split in ["train", "valid", "test"] {
+        let told = format!("{split}.tsv, `tandem data {}` makes it", recipe.display());
+        assert!(said.contains(&told), "{told}: {said}");
+    }
+    let name = "data/iwslt14.de-en";
+    world.fetch(name, 0);
+    let said = plan();
+    assert!(!said.contains("there is no file"), "{said}");
+}
+
+#[test]
 fn without_a_name_the_corpora_are_listed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
@@ -580,5 +609,5 @@ fn without_a_name_the_corpora_are_listed() {
     for name in ["iwslt14.de-en", "iwslt14.en-nl", "wmt14.en-de", "wmt14.en-fr", "wmt16.ro-en"] {
         assert!(said.lines().any(|line| line.starts_with(name)), "{name}: {said}");
     }
-    assert!(said.contains("1616.5 MiB from data.statmt.org"), "{said}");
+    assert!(said.contains("over 1616.5 MiB from data.statmt.org"), "{said}");
 }
