@@ -41,6 +41,10 @@ pub const READ: usize = USABLE + 3;
 
 /// The archive of an IWSLT14 pair, `other` to English; `tedx` says whether it has that test set.
 pub fn iwslt(other: &str, tedx: bool) -> Vec<u8> {
+    tgz(&iwslt_members(other, tedx))
+}
+
+pub fn iwslt_members(other: &str, tedx: bool) -> Vec<(String, Vec<u8>)> {
     let pair = format!("{other}-en");
     let mut members = vec![(format!("{pair}/README"), b"CC BY-NC-ND".to_vec())];
     for language in [other, "en"] {
@@ -71,7 +75,7 @@ pub fn iwslt(other: &str, tedx: bool) -> Vec<u8> {
             members.push((name, xml.into_bytes()));
         }
     }
-    tgz(&members)
+    members
 }
 
 /// A set in WMT's SGML.

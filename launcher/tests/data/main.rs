@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use corpora::{READ, USABLE, gzip, iwslt, lines, sgm, sha256, tar, tgz};
+use corpora::{READ, USABLE, gzip, iwslt, iwslt_members, lines, sgm, sha256, tar, tgz};
 use serde_json::Value;
 use server::{Served, Server};
 use tempfile::TempDir;
@@ -158,6 +158,14 @@ fn the_other_pairs_of_iwslt_may_lack_a_test_set() {
         assert_eq!(train[0], format!("en: Titel 0\t{other}: Titel 0"));
         assert_eq!(world.rows(&format!("{name}/valid.tsv")).len(), 2);
     }
+
+    // Half of a pair is a fault.
+    let world = World::new("iwslt14.en-it", &[]);
+    let mut members = iwslt_members("it", true);
+    members.retain(|(name, _)| !name.ends_with("TEDX.dev2012.it-en.en.xml"));
+    world.server.serve("iwslt14-it-en.tgz", &tgz(&members));
+    let said = world.fetch("iwslt14.en-it", 2);
+    assert!(said.contains("has no it-en/IWSLT14.TEDX.dev2012.it-en.en.xml; it has"), "{said}");
 }
 
 #[test]
