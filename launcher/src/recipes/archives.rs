@@ -203,13 +203,15 @@ impl Shelf {
             return self.check(name, archive, kept, None, advice, progress);
         }
         if let Some(Supplier::Folder(folder)) = &self.from {
-            if let Some(path) = in_folder(folder, name, archive) {
-                let advice = "give another folder, or pin its checksum in the recipe";
-                return self.check(name, archive, path, None, advice, progress);
-            }
-            self.unbundle(folder, name, archive, &kept, progress)?;
+            let path = match in_folder(folder, name, archive) {
+                Some(path) => path,
+                None => {
+                    self.unbundle(folder, name, archive, &kept, progress)?;
+                    kept
+                }
+            };
             let advice = "give another folder, or pin its checksum in the recipe";
-            return self.check(name, archive, kept, None, advice, progress);
+            return self.check(name, archive, path, None, advice, progress);
         }
         let (part, url) = self.fetch(name, archive, &kept, progress)?;
         let advice = "it was not kept. If the corpus was republished, pin the new checksum in the \
@@ -283,7 +285,9 @@ impl Shelf {
             }
             trust = Trust::Pinned;
         }
-        if let (Trust::FirstUse, Some(known)) = (trust, self.remembered.get(name)) {
+        if archive.sha256 == UNKNOWN
+            && let Some(known) = self.remembered.get(name)
+        {
             if known.sha256 != sha256 {
                 let by = format!(
                     "{} (first used from {})",
@@ -292,7 +296,9 @@ impl Shelf {
                 );
                 return Err(changed(by, "SHA-256", &sha256, &known.sha256).into());
             }
-            trust = Trust::Locked;
+            if trust == Trust::FirstUse {
+                trust = Trust::Locked;
+            }
         }
         if let Some(expected) = archive.bytes.filter(|expected| *expected != bytes) {
             progress.say(&format!(

@@ -246,6 +246,14 @@ fn an_md5_binds_where_nothing_else_is_known() {
     let world = World::new("iwslt14.de-en", &[("sha256: unknown", &pin)]);
     world.server.serve(DE_EN, &archive);
     world.fetch("iwslt14.de-en", 0);
+    let manifest = world.json("iwslt14.de-en/manifest.json");
+    assert_eq!(manifest["archives"][DE_EN]["trust"], "pinned");
+    // It does not replace the SHA-256 of the first use.
+    let lock = fs::read_to_string(world.path("archives.lock")).expect("a lock");
+    let lock = lock.replace(&sha256(&archive), &"0".repeat(64));
+    fs::write(world.path("archives.lock"), lock).expect("a file");
+    let said = world.run("iwslt14.de-en", &["--again"], 2);
+    assert!(said.contains("archives.lock") && said.contains("its SHA-256 is"), "{said}");
 }
 
 #[test]
