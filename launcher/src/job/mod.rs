@@ -107,17 +107,17 @@ impl Watcher {
                 return;
             }
             if asked.is_none_or(|asked| asked.elapsed() > ASK) {
-                asked = Some(Instant::now());
+                let is_first = asked.replace(Instant::now()).is_none();
                 match self.job.record() {
                     Ok(record) => {
                         end = record.end;
                         output.get_or_insert(record.output);
                     }
-                    // The last answer holds until there is another one.
-                    Err(error) if end.is_none() => say(format_args!(
+                    Err(error) if is_first => say(format_args!(
                         "warning: Slurm does not say when job {} ends: {error}",
                         self.job.id
                     )),
+                    // The last answer holds until there is another one.
                     Err(_) => {}
                 }
             }
