@@ -1,6 +1,9 @@
 //! Every composition of encoder, decoder and objective, from YAML to BLEU at tiny size: trained on
 //! two workers, taken up from a checkpoint, decoded, scored.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
 use tandem_tests::{Tiny, adapters, expect_code, program, translate};
 
 const TRANSFORMER: &str = "{ transformer: { layers: 2, hidden: 32, heads: 2, feed_forward: 64, \
@@ -133,4 +136,80 @@ fn a_gpt2_behind_a_bert() {
     from_yaml_to_bleu(&tiny, "gpt2", BERT_ENCODER, &decoder, AUTOREGRESSIVE);
     let translations = translate(&tiny.path("gpt2"), "eins zwei .\n\nneun .\n");
     assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
+}
+
+#[test]
+fn a_transformer_that_learns_from_a_berts_soft_labels() {
+    let tiny = Tiny::texts();
+    let mono =
+        |side: &str| std::fs::read_to_string(tiny.path("mono").with_extension(side)).unwrap();
+    tiny.write("mono.both", &(mono("de") + &mono("en")));
+    tiny.pre_train("both", 64);
+    tiny.pre_train("en", 32);
+
+    // The teacher, in one go and in two halves.
+    let teacher = |name: &str, steps: u64| {
+        let config = format!(
+            "run: {{ name: {name}, folder: {runs} }}
+data:
+  train: {{ tsv: {{ path: train.tsv, source: 1, target: 2 }} }}
+  valid: {{ tsv: {{ path: valid.tsv, source: 1, target: 2 }} }}
+  max_length: 24
+model:
+  encoder: {{ bert: {{ pretrained: ./bert-both/export, train: all }} }}
+  objective: {{ mlm: {{ conditional: true, corruption: {{ mask: 1.0, random: 0.0 }} }} }}
+training: {{ steps: {steps}, max_tokens: 400, micro_batches: 2, \
+             schedule: {{ constant: {{ rate: 0.002 }} }} }}
+evaluation: {{ every: 6, metric: loss }}
+checkpoints: {{ every: 3, keep_last: 10 }}
+cluster: {{ workers: 2, threads: 1, device: cpu }}
+",
+            runs = tiny.path("").display()
+        );
+        let path = tiny.write(&format!("{name}.yaml"), &config);
+        expect_code(program("tandem").arg("launch").arg(path), 0);
+    };
+    teacher("teacher", 12);
+    teacher("teacher-resumed", 6);
+    teacher("teacher-resumed", 12);
+    let exported = |name: &str| std::fs::read(tiny.path(name).join("export/model.safetensors"));
+    assert!(exported("teacher").unwrap() == exported("teacher-resumed").unwrap());
+
+    let side = transformer("{ bert: ./bert-both/export }");
+    let objective = "{ autoregressive: { soft_labels: { pretrained: ./teacher/export } } }";
+    from_yaml_to_bleu(&tiny, "student", &side, &side, objective);
+    let events = std::fs::read_to_string(tiny.path("student/events.jsonl")).expect("events");
+    assert_eq!(events.matches("\"labelled\"").count(), 24, "380 pairs in shards of 16: {events}");
+    let events = std::fs::read_to_string(tiny.path("student-resumed/events.jsonl")).unwrap();
+    assert_eq!(events.matches("\"labelled\"").count(), 0, "labels are made once: {events}");
+
+    // One worker alone makes the same labels, and another weight learns something else from them.
+    let alone = tiny.translation("alone", 1, &side, &side, objective);
+    let mut launch = program("tandem");
+    launch.arg("launch").arg(alone).args(["--set", "data.cache=cache-alone"]);
+    launch.args(["--set", "model.objective.autoregressive.soft_labels.weight=0.2"]);
+    expect_code(&mut launch, 0);
+    assert!(labels(&tiny.path("cache")) == labels(&tiny.path("cache-alone")), "other labels");
+    assert!(adapters(&tiny.path("student"), 12) != adapters(&tiny.path("alone"), 12));
+
+    let english = transformer("{ bert: ./bert-en/export }");
+    let config = tiny.translation("misfit", 1, &side, &english, objective);
+    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the decoder has another vocabulary than the teacher"), "{said}");
+}
+
+/// The bytes of the soft labels in a cache folder, by the names of their files.
+fn labels(cache: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = |folder: &Path| {
+        std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path())
+    };
+    let mut folders = entries(cache).filter(|path| path.extension() == Some("labels".as_ref()));
+    let folder = folders.next().expect("labels");
+    assert!(folders.next().is_none(), "{}", cache.display());
+    let name = |path: &Path| path.strip_prefix(cache).expect("below").to_owned();
+    let found: BTreeMap<_, _> =
+        entries(&folder).map(|path| (name(&path), std::fs::read(&path).expect("labels"))).collect();
+    assert_eq!(found.len(), 24);
+    found
 }

@@ -25,7 +25,12 @@ pub struct Run {
 impl Run {
     /// A run that has not been launched; `settings` are for all its launches.
     pub fn new(tiny: &Arc<Tiny>, name: &str, workers: usize, settings: &[&str]) -> Self {
-        let (config, folder) = (tiny.ab_net(name, workers, 0.1), tiny.path(name));
+        Self::of(tiny, tiny.ab_net(name, workers, 0.1), name, settings)
+    }
+
+    /// The run `name` of this file, which has not been launched.
+    pub fn of(tiny: &Arc<Tiny>, config: PathBuf, name: &str, settings: &[&str]) -> Self {
+        let folder = tiny.path(name);
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         Self { tiny: Arc::clone(tiny), config, folder, settings }
     }

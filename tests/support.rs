@@ -87,26 +87,34 @@ impl Tiny {
     pub fn new() -> Self {
         let tiny = Self::texts();
         for side in ["de", "en"] {
-            let config = format!(
-                "run: {{ name: bert-{side}, folder: {runs} }}
+            tiny.pre_train(side, 32);
+        }
+        tiny
+    }
+
+    /// Pre-trains the BERT `bert-{side}` on `mono.{side}`.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn pre_train(&self, side: &str, positions: usize) {
+        let config = format!(
+            "run: {{ name: bert-{side}, folder: {runs} }}
 data: {{ train: {{ lines: {{ path: mono.{side} }} }}, valid: {{ lines: {{ path: mono.{side} }} }}, max_length: 24 }}
 model:
   encoder:
     bert:
       train: scratch
-      new: {{ layers: 2, hidden: 32, heads: 2, feed_forward: 64, positions: 32, \
-                 vocabulary: {{ learn: {{ size: 110, lowercase: false }} }} }}
+      new: {{ layers: 2, hidden: 32, heads: 2, feed_forward: 64, positions: {positions}, \
+             vocabulary: {{ learn: {{ size: 110, lowercase: false }} }} }}
   objective: {{ mlm: {{}} }}
 training: {{ steps: 6, max_tokens: 256, micro_batches: 1, schedule: {{ constant: {{ rate: 0.01 }} }} }}
 evaluation: {{ every: 6, metric: loss }}
 cluster: {{ engine: solo, workers: 1, device: cpu }}
 ",
-                runs = tiny.path("").display()
-            );
-            let path = tiny.write(&format!("bert-{side}.yaml"), &config);
-            expect_code(program("tandem").arg("launch").arg(path), 0);
-        }
-        tiny
+            runs = self.path("").display()
+        );
+        let path = self.write(&format!("bert-{side}.yaml"), &config);
+        expect_code(program("tandem").arg("launch").arg(path), 0);
     }
 
     /// A path in the folder.

@@ -1,7 +1,8 @@
 //! Teachers: training data that another model makes is the same whatever happens on the way, and
 //! so is what is learnt from it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use serde_json::Value;
@@ -257,4 +258,74 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
     let masked = tiny.ab_net("masked-teacher", 1, 0.0);
     let masked = format!("data.distillation.teacher={}", masked.display());
     refused(&[&masked, "data.distillation.beam=5"], "is not searched by beams");
+}
+
+/// What soft labels are made of, and by a teacher that is slow: each token is masked alone.
+const SOFT_LABELS: &str =
+    "{ autoregressive: { soft_labels: { pretrained: ./bert-both/export, passes: 512 } } }";
+
+/// A worker is killed, a stop is asked for, and the launcher is killed, while a BERT labels the pairs.
+#[test]
+fn killed_soft_labels_end_with_the_same_bits() {
+    let tiny = Arc::new(Tiny::texts());
+    let mono = |name: &str| std::fs::read_to_string(tiny.path(name)).expect("texts");
+    tiny.write("mono.both", &(mono("mono.de") + &mono("mono.en")));
+    tiny.pre_train("both", 64);
+    let side = "{ transformer: { layers: 1, hidden: 32, heads: 2, feed_forward: 64, \
+                max_length: 32, vocabulary: { bert: ./bert-both/export } } }";
+    let run = |name: &str, cache: &str| {
+        let config = tiny.translation(name, 2, side, side, SOFT_LABELS);
+        Run::of(&tiny, config, name, &[&format!("data.cache={cache}")])
+    };
+    let whole = run("whole", "cache-whole");
+    let ended = whole.launch(&[], 0);
+    ended.assert_said("labels the training pairs before the first step");
+    ended.assert_said(" of 24 is made");
+    let labels = |cache: &str| {
+        let entries = std::fs::read_dir(tiny.path(cache)).into_iter().flatten().flatten();
+        let is_labels = |path: &PathBuf| path.extension() == Some("labels".as_ref());
+        let folder = entries.map(|entry| entry.path()).find(is_labels);
+        let files = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten();
+        let files = files.map(|file| file.expect("a file").path());
+        let files = files.filter(|path| path.extension().is_none()); // no drafts
+        files
+            .map(|path| (path.file_name().map(ToOwned::to_owned), path))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let bytes = |cache: &str| -> Vec<Vec<u8>> {
+        labels(cache).values().map(|path| std::fs::read(path).expect("a shard")).collect()
+    };
+    assert_eq!(labels("cache-whole").len(), 24);
+
+    // Rank 1 is held when it has just made something, so that no fault comes too late.
+    let run = run("killed", "cache-killed");
+    let hold = |attempt: u64| {
+        let (pid, before) = (run.rank(attempt, 1), labels("cache-killed").len());
+        eventually("shards are made", || labels("cache-killed").len() >= before + 2);
+        send(pid, "STOP");
+        assert!(labels("cache-killed").len() < 24, "the fault came too late");
+        pid
+    };
+    let launch = run.start(&[]);
+    send(hold(1), "KILL");
+    eventually("it is noticed", || run.events("failure").len() == 1);
+    hold(2);
+    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    launch.wait(75).assert_said("the same command starts again");
+    let launch = run.start(&[]);
+    let held = hold(3);
+    launch.kill();
+    send(held, "KILL");
+    eventually("all are gone", || run.processes().is_empty());
+
+    let damaged = labels("cache-killed").into_values().next().expect("a shard");
+    let mut damage = std::fs::read(&damaged).expect("a shard");
+    *damage.last_mut().expect("bytes") ^= 1;
+    std::fs::write(&damaged, damage).expect("a shard");
+
+    run.launch(&[], 0);
+    assert!(run.events("labelled").len() <= 24 + 1 + 3 * 2, "made again what was there");
+    assert!(bytes("cache-killed") == bytes("cache-whole"), "other labels were made");
+    assert!(adapters(run.folder(), STEPS) == adapters(whole.folder(), STEPS), "other weights");
+    run.assert_no_process();
 }

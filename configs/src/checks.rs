@@ -3,6 +3,7 @@
 //! Each check is one function that reports at the key which has to change.
 
 mod decoding;
+mod soft_labels;
 mod transformer;
 
 use std::collections::BTreeSet;
@@ -11,8 +12,8 @@ use crate::cluster::{Bounds, Device, Engine, GradientDtype, Reduction, Workers};
 use crate::data::Text;
 use crate::evaluation::Metric;
 use crate::inputs::{Shape, Shapes};
-use crate::model::{BertEncoder, Corruption, Decoder, Encoder, Layers, Objective};
-use crate::model::{PretrainedDecoder, Train, Vocabulary};
+use crate::model::{BertEncoder, Corruption, Decoder, Encoder, Layers, Mlm, Objective};
+use crate::model::{PretrainedDecoder, Train, Vocabulary, joined, longest_of_joined};
 use crate::problem::{Kind, Problem};
 use crate::run::RunConfig;
 use crate::training::{Optimizer, Schedule};
@@ -53,6 +54,7 @@ pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     encoder_adapters(run, shapes, report);
     cross_attention(run, shapes, report);
     transformer::check(run, shapes, report);
+    soft_labels::check(run, report);
     decoding::check(run, report);
     corruption(run, report);
     lengths(run, shapes, report);
@@ -77,20 +79,29 @@ fn run_name(run: &RunConfig, report: &mut Report) {
     }
 }
 
-/// One language for `mlm`, two for translation; two columns are two.
+/// One language for `mlm`, two for translation and what is conditional; two columns are two.
 fn texts(run: &RunConfig, report: &mut Report) {
-    let mlm = matches!(run.model.objective, Objective::Mlm(_));
+    let mlm = match &run.model.objective {
+        Objective::Mlm(mlm) => Some(mlm),
+        Objective::Masked(_) | Objective::Autoregressive(_) => None,
+    };
     for (split, text) in run.data.splits() {
         let path = format!("data.{split}");
-        match (mlm, text) {
+        match (mlm.is_some_and(|mlm| !mlm.conditional), text) {
             (true, Text::Tsv { .. } | Text::Files { .. } | Text::Jsonl { .. }) => {
                 let message = "the mlm objective reads one language, must be {lines: ...}";
                 report.conflict(&path, message.into());
             }
             (false, Text::Lines { .. }) => {
-                let message = "lines are one language, which only the mlm objective reads, must \
-                               be one of {tsv: ...} | {files: ...} | {jsonl: ...}";
-                report.conflict(&path, message.into());
+                let reader = match mlm {
+                    Some(_) => "and `conditional: true` reads pairs",
+                    None => "which only the mlm objective reads",
+                };
+                let message = format!(
+                    "lines are one language, {reader}, must be one of {{tsv: ...}} | \
+                     {{files: ...}} | {{jsonl: ...}}"
+                );
+                report.conflict(&path, message);
             }
             (_, Text::Tsv { source, target, .. }) if source == target => {
                 let message = format!("{target} is the source's column too, must be another one");
@@ -145,13 +156,13 @@ fn objective(run: &RunConfig, report: &mut Report) {
                 translating_bert(encoder, report);
             }
         }
-        (Objective::Mlm(_), encoder) => {
+        (Objective::Mlm(mlm), encoder) => {
             if decoder.is_some() {
                 let message = "the mlm objective trains an encoder alone, leave the decoder out";
                 report.conflict("model.decoder", message.into());
             }
             match encoder {
-                Encoder::Bert(encoder) => pre_trained_bert(encoder, report),
+                Encoder::Bert(encoder) => pre_trained_bert(mlm, encoder, report),
                 Encoder::Transformer(_) => {
                     let message = "the mlm objective makes a BERT, must be {bert: ...}";
                     report.conflict("model.encoder.transformer", message.into());
@@ -185,7 +196,12 @@ fn adapters(train: Train, are_there: bool, keys: &str, path: &str, report: &mut 
     }
 }
 
-fn pre_trained_bert(encoder: &BertEncoder, report: &mut Report) {
+fn pre_trained_bert(mlm: &Mlm, encoder: &BertEncoder, report: &mut Report) {
+    if mlm.conditional && encoder.new.is_some() {
+        let message = "with `conditional: true` a BERT is trained on, not made, give `pretrained` \
+                       instead: it may be the export of an mlm run on text of both languages";
+        report.conflict("model.encoder.bert.new", message.into());
+    }
     if encoder.adapters.is_some() {
         let message = "the mlm objective trains the BERT itself, leave the adapters out";
         report.conflict("model.encoder.bert.adapters", message.into());
@@ -330,13 +346,20 @@ fn corruption(run: &RunConfig, report: &mut Report) {
 
 /// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    let joins = run.model.joins_pairs();
     let sides =
         [("encoder", shapes.encoder), ("decoder", shapes.decoder), ("fusion", shapes.fused)];
     for (side, shape) in sides {
-        if let (Some(length), Some(shape)) = (run.data.max_length, shape)
-            && length > shape.positions
-        {
-            let Shape { kind, positions, .. } = shape;
+        let (Some(length), Some(shape)) = (run.data.max_length, shape) else { continue };
+        let Shape { kind, positions, .. } = shape;
+        let most = longest_of_joined(positions);
+        if joins && length > most {
+            let message = format!(
+                "found {length}, must be at most {most}: [CLS] and both sides fit into the \
+                 {side}'s {kind}, which has {positions} positions"
+            );
+            report.conflict("data.max_length", message);
+        } else if length > positions {
             let message = format!("found {length}, the {side}'s {kind} has {positions} positions");
             report.conflict("data.max_length", message);
         }
@@ -355,9 +378,13 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
         );
         report.conflict("model.objective.masked.length_classes", message);
     }
+    let (what, length) = match run.data.max_length {
+        Some(length) if joins => ("pair", joined(length, length)),
+        _ => ("sentence", length),
+    };
     if run.training.max_tokens < length {
         let message = format!(
-            "found {}, must be at least {length}: the longest sentence by data.max_length or the \
+            "found {}, must be at least {length}: the longest {what} by data.max_length or the \
              model's positions",
             run.training.max_tokens
         );

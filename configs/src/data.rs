@@ -34,7 +34,8 @@ pub struct Data {
     /// What is done with bad lines: not UTF-8, missing columns, an empty side, an absurd ratio.
     #[serde(default)]
     pub bad_lines: BadLines,
-    /// Where tokenised text is kept between runs; by default `cache` beside the run folders.
+    /// Where tokenised text and soft labels are kept between runs; by default `cache` beside the run
+    /// folders.
     pub cache: Option<PathBuf>,
 }
 

@@ -7,7 +7,7 @@
 
 use crate::bases::{Base, Bases, BertBase, TransformerBase};
 use crate::gpt2::Gpt2Folder;
-use crate::model::{Decoder, Objective};
+use crate::model::{Decoder, Objective, joined};
 use crate::parameters::{Parameter, frozen_count, trained_count};
 use crate::run::RunConfig;
 use crate::training::Precision;
@@ -78,7 +78,8 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
     let (source, target) = (&bases.encoder, bases.decoder.as_ref());
     let positions = target.map_or(usize::MAX, Base::positions).min(source.positions()) as u64;
     let tokens = run.training.max_tokens as u64;
-    let length = run.data.max_length.map_or(positions, |length| length as u64).min(tokens);
+    let row = |length| if run.model.joins_pairs() { joined(length, length) } else { length };
+    let length = run.data.max_length.map_or(positions, |length| row(length) as u64).min(tokens);
 
     let mut total = layers(source, tokens, length);
     let tuned = run.model.ct_nmt().is_some_and(|ct_nmt| ct_nmt.rate.is_some());

@@ -57,7 +57,14 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     }
     let encoder = match &run.model.encoder {
         Encoder::Bert(encoder) => match (&encoder.pretrained, &encoder.new) {
-            (Some(name), _) => bert(name, "model.encoder.bert.pretrained", report),
+            (Some(name), _) => {
+                let key = "model.encoder.bert.pretrained";
+                let folder = opened(name, key, BertFolder::open, report);
+                if let Some(folder) = folder.as_ref().filter(|_| run.model.joins_pairs()) {
+                    token_types(folder, key, report);
+                }
+                folder.map(|folder| shape(&folder))
+            }
             (None, Some(new)) => {
                 vocabulary(&new.vocabulary, "model.encoder.bert.new.vocabulary", report);
                 let (layers, hidden, positions) = (new.layers, new.hidden, new.positions);
@@ -84,6 +91,20 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     }
     if let Some(ct_nmt) = run.model.ct_nmt() {
         fused = bert(&ct_nmt.pretrained, "model.encoder.transformer.ct_nmt.pretrained", report);
+    }
+    if let Some(labels) = run.model.soft_labels() {
+        let key = "model.objective.autoregressive.soft_labels.pretrained";
+        if let Some(folder) = opened(&labels.pretrained, key, BertFolder::open, report) {
+            token_types(&folder, key, report);
+            if !folder.has_mlm_head() {
+                let message = format!(
+                    "{} has no head that predicts words, must be the export of a run with the mlm \
+                     objective and `conditional: true`",
+                    folder.path.display()
+                );
+                report.conflict(key, message);
+            }
+        }
     }
     if let Some(folder) = &run.model.init
         && !folder.join("checkpoints").is_dir()
@@ -141,13 +162,27 @@ fn recipe_hint(path: &Path) -> String {
 
 /// The shape of a BERT, if it is on this machine.
 fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
-    let folder = opened(name, key, BertFolder::open, report)?;
-    Some(Shape {
+    opened(name, key, BertFolder::open, report).map(|folder| shape(&folder))
+}
+
+fn shape(folder: &BertFolder) -> Shape {
+    Shape {
         kind: "BERT",
         layers: folder.config.num_hidden_layers,
         hidden: folder.config.hidden_size,
         positions: folder.config.max_position_embeddings,
-    })
+    }
+}
+
+/// A BERT that reads pairs tells their sides apart.
+fn token_types(folder: &BertFolder, key: &str, report: &mut Report) {
+    if folder.config.type_vocab_size < 2 {
+        let message = format!(
+            "{} has one token type, must be a BERT with two: of sources and of targets",
+            folder.path.display()
+        );
+        report.conflict(key, message);
+    }
 }
 
 /// The shape of a GPT-2, if it is on this machine.

@@ -1,7 +1,8 @@
 //! What a run is: one YAML file, typed, validated, and resolved into a list of parameters.
 //!
 //! - [`RunConfig`] is the schema; each section is a file of its own: [`run`], [`data`], [`model`]
-//!   (with [`transformer`]), [`training`], [`decoding`], [`evaluation`], [`checkpoints`], [`cluster`].
+//!   (with [`transformer`] and [`soft_labels`]), [`training`], [`decoding`], [`evaluation`],
+//!   [`checkpoints`], [`cluster`].
 //! - [`load()`] reads and validates a YAML file: `yaml` gives a tree with places, `overrides`
 //!   changes it, `shape` compares it with the [`schema`] of the types, `resolve` makes paths
 //!   absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
@@ -32,6 +33,7 @@ pub mod run;
 pub mod schema;
 mod sections;
 mod shape;
+pub mod soft_labels;
 pub mod training;
 pub mod transformer;
 mod yaml;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::soft_labels::SoftLabels;
 use crate::training::Precision;
 use crate::transformer::{BertFused, CtNmt, Transformer};
 
@@ -209,9 +210,25 @@ impl Model {
         }
     }
 
+    /// Whether the two sides of a pair are one row for the model: `[CLS] source [SEP] target [SEP]`.
+    pub fn joins_pairs(&self) -> bool {
+        matches!(&self.objective, Objective::Mlm(mlm) if mlm.conditional)
+    }
+
+    /// The BERT whose soft labels the model learns from.
+    pub fn soft_labels(&self) -> Option<&SoftLabels> {
+        match &self.objective {
+            Objective::Autoregressive(objective) => objective.soft_labels.as_ref(),
+            Objective::Masked(_) | Objective::Mlm(_) => None,
+        }
+    }
+
     /// The names or folders of all pre-trained models: of their weights, or of a vocabulary alone.
     pub fn berts_mut(&mut self) -> Vec<&mut String> {
         let (mut names, mut transformers) = (Vec::new(), Vec::new());
+        if let Objective::Autoregressive(objective) = &mut self.objective {
+            names.extend(objective.soft_labels.as_mut().map(|labels| &mut labels.pretrained));
+        }
         match &mut self.encoder {
             Encoder::Bert(encoder) => names.extend(&mut encoder.pretrained),
             Encoder::Transformer(transformer) => transformers.push(transformer),
@@ -232,6 +249,16 @@ impl Model {
         }
         names
     }
+}
+
+/// The length of a joined pair, whose sides end with [SEP] and have [CLS] before them.
+pub fn joined(source: usize, target: usize) -> usize {
+    1 + source + target
+}
+
+/// The longest sentence of which two, joined, fit into so many positions.
+pub fn longest_of_joined(positions: usize) -> usize {
+    positions.saturating_sub(1) / 2
 }
 
 /// Which of a BERT's layers have an adapter.
@@ -266,7 +293,8 @@ pub enum Objective {
     Masked(Masked),
     /// The next target token from those before it; the decoder is causal.
     Autoregressive(Autoregressive),
-    /// Masked language modelling on one language: BERT's own pre-training.
+    /// Masked language modelling: BERT's own pre-training on one language, or, on pairs, what makes
+    /// a BERT a teacher.
     Mlm(Mlm),
 }
 
@@ -315,11 +343,13 @@ pub struct Autoregressive {
     /// Label smoothing of the word predictions.
     #[schemars(range(min = 0.0, max = 0.99))]
     pub label_smoothing: f64,
+    /// Labels beside the data's, of a BERT that has read the whole pair (BERT-Distilled).
+    pub soft_labels: Option<SoftLabels>,
 }
 
 impl Default for Autoregressive {
     fn default() -> Self {
-        Self { label_smoothing: 0.1 }
+        Self { label_smoothing: 0.1, soft_labels: None }
     }
 }
 
@@ -341,20 +371,27 @@ impl Default for Corruption {
     }
 }
 
-/// Masked language modelling on one language (Devlin et al. 2019), without sentence pairs.
+/// Masked language modelling (Devlin et al. 2019): on one language, without sentence pairs; or on
+/// translations, to predict targets (C-MLM, Chen et al. 2020).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlm {
     /// Share of the tokens that are predicted.
     #[schemars(range(min = 0.01, max = 0.99))]
     pub predicted: f64,
-    /// What the model sees at the predicted positions.
+    /// What the model sees at the predicted positions. With `conditional`, Chen et al. have [MASK]
+    /// alone.
     pub corruption: Corruption,
+    /// Whether pairs are read, `[CLS] source [SEP] target [SEP]` with token types 0 and 1, and only
+    /// tokens of the target are predicted, the final [SEP] among them. Both sides together fit into
+    /// the BERT's positions.
+    pub conditional: bool,
 }
 
 impl Default for Mlm {
     fn default() -> Self {
-        Self { predicted: 0.15, corruption: Corruption { mask: 0.8, random: 0.1 } }
+        let corruption = Corruption { mask: 0.8, random: 0.1 };
+        Self { predicted: 0.15, corruption, conditional: false }
     }
 }
 

@@ -62,6 +62,7 @@ impl Plan {
         let bases = Bases::open(config)?;
         notes.extend(head_note(config, &bases));
         notes.extend(teacher::notes(config));
+        notes.extend(soft_label_note(config));
         let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
@@ -112,6 +113,17 @@ fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
             )
         },
     )
+}
+
+/// A BERT that labels the data before the first step takes its time and its space.
+fn soft_label_note(config: &RunConfig) -> Option<String> {
+    let labels = config.model.soft_labels()?;
+    Some(format!(
+        "soft_labels: {} labels the training pairs before the first step, once, and the cache keeps \
+         {} bytes for each target token",
+        labels.pretrained,
+        8 * labels.top
+    ))
 }
 
 impl std::fmt::Display for Plan {

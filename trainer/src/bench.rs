@@ -199,6 +199,7 @@ fn pair_batch(rows: &Rows, parity: &ParityModel) -> PairBatch {
         target,
         loss_positions,
         labels,
+        soft: None,
         samples: (0..rows.targets.len() as u32).collect(),
     }
 }

@@ -17,7 +17,7 @@ use crate::optim::Adam;
 /// Trained weights that belong to another model, BERT or vocabulary: trying again cannot help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Misfit(String);
+pub struct Misfit(pub String);
 
 /// Where training stood: `trainer.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use tandem_cluster::made;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::data::Text;
-use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary};
+use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined};
 
 use crate::data::corpus::{Corpus, Side, Sides, Split};
 use crate::data::corrupt::Replacements;
@@ -65,7 +65,10 @@ impl Languages {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
         let fused = self.bases.fused.as_ref();
         let fused = fused.map_or(usize::MAX, |bert| bert.config.max_position_embeddings);
-        let source = self.bases.encoder.positions().min(fused);
+        let source = match worker.config.model.joins_pairs() {
+            true => longest_of_joined(self.bases.encoder.positions()),
+            false => self.bases.encoder.positions().min(fused),
+        };
         let classes = match &worker.config.model.objective {
             Objective::Masked(masked) => masked.length_classes - 1,
             Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,
@@ -82,6 +85,7 @@ impl Languages {
             Some(tokenizer) => {
                 Sides::Pair { source, target: Side { tokenizer, max_length: target_length } }
             }
+            None if worker.config.model.joins_pairs() => Sides::Pair { source, target: source },
             None => Sides::Passages(source),
         }
     }
@@ -109,10 +113,8 @@ impl Languages {
     pub fn corpus(&self, worker: &Worker, split: Split) -> anyhow::Result<Option<Arc<Corpus>>> {
         let data = &worker.config.data;
         let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
-        let beside = || worker.run.parent().unwrap_or(Path::new(".")).join("cache");
-        let cache = data.cache.clone().unwrap_or_else(beside);
         worker.phase(Phase::Start, 0);
-        let sides = self.sides(worker);
+        let (sides, cache) = (self.sides(worker), cache(worker));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
         if worker.is_first() {
             let report = serde_json::to_value(corpus.report())?;
@@ -139,8 +141,21 @@ impl Languages {
         };
         let target = self.target.as_ref().context("the model has no decoder")?;
         let target = Replacements::of(target);
-        Ok(Examples::Pair(PairExamples { corpus, prediction, source, target, seed }))
+        Ok(Examples::Pair(PairExamples {
+            corpus,
+            prediction,
+            soft_labels: None,
+            source,
+            target,
+            seed,
+        }))
     }
+}
+
+/// The folder that keeps what is made of the texts between runs.
+pub fn cache(worker: &Worker) -> PathBuf {
+    let beside = || worker.run.parent().unwrap_or(Path::new(".")).join("cache");
+    worker.config.data.cache.clone().unwrap_or_else(beside)
 }
 
 /// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in

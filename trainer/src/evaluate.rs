@@ -167,7 +167,7 @@ impl Evaluator {
         poll: &mut dyn FnMut() -> bool,
     ) -> Option<BTreeMap<String, f64>> {
         let max_tokens = worker.config.training.max_tokens;
-        let batches = evaluation_batches(&self.corpus.lengths(), max_tokens);
+        let batches = evaluation_batches(&self.examples.lengths(), max_tokens);
         let mut sums = Sums::default();
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
             if !poll() {

@@ -1,9 +1,10 @@
 //! What one rank does.
 //!
-//! [`commands`] are the program's verbs. [`train`] is the loop, [`evaluate`] scores and [`decode`]
-//! translates; they stand on [`objective`] (what is trained: a model and its [`loss`]), [`data`],
-//! [`optim`] and [`parallel`] (ranks and the reduction of gradients), and these on [`model`], which
-//! knows no ranks and no files. [`blame`] knows which samples a thread works on when it fails.
+//! [`commands`] are the program's verbs. [`train`] is the loop, before which a [`teacher`] may label
+//! the pairs, [`evaluate`] scores and [`decode`] translates; they stand on [`objective`] (what is
+//! trained: a model and its [`loss`]), [`data`], [`optim`] and [`parallel`] (ranks and the reduction
+//! of gradients), and these on [`model`], which knows no ranks and no files. [`blame`] knows which
+//! samples a thread works on when it fails.
 
 pub mod bench;
 pub mod blame;
@@ -25,6 +26,7 @@ pub mod parallel;
 pub mod parity;
 pub mod precision;
 pub mod stream;
+pub mod teacher;
 pub mod train;
 pub mod trained;
 pub mod translate;

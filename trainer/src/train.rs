@@ -25,11 +25,12 @@ use crate::evaluate::Evaluator;
 use crate::metrics::StepTimes;
 use crate::model::parameters::Weights;
 use crate::model::{Parameters, Pass};
-use crate::objective::{MicroBatch, Objective, Sums};
+use crate::objective::{Examples, MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate, share};
 use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
 use crate::stream::MicroBatches;
+use crate::teacher;
 use crate::worker::{Ending, Worker};
 
 /// Micro-batches that are prepared ahead.
@@ -89,9 +90,14 @@ impl<'a> Trainer<'a> {
             checkpoint::warm_start(run, &parameters, &bases)?;
         }
         let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
+        let mut examples = languages.examples(worker, Arc::clone(&corpus))?;
+        if let (Some(teacher), Examples::Pair(pairs)) = (config.model.soft_labels(), &mut examples)
+        {
+            let labels = teacher::soft_labels(worker, &languages, teacher, &corpus)?;
+            pairs.soft_labels = Some(Arc::new(labels));
+        }
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
-        let batches = Batches::new(corpus.lengths(), max_tokens, config.seed, line)?;
-        let examples = languages.examples(worker, Arc::clone(&corpus))?;
+        let batches = Batches::new(examples.lengths(), max_tokens, config.seed, line)?;
         let shards = config.training.micro_batches;
         let own = shards_of(worker.rank, worker.world_size, shards);
         let own = own.start as u64..own.end as u64;
@@ -273,6 +279,9 @@ impl<'a> Trainer<'a> {
         add("train/skipped_steps", self.state.skipped as f64);
         if sums.length_nll > 0.0 {
             add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
+        }
+        if sums.soft_nll > 0.0 {
+            add("train/soft_label_loss", sums.soft_nll / sums.predicted.max(1.0));
         }
         if sums.distillation > 0.0 {
             add("train/distillation_loss", sums.distillation / sums.source_tokens.max(1.0));

@@ -131,6 +131,13 @@ pub enum Report {
         #[serde(with = "number::map")]
         sums: BTreeMap<String, f64>,
     },
+    /// A teacher has labelled a shard of the training pairs.
+    Labelled {
+        /// Which one, from 0.
+        shard: usize,
+        /// How many there are.
+        shards: usize,
+    },
     /// A shard of translations is written.
     Translated {
         /// Which one, from 0.

@@ -4,5 +4,6 @@ mod berts;
 mod committed;
 mod files;
 mod mutations;
+mod soft_labels;
 mod support;
 mod transformers;

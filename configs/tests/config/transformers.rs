@@ -220,7 +220,7 @@ const SCHEMA: &[Case] = &[
     (
         &[("label_smoothing: 0.1", "length_loss: 0.1")],
         &[
-            "27:22: model.objective.autoregressive.length_loss: unknown key, allowed: label_smoothing, did you mean `model.objective.masked.length_loss`?",
+            "27:22: model.objective.autoregressive.length_loss: unknown key, allowed: label_smoothing | soft_labels, did you mean `model.objective.masked.length_loss`?",
         ],
     ),
     (

@@ -119,9 +119,21 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
     let objective = match &config.model.objective {
         Objective::Masked(_) => "conditional masked language modelling with length prediction",
         Objective::Autoregressive(_) => "autoregressive, with a causal decoder",
+        Objective::Mlm(mlm) if mlm.conditional => {
+            "masked language modelling of targets, conditional on their sources"
+        }
         Objective::Mlm(_) => "masked language modelling",
     };
-    parts.push(("objective".to_owned(), objective.to_owned()));
+    let objective = match config.model.soft_labels() {
+        Some(labels) => format!(
+            "{objective}, with soft labels of BERT {} (weight {}, temperature {})",
+            name(&labels.pretrained),
+            labels.weight,
+            labels.temperature
+        ),
+        None => objective.to_owned(),
+    };
+    parts.push(("objective".to_owned(), objective));
     parts
 }
 

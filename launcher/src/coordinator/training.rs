@@ -112,6 +112,11 @@ impl Listener for Training<'_> {
                 self.journal.event("data", json!({ "report": report }));
                 self.journal.state.add_data(report);
             }
+            Report::Labelled { shard, shards } => {
+                self.journal.event("labelled", json!({ "shard": shard, "shards": shards }));
+                let line = format!("soft labels: shard {} of {shards} is made", shard + 1);
+                self.progress.show_line(&line, shard + 1 == shards);
+            }
             Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
             Report::Pace { step, data, compute } => {
                 for (rank, words) in self.stragglers.add(rank, step, Pace { data, compute }) {

@@ -10,6 +10,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -26,7 +27,7 @@ const LOCK_POLL: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// The cache folder cannot be used.
-    #[error("cannot write the cache of tokenised text {}; set data.cache to a writable folder with space", path.display())]
+    #[error("cannot write the cache {}; set data.cache to a writable folder with space", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -120,7 +121,7 @@ impl Draft {
         for section in sections {
             file.write_all(section)?;
         }
-        file.flush()
+        Ok(())
     }
 }
 
@@ -158,7 +159,7 @@ impl Cache {
             return Ok(cache);
         }
         let (draft, report) = make()?;
-        write_in_one_step(&path, &draft, key, &report)
+        write_in_one_step(&path, |file| draft.write(file, key, &report))
             .map_err(|source| CacheError::Write { path: path.clone(), source })?;
         Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
     }
@@ -224,7 +225,17 @@ impl Cache {
 
     /// A sample's target ids.
     pub fn target(&self, sample: usize) -> &[u32] {
-        &bytemuck::cast_slice(self.section(5))[range(self.wide(2), sample)]
+        &bytemuck::cast_slice(self.section(5))[self.target_range(sample)]
+    }
+
+    /// Where a sample's target lies among the ids of all targets.
+    pub fn target_range(&self, sample: usize) -> Range<usize> {
+        range(self.wide(2), sample)
+    }
+
+    /// The hash of everything that this was made from.
+    pub fn key(&self) -> Key {
+        self.map[8..40].try_into().expect("32 bytes")
     }
 
     /// A sample's source and target as they were read, where they were kept.
@@ -251,7 +262,7 @@ impl Cache {
     }
 }
 
-fn range(ends: &[u64], index: usize) -> std::ops::Range<usize> {
+fn range(ends: &[u64], index: usize) -> Range<usize> {
     let start = if index == 0 { 0 } else { ends[index - 1] };
     start as usize..ends[index] as usize
 }
@@ -268,12 +279,20 @@ fn wait_for_turn(lock: &File) {
     }
 }
 
-fn write_in_one_step(path: &Path, draft: &Draft, key: &Key, report: &[u8]) -> std::io::Result<()> {
+/// Has a file written beside its place and renames it, so that a half-written one is never seen.
+///
+/// # Errors
+/// Where the file system refuses; then the file is as it was.
+pub fn write_in_one_step(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let temporary = path.with_extension(format!("tmp-{}-{now}", std::process::id()));
     let written = File::create(&temporary).and_then(|file| {
         let mut file = BufWriter::with_capacity(1 << 20, file);
-        draft.write(&mut file, key, report)?;
+        write(&mut file)?;
+        file.flush()?;
         file.get_ref().sync_all()?;
         std::fs::rename(&temporary, path)
     });

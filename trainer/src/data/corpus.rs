@@ -4,13 +4,14 @@
 //! are never dropped, so that a score counts all of them and translations stay in line with their
 //! sources: what is too long is cut, and what is missing is empty.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use tandem_config::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
-use super::cache::{Cache, CacheError};
+use super::cache::{Cache, CacheError, Key};
 use super::read::{Problem, ReadError};
 use super::report::DataReport;
 use super::tokenizer::{Tokenizer, TokenizerError};
@@ -192,6 +193,16 @@ impl Corpus {
     /// Whether there is nothing to translate: the source is only [SEP].
     pub fn is_empty_source(&self, sample: usize) -> bool {
         self.source(sample).len() <= 1
+    }
+
+    /// The hash of everything that decides what the samples are.
+    pub fn key(&self) -> Key {
+        self.cache.key()
+    }
+
+    /// Where a sample's target lies among the tokens of all targets.
+    pub fn target_range(&self, sample: usize) -> Range<usize> {
+        self.cache.target_range(sample)
     }
 
     /// All samples' lengths.

@@ -1,5 +1,7 @@
 //! What is predicted and what the model sees in its place, as pure functions of a random stream.
 
+use std::ops::Range;
+
 use tandem_config::model::Corruption;
 
 use super::random::Rng;
@@ -94,20 +96,21 @@ pub fn source_span(
     corrupt(ids, positions, &SOURCE_NOISE, replacements, rng).ids
 }
 
-/// Chooses about `predicted` of a passage's tokens, at least one, and corrupts them.
+/// Chooses about `predicted` of the tokens in a `part` of a passage, at least one, and corrupts them.
 ///
-/// The passage's first and last token, [CLS] and [SEP], are never chosen. The number of chosen
-/// tokens is rounded up or down at random, so that it is right on average for short passages.
+/// The number of chosen tokens is rounded up or down at random, so that it is right on average for
+/// short passages.
 pub fn passage(
     ids: &[u32],
+    part: Range<usize>,
     predicted: f64,
     corruption: &Corruption,
     replacements: &Replacements,
     rng: &mut Rng,
 ) -> Corrupted {
-    let words = ids.len().saturating_sub(2);
+    let words = part.len();
     let chosen = (predicted * words as f64 + rng.uniform()).floor().max(1.0) as usize;
-    let positions = rng.sample(words, chosen).into_iter().map(|word| word + 1).collect();
+    let positions = rng.sample(words, chosen).into_iter().map(|word| part.start + word).collect();
     corrupt(ids, positions, corruption, replacements, rng)
 }
 
@@ -231,7 +234,7 @@ mod tests {
         passage_ids.push(3);
         let mut chosen = 0;
         for seed in 0..4000 {
-            let found = passage(&passage_ids, 0.3, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            let found = passage(&passage_ids, 1..6, 0.3, &PAPER, &REPLACEMENTS, &mut rng(seed));
             assert!(found.positions.iter().all(|&place| (1..=5).contains(&place)));
             assert!(!found.positions.is_empty());
             chosen += found.positions.len();
@@ -239,9 +242,9 @@ mod tests {
         // 0.3 x 5 = 1.5 on average.
         assert!((chosen as f64 / 4000.0 - 1.5).abs() < 0.05, "{chosen}");
         for seed in 0..50 {
-            let found = passage(&[2, 12, 3], 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            let found = passage(&[2, 12, 3], 1..2, 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
             assert_eq!(found.positions, [1]);
-            let found = passage(&[2, 3], 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
+            let found = passage(&[2, 3], 1..1, 0.15, &PAPER, &REPLACEMENTS, &mut rng(seed));
             assert_eq!(found, Corrupted { ids: vec![2, 3], positions: vec![] });
         }
     }

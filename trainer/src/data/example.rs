@@ -3,13 +3,17 @@
 //! Shapes: B sentences, S source tokens, T target tokens. Rows are padded on the right with their
 //! own side's [PAD], because positions are absolute.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
-use tandem_config::model::{Masked, Mlm};
+use tandem_config::model::{Masked, Mlm, joined};
 
+use super::batches::Lengths;
 use super::corpus::Corpus;
 use super::corrupt::{self, Corrupted, Replacements};
 use super::random::{Purpose, stream};
+use super::soft_labels::SoftLabels;
 
 /// Rows of ids, padded on the right.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Padded {
 }
 
 /// A micro-batch of pairs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PairBatch {
     /// What the encoder reads, noised where the config says so. `[B, S]`
     pub source: Padded,
@@ -57,15 +61,28 @@ pub struct PairBatch {
     pub loss_positions: Vec<i64>,
     /// The target's ids at these places.
     pub labels: Vec<i64>,
+    /// A teacher's labels at these places, where it has made some.
+    pub soft: Option<SoftRows>,
     /// Which samples the rows are.
     pub samples: Vec<u32>,
 }
 
-/// A micro-batch of passages.
+/// A teacher's most probable words at N places, K of each.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SoftRows {
+    /// The words. `[N, K]`
+    pub ids: Vec<i64>,
+    /// Their logits. `[N, K]`
+    pub logits: Vec<f32>,
+}
+
+/// A micro-batch of passages, or of pairs joined to one row each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MlmBatch {
     /// The corrupted passages. `[B, T]`
     pub input: Padded,
+    /// Where each row's second part begins, which has token type 1; none for passages. `[B]`
+    pub second: Option<Vec<i64>>,
     /// Places to be predicted in the flattened `[B * T]` rows, ascending.
     pub loss_positions: Vec<i64>,
     /// The original ids at these places.
@@ -102,6 +119,8 @@ pub struct PairExamples {
     pub corpus: Arc<Corpus>,
     /// What is predicted.
     pub prediction: Prediction,
+    /// A teacher's labels of the samples, for training on all tokens of their targets.
+    pub soft_labels: Option<Arc<SoftLabels>>,
     /// Ids of the source side.
     pub source: Replacements,
     /// Ids of the target side.
@@ -134,8 +153,21 @@ impl PairExamples {
             target,
             loss_positions,
             labels,
+            soft: self.soft_rows(samples, draw),
             samples: samples.to_vec(),
         }
+    }
+
+    fn soft_rows(&self, samples: &[u32], draw: Draw) -> Option<SoftRows> {
+        let Draw::Train { .. } = draw else { return None };
+        let labels = self.soft_labels.as_ref()?;
+        let mut rows = SoftRows::default();
+        for &sample in samples {
+            let (ids, logits) = labels.of(sample as usize);
+            rows.ids.extend(ids.iter().map(|&id| i64::from(id)));
+            rows.logits.extend(logits);
+        }
+        Some(rows)
     }
 
     fn source_row(&self, source: &[u32], sample: u32, draw: Draw) -> Vec<u32> {
@@ -168,7 +200,12 @@ impl PairExamples {
     }
 }
 
-/// Makes micro-batches of passages. A pure function of seed, draw and samples.
+/// A pair as one row, `[CLS] source [SEP] target [SEP]`, and where its target begins.
+pub fn join(source: &[u32], target: &[u32], cls: u32) -> (Vec<u32>, usize) {
+    ([&[cls], source, target].concat(), 1 + source.len())
+}
+
+/// Makes micro-batches of passages, or of joined pairs. A pure function of seed, draw and samples.
 #[derive(Clone)]
 pub struct MlmExamples {
     /// The samples.
@@ -187,8 +224,10 @@ impl MlmExamples {
         let mut inputs = Vec::with_capacity(samples.len());
         let mut passages = Vec::with_capacity(samples.len());
         let mut positions = Vec::with_capacity(samples.len());
+        let mut second = Vec::with_capacity(samples.len());
         for &sample in samples {
-            let passage = self.corpus.source(sample as usize);
+            let (passage, part) = self.passage(sample as usize);
+            second.push(part.start as i64);
             let mut rng = match draw {
                 Draw::Train { epoch } => {
                     stream(self.seed, Purpose::MaskedLanguageModel, &[epoch, sample.into()])
@@ -197,27 +236,56 @@ impl MlmExamples {
                     stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()])
                 }
             };
-            let Mlm { predicted, corruption } = &self.objective;
+            let Mlm { predicted, corruption, .. } = &self.objective;
+            let replacements = &self.replacements;
             let corrupted =
-                corrupt::passage(passage, *predicted, corruption, &self.replacements, &mut rng);
+                corrupt::passage(&passage, part, *predicted, corruption, replacements, &mut rng);
             inputs.push(corrupted.ids);
             passages.push(passage);
             positions.push(corrupted.positions);
         }
         let input = Padded::new(&inputs, self.replacements.special.pad);
         let (loss_positions, labels) = predicted(&positions, &passages, input.columns);
-        MlmBatch { input, loss_positions, labels, samples: samples.to_vec() }
+        let second = self.objective.conditional.then_some(second);
+        MlmBatch { input, second, loss_positions, labels, samples: samples.to_vec() }
+    }
+
+    /// A sample's row, and which of its tokens may be predicted: all but [CLS] and [SEP] of a
+    /// passage, or the target of a pair.
+    fn passage(&self, sample: usize) -> (Cow<'_, [u32]>, Range<usize>) {
+        let source = self.corpus.source(sample);
+        if !self.objective.conditional {
+            return (source.into(), 1..source.len().saturating_sub(1).max(1));
+        }
+        let cls = self.replacements.special.cls;
+        let (row, start) = join(source, self.corpus.target(sample), cls);
+        let end = row.len();
+        (row.into(), start..end)
+    }
+
+    /// All samples' lengths as batches count them: those of the rows.
+    pub fn lengths(&self) -> Vec<Lengths> {
+        let lengths = self.corpus.lengths();
+        if !self.objective.conditional {
+            return lengths;
+        }
+        let row = |(source, target)| joined(source as usize, target as usize) as u32;
+        lengths.into_iter().map(|sides| (row(sides), 0)).collect()
     }
 }
 
 /// Places in the flattened rows, and the original ids there.
-fn predicted(positions: &[Vec<usize>], rows: &[&[u32]], columns: usize) -> (Vec<i64>, Vec<i64>) {
+fn predicted<R: AsRef<[u32]>>(
+    positions: &[Vec<usize>],
+    rows: &[R],
+    columns: usize,
+) -> (Vec<i64>, Vec<i64>) {
     let mut places = Vec::new();
     let mut labels = Vec::new();
     for (row, (positions, ids)) in positions.iter().zip(rows).enumerate() {
         for &position in positions {
             places.push((row * columns + position) as i64);
-            labels.push(i64::from(ids[position]));
+            labels.push(i64::from(ids.as_ref()[position]));
         }
     }
     (places, labels)
@@ -282,6 +350,7 @@ mod tests {
         PairExamples {
             corpus: corpus(folder.path(), text, sides),
             prediction,
+            soft_labels: None,
             source: Replacements::of(&source),
             target: Replacements::of(&target),
             seed: 1,

@@ -32,7 +32,7 @@ impl BertDropout {
     }
 }
 
-/// Words, positions from 0 and token type 0, summed and normed.
+/// Words, positions from 0 and token types, summed and normed.
 #[derive(Debug)]
 pub struct Embeddings {
     word: Tensor,       // [V, D]
@@ -54,11 +54,22 @@ impl Embeddings {
         }
     }
 
-    /// Token ids `[B, T]`, the first at position `start`, to hidden states `[B, T, D]` of `kind`.
+    /// Token ids `[B, T]` of type 0, the first at position `start`, to hidden states `[B, T, D]` of
+    /// `kind`.
     pub fn forward(&self, ids: &Tensor, start: i64, kind: Kind, pass: &Pass) -> Tensor {
-        let length = ids.size()[1];
-        let position = self.position.narrow(0, start, length).to_kind(kind); // [T, D]
+        let position = self.position.narrow(0, start, ids.size()[1]).to_kind(kind); // [T, D]
         let fixed = position + self.token_type.select(0, 0).to_kind(kind);
+        self.sum(ids, fixed, kind, pass)
+    }
+
+    /// Token ids `[B, T]` with their types `[B, T]`, to hidden states `[B, T, D]` of `kind`.
+    pub fn typed(&self, ids: &Tensor, types: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
+        let position = self.position.narrow(0, 0, ids.size()[1]).to_kind(kind); // [T, D]
+        let types = Tensor::embedding(&self.token_type, types, -1, false, false).to_kind(kind);
+        self.sum(ids, position + types, kind, pass)
+    }
+
+    fn sum(&self, ids: &Tensor, fixed: Tensor, kind: Kind, pass: &Pass) -> Tensor {
         let words = Tensor::embedding(&self.word, ids, -1, false, false).to_kind(kind); // [B, T, D]
         pass.dropout(self.norm.forward(&(words + fixed)), self.dropout)
     }

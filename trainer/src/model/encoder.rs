@@ -130,9 +130,20 @@ impl Encoder {
         }
     }
 
-    /// Ids `[B, T]` and which of them are real, to hidden states `[N, D]` of the positions `at`.
-    pub fn predict(&self, ids: &Tensor, is_real: &Tensor, at: &Positions, pass: &Pass) -> Tensor {
-        let embedded = self.embeddings.forward(ids, 0, self.kind, pass);
+    /// Ids `[B, T]`, which of them are real, and their types if not all are 0, to hidden states
+    /// `[N, D]` of the positions `at`.
+    pub fn predict(
+        &self,
+        ids: &Tensor,
+        is_real: &Tensor,
+        types: Option<&Tensor>,
+        at: &Positions,
+        pass: &Pass,
+    ) -> Tensor {
+        let embedded = match types {
+            Some(types) => self.embeddings.typed(ids, types, self.kind, pass),
+            None => self.embeddings.forward(ids, 0, self.kind, pass),
+        };
         self.layers(embedded, &key_mask(is_real, self.kind), None, Some(at), pass)
     }
 

@@ -28,6 +28,17 @@ impl Embeddings {
             Self::Gpt2(embeddings) => embeddings.forward(ids, start, kind, pass),
         }
     }
+
+    /// Token ids `[B, T]` with their types `[B, T]`, to hidden states `[B, T, D]` of `kind`.
+    ///
+    /// # Panics
+    /// If they are not a BERT's: others have no types.
+    pub fn typed(&self, ids: &Tensor, types: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
+        match self {
+            Self::Bert(embeddings) => embeddings.typed(ids, types, kind, pass),
+            Self::Transformer(_) | Self::Gpt2(_) => panic!("only a BERT has token types"),
+        }
+    }
 }
 
 /// One layer without what is specific to reading or writing.

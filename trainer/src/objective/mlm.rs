@@ -1,9 +1,10 @@
-//! Masked language modelling on one language: BERT's own pre-training (Devlin et al. 2019),
-//! without sentence pairs.
+//! Masked language modelling: BERT's own pre-training on one language (Devlin et al. 2019), without
+//! sentence pairs; or, conditional on a source, of targets (C-MLM, Chen et al. 2020).
 
 use tandem_config::bases::{Base, Bases};
+use tandem_config::bert::BertConfig;
 use tandem_config::model::{Encoder as EncoderConfig, Model};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::MlmBatch;
@@ -28,9 +29,18 @@ impl Mlm {
         else {
             panic!("validation asks for a BERT")
         };
-        let bert = &base.config;
+        let dropout = BertDropout::new(&base.config, config.dropout);
+        Self::over(parameters, &base.config, dropout, kind)
+    }
+
+    /// The BERT over `parameters`; computes in `kind`.
+    pub fn over(
+        parameters: &Parameters,
+        bert: &BertConfig,
+        dropout: BertDropout,
+        kind: Kind,
+    ) -> Self {
         let scope = parameters.scope("encoder");
-        let dropout = BertDropout::new(bert, config.dropout);
         Self {
             encoder: Encoder::bert(&scope, bert, None, dropout, kind),
             head: LmHead::bert(&scope, bert),
@@ -39,12 +49,9 @@ impl Mlm {
 
     /// `Σ nll` of the predicted tokens.
     pub fn loss(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Loss {
-        let (ids, real) = rows(&batch.input, device);
-        let positions = Tensor::from_slice(&batch.loss_positions).to_device(device);
         let labels = Tensor::from_slice(&batch.labels).to_device(device);
-        let at = Positions::new(&positions, &ids);
-        let predicted = self.encoder.predict(&ids, &real, &at, pass); // [N, D]
-        let words = cross_entropy(&self.head, &self.head.transform(&predicted), &labels, 0.0);
+        let transformed = self.transformed(batch, device, pass);
+        let words = cross_entropy(&self.head, &transformed, &labels, 0.0);
         let nll = words.nll.double_value(&[]);
         let predicted = batch.labels.len() as f64;
         let sums = Sums {
@@ -57,5 +64,42 @@ impl Mlm {
             ..Sums::default()
         };
         Loss { surrogate: words.surrogate, sums }
+    }
+
+    /// The `top` most probable of the vocabulary's first `words` at each predicted position, with
+    /// their logits: `[N, top]`, i64 and f32.
+    pub fn most_probable(
+        &self,
+        batch: &MlmBatch,
+        top: usize,
+        words: usize,
+        device: Device,
+    ) -> (Tensor, Tensor) {
+        no_grad(|| {
+            let transformed = self.transformed(batch, device, &Pass::eval());
+            let (mut ids, mut logits) = (Vec::new(), Vec::new());
+            for (start, count) in self.head.chunks(transformed.size()[0]) {
+                let all = self.head.project(&transformed.narrow(0, start, count));
+                let all = all.narrow(1, 0, words as i64);
+                let (of_chunk, chosen) = all.topk(top as i64, -1, true, true);
+                ids.push(chosen);
+                logits.push(of_chunk);
+            }
+            (Tensor::cat(&ids, 0), Tensor::cat(&logits, 0))
+        })
+    }
+
+    /// States at the predicted positions, ready for [`LmHead::project`]: `[N, D]`.
+    fn transformed(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Tensor {
+        let (ids, real) = rows(&batch.input, device);
+        let positions = Tensor::from_slice(&batch.loss_positions).to_device(device);
+        let at = Positions::new(&positions, &ids);
+        let types = batch.second.as_ref().map(|second| {
+            let second = Tensor::from_slice(second).to_device(device).unsqueeze(1); // [B, 1]
+            let places = Tensor::arange(ids.size()[1], (Kind::Int64, device)).unsqueeze(0);
+            places.greater_equal_tensor(&second).to_kind(Kind::Int64) // [B, T]
+        });
+        let predicted = self.encoder.predict(&ids, &real, types.as_ref(), &at, pass); // [N, D]
+        self.head.transform(&predicted)
     }
 }

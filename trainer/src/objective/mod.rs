@@ -10,6 +10,7 @@ use tandem_config::bases::Bases;
 use tandem_config::run::RunConfig;
 use tch::{Device, Kind, Tensor};
 
+use crate::data::batches::Lengths;
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
 use crate::model::{Parameters, Pass};
 
@@ -21,7 +22,7 @@ pub use translation::Translation;
 pub enum Objective {
     /// Translation, masked or autoregressive.
     Translation(Translation),
-    /// Masked language modelling on one language.
+    /// Masked language modelling.
     Mlm(mlm::Mlm),
 }
 
@@ -30,7 +31,7 @@ pub enum Objective {
 pub enum Examples {
     /// Of pairs.
     Pair(PairExamples),
-    /// Of passages.
+    /// Of passages, or of pairs joined to one row.
     Passage(MlmExamples),
 }
 
@@ -39,7 +40,7 @@ pub enum Examples {
 pub enum MicroBatch {
     /// Of pairs.
     Pair(PairBatch),
-    /// Of passages.
+    /// Of passages, or of pairs joined to one row.
     Passage(MlmBatch),
 }
 
@@ -87,6 +88,14 @@ impl Objective {
 }
 
 impl Examples {
+    /// All samples' lengths, as batches count them.
+    pub fn lengths(&self) -> Vec<Lengths> {
+        match self {
+            Self::Pair(examples) => examples.corpus.lengths(),
+            Self::Passage(examples) => examples.lengths(),
+        }
+    }
+
     /// The micro-batch of these samples.
     pub fn batch(&self, samples: &[u32], draw: Draw) -> MicroBatch {
         match self {

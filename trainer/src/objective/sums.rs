@@ -38,6 +38,8 @@ sums! {
     loss,
     /// Negative log-likelihood of the predicted tokens, in nats.
     nll,
+    /// Cross-entropy of a teacher's soft labels, in nats.
+    soft_nll,
     /// Predicted tokens.
     predicted,
     /// Negative log-likelihood of the lengths, in nats.

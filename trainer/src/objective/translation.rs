@@ -7,11 +7,12 @@
 
 use tandem_config::bases::Bases;
 use tandem_config::model::{Model, Objective};
+use tandem_config::soft_labels::SoftLabels as SoftLabelsConfig;
 use tch::{Device, Kind, Tensor};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::PairBatch;
-use crate::loss::{cross_entropy, length_nll};
+use crate::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
 use crate::model::{Batch, Parameters, Pass, Seq2Seq};
 
 /// A translation model and its loss.
@@ -22,6 +23,7 @@ pub struct Translation {
     length_loss: f64,
     label_smoothing: f64,
     distillation: f64,
+    soft_labels: Option<SoftLabelsConfig>,
 }
 
 impl Translation {
@@ -33,25 +35,32 @@ impl Translation {
             Objective::Mlm(_) => return None,
         };
         let distillation = model.ct_nmt().map_or(0.0, |ct_nmt| ct_nmt.distillation);
+        let soft_labels = model.soft_labels().cloned();
         let model = Seq2Seq::new(model, bases, parameters, kind);
-        Some(Self { distillation, ..Self::over(model, length_loss, label_smoothing) })
+        let plain = Self::over(model, length_loss, label_smoothing);
+        Some(Self { distillation, soft_labels, ..plain })
     }
 
     /// The loss of a model that exists already.
     pub fn over(model: Seq2Seq, length_loss: f64, label_smoothing: f64) -> Self {
-        Self { model, length_loss, label_smoothing, distillation: 0.0 }
+        Self { model, length_loss, label_smoothing, distillation: 0.0, soft_labels: None }
     }
 
     /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`; with asymptotic
-    /// distillation (CT-NMT), a share of it is the encoder's distance to the BERT's output.
+    /// distillation (CT-NMT), a share of it is the encoder's distance to the BERT's output; with a
+    /// batch's soft labels (BERT-Distilled), a share of the words' loss is the cross-entropy of those.
     pub fn loss(&self, batch: &PairBatch, device: Device, pass: &Pass) -> Loss {
         let tensors = tensors(batch, device);
         let (encoded, transformed) = self.model.forward(&tensors, pass);
-        let smoothing = self.label_smoothing;
-        let words = cross_entropy(&self.model.head, &transformed, &tensors.labels, smoothing);
+        let (head, labels, smoothing) = (&self.model.head, &tensors.labels, self.label_smoothing);
+        let words = match self.soft_labels(batch, device) {
+            Some(soft) => distilled_cross_entropy(head, &transformed, labels, smoothing, &soft),
+            None => cross_entropy(head, &transformed, labels, smoothing),
+        };
         let mut sums = Sums {
             loss: words.loss.double_value(&[]),
             nll: words.nll.double_value(&[]),
+            soft_nll: words.soft_nll.double_value(&[]),
             predicted: batch.labels.len() as f64,
             sentences: batch.samples.len() as f64,
             denominator: batch.target.tokens() as f64,
@@ -74,6 +83,18 @@ impl Translation {
             surrogate = surrogate * (1.0 - self.distillation) + distance * self.distillation;
         }
         Loss { surrogate, sums }
+    }
+
+    /// The soft labels that a batch has.
+    fn soft_labels(&self, batch: &PairBatch, device: Device) -> Option<SoftLabels> {
+        let (config, rows) = (self.soft_labels.as_ref()?, batch.soft.as_ref()?);
+        let shape = [batch.labels.len() as i64, -1];
+        let logits = Tensor::from_slice(&rows.logits).view(shape).to_device(device);
+        Some(SoftLabels {
+            ids: Tensor::from_slice(&rows.ids).view(shape).to_device(device),
+            probabilities: (logits / config.temperature).softmax(-1, Kind::Float),
+            weight: config.weight,
+        })
     }
 }
 

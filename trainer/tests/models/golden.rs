@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tandem_trainer::loss::{cross_entropy, length_nll};
 use tandem_trainer::model::parameters::Weights;
-use tandem_trainer::model::{Batch, Pass, Positions};
+use tandem_trainer::model::{Batch, Parameters, Pass, Positions};
 use tandem_trainer::objective::translation::distance;
 use tch::{Kind, Tensor};
 
@@ -20,26 +20,25 @@ use crate::support::{
 const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
 
-struct Golden {
+pub struct Golden {
     tensors: HashMap<String, Tensor>,
     weights: Weights,
 }
 
 impl Golden {
-    fn open(name: &str) -> Self {
+    pub fn open(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(format!("../tests/golden/{name}/golden.safetensors"));
         let tensors = Tensor::read_safetensors(&path).expect("the golden").into_iter().collect();
         Self { tensors, weights: Weights::read(&path).expect("the golden") }
     }
 
-    fn get(&self, name: &str) -> &Tensor {
+    pub fn get(&self, name: &str) -> &Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("the golden has no `{name}`"))
     }
 
     /// The model with the golden's weights, whose names begin with `prefix`.
-    fn load(&self, tiny: &Tiny, prefix: &str) {
-        let parameters = &tiny.parameters;
+    pub fn load(&self, parameters: &Parameters, prefix: &str) {
         parameters.load(&parameters.weights, &self.weights, prefix).expect("the golden's weights");
     }
 
@@ -59,8 +58,8 @@ impl Golden {
         }
     }
 
-    fn check_gradients(&self, tiny: &Tiny, prefix: &str) {
-        let parameters = tiny.parameters.names.iter().zip(&tiny.parameters.trained);
+    pub fn check_gradients(&self, parameters: &Parameters, prefix: &str) {
+        let parameters = parameters.names.iter().zip(&parameters.trained);
         for (name, parameter) in parameters.filter(|(name, _)| !name.starts_with("fused.")) {
             let Some(expected) = self.tensors.get(&format!("{prefix}{name}")) else {
                 panic!("the golden has no gradient of {name}");
@@ -71,7 +70,7 @@ impl Golden {
 }
 
 /// Within 1e-5 of the largest value, plus 2e-6 for what is zero in theory.
-fn close(name: &str, found: &Tensor, expected: &Tensor) {
+pub fn close(name: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.size(), expected.size(), "{name}");
     let finite = expected.isfinite();
     let error = ((found - expected).masked_fill(&finite.logical_not(), 0.0)).abs().max();
@@ -101,7 +100,7 @@ fn real(values: &Tensor, is_real: &Tensor) -> Tensor {
 /// Compares an autoregressive model with the golden's: logits, memory, loss, gradients.
 fn check_autoregressive(golden: &Golden, source: Value, target: Value) {
     let tiny = tiny(source, target, json!({ "autoregressive": {} }), 0, 1);
-    golden.load(&tiny, "weight.");
+    golden.load(&tiny.parameters, "weight.");
     let target_real = golden.get("target").ne(0);
     let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
     let found = real(&logits(&tiny, &batch), &target_real);
@@ -115,13 +114,13 @@ fn check_autoregressive(golden: &Golden, source: Value, target: Value) {
     let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
     close("loss", &words.loss, golden.get("autoregressive.loss"));
     words.surrogate.backward();
-    golden.check_gradients(&tiny, "autoregressive.gradient.");
+    golden.check_gradients(&tiny.parameters, "autoregressive.gradient.");
 }
 
 /// Compares a masked model with length prediction with the golden's.
 fn check_masked(golden: &Golden, source: Value, target: Value) {
     let tiny = tiny(source, target, json!({ "masked": { "length_classes": 11 } }), 0, 1);
-    golden.load(&tiny, "weight.");
+    golden.load(&tiny.parameters, "weight.");
     let chosen = golden.get("masked.chosen").ne(0);
     let batch = golden.batch(golden.get("masked.input"), &chosen);
     let target_real = &batch.target_real;
@@ -138,7 +137,7 @@ fn check_masked(golden: &Golden, source: Value, target: Value) {
     let length = length_nll(&lengths, &batch.lengths) * LENGTH_LOSS;
     close("loss", &(&words.loss + &length), golden.get("masked.loss"));
     (words.surrogate + length).backward();
-    golden.check_gradients(&tiny, "masked.gradient.");
+    golden.check_gradients(&tiny.parameters, "masked.gradient.");
 }
 
 #[test]
@@ -174,7 +173,7 @@ fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
     let golden = Golden::open("ct_nmt");
     let target = transformer(TARGET_WORDS, "learned");
     let tiny = tiny(ct_nmt(), target, json!({ "autoregressive": {} }), 0, 1);
-    golden.load(&tiny, "weight.");
+    golden.load(&tiny.parameters, "weight.");
     let target_real = golden.get("target").ne(0);
     let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
     let (encoded, transformed) = tiny.model.forward(&batch, &Pass::eval());

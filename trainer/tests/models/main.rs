@@ -2,5 +2,6 @@
 
 mod beam_search;
 mod golden;
+mod soft_labels;
 mod support;
 mod warm_start;

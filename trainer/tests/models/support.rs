@@ -75,6 +75,19 @@ pub fn tiny(
     bert_words: usize,
     seed: u64,
 ) -> Tiny {
+    let (run, bases, parameters) = parts(encoder, decoder, objective, bert_words, seed);
+    let model = Seq2Seq::new(&run.model, &bases, &parameters, Kind::Float);
+    Tiny { parameters, model }
+}
+
+/// What a model of random weights is made of; a BERT has `bert_words` entries.
+pub fn parts(
+    encoder: Value,
+    decoder: Value,
+    objective: Value,
+    bert_words: usize,
+    seed: u64,
+) -> (RunConfig, Bases, Parameters) {
     let run: RunConfig = serde_json::from_value(json!({
         "run": { "name": "tiny" },
         "data": { "train": { "tsv": { "path": "x", "source": 1, "target": 2 } } },
@@ -107,8 +120,7 @@ pub fn tiny(
     let kind = Kind::Float;
     let parameters =
         Parameters::new(&list, &pretrained, seed, kind, Device::Cpu).expect("parameters");
-    let model = Seq2Seq::new(&run.model, &bases, &parameters, kind);
-    Tiny { parameters, model }
+    (run, bases, parameters)
 }
 
 /// A BERT that is nowhere: it starts from random weights, and all of them are trained.
