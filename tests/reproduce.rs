@@ -110,7 +110,7 @@ fn rows_without_a_run_say_why() {
     assert!(text.contains("there is no file"), "{text}");
     let output = expect_code(&mut reproduce(&tiny, &["3a", "--read"]), 0);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("BERT-Distilled is not there yet"), "{text}");
+    assert!(text.contains("BERT-Distilled has no run file for this pair yet"), "{text}");
     expect_code(&mut reproduce(&tiny, &["5"]), 2);
     expect_code(&mut reproduce(&tiny, &["1", "--set", "run.name=x"]), 2);
 }

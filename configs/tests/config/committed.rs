@@ -117,8 +117,10 @@ const PAPER: &[(&str, usize)] = &[
     ("iwslt14-de-en-ab-net-fb", 256_613_946),
     ("iwslt14-de-en-ab-net-sc", 256_613_946),
     ("iwslt14-de-en-bert-decoder", 58_446_848),
+    ("iwslt14-de-en-bert-distilled", 166_554_624),
     ("iwslt14-de-en-bert-fused", 78_808_064),
     ("iwslt14-de-en-bert-fused-autoregressive", 78_283_776),
+    ("iwslt14-de-en-conditional-mlm", 177_974_523),
     ("iwslt14-de-en-gpt2", 37_822_464),
     ("iwslt14-de-en-mask-predict", 63_054_848),
     ("iwslt14-de-en-no-adapters", 786_432),
@@ -146,8 +148,10 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-en-de", 66_920_448),
     ("wmt14-en-de-ab-net-enc", 80_710_656),
     ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
+    ("wmt14-en-de-bert-distilled", 166_554_624),
     ("wmt14-en-de-bert-fused", 90_621_952),
     ("wmt14-en-de-bert-fused-autoregressive", 280_858_624),
+    ("wmt14-en-de-conditional-mlm", 177_974_523),
     ("wmt14-en-de-ct-nmt", 295_974_144),
     ("wmt14-en-de-mask-predict", 74_868_736),
     ("wmt14-en-de-transformer", 74_344_448),
@@ -215,15 +219,15 @@ fn bases(run: &RunConfig) -> Bases {
         Encoder::Bert(encoder) => Base::Bert(bert(encoder.pretrained.as_deref().unwrap())),
         Encoder::Transformer(config) => transformer(config),
     };
-    let decoder = match run.model.decoder.as_ref().unwrap() {
+    let decoder = run.model.decoder.as_ref().map(|decoder| match decoder {
         Decoder::Bert(decoder) => Base::Bert(bert(&decoder.pretrained)),
         Decoder::Transformer(config) => transformer(config),
         Decoder::Gpt2(_) => Base::Gpt2(gpt2()),
-    };
+    });
     let fused = run.model.bert_fused().next().map(|(_, fused)| &fused.pretrained);
     let fused = fused.or(run.model.ct_nmt().map(|ct_nmt| &ct_nmt.pretrained));
     let fused = fused.map(|name| bert(name));
-    Bases { encoder, decoder: Some(decoder), fused }
+    Bases { encoder, decoder, fused }
 }
 
 #[test]
