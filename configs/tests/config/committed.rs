@@ -254,7 +254,9 @@ fn the_papers_runs_read_what_its_recipes_make() {
     for file in yaml_files(&configs().join("paper")) {
         let run = run(&file);
         let splits: Vec<_> = run.data.splits().collect();
-        assert_eq!(splits.len(), 3, "{}", file.display());
+        // A teacher of soft labels translates nothing.
+        let wanted = if run.model.decoder.is_some() { 3 } else { 2 };
+        assert_eq!(splits.len(), wanted, "{}", file.display());
         for (name, text) in splits {
             let Text::Tsv { path, source, target } = text else {
                 panic!("{}: {name} is not a table", file.display())
