@@ -57,6 +57,7 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     assert!(text.contains("Each run here made 6 updates."), "{text}");
     let page = read(tiny.path("tables/figure-2.html"));
     assert!(page.contains("<circle") && page.contains("adapters 128 wide"), "{page}");
+    assert!(page.contains(&read(tiny.path("tables/figure-2.svg"))), "the drawing is the page's");
 
     let again = expect_code(&mut reproduce(&tiny, &arguments), 0);
     let said = String::from_utf8_lossy(&again.stderr);

@@ -36,7 +36,7 @@ fn yaml_files(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn every_run_file_is_right_and_names_its_schema() {
-    let folders = ["", "paper", "demo"].map(|folder| configs().join(folder));
+    let folders = ["", "paper", "demo", "proof"].map(|folder| configs().join(folder));
     let files: Vec<PathBuf> = folders.iter().flat_map(|folder| yaml_files(folder)).collect();
     assert!(files.len() >= 7, "{files:?}");
     for file in files {

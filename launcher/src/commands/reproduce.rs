@@ -12,6 +12,7 @@ use crate::coordinator::{evaluation, teacher};
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
+use crate::reproduce::chart::draw;
 use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{Outcome, measured, speed};
 use crate::reproduce::table::{Row, Table};
@@ -26,7 +27,7 @@ use crate::{hub, prepare};
 /// command goes on with a row that was stopped.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, or latency.
+    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, or latency; or a table of other --configs.
     table: String,
     /// Launch nothing: only read runs that have finished.
     #[arg(long)]
@@ -37,10 +38,10 @@ pub struct Args {
     /// Change a key of every row's config: path.to.key=value.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where the run files and the tables are.
+    /// Where the run files are, and the tables in its folder `tables`.
     #[arg(long, value_name = "FOLDER", default_value = "configs/paper")]
     configs: PathBuf,
-    /// Where the Markdown and HTML go.
+    /// Where the Markdown, the drawing and the page with both go.
     #[arg(long, value_name = "FOLDER", default_value = "runs/reproduce")]
     output: PathBuf,
 }
@@ -77,6 +78,7 @@ impl Args {
         let name = table.title.split(':').next().unwrap_or_default().to_lowercase();
         let base = self.output.join(name.replace(' ', "-"));
         write(&base.with_extension("md"), &text)?;
+        write(&base.with_extension("svg"), &draw(&table, &outcomes))?;
         let page = base.with_extension("html");
         write(&page, &html(&table, &outcomes, &self.overrides))?;
         println!("{text}\n{}", page.display());

@@ -15,6 +15,18 @@ const MAX_POINTS: usize = 400;
 /// A curve of more points has no dots.
 const MAX_DOTS: usize = 40;
 
+/// Where legends are: above a panel in a row, or to its right one below the other.
+#[derive(Clone, Copy, PartialEq)]
+enum Legend {
+    Above,
+    Right,
+}
+
+/// Room between a panel and a legend to its right, for the last values.
+const VALUES: f64 = 60.0;
+/// Width of a letter, about.
+const LETTER: f64 = 6.6;
+
 /// Line of the steps from which the run was resumed.
 const RESUMED: &str = "stroke=\"#94a3b8\" stroke-dasharray=\"3 4\"";
 const BLUE: &str = "#2563eb";
@@ -72,7 +84,7 @@ pub fn svg(input: &ReportInput) -> String {
     let mut svg = canvas(WIDTH);
     for (left, (title, curves)) in LEFT.into_iter().zip(&panels) {
         svg += &format!("<g transform=\"translate({left} {TOP})\">\n");
-        svg += &panel(title, curves, ("step", steps), &restarts);
+        svg += &panel(title, curves, ("step", steps), &restarts, Legend::Above);
         svg += "</g>\n";
     }
     svg + "</svg>\n"
@@ -108,8 +120,9 @@ pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
         .collect();
     let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.0);
     let last = Some(last.fold(0.0, f64::max)).filter(|last| *last > 0.0).unwrap_or(1.0);
-    let panel = panel(title, &curves, (x_label, last), &[]);
-    let svg = canvas(PLOT.0 + LEFT[0] + 280.0);
+    let panel = panel(title, &curves, (x_label, last), &[], Legend::Right);
+    let longest = lines.iter().map(|line| line.name.len()).max().unwrap_or_default();
+    let svg = canvas(LEFT[0] + PLOT.0 + VALUES + 22.0 + LETTER * longest as f64 + 12.0);
     svg + &format!("<g transform=\"translate({} {TOP})\">\n{panel}</g>\n</svg>\n", LEFT[0])
 }
 
@@ -140,7 +153,13 @@ impl Axes {
     }
 }
 
-fn panel(title: &str, curves: &[Curve], (x_label, steps): (&str, f64), restarts: &[f64]) -> String {
+fn panel(
+    title: &str,
+    curves: &[Curve],
+    (x_label, steps): (&str, f64),
+    restarts: &[f64],
+    place: Legend,
+) -> String {
     let (width, height) = PLOT;
     let mut svg = format!(
         "<text x=\"0\" y=\"-44\" font-size=\"16\" font-weight=\"600\" fill=\"#0f172a\">{title}</text>\n"
@@ -160,14 +179,17 @@ fn panel(title: &str, curves: &[Curve], (x_label, steps): (&str, f64), restarts:
     for x in restarts.iter().map(|step| axes.x(*step)) {
         svg += &format!("<path d=\"M{x:.1} 0V{height}\" {RESUMED}/>\n");
     }
-    let mut x = 0.0;
+    let mut next = match place {
+        Legend::Above => (0.0, -22.0),
+        Legend::Right => (width + VALUES, 4.0),
+    };
     for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
         let line = format!("stroke=\"{}\" stroke-width=\"2.5\"", curve.colour);
-        svg += &legend(&mut x, curve.name, &line);
+        svg += &legend(&mut next, place, curve.name, &line);
         svg += &draw(curve, &axes);
     }
     if !restarts.is_empty() {
-        svg += &legend(&mut x, "resumed", RESUMED);
+        svg += &legend(&mut next, place, "resumed", RESUMED);
     }
     svg + &last_values(curves, &axes)
 }
@@ -199,14 +221,18 @@ fn frame(axes: &Axes, y_ticks: &[f64], x_label: &str) -> String {
     svg + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{x_label}</text>\n")
 }
 
-/// A piece of line and what it means, at `x`, which moves on.
-fn legend(x: &mut f64, name: &str, line: &str) -> String {
-    let svg = format!(
-        "<path d=\"M{x} -22h16\" {line}/><text x=\"{}\" y=\"-18\">{name}</text>\n",
-        *x + 22.0
-    );
-    *x += 42.0 + 6.6 * name.len() as f64;
-    svg
+/// A piece of line and what it means, at `next`, which moves on.
+fn legend(next: &mut (f64, f64), place: Legend, name: &str, line: &str) -> String {
+    let (x, y) = *next;
+    match place {
+        Legend::Above => next.0 += 42.0 + LETTER * name.len() as f64,
+        Legend::Right => next.1 += 20.0,
+    }
+    format!(
+        "<path d=\"M{x} {y}h16\" {line}/><text x=\"{}\" y=\"{}\">{name}</text>\n",
+        x + 22.0,
+        y + 4.0
+    )
 }
 
 fn draw(curve: &Curve, axes: &Axes) -> String {
@@ -310,6 +336,23 @@ mod tests {
         assert_eq!(picture.matches("<polyline").count(), 4);
         assert_eq!(picture.matches("resumed").count(), 2, "one in each panel");
         assert!(!picture.contains("NaN") && !picture.contains("inf"));
+    }
+
+    #[test]
+    fn a_chart_has_room_for_many_long_names() {
+        let line = |k: u32| Line {
+            name: format!("a system with a long name, {k}"),
+            colour: BLUE,
+            points: vec![(1.0, 2.0), (3.0, f64::from(k))],
+        };
+        let picture = chart("BLEU", "step", &[1, 2, 3, 4, 5, 6].map(line));
+        let number = |text: &str| text.split('"').next().unwrap().parse::<f64>().unwrap();
+        let width = number(picture.split(" width=\"").nth(1).unwrap());
+        let names = picture.lines().filter(|text| text.contains("a system with"));
+        let right = |text: &str| LEFT[0] + number(text.split("<text x=\"").nth(1).unwrap());
+        let rights: Vec<f64> = names.map(right).collect();
+        assert_eq!(rights.len(), 6);
+        assert!(rights.iter().all(|x| x + 6.0 * 28.0 < width), "{picture}");
     }
 
     #[test]

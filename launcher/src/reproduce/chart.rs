@@ -1,6 +1,6 @@
 //! Drawings of tables: bars beside bars, and points.
 
-use super::results::Outcome;
+use super::results::{Measured, Outcome};
 use super::table::{Figure, Row, Table};
 use crate::report::{Line, chart};
 
@@ -48,17 +48,28 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
             chart("BLEU, tokenised", x, &lines)
         }
         Figure::Curves => {
-            let lines: Vec<Line> = rows()
-                .zip(COLOURS.into_iter().cycle())
-                .filter_map(|((row, outcome), colour)| {
-                    let Outcome::Measured(measured) = outcome else { return None };
-                    let points = measured.curve.iter().map(|(step, bleu)| (*step as f64, *bleu));
-                    Some(Line { name: row.system.clone(), colour, points: points.collect() })
-                })
-                .collect();
-            chart("Validation BLEU, 13a", "step", &lines)
+            chart("Validation BLEU, 13a", "step", &curves(table, outcomes, |run| &run.curve))
+        }
+        Figure::WordCurves => {
+            let lines = curves(table, outcomes, |run| &run.word_curve);
+            chart("Validation, nats a word", "step", &lines)
         }
     }
+}
+
+/// A curve for each row that has been measured.
+fn curves(
+    table: &Table,
+    outcomes: &[Outcome],
+    points: impl Fn(&Measured) -> &[(u64, f64)],
+) -> Vec<Line> {
+    let rows = table.rows.iter().zip(outcomes).zip(COLOURS.into_iter().cycle());
+    rows.filter_map(|((row, outcome), colour)| {
+        let Outcome::Measured(measured) = outcome else { return None };
+        let points = points(measured).iter().map(|(step, value)| (*step as f64, *value));
+        Some(Line { name: row.system.clone(), colour, points: points.collect() })
+    })
+    .collect()
 }
 
 fn here(outcome: &Outcome) -> Option<f64> {

@@ -171,6 +171,7 @@ mod tests {
             parameters: Some(66_920_448),
             steps: 7,
             curve: vec![(3, 1.0), (7, 2.0)],
+            word_curve: vec![(3, 5.0), (7, 4.0)],
             ..Measured::default()
         };
         [Outcome::Measured(measured), Outcome::Nothing("not there".into())]
@@ -194,6 +195,7 @@ mod tests {
             (Figure::Latency, "milliseconds here"),
             (Figure::Points { x: "width".into() }, ">width<"),
             (Figure::Curves, "Validation BLEU"),
+            (Figure::WordCurves, ">4.00<"),
         ] {
             let page = html(&table(figure), &outcomes(), &[]);
             assert!(page.contains(part) && page.contains("<svg "), "{page}");

@@ -37,6 +37,8 @@ pub struct Measured {
     pub steps: u64,
     /// Validation BLEU (13a) by step.
     pub curve: Vec<(u64, f64)>,
+    /// Negative log-likelihood of a word on the validation split, in nats, by step.
+    pub word_curve: Vec<(u64, f64)>,
 }
 
 /// What the run in a folder measures; none if it has not finished.
@@ -46,8 +48,10 @@ pub fn measured(run: &RunFolder) -> Option<Measured> {
         return None;
     }
     let figure = |name: &str| state.test.get(name).copied();
-    let curve =
-        state.valid.iter().filter_map(|(step, figures)| Some((*step, *figures.get("bleu")?)));
+    let curve = |name: &str| {
+        let points = state.valid.iter();
+        points.filter_map(|(step, figures)| Some((*step, *figures.get(name)?))).collect()
+    };
     Some(Measured {
         bleu_tokenized: figure("bleu_tokenized"),
         bleu: figure("bleu"),
@@ -56,7 +60,8 @@ pub fn measured(run: &RunFolder) -> Option<Measured> {
         latency_ms: latency(&run.evaluation("test", state.step)),
         sentences_per_second: figure("sentences_per_second"),
         steps: state.step,
-        curve: curve.collect(),
+        curve: curve("bleu"),
+        word_curve: curve("nll"),
     })
 }
 

@@ -42,6 +42,8 @@ pub enum Figure {
     },
     /// Validation BLEU over the steps, a curve for each row.
     Curves,
+    /// Negative log-likelihood of a word on the validation split over the steps, likewise.
+    WordCurves,
 }
 
 /// One system on one data set.
@@ -136,17 +138,14 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper")
     }
 
-    #[test]
-    fn every_row_has_a_run_file_that_is_right_or_says_why_not() {
-        let tables = names(&configs().join("tables"));
-        let figures = ["figure-2", "figure-3a", "figure-3b", "latency"];
-        let expected = [&figures[..], &["table-1", "table-2", "table-3a", "table-3b"]].concat();
-        assert_eq!(tables, expected);
+    /// Every table of a folder reads, and each row has a run file that is right or says why not.
+    fn check_tables(configs: &Path) -> Vec<String> {
+        let tables = names(&configs.join("tables"));
         let mut runs = BTreeSet::new();
-        for name in tables {
-            let table = Table::read(&configs(), &name).unwrap();
+        for name in &tables {
+            let table = Table::read(configs, name).unwrap();
             for row in &table.rows {
-                let Some(file) = row.file(&configs()) else {
+                let Some(file) = row.file(configs) else {
                     assert!(row.missing.is_some(), "{name}: {} has no run", row.system);
                     continue;
                 };
@@ -161,6 +160,20 @@ mod tests {
         }
         let names: BTreeSet<&String> = runs.iter().map(|(name, _, _)| name).collect();
         assert_eq!(names.len(), runs.len(), "two different runs have the same folder");
+        tables
+    }
+
+    #[test]
+    fn every_row_of_the_paper_has_a_run_file_that_is_right_or_says_why_not() {
+        let figures = ["figure-2", "figure-3a", "figure-3b", "latency"];
+        let expected = [&figures[..], &["table-1", "table-2", "table-3a", "table-3b"]].concat();
+        assert_eq!(check_tables(&configs()), expected);
+    }
+
+    #[test]
+    fn every_row_of_the_proof_has_a_run_file_that_is_right() {
+        let tables = check_tables(&configs().with_file_name("proof"));
+        assert!(tables.iter().any(|name| name == "order"), "{tables:?}");
     }
 
     #[test]
