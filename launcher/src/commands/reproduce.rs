@@ -14,7 +14,7 @@ use crate::interrupts::Interrupts;
 use crate::launch::launch;
 use crate::reproduce::chart::draw;
 use crate::reproduce::page::{html, markdown};
-use crate::reproduce::results::{Outcome, measured, speed};
+use crate::reproduce::results::{self, Outcome, speed};
 use crate::reproduce::table::{Row, Table};
 use crate::score::Scoring;
 use crate::session::Session;
@@ -29,7 +29,7 @@ use crate::{hub, prepare};
 pub struct Args {
     /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, or latency; or a table of other --configs.
     table: String,
-    /// Launch nothing: only read runs that have finished.
+    /// Launch nothing: only read what runs have reached.
     #[arg(long)]
     read: bool,
     /// Only rows whose system, data or run contains this; may be given more than once.
@@ -112,10 +112,7 @@ impl Args {
     /// What a row has reached, without launching it.
     fn read(&self, row: &Row) -> Outcome {
         match self.config(row) {
-            Ok(config) => match measured(&RunFolder::new(config.run.path())) {
-                Some(measured) => Outcome::Measured(measured),
-                None => Outcome::Nothing("its run has not finished".into()),
-            },
+            Ok(config) => results::outcome(&RunFolder::new(config.run.path())),
             Err(reason) => Outcome::Nothing(reason),
         }
     }

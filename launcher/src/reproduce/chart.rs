@@ -24,7 +24,7 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
         Figure::Latency => {
             let here = |outcome: &Outcome| match outcome {
                 Outcome::Measured(measured) => measured.latency_ms,
-                Outcome::Nothing(_) => None,
+                Outcome::Begun { .. } | Outcome::Nothing(_) => None,
             };
             let values = rows().map(|(row, outcome)| [row.paper.latency_ms, here(outcome)]);
             bars(table, "milliseconds", &values.collect::<Vec<_>>())
@@ -57,7 +57,7 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
     }
 }
 
-/// A curve for each row that has been measured.
+/// A curve for each row whose run has begun.
 fn curves(
     table: &Table,
     outcomes: &[Outcome],
@@ -65,7 +65,10 @@ fn curves(
 ) -> Vec<Line> {
     let rows = table.rows.iter().zip(outcomes).zip(COLOURS.into_iter().cycle());
     rows.filter_map(|((row, outcome), colour)| {
-        let Outcome::Measured(measured) = outcome else { return None };
+        let measured = match outcome {
+            Outcome::Measured(measured) | Outcome::Begun { measured, .. } => measured,
+            Outcome::Nothing(_) => return None,
+        };
         let points = points(measured).iter().map(|(step, value)| (*step as f64, *value));
         Some(Line { name: row.system.clone(), colour, points: points.collect() })
     })
@@ -75,7 +78,7 @@ fn curves(
 fn here(outcome: &Outcome) -> Option<f64> {
     match outcome {
         Outcome::Measured(measured) => measured.bleu_tokenized,
-        Outcome::Nothing(_) => None,
+        Outcome::Begun { .. } | Outcome::Nothing(_) => None,
     }
 }
 

@@ -34,6 +34,9 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
     let nothing = Measured::default();
     let (measured, reason) = match outcome {
         Outcome::Measured(measured) => (measured, None),
+        Outcome::Begun { measured, planned } => {
+            (measured, Some(format!("its run is at step {} of {planned}", measured.steps)))
+        }
         Outcome::Nothing(reason) => (&nothing, Some(reason.clone())),
     };
     let number = |value: Option<f64>, decimals: usize| match value {
@@ -70,7 +73,7 @@ fn rows(table: &Table, outcomes: &[Outcome]) -> Vec<Vec<String>> {
 fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
     let steps = outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Measured(measured) => Some(measured.steps),
-        Outcome::Nothing(_) => None,
+        Outcome::Begun { .. } | Outcome::Nothing(_) => None,
     });
     let (least, most) = (steps.clone().min(), steps.max());
     let mut lines = vec![LEGEND.to_owned()];
@@ -186,6 +189,18 @@ mod tests {
         assert!(text.contains("not there; a \\| b |"), "{text}");
         assert!(text.contains("Each run here made 7 updates."), "{text}");
         assert!(text.contains("Changed for all runs: seed=2."), "{text}");
+    }
+
+    #[test]
+    fn a_run_on_its_way_is_told_by_its_curves_and_its_step() {
+        let [Outcome::Measured(measured), other] = outcomes() else { unreachable!() };
+        let measured = Measured { bleu_tokenized: None, ..measured };
+        let outcomes = [Outcome::Begun { measured, planned: 9 }, other];
+        let text = markdown(&table(Figure::WordCurves), &outcomes, &[]);
+        assert!(text.contains("its run is at step 7 of 9; a \\| b |"), "{text}");
+        assert!(text.contains("| 36.49 | – | – | – | – | 67M |"), "{text}");
+        assert!(!text.contains("updates"), "{text}");
+        assert!(html(&table(Figure::WordCurves), &outcomes, &[]).contains(">4.00<"));
     }
 
     #[test]

@@ -14,11 +14,18 @@ use crate::report::Latency;
 pub enum Outcome {
     /// Its run has finished.
     Measured(Measured),
+    /// Its run has begun: all there is are curves up to a step.
+    Begun {
+        /// What is known so far.
+        measured: Measured,
+        /// Steps that it is to make.
+        planned: u64,
+    },
     /// There is nothing to compare, for this reason.
     Nothing(String),
 }
 
-/// What a finished run measures on its test split.
+/// What a run measures: on its validation split on the way, on its test split when it has finished.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
     /// BLEU on the tokens of BERT's basic tokenizer, as the paper's.
@@ -41,18 +48,17 @@ pub struct Measured {
     pub word_curve: Vec<(u64, f64)>,
 }
 
-/// What the run in a folder measures; none if it has not finished.
-pub fn measured(run: &RunFolder) -> Option<Measured> {
-    let state = read_state(run)?;
-    if state.stage != Stage::Finished || state.status != Status::Done {
-        return None;
-    }
+/// How far the run in a folder is.
+pub fn outcome(run: &RunFolder) -> Outcome {
+    let Some(state) = read_state(run).filter(|state| state.step > 0) else {
+        return Outcome::Nothing("its run has not begun".into());
+    };
     let figure = |name: &str| state.test.get(name).copied();
     let curve = |name: &str| {
         let points = state.valid.iter();
         points.filter_map(|(step, figures)| Some((*step, *figures.get(name)?))).collect()
     };
-    Some(Measured {
+    let measured = Measured {
         bleu_tokenized: figure("bleu_tokenized"),
         bleu: figure("bleu"),
         chrf: figure("chrf"),
@@ -62,7 +68,11 @@ pub fn measured(run: &RunFolder) -> Option<Measured> {
         steps: state.step,
         curve: curve("bleu"),
         word_curve: curve("nll"),
-    })
+    };
+    match (state.stage, state.status) {
+        (Stage::Finished, Status::Done) => Outcome::Measured(measured),
+        _ => Outcome::Begun { measured, planned: state.steps },
+    }
 }
 
 /// What an evaluation in a folder says about the speed of untrained weights.
