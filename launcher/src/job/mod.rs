@@ -246,3 +246,27 @@ pub fn follow(run: &RunFolder, interrupts: &Interrupts) -> Exit {
         thread::sleep(LOOK);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(latest: Option<u64>, next: Next) -> State {
+        let (job, cause) = ("7".into(), Some(Cause::TimeLimit));
+        let ending = Ending { job, restarts: 0, cause, next, latest, time: 0.0 };
+        State { job_endings: vec![ending], ..State::default() }
+    }
+
+    #[test]
+    fn a_second_job_without_a_checkpoint_is_the_last() {
+        let chained = || Next::Chained { job: "8".into() };
+        assert!(!is_fruitless(&State::default(), None), "the first job");
+        assert!(is_fruitless(&state(None, chained()), None));
+        assert!(is_fruitless(&state(Some(50), Next::Requeue), Some(50)));
+        assert!(!is_fruitless(&state(Some(50), chained()), Some(60)), "there is progress");
+        let by_hand = Next::Nothing { reason: "never".into() };
+        assert!(!is_fruitless(&state(Some(50), by_hand), Some(50)), "somebody launched it again");
+        let teaching = State { stage: Stage::Data, ..state(None, chained()) };
+        assert!(!is_fruitless(&teaching, None), "a teacher's work is in no checkpoint");
+    }
+}
