@@ -3,11 +3,16 @@
 //! The only file of this crate with calls into libc.
 
 use std::ffi::CString;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// How often a process is looked at while waiting for its end.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Ends this process at once: no destructors, no exit handlers, which could wait for other ranks.
 pub fn exit_now(code: i32) -> ! {
@@ -64,6 +69,64 @@ pub fn die_with_parent() -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
+}
+
+/// Waits for a process's end; none if it has not ended in time.
+///
+/// # Errors
+/// Where the system does not say.
+pub fn wait_within(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + longest;
+    loop {
+        match child.try_wait()? {
+            None if Instant::now() < deadline => std::thread::sleep(LOOK),
+            ended => return Ok(ended),
+        }
+    }
+}
+
+/// Runs a command that reads nothing, and answers what it printed. What has not ended in time is
+/// killed, with all that it started.
+///
+/// # Errors
+/// It cannot be started, or has not ended in time.
+pub fn output_within(command: &mut Command, longest: Duration) -> io::Result<Output> {
+    let deadline = Instant::now() + longest;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    lead_group_until_parent_dies(command);
+    let mut child = command.spawn()?;
+    // While it runs: more than a pipe holds would keep it from ending.
+    let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
+    let late = || {
+        let program = command.get_program().to_string_lossy();
+        let words = format!("{program} did not answer within {} s", longest.as_secs_f64());
+        io::Error::new(io::ErrorKind::TimedOut, words)
+    };
+    let Some(status) = wait_within(&mut child, longest)? else {
+        kill_group(child.id());
+        child.wait()?;
+        return Err(late());
+    };
+    // Something that it left behind may hold the pipes.
+    let rest = |bytes: Receiver<Vec<u8>>| {
+        let left = deadline.saturating_duration_since(Instant::now()).max(LOOK);
+        bytes.recv_timeout(left).map_err(|_| late())
+    };
+    Ok(Output { status, stdout: rest(stdout)?, stderr: rest(stderr)? })
+}
+
+/// Reads a pipe to its end, in a thread that is left behind if nobody waits for it.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(mut pipe) = pipe {
+            // What came before an error is still what it said.
+            let _ = pipe.read_to_end(&mut bytes);
+        }
+        let _ = sender.send(bytes);
+    });
+    receiver
 }
 
 /// Signals that ask a process to end, or warn of it, do nothing from now on. Children inherit that.
@@ -163,6 +226,26 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "the group outlived its SIGKILL");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn more_than_a_pipe_holds_is_read() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2; exit 3"]);
+        let output = output_within(&mut command, Duration::from_secs(60)).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!((output.stdout.len(), output.stderr.len()), (300_000, 300_000));
+    }
+
+    #[test]
+    fn what_does_not_end_is_killed_with_what_it_started() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 987654 & sleep 987654"]);
+        let started = Instant::now();
+        let error = output_within(&mut command, Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("sh did not answer within 0.2 s"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

@@ -3,17 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tandem_config::cluster::{Cluster, Engine};
 
 use crate::process;
 use crate::slurm::{Allocation, SlurmError};
 
-/// How long a host of a hostfile may take to answer.
+/// How long a host of a hostfile, or a program of Slurm's, may take to answer.
 const HOST_DEADLINE: Duration = Duration::from_secs(5);
-/// How often it is looked whether it has.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Why it is not known where a run could go.
 #[derive(Debug, thiserror::Error)]
@@ -198,16 +196,12 @@ fn answers(host: &str) -> bool {
     let nothing = Stdio::null;
     let started = command.stdin(nothing()).stdout(nothing()).stderr(nothing()).spawn();
     let Ok(mut child) = started else { return false };
-    let deadline = Instant::now() + HOST_DEADLINE;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if Instant::now() < deadline => thread::sleep(LOOK),
-            _ => {
-                process::kill_group(child.id());
-                let _ = child.wait();
-                return false;
-            }
+    match process::wait_within(&mut child, HOST_DEADLINE) {
+        Ok(Some(status)) => status.success(),
+        _ => {
+            process::kill_group(child.id());
+            let _ = child.wait();
+            false
         }
     }
 }
@@ -219,8 +213,9 @@ fn is_in_path(program: &str) -> bool {
 
 /// Open MPI's programs find each other by PMIx alone.
 fn srun_has_pmix() -> bool {
-    let listed = Command::new("srun").arg("--mpi=list").stdin(Stdio::null()).output();
+    let listed = process::output_within(Command::new("srun").arg("--mpi=list"), HOST_DEADLINE);
     listed.is_ok_and(|listed| {
+        // Some versions list them on the one, some on the other.
         let said = [listed.stdout, listed.stderr].concat();
         String::from_utf8_lossy(&said).split_whitespace().any(|word| word.starts_with("pmix"))
     })

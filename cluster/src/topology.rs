@@ -294,8 +294,12 @@ fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, Topol
         (Workers::Number(0), _) if settings.engine == cluster::Engine::Solo => Ok(1),
         (Workers::Number(0), Device::Cpu) if by_slots.is_none() => Ok(room.hosts.len()),
         (Workers::Number(0), _) => Ok(places),
+        (Workers::Number(workers), Device::Cuda) if workers > room.gpus() => {
+            Err(TopologyError::TooManyWorkers { workers, gpus: room.gpus(), source_of_count })
+        }
         (Workers::Number(workers), Device::Cuda) if workers > places => {
-            Err(TopologyError::TooManyWorkers { workers, gpus: places, source_of_count })
+            let source_of_count = by_slots.unwrap_or(source_of_count);
+            Err(TopologyError::TooFewPlaces { workers, room: places, source_of_count })
         }
         (Workers::Number(workers), Device::Cpu) => match &room.source {
             Source::Slurm(allocation) if by_slots.is_some() && workers != places => {
@@ -536,6 +540,12 @@ mod tests {
         let error = found(workers(5)).unwrap_err().to_string();
         assert!(error.contains("workers is 5") && error.contains("4 places (slots by"), "{error}");
         assert_eq!(found(workers(1)).unwrap().remote_host(), Some("n1"));
+        let mut with_gpus = room.clone();
+        with_gpus.hosts.iter_mut().for_each(|host| host.gpus = 8);
+        let error = Topology::find(&workers(5), &with_gpus).unwrap_err().to_string();
+        assert!(error.contains("4 places (slots by"), "{error}");
+        let error = Topology::find(&workers(17), &with_gpus).unwrap_err().to_string();
+        assert!(error.contains("there are 16 GPUs"), "{error}");
     }
 
     #[test]

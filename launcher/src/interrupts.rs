@@ -56,7 +56,7 @@ impl Interrupts {
             || self.interrupts.load(Ordering::SeqCst) > 0
             || self.was_terminated()
             || self.was_warned()
-            || self.ending().is_some()
+            || self.ending.get().is_some()
     }
 
     /// Whether SIGTERM or SIGHUP came.

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
 
 use crate::coordinator::teacher;
@@ -60,15 +61,12 @@ impl Args {
             .with_context(|| format!("cannot make {}", run.path().display()))?;
         let path = run.job_script();
         run.replace(&path, &script)?;
-        let submitted = Command::new("sbatch").arg("--parsable").arg(&path).output();
-        let output = submitted.map_err(|error| {
-            Refused(format!("cannot start sbatch: {error}; is this a machine of the cluster?"))
+        let submitted = slurm::ask(Command::new("sbatch").arg("--parsable").arg(&path));
+        let job = submitted.map_err(|error| {
+            let script = path.display();
+            Refused(format!("sbatch does not take the job: {error}\nthe script is {script}"))
         })?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(Refused(format!("{said}\nthe script is {}", path.display())).into());
-        }
-        let job = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let job = job.trim();
         println!(
             "job {job} is in the queue: {} workers, script {}",
             topology.ranks,

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tandem_cluster::libraries::Libraries;
-use tandem_cluster::process::free_bytes;
+use tandem_cluster::process::{free_bytes, output_within};
 use tandem_cluster::room::Machine;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
@@ -171,33 +171,11 @@ fn ask_worker(path: &Path) -> Result<Libraries, String> {
 
 /// What a program prints; or its error if it fails, or does not end in time.
 fn said(command: &mut Command) -> Result<String, String> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let started = Instant::now();
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break status,
-            Ok(None) if started.elapsed() < PATIENCE => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("it did not answer within {} s", PATIENCE.as_secs_f64()));
-            }
-        }
-    };
-    // Both are a few lines, which fit into the pipes.
-    let (mut output, mut error) = (String::new(), String::new());
-    let read = child.stdout.take().map(|mut pipe| pipe.read_to_string(&mut output));
-    let _ = child.stderr.take().map(|mut pipe| pipe.read_to_string(&mut error));
-    match read {
-        Some(Ok(_)) if status.success() => Ok(output),
-        _ => Err(error.trim().to_owned()),
+    let output = output_within(command, PATIENCE).map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr).trim().to_owned()),
     }
 }
 
