@@ -1,0 +1,474 @@
+//! How a run's ranks are placed among hosts, and what keeps them from it.
+
+use tandem_config::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Workers};
+
+use super::{Device, EngineKind, Share, Topology};
+use crate::process;
+use crate::room::{Host, Room, RoomError, Source};
+use crate::slurm::SlurmError;
+
+/// Settings that contradict each other or the hosts.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// It is not known what hosts there are.
+    #[error(transparent)]
+    Room(#[from] RoomError),
+    /// Slurm's tasks are neither one for each GPU nor one for each node.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// GPUs were asked for.
+    #[error("cluster.device is `cuda`, but there is no usable GPU ({source_of_count})")]
+    NoGpu {
+        /// How the number was found.
+        source_of_count: String,
+    },
+    /// One worker per GPU is the rule.
+    #[error(
+        "cluster.workers is {workers}, but there are {gpus} GPUs ({source_of_count}) and each \
+         worker needs one; lower it or set `cluster.device: cpu`"
+    )]
+    TooManyWorkers {
+        /// The setting.
+        workers: usize,
+        /// What there is.
+        gpus: usize,
+        /// How the number was found.
+        source_of_count: String,
+    },
+    /// There must be room for some.
+    #[error(
+        "cluster.workers.min is {min}, but there is room for {room} ({source_of_count}); lower it, \
+         or wait until there is more"
+    )]
+    TooLittleRoom {
+        /// The setting.
+        min: usize,
+        /// Workers that fit.
+        room: usize,
+        /// How the room was found.
+        source_of_count: String,
+    },
+    /// Slurm was asked for another number of workers.
+    #[error(
+        "cluster.workers is {workers}, but {tasks_by} gives {tasks} tasks; let one of them follow \
+         the other, as with `cluster.workers: 0`"
+    )]
+    OtherTasks {
+        /// The setting.
+        workers: usize,
+        /// What Slurm places.
+        tasks: usize,
+        /// The variable that says so.
+        tasks_by: &'static str,
+    },
+    /// Each worker would have more threads than CPUs.
+    #[error(
+        "cluster.threads is {threads}, but SLURM_CPUS_PER_TASK is {cpus}: ask Slurm for \
+         --cpus-per-task={threads}, or lower cluster.threads"
+    )]
+    OtherThreads {
+        /// The setting.
+        threads: usize,
+        /// What each task has.
+        cpus: usize,
+    },
+    /// More workers than places.
+    #[error(
+        "cluster.workers is {workers}, but the hosts have {room} places ({source_of_count}); lower \
+         it or add hosts"
+    )]
+    TooFewPlaces {
+        /// The setting.
+        workers: usize,
+        /// What there is.
+        room: usize,
+        /// Who says so.
+        source_of_count: String,
+    },
+    /// `solo` starts one worker.
+    #[error("cluster.engine is `solo`, which starts one worker, but cluster.workers is {workers}")]
+    SoloGroup {
+        /// The setting.
+        workers: usize,
+    },
+    /// Products of matrices depend on the threads, and so would the result on the workers.
+    #[error(
+        "cluster.reduction is `reproducible`, but with `cluster.threads: 0` the CPU threads of a \
+         worker depend on the number of workers, and the result's last bits on the threads; set \
+         cluster.threads to a number that is kept, such as {threads}"
+    )]
+    ThreadsVary {
+        /// How many each worker would get now.
+        threads: usize,
+    },
+    /// MPI adds no bf16.
+    #[error(
+        "cluster.gradient_dtype is `bf16`, but the workers compute on CPUs ({source_of_count}), \
+         which sum gradients in f32; set it to `f32`"
+    )]
+    Bf16OnCpus {
+        /// How the number of GPUs was found.
+        source_of_count: String,
+    },
+    /// There is no mpirun.
+    #[error(
+        "{workers} workers need Open MPI's mpirun, which is not in PATH; install openmpi-bin or \
+         set `cluster.workers: 1`"
+    )]
+    NoMpirun {
+        /// How many workers.
+        workers: usize,
+    },
+    /// Slurm is not there, or cannot start programs of Open MPI.
+    #[error("cluster.engine is `srun`, but {reason}; set it to `auto`, which takes mpirun then")]
+    NoSrun {
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl Topology {
+    /// Where the ranks of a run with these settings go, among the hosts that there are now. A run
+    /// that may have fewer workers does without the hosts of its hostfile that do not answer.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or the hosts.
+    pub fn find_now(settings: &Cluster) -> Result<Self, TopologyError> {
+        let mut room = Room::find(settings)?;
+        if matches!(settings.workers, Workers::Within(_)) {
+            room.leave_out_the_silent();
+        }
+        Self::find(settings, &room)
+    }
+
+    /// Where the ranks of a run with these settings go in a room.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or the room.
+    pub fn find(settings: &Cluster, room: &Room) -> Result<Self, TopologyError> {
+        let device = device(settings, room)?;
+        let ranks = ranks(settings, room, device)?;
+        let hosts = share_out(settings, room, device, ranks);
+        let engine = engine(settings, room, ranks, &hosts)?;
+        let threads = threads(settings, room, device, &hosts)?;
+        Ok(Self { ranks, device, threads, engine, hosts })
+    }
+}
+
+fn device(settings: &Cluster, room: &Room) -> Result<Device, TopologyError> {
+    let source_of_count = || room.gpus_by.clone();
+    let device = match settings.device {
+        cluster::Device::Cuda if room.gpus() == 0 => {
+            return Err(TopologyError::NoGpu { source_of_count: source_of_count() });
+        }
+        cluster::Device::Auto if room.gpus() == 0 => Device::Cpu,
+        cluster::Device::Cpu => Device::Cpu,
+        cluster::Device::Cuda | cluster::Device::Auto => Device::Cuda,
+    };
+    if device == Device::Cpu && settings.gradient_dtype == GradientDtype::Bf16 {
+        return Err(TopologyError::Bf16OnCpus { source_of_count: source_of_count() });
+    }
+    Ok(device)
+}
+
+/// How many workers a host has room for.
+fn places(host: &Host, settings: &Cluster, device: Device) -> usize {
+    match (device, host.slots) {
+        (Device::Cuda, Some(slots)) => slots.max(1).min(host.gpus),
+        (Device::Cuda, None) => host.gpus,
+        (Device::Cpu, Some(slots)) => slots,
+        (Device::Cpu, None) => host.cpus / settings.threads.max(1),
+    }
+}
+
+fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, TopologyError> {
+    if let (Source::Slurm(allocation), Device::Cuda) = (&room.source, device) {
+        allocation.check_tasks()?;
+    }
+    let places: usize = room.hosts.iter().map(|host| places(host, settings, device)).sum();
+    let by_slots = match &room.source {
+        Source::Machine => None,
+        Source::Hostfile(path) => Some(format!("slots by {}", path.display())),
+        Source::Slurm(allocation) => allocation.tasks_by.map(|name| format!("tasks by {name}")),
+    };
+    let source_of_count = match device {
+        Device::Cpu => by_slots.clone().unwrap_or_else(|| "CPUs by cluster.threads".into()),
+        Device::Cuda => room.gpus_by.clone(),
+    };
+    match (settings.workers, device) {
+        (Workers::Within(Bounds { min, .. }), _) if places < min => {
+            Err(TopologyError::TooLittleRoom { min, room: places, source_of_count })
+        }
+        (Workers::Within(Bounds { max, .. }), _) => Ok(places.min(max)),
+        (Workers::Number(0), _) if settings.engine == cluster::Engine::Solo => Ok(1),
+        (Workers::Number(0), Device::Cpu) if by_slots.is_none() => Ok(room.hosts.len()),
+        (Workers::Number(0), _) => Ok(places),
+        (Workers::Number(workers), Device::Cuda) if workers > room.gpus() => {
+            Err(TopologyError::TooManyWorkers { workers, gpus: room.gpus(), source_of_count })
+        }
+        (Workers::Number(workers), Device::Cuda) if workers > places => {
+            let source_of_count = by_slots.unwrap_or(source_of_count);
+            Err(TopologyError::TooFewPlaces { workers, room: places, source_of_count })
+        }
+        (Workers::Number(workers), Device::Cpu) => match &room.source {
+            Source::Slurm(allocation) if by_slots.is_some() && workers != places => {
+                let tasks_by = allocation.tasks_by.unwrap_or("SLURM_NTASKS");
+                Err(TopologyError::OtherTasks { workers, tasks: places, tasks_by })
+            }
+            Source::Hostfile(_) if workers > places => {
+                Err(TopologyError::TooFewPlaces { workers, room: places, source_of_count })
+            }
+            _ => Ok(workers),
+        },
+        (Workers::Number(workers), Device::Cuda) => Ok(workers),
+    }
+}
+
+/// Fills one host after the other where their places are counted, and spreads evenly what is left,
+/// or all where nobody has counted.
+fn share_out(settings: &Cluster, room: &Room, device: Device, ranks: usize) -> Vec<Share> {
+    let mut left = ranks;
+    let mut counts: Vec<usize> = Vec::new();
+    for host in &room.hosts {
+        let counted = device == Device::Cuda || host.slots.is_some();
+        let count = if counted { places(host, settings, device).min(left) } else { 0 };
+        counts.push(count);
+        left -= count;
+    }
+    let hosts = counts.len();
+    for index in 0..left {
+        counts[index % hosts] += 1;
+    }
+    let shares = room.hosts.iter().zip(counts).filter(|(_, ranks)| *ranks > 0);
+    shares.map(|(host, ranks)| Share { host: host.name.clone(), ranks }).collect()
+}
+
+fn engine(
+    settings: &Cluster,
+    room: &Room,
+    ranks: usize,
+    hosts: &[Share],
+) -> Result<EngineKind, TopologyError> {
+    let is_here = hosts.iter().all(|share| share.host == process::host_name());
+    let in_slurm = matches!(room.source, Source::Slurm(_));
+    let engine = match settings.engine {
+        cluster::Engine::Solo if ranks > 1 => {
+            return Err(TopologyError::SoloGroup { workers: ranks });
+        }
+        cluster::Engine::Solo => EngineKind::Solo,
+        cluster::Engine::Auto if ranks == 1 && (is_here || room.source == Source::Machine) => {
+            EngineKind::Solo
+        }
+        cluster::Engine::Srun if !in_slurm => {
+            return Err(TopologyError::NoSrun { reason: "this is no job of Slurm's" });
+        }
+        cluster::Engine::Srun if !room.srun => {
+            let reason = "`srun --mpi=list` names no pmix, by which Open MPI's programs find each \
+                          other";
+            return Err(TopologyError::NoSrun { reason });
+        }
+        cluster::Engine::Srun => EngineKind::Srun,
+        cluster::Engine::Auto if room.srun => EngineKind::Srun,
+        cluster::Engine::Auto | cluster::Engine::Mpirun => EngineKind::Mpirun,
+    };
+    if engine == EngineKind::Mpirun && !room.mpirun {
+        return Err(TopologyError::NoMpirun { workers: ranks });
+    }
+    Ok(engine)
+}
+
+/// CPU threads of each worker, on all hosts alike.
+fn threads(
+    settings: &Cluster,
+    room: &Room,
+    device: Device,
+    hosts: &[Share],
+) -> Result<usize, TopologyError> {
+    let per_task = match &room.source {
+        Source::Slurm(allocation) => allocation.tasks_by.and(allocation.cpus_per_task),
+        Source::Machine | Source::Hostfile(_) => None,
+    };
+    if let Some(cpus) = per_task
+        && settings.threads > cpus
+    {
+        return Err(TopologyError::OtherThreads { threads: settings.threads, cpus });
+    }
+    let shares = hosts.iter().filter_map(|share| {
+        let host = room.hosts.iter().find(|host| host.name == share.host)?;
+        Some((host.cpus / share.ranks).max(1))
+    });
+    let threads = match settings.threads {
+        0 => shares.min().unwrap_or(1),
+        threads => threads,
+    };
+    let must_be_kept = device == Device::Cpu && settings.reduction == Reduction::Reproducible;
+    if must_be_kept && settings.threads == 0 {
+        return Err(TopologyError::ThreadsVary { threads });
+    }
+    Ok(threads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::Machine;
+    use crate::slurm::{Allocation, Node};
+
+    fn find(settings: Cluster, cpus: usize, gpus: usize) -> Result<Topology, TopologyError> {
+        let host = Host { name: "here".into(), cpus, gpus, slots: None };
+        Topology::find(&settings, &room(vec![host], Source::Machine))
+    }
+
+    fn room(hosts: Vec<Host>, source: Source) -> Room {
+        let srun = matches!(source, Source::Slurm(_));
+        Room { hosts, source, gpus_by: "by decree".into(), mpirun: true, srun }
+    }
+
+    /// Two nodes of Slurm's, each with so many tasks, 8 CPUs and so many GPUs.
+    fn slurm(settings: Cluster, tasks: usize, gpus: usize) -> Result<Topology, TopologyError> {
+        let node = |name: &str| Node { name: name.into(), tasks, cpus: 8, gpus };
+        let tasks_by = (tasks > 1).then_some("SLURM_NTASKS");
+        let allocation = Allocation {
+            job: "7".into(),
+            nodes: vec![node("n1"), node("n2")],
+            cpus_per_task: Some(2),
+            tasks_by,
+            gpus_by: "by decree".into(),
+        };
+        let slots = tasks_by.map(|_| tasks);
+        let host = |name: &str| Host { name: name.into(), cpus: 8, gpus, slots };
+        Topology::find(&settings, &room(vec![host("n1"), host("n2")], Source::Slurm(allocation)))
+    }
+
+    fn places_of(topology: &Topology) -> String {
+        let shares = topology.hosts.iter().map(|share| format!("{}:{}", share.host, share.ranks));
+        shares.collect::<Vec<_>>().join(" ")
+    }
+
+    fn workers(workers: usize) -> Cluster {
+        Cluster { workers: Workers::Number(workers), ..Cluster::default() }
+    }
+
+    fn within(min: usize, max: usize) -> Cluster {
+        Cluster { workers: Workers::Within(Bounds { min, max }), ..Cluster::default() }
+    }
+
+    #[test]
+    fn without_settings_the_machine_decides() {
+        let cpu = find(workers(0), 8, 0).unwrap();
+        assert_eq!((cpu.ranks, cpu.device, cpu.threads), (1, Device::Cpu, 8));
+        assert_eq!(cpu.engine, EngineKind::Solo);
+        let gpu = find(workers(0), 64, 8).unwrap();
+        assert_eq!((gpu.ranks, gpu.device, gpu.threads), (8, Device::Cuda, 8));
+        assert_eq!(gpu.engine, EngineKind::Mpirun);
+    }
+
+    #[test]
+    fn cpus_are_shared_out_and_never_run_out() {
+        assert_eq!(find(workers(2), 8, 0).unwrap().threads, 4);
+        assert_eq!(find(workers(4), 2, 0).unwrap().threads, 1);
+        assert_eq!(find(Cluster { threads: 3, ..workers(2) }, 2, 0).unwrap().threads, 3);
+    }
+
+    #[test]
+    fn bounds_leave_the_number_to_the_room_there_is() {
+        assert_eq!(find(within(1, 8), 64, 4).unwrap().ranks, 4);
+        assert_eq!(find(within(1, 8), 6, 0).unwrap().ranks, 6);
+        assert_eq!(find(within(1, 4), 6, 0).unwrap().ranks, 4);
+        let shares = Cluster { threads: 4, ..within(2, 8) };
+        assert_eq!(find(shares.clone(), 14, 0).unwrap().ranks, 3);
+        let error = find(shares, 7, 0).unwrap_err().to_string();
+        assert!(error.contains("min is 2") && error.contains("room for 1 (CPUs by"), "{error}");
+        let error = find(within(5, 8), 64, 4).unwrap_err().to_string();
+        assert!(error.contains("room for 4 (by decree)"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_name_both_sides() {
+        let cuda = Cluster { device: cluster::Device::Cuda, ..workers(3) };
+        let error = find(cuda.clone(), 8, 0).unwrap_err().to_string();
+        assert!(error.contains("`cuda`") && error.contains("by decree"), "{error}");
+        let error = find(cuda, 8, 2).unwrap_err().to_string();
+        assert!(error.contains("workers is 3") && error.contains("2 GPUs"), "{error}");
+        let bf16 = Cluster { gradient_dtype: GradientDtype::Bf16, ..workers(2) };
+        let error = find(bf16.clone(), 8, 0).unwrap_err().to_string();
+        assert!(error.contains("`bf16`") && error.contains("by decree"), "{error}");
+        assert_eq!(find(bf16, 8, 2).unwrap().collective(), Some("NCCL"));
+        let solo = Cluster { engine: cluster::Engine::Solo, ..workers(2) };
+        let error = find(solo, 8, 0).unwrap_err().to_string();
+        assert!(error.contains("`solo`") && error.contains("workers is 2"), "{error}");
+        let room = Room { mpirun: false, ..Room::from(Machine::this()) };
+        let cpu = Cluster { device: cluster::Device::Cpu, ..workers(2) };
+        let error = Topology::find(&cpu, &room).unwrap_err();
+        assert!(matches!(error, TopologyError::NoMpirun { workers: 2 }), "{error}");
+        let srun = Cluster { engine: cluster::Engine::Srun, ..workers(2) };
+        let error = find(srun, 8, 0).unwrap_err().to_string();
+        assert!(error.contains("no job of Slurm's"), "{error}");
+    }
+
+    #[test]
+    fn slurm_gives_a_worker_to_each_gpu_or_task() {
+        for (tasks, gpus, shares, threads) in [
+            (1, 4, "n1:4 n2:4", 2),
+            (4, 4, "n1:4 n2:4", 2),
+            (2, 0, "n1:2 n2:2", 4),
+            (1, 0, "n1:1 n2:1", 8),
+        ] {
+            let found = slurm(workers(0), tasks, gpus).unwrap();
+            assert_eq!((places_of(&found).as_str(), found.threads), (shares, threads));
+            assert_eq!(found.engine, EngineKind::Srun);
+        }
+        assert_eq!(places_of(&slurm(workers(6), 1, 4).unwrap()), "n1:4 n2:2");
+        assert_eq!(places_of(&slurm(workers(6), 1, 0).unwrap()), "n1:3 n2:3");
+        assert_eq!(slurm(within(1, 6), 1, 4).unwrap().ranks, 6);
+        let mpirun = Cluster { engine: cluster::Engine::Mpirun, ..workers(0) };
+        assert_eq!(slurm(mpirun, 1, 4).unwrap().engine, EngineKind::Mpirun);
+    }
+
+    #[test]
+    fn what_contradicts_slurm_is_refused_by_both_names() {
+        let said = |settings, tasks, gpus| slurm(settings, tasks, gpus).unwrap_err().to_string();
+        let error = said(workers(3), 2, 0);
+        assert!(error.contains("workers is 3") && error.contains("NTASKS gives 4"), "{error}");
+        let error = said(workers(0), 2, 4);
+        assert!(error.contains("NTASKS puts 2 tasks") && error.contains("4 GPUs"), "{error}");
+        let error = said(Cluster { threads: 4, ..workers(0) }, 2, 0);
+        assert!(error.contains("threads is 4") && error.contains("CPUS_PER_TASK is 2"), "{error}");
+        let error = said(workers(9), 1, 4);
+        assert!(error.contains("workers is 9") && error.contains("8 GPUs (by decree)"), "{error}");
+    }
+
+    #[test]
+    fn a_hostfile_is_filled_from_its_beginning() {
+        let host = |name: &str| Host { name: name.into(), cpus: 4, gpus: 0, slots: Some(2) };
+        let source = Source::Hostfile("hosts".into());
+        let room = room(vec![host("n1"), host("n2")], source);
+        let found = |settings| Topology::find(&settings, &room);
+        assert_eq!(places_of(&found(workers(0)).unwrap()), "n1:2 n2:2");
+        assert_eq!(places_of(&found(workers(3)).unwrap()), "n1:2 n2:1");
+        let error = found(workers(5)).unwrap_err().to_string();
+        assert!(error.contains("workers is 5") && error.contains("4 places (slots by"), "{error}");
+        assert_eq!(found(workers(1)).unwrap().remote_host(), Some("n1"));
+        let mut with_gpus = room.clone();
+        with_gpus.hosts.iter_mut().for_each(|host| host.gpus = 8);
+        let error = Topology::find(&workers(5), &with_gpus).unwrap_err().to_string();
+        assert!(error.contains("4 places (slots by"), "{error}");
+        let error = Topology::find(&workers(17), &with_gpus).unwrap_err().to_string();
+        assert!(error.contains("there are 16 GPUs"), "{error}");
+    }
+
+    #[test]
+    fn reproducible_sums_on_cpus_need_a_number_of_threads() {
+        let reproducible = Cluster { reduction: Reduction::Reproducible, ..workers(2) };
+        let error = find(reproducible.clone(), 8, 0).unwrap_err();
+        assert!(matches!(error, TopologyError::ThreadsVary { threads: 4 }), "{error}");
+        assert!(find(Cluster { threads: 1, ..reproducible.clone() }, 8, 0).is_ok());
+        assert!(find(reproducible, 8, 2).is_ok(), "GPUs do not care");
+    }
+
+    #[test]
+    fn one_worker_can_be_started_by_mpirun() {
+        let one = Cluster { engine: cluster::Engine::Mpirun, ..workers(1) };
+        assert_eq!(find(one, 2, 0).unwrap().engine, EngineKind::Mpirun);
+    }
+}
