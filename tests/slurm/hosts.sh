@@ -4,9 +4,7 @@
 #   hosts.sh down DIR
 #   hosts.sh head DIR CMD...          run CMD (mpirun) on the head host n0: own address and name, outer pid namespace
 #   hosts.sh sh DIR HOST CMD...       run CMD on a host
-#   hosts.sh rate DIR HOST 100mbit    limit what the host sends (tbf); "none" lifts it
 #   hosts.sh cut DIR HOST   / join    silent black hole (bridge port removed: carrier stays up, packets vanish)
-#   hosts.sh linkdown DIR HOST / linkup   switch side down: carrier is lost on the host
 #   hosts.sh power DIR HOST           power cut: black hole first, then every process on the host dies
 set -u; die(){ echo "hosts.sh: $*" >&2; exit 1; }
 up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(printf %s "$D" | cksum | cut -c1-6)
@@ -33,11 +31,8 @@ case ${1:-} in
  down) load $2; for i in $(seq $N); do kill -KILL $(cat $D/n$i.outer) 2>/dev/null; ip netns del ${ID}n$i; done; ip netns del ${ID}n0; ip netns del ${ID}sw; rm -f $D/n*.outer $D/n*.init $D/n*.ready;;
  head) load $2; shift 2; nsenter --net=/run/netns/${ID}n0 unshare -u -m bash -c 'hostname n0; mount --bind '$D'/hosts /etc/hosts; exec "$@"' _ "$@";;
  sh) load $2; h=$3; shift 3; on $h "$@";;
- rate) load $2; if [ $4 = none ]; then ip netns exec ${ID}$3 tc qdisc del dev eth0 root; else ip netns exec ${ID}$3 tc qdisc replace dev eth0 root tbf rate $4 burst ${5:-64kb} latency ${6:-50ms}; fi;;
  cut) load $2; ip -n ${ID}sw link set v${3#n} nomaster;;
  join) load $2; ip -n ${ID}sw link set v${3#n} master br0;;
- linkdown) load $2; ip -n ${ID}sw link set v${3#n} down;;
- linkup) load $2; ip -n ${ID}sw link set v${3#n} up;;
  power) load $2; ip -n ${ID}sw link set v${3#n} nomaster; kill -KILL $(cat $D/$3.outer);;
  *) sed -n 2,12p $0; exit 2;;
 esac
