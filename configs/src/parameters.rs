@@ -1,4 +1,5 @@
 //! Every tensor of a model, in order: name, shape, trained or frozen, initial value.
+//! What a forward pass uses first comes first, as far as sides have it: its gradient is complete last.
 //!
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
 //! Names: Hugging Face's own below `encoder.`, `decoder.` and `fused.`; adapters as DESIGN names them.
@@ -140,8 +141,9 @@ pub fn encoder(
     length_classes: Option<usize>,
 ) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
-    list.bert(bert, weights);
     let width = bert.hidden_size;
+    list.length_embedding(length_classes, width);
+    list.bert(bert, weights);
     if let Some(adapters) = adapters {
         for layer in layers(&adapters.layers, bert.num_hidden_layers) {
             list.scoped(&format!("layer.{layer}.adapter."), |list| {
@@ -152,7 +154,6 @@ pub fn encoder(
             });
         }
     }
-    list.length_embedding(length_classes, width);
     list.parameters
 }
 

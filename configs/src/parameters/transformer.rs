@@ -16,7 +16,12 @@ pub fn encoder(
 ) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
     let width = base.config.hidden;
+    list.length_embedding(length_classes, width);
     list.embeddings(base);
+    if base.config.ct_nmt.as_ref().is_some_and(|ct_nmt| ct_nmt.dynamic_switch) {
+        list.xavier("switch.bert.weight", width, width);
+        list.xavier_linear("switch.own", width, width);
+    }
     for layer in 0..base.config.layers {
         list.scoped(&format!("layer.{layer}."), |list| {
             list.attention("self_attention", width, width);
@@ -24,11 +29,6 @@ pub fn encoder(
             list.feed_forward(&base.config);
         });
     }
-    if base.config.ct_nmt.as_ref().is_some_and(|ct_nmt| ct_nmt.dynamic_switch) {
-        list.xavier("switch.bert.weight", width, width);
-        list.xavier_linear("switch.own", width, width);
-    }
-    list.length_embedding(length_classes, width);
     list.parameters
 }
 
