@@ -94,6 +94,21 @@ fn bf16_trains_nearly_as_f32_and_keeps_what_is_trained_in_f32() {
     assert!(header.contains("\"F32\"") && !header.contains("\"BF16\""), "{:.300}", header);
 }
 
+#[test]
+fn communication_behind_the_next_forward_pass_changes_no_bits() {
+    let tiny = Tiny::new();
+    let train = |name: &str, clip: &str| {
+        let training = format!("training: {{ clip_norm: {clip}, ");
+        let buckets = ("threads: 1,", "threads: 1, bucket_mib: 0.01,");
+        let folder = prepare(&tiny, name, 2, 0.1, &[("training: { ", &training), buckets]);
+        expect_code(mpirun(2).arg("train").arg("--run").arg(&folder), 0);
+        draft(&folder, 12)
+    };
+    // To clip gradients, even such as none has, all of them are waited for.
+    let (behind, between) = (train("behind", "0.0"), train("between", "1.0e+30"));
+    assert!(behind == between, "weights were used before they were there");
+}
+
 /// Eight shards, which any number of ranks adds up in the same order; 50 steps.
 const REPRODUCIBLE: [(&str, &str); 3] = [
     ("steps: 12, max_tokens: 200, micro_batches: 2", "steps: 50, max_tokens: 50, micro_batches: 8"),

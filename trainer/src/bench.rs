@@ -29,6 +29,7 @@ use crate::parallel::solo::Solo;
 use crate::parallel::{Reducer, reducer};
 use crate::parity::ParityModel;
 use crate::precision::Kinds;
+use crate::update::Updates;
 
 /// Bytes of a bucket do not matter to a single rank.
 const BUCKET_ELEMENTS: usize = 1 << 19;
@@ -52,25 +53,25 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
             sums.loss / sums.denominator
         })
         .collect();
-    let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
+    let adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let settings = reducer::Settings {
         reduction: Reduction::Plain,
         dtype: GradientDtype::F32,
         shards: 1,
         sums: Sums::COUNT,
         bucket_elements: BUCKET_ELEMENTS,
+        into_forward: false,
     };
-    let mut reducer = Reducer::new(Box::new(Solo), &parameters, &settings);
+    let reducer = Reducer::new(Box::new(Solo), &parameters, &settings);
+    let mut updates = Updates::new(adam, reducer, &parameters);
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
-        let masks = stream(1, Purpose::Dropout, &[adam.step]);
+        let masks = stream(1, Purpose::Dropout, &[updates.adam.step]);
         let loss = masked.loss(batch, Device::Cpu, &Pass::train(masks));
-        reducer.begin(0, &loss.sums.to_tensor());
+        updates.reducer.begin(0, &loss.sums.to_tensor());
         loss.surrogate.backward();
-        reducer.finish()?;
-        let mut gradients = reducer.gradients();
-        gradients *= 1.0 / loss.sums.denominator;
-        adam.update(&parameters, &gradients, |_| 5e-4);
-        Ok(())
+        updates.reducer.send_rest();
+        updates.begin(&parameters, 1.0 / loss.sums.denominator, |_| 5e-4);
+        Ok(updates.finish(&parameters)?)
     };
     // Adam's state and the allocator's blocks are made once.
     step(&batches[0])?;

@@ -3,7 +3,7 @@
 //! [`commands`] are the program's verbs. [`train`] is the loop, before which a [`teacher`] may label
 //! the pairs, [`evaluate`] scores and [`decode`] translates; they stand on [`objective`] (what is
 //! trained: a model and its [`loss`]), [`data`], [`optim`] and [`parallel`] (ranks and the reduction
-//! of gradients), and these on [`model`], which knows no ranks and no files. [`blame`] knows which
+//! of gradients; [`update`] joins the two), and these on [`model`], which knows no ranks and no files. [`blame`] knows which
 //! samples a thread works on when it fails.
 
 pub mod bench;
@@ -30,4 +30,5 @@ pub mod teacher;
 pub mod train;
 pub mod trained;
 pub mod translate;
+pub mod update;
 pub mod worker;

@@ -1,6 +1,6 @@
 //! Training: the loop, and what one step is.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,6 @@ use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::store::Store;
 use tandem_config::bases::Bases;
 use tandem_config::parameters;
-use tch::Kind;
 
 use crate::blame;
 use crate::checkpoint::{self, Snapshot, TrainerState};
@@ -24,13 +23,14 @@ use crate::data::random::{Purpose, stream};
 use crate::evaluate::Evaluator;
 use crate::metrics::StepTimes;
 use crate::model::parameters::Weights;
-use crate::model::{Parameters, Pass};
+use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate, share};
 use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
 use crate::stream::MicroBatches;
 use crate::teacher;
+use crate::update::Updates;
 use crate::worker::{Ending, Worker};
 
 /// Micro-batches that are prepared ahead.
@@ -53,14 +53,15 @@ pub struct Trainer<'a> {
     bases: Vec<(String, String)>,
     parameters: Parameters,
     objective: Objective,
-    adam: Adam,
-    reducer: Reducer,
+    updates: RefCell<Updates>,
     batches: Prefetch<MicroBatch>,
     evaluator: Option<Evaluator>,
     store: Store,
     saving: Option<JoinHandle<anyhow::Result<()>>>,
     state: TrainerState,
     times: StepTimes,
+    /// The step whose gradient's norm is still to be logged.
+    norm_is_due: Option<u64>,
 }
 
 impl<'a> Trainer<'a> {
@@ -109,21 +110,24 @@ impl<'a> Trainer<'a> {
             shards,
             sums: Sums::COUNT,
             bucket_elements: (config.cluster.bucket_mib * (1 << 18) as f64) as usize,
+            // Clipping needs the norm of all gradients.
+            into_forward: config.training.clip_norm == 0.0,
         };
         let reducer = Reducer::new(collective, &parameters, &settings);
+        let updates = RefCell::new(Updates::new(adam, reducer, &parameters));
         Ok(Self {
             worker,
             bases,
             parameters,
             objective,
-            adam,
-            reducer,
+            updates,
             batches: Prefetch::new(stream, PREFETCH)?,
             evaluator,
             store: Store::new(worker.run.join("checkpoints")),
             saving: None,
             state,
             times: StepTimes::default(),
+            norm_is_due: None,
         })
     }
 
@@ -166,14 +170,16 @@ impl<'a> Trainer<'a> {
         self.finish(Ending::Done)
     }
 
-    /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks.
+    /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks. The step before
+    /// is finished on the way, at the latest before a gradient takes the place of one of its own.
     fn forward_backward(&mut self, step: u64) -> anyhow::Result<Sums> {
         let mut flags = Sums {
             stop: f64::from(u8::from(self.worker.stop_requested())),
             checkpoint: f64::from(u8::from(self.worker.checkpoint_requested())),
             ..Sums::default()
         };
-        for (index, shard) in self.reducer.shards().into_iter().enumerate() {
+        let shards = self.updates.borrow().reducer.shards();
+        for (index, shard) in shards.into_iter().enumerate() {
             let waiting = Instant::now();
             blame::works_on(&[]);
             let found = self.wait_for_batch(step);
@@ -181,7 +187,8 @@ impl<'a> Trainer<'a> {
                 Err(PrefetchError::GivenUp) => {
                     // The others are in the step already: they learn of it with the sums.
                     let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
-                    self.reducer.give_up(&sums.to_tensor());
+                    self.finish_update()?;
+                    self.updates.get_mut().reducer.give_up(&sums.to_tensor());
                     break;
                 }
                 found => found?.context("the stream of batches has ended")?,
@@ -189,19 +196,22 @@ impl<'a> Trainer<'a> {
             self.times.batch_ready(waiting.elapsed());
             blame::works_on(batch.samples());
             let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard as u64]);
-            let mut loss = self.objective.loss(&batch, self.worker.device, &Pass::train(masks));
+            let weights = |block: Block| self.updates.borrow_mut().make(block, &self.parameters);
+            let pass = Pass::train(masks).after(&weights);
+            let mut loss = self.objective.loss(&batch, self.worker.device, &pass);
             loss.sums += std::mem::take(&mut flags);
-            self.reducer.begin(index, &loss.sums.to_tensor());
+            self.finish_update()?;
+            self.updates.get_mut().reducer.begin(index, &loss.sums.to_tensor());
             loss.surrogate.backward();
-            self.reducer.end(index);
+            self.updates.get_mut().reducer.end(index);
         }
         blame::works_on(&[]);
-        let waiting = Instant::now();
-        self.reducer.finish()?;
-        self.times.gradients_ready(waiting.elapsed());
-        let mut values = [0f64; Sums::COUNT];
-        self.reducer.sums().to_kind(Kind::Double).copy_data(&mut values, Sums::COUNT);
-        Ok(Sums::from_array(values))
+        self.finish_update()?;
+        let updates = self.updates.get_mut();
+        updates.reducer.send_rest();
+        let sums = updates.wait(Reducer::sums)?;
+        self.times.gradients_ready(updates.take_waited());
+        Ok(Sums::from_array(std::array::from_fn(|index| sums[index])))
     }
 
     /// The next batch. Where that takes a while the coordinator knows what is waited for.
@@ -219,27 +229,46 @@ impl<'a> Trainer<'a> {
         found
     }
 
-    /// One optimizer step; skipped, and counted, where the gradient is not finite.
-    /// Answers the gradient's norm before clipping.
-    fn update(&mut self, step: u64, sums: &Sums) -> anyhow::Result<f64> {
+    /// Begins the optimizer's step; skipped, and counted, where the gradient is not finite. To be clipped
+    /// all of it must be there, and its norm is answered; else the next forward pass begins before.
+    fn update(&mut self, step: u64, sums: &Sums) -> anyhow::Result<Option<f64>> {
         let training = &self.worker.config.training;
-        let mut gradients = self.reducer.gradients();
-        gradients *= 1.0 / sums.denominator.max(1.0);
-        let norm = gradients.norm().double_value(&[]);
-        if !norm.is_finite() || !sums.loss.is_finite() {
+        let updates = self.updates.get_mut();
+        let mut scale = 1.0 / sums.denominator.max(1.0);
+        let mut norm = None;
+        if training.clip_norm > 0.0 {
+            updates.wait(Reducer::finish)?;
+            let mut gradients = updates.reducer.gradients();
+            gradients *= scale;
+            let found = gradients.norm().double_value(&[]);
+            scale = if found > training.clip_norm { training.clip_norm / found } else { 1.0 };
+            norm = Some(found);
+        }
+        let is_finite = sums.not_finite == 0.0 && sums.loss.is_finite();
+        if !is_finite || norm.is_some_and(|norm| !norm.is_finite()) {
             self.skip(step)?;
             return Ok(norm);
         }
         self.state.skipped_in_a_row = 0;
-        if training.clip_norm > 0.0 && norm > training.clip_norm {
-            gradients *= training.clip_norm / norm;
-        }
         let lr = learning_rate(&training.schedule, step, training.steps);
         let tuned = self.worker.config.model.ct_nmt().and_then(|ct_nmt| ct_nmt.rate);
         let share = tuned.map_or(1.0, |schedule| share(&schedule, step));
         let rate = |name: &str| if name.starts_with("fused.") { share * lr } else { lr };
-        self.adam.update(&self.parameters, &gradients, rate);
+        updates.begin(&self.parameters, scale, rate);
         Ok(norm)
+    }
+
+    /// Finishes the step that has been begun: whoever looks at the weights does so first.
+    fn finish_update(&mut self) -> anyhow::Result<()> {
+        let updates = self.updates.get_mut();
+        updates.finish(&self.parameters)?;
+        self.times.gradients_ready(updates.take_waited());
+        if let Some(step) = self.norm_is_due.take() {
+            let norm = updates.reducer.gradients().norm().double_value(&[]);
+            let scalars = vec![("train/grad_norm".to_owned(), norm)];
+            self.worker.report(Report::Scalars { step, scalars });
+        }
+        Ok(())
     }
 
     fn skip(&mut self, step: u64) -> anyhow::Result<()> {
@@ -257,7 +286,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn log(&mut self, sums: &Sums, norm: f64) {
+    fn log(&mut self, sums: &Sums, norm: Option<f64>) {
         let tokens_per_second = self.times.end(sums.tokens);
         if let Some((data, compute)) = self.times.pace() {
             self.worker.report(Report::Pace { step: self.state.step, data, compute });
@@ -275,7 +304,10 @@ impl<'a> Trainer<'a> {
         add("train/nll_loss", nll);
         add("train/ppl", nll.exp());
         add("train/lr", learning_rate(&training.schedule, step, steps));
-        add("train/grad_norm", norm);
+        match norm {
+            Some(norm) => add("train/grad_norm", norm),
+            None => self.norm_is_due = Some(step),
+        }
         add("train/skipped_steps", self.state.skipped as f64);
         if sums.length_nll > 0.0 {
             add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
@@ -293,11 +325,13 @@ impl<'a> Trainer<'a> {
     /// Starts to write a checkpoint, in the background. Rank 0 writes for all: the others hold
     /// the same bits.
     fn save(&mut self) -> anyhow::Result<()> {
+        self.finish_update()?;
         if !self.worker.is_first() {
             return Ok(());
         }
         self.saved()?;
-        let snapshot = Snapshot::take(&self.parameters, &self.adam, self.state.clone());
+        let snapshot =
+            Snapshot::take(&self.parameters, &self.updates.get_mut().adam, self.state.clone());
         let (store, bases) = (self.store.clone(), self.bases.clone());
         let (generation, step) = (self.worker.generation, self.state.step);
         let session = self.worker.session().cloned();
@@ -332,16 +366,19 @@ impl<'a> Trainer<'a> {
     /// Scores the current step. All ranks stop if any of them gave up: it is to be evaluated by
     /// all of them again.
     fn evaluate(&mut self) -> anyhow::Result<Ending> {
+        self.finish_update()?;
         let Some(evaluator) = &self.evaluator else { return Ok(Ending::Done) };
         let step = self.state.step;
         let ending = evaluator.run(self.worker, &self.objective, step)?;
         // A rank with a smaller share waits here for the others, so it is ahead of them.
         self.worker.phase(Phase::Train, step + 1);
-        let stopped = self.reducer.total(f32::from(u8::from(ending == Ending::Stopped)))?;
+        let stopped = f32::from(u8::from(ending == Ending::Stopped));
+        let stopped = self.updates.get_mut().reducer.total(stopped)?;
         Ok(if stopped > 0.0 { Ending::Stopped } else { Ending::Done })
     }
 
     fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {
+        self.finish_update()?;
         if !self.saved()? {
             bail!("the last checkpoint could not be written");
         }

@@ -65,10 +65,13 @@ pub struct ReduceArgs {
     /// The share of backward in the computation.
     #[arg(long, default_value_t = 0.5)]
     backward: f64,
+    /// Wait for all sums before forward, as training does where it clips gradients.
+    #[arg(long)]
+    waits_for_all: bool,
     /// How many times as long as the communication alone the computation takes; several in turn.
     #[arg(long, value_delimiter = ',', default_values_t = [1.0, 4.0])]
     ratios: Vec<f64>,
-    /// Steps of which the median counts.
+    /// Steps in a row, of which the median counts.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     steps: u32,
 }
@@ -124,6 +127,7 @@ impl ReduceArgs {
             weights: elements(self.mib) / self.layers as usize,
             bucket_elements: elements(self.bucket_mib),
             backward: self.backward.clamp(0.0, 1.0),
+            waits_for_all: self.waits_for_all,
             ratios: self.ratios.iter().map(|ratio| ratio.clamp(0.0, 100.0)).collect(),
             steps: self.steps as usize,
         };

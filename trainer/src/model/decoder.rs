@@ -11,6 +11,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::attention::{causal_mask, key_mask};
 use super::bert::{self, BertDropout};
+use super::block::Block;
 use super::cross_attention::{CrossAttention, LayerMemory};
 use super::encoder::Encoded;
 use super::gpt2::{self, Gpt2Dropout};
@@ -50,6 +51,37 @@ impl Memory {
         Self {
             layers: self.layers.iter().map(select).collect(),
             mask: self.mask.index_select(0, sentences),
+        }
+    }
+}
+
+/// What a decoder looks at: a memory that is used many times, or the encoder's output, of which each
+/// layer makes its keys and values when its turn comes.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// Every layer's keys and values.
+    Memory(&'a Memory),
+    /// The encoder's output.
+    Encoded(&'a Encoded),
+}
+
+impl<'a> From<&'a Memory> for Source<'a> {
+    fn from(memory: &'a Memory) -> Self {
+        Self::Memory(memory)
+    }
+}
+
+impl<'a> From<&'a Encoded> for Source<'a> {
+    fn from(encoded: &'a Encoded) -> Self {
+        Self::Encoded(encoded)
+    }
+}
+
+impl<'a> Source<'a> {
+    fn mask(self) -> &'a Tensor {
+        match self {
+            Self::Memory(memory) => &memory.mask,
+            Self::Encoded(encoded) => &encoded.mask,
         }
     }
 }
@@ -146,11 +178,11 @@ impl Decoder {
 
     /// Target ids `[B, T]`, which of them are real `[B, T]`, to hidden states `[N, D]` of the
     /// positions `at`.
-    pub fn forward(
+    pub fn forward<'a>(
         &self,
         ids: &Tensor,
         is_real: &Tensor,
-        memory: &Memory,
+        source: impl Into<Source<'a>>,
         at: &Positions,
         pass: &Pass,
     ) -> Tensor {
@@ -159,7 +191,7 @@ impl Decoder {
             true => causal_mask(ids.size()[1], self.kind, ids.device()),
             false => key_mask(is_real, self.kind),
         };
-        self.layers(hidden, &mask, memory, None, Some(at), pass)
+        self.layers(hidden, &mask, source.into(), None, Some(at), pass)
     }
 
     /// Nothing written yet.
@@ -182,35 +214,42 @@ impl Decoder {
         written.tokens += 1;
         let everything_seen = Tensor::zeros([1, 1, 1, written.tokens], (self.kind, ids.device()));
         let past = Some(written.layers.as_mut_slice());
-        self.layers(hidden, &everything_seen, memory, past, None, &pass).squeeze_dim(1)
+        self.layers(hidden, &everything_seen, memory.into(), past, None, &pass).squeeze_dim(1)
     }
 
     fn layers(
         &self,
         mut hidden: Tensor,
         mask: &Tensor,
-        memory: &Memory,
+        source: Source,
         mut past: Option<&mut [Past]>,
         at: Option<&Positions>,
         pass: &Pass,
     ) -> Tensor {
-        let last = self.layers.len() - 1;
-        for (i, ((layer, adapter), layer_memory)) in
-            self.layers.iter().zip(&memory.layers).enumerate()
-        {
+        let (last, memory_mask) = (self.layers.len() - 1, source.mask());
+        for (i, (layer, adapter)) in self.layers.iter().enumerate() {
+            pass.needs(Block::Decoder(i));
             let at = at.filter(|_| i == last);
             let past = past.as_mut().map(|past| &mut past[i]);
             hidden = layer.forward(&hidden, mask, past, None, at, pass);
-            if let (Some(adapter), Some(layer_memory)) = (adapter, layer_memory) {
-                let shape = hidden.size(); // [R, T, D], or [N, D] at these positions
-                let rows = match at {
-                    Some(_) => hidden,
-                    // A sentence's rows look at its memory side by side, as if they were one.
-                    None => hidden.view([memory.mask.size()[0], -1, shape[2]]),
-                };
-                let rows = adapter.forward(&rows, layer_memory, &memory.mask, at, pass);
-                hidden = rows.view(shape.as_slice());
-            }
+            let Some(adapter) = adapter else { continue };
+            let made;
+            let memory = match source {
+                Source::Memory(memory) => memory.layers[i].as_ref(),
+                Source::Encoded(encoded) => {
+                    made = adapter.memory(encoded);
+                    Some(&made)
+                }
+            };
+            let Some(memory) = memory else { continue };
+            let shape = hidden.size(); // [R, T, D], or [N, D] at these positions
+            let rows = match at {
+                Some(_) => hidden,
+                // A sentence's rows look at its memory side by side, as if they were one.
+                None => hidden.view([memory_mask.size()[0], -1, shape[2]]),
+            };
+            let rows = adapter.forward(&rows, memory, memory_mask, at, pass);
+            hidden = rows.view(shape.as_slice());
         }
         hidden
     }

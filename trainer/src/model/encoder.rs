@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use super::adapter::Adapter;
 use super::attention::key_mask;
 use super::bert::{self, BertDropout};
+use super::block::Block;
 use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
 use super::pass::Pass;
@@ -157,6 +158,7 @@ impl Encoder {
     ) -> Tensor {
         let last = self.layers.len() - 1;
         for (i, (layer, adapter)) in self.layers.iter().enumerate() {
+            pass.needs(Block::Encoder(i));
             let at = at.filter(|_| i == last);
             hidden = layer.forward(&hidden, mask, None, bert, at, pass);
             if let Some(adapter) = adapter {

@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod attention;
 pub mod bert;
 pub mod bert_fused;
+pub mod block;
 pub mod cross_attention;
 pub mod decoder;
 pub mod encoder;
@@ -26,6 +27,7 @@ pub mod switch;
 pub mod transformer;
 
 pub use ab_net::AbNetConfig;
+pub use block::Block;
 pub use decoder::Decoder;
 pub use encoder::{Encoded, Encoder};
 pub use lm_head::LmHead;

@@ -1,9 +1,10 @@
-//! One forward pass: training or not, and where its dropout masks come from.
+//! One forward pass: training or not, where its dropout masks come from, and what it waits for.
 
 use std::cell::RefCell;
 
 use tch::{Kind, Tensor};
 
+use super::block::Block;
 use crate::data::random::Rng;
 use crate::native;
 
@@ -11,21 +12,33 @@ use crate::native;
 ///
 /// Dropout masks are counted, not drawn: the n-th mask of a pass is a function of the n-th number
 /// of the pass's own random stream, so that nothing depends on what was computed before.
-#[derive(Debug)]
-pub struct Pass {
+pub struct Pass<'a> {
     masks: Option<RefCell<Rng>>,
+    weights: Option<&'a dyn Fn(Block)>,
 }
 
-impl Pass {
+impl<'a> Pass<'a> {
     /// A pass without dropout.
     pub fn eval() -> Self {
-        Self { masks: None }
+        Self { masks: None, weights: None }
     }
 
     /// A pass with dropout, its masks determined by `random`.
     pub fn train(mut random: Rng) -> Self {
         tch::manual_seed(random.bits() as i64); // for devices without kernels of ours
-        Self { masks: Some(RefCell::new(random)) }
+        Self { masks: Some(RefCell::new(random)), weights: None }
+    }
+
+    /// This pass, which calls `weights` before it uses a block's: they may change until then.
+    pub fn after(self, weights: &'a dyn Fn(Block)) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
+    /// From here on the pass uses this block's weights.
+    pub fn needs(&self, block: Block) {
+        if let Some(weights) = self.weights {
+            weights(block);
+        }
     }
 
     /// The seed of the next mask; none if nothing is to be zeroed.
@@ -97,7 +110,7 @@ mod tests {
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
-    fn pass(step: u64) -> Pass {
+    fn pass(step: u64) -> Pass<'static> {
         Pass::train(stream(1, Purpose::Dropout, &[step]))
     }
 

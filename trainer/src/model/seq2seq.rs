@@ -90,10 +90,9 @@ impl Seq2Seq {
     /// [`LmHead::project`]: `[N, D]`.
     pub fn forward(&self, batch: &Batch, pass: &Pass) -> (Encoded, Tensor) {
         let encoded = self.encoder.forward(&batch.source, &batch.source_real, pass);
-        let memory = self.decoder.memory(&encoded);
         let (ids, real) = (&batch.decoder_input, &batch.target_real);
         let at = Positions::new(&batch.positions, ids);
-        let predicted = self.decoder.forward(ids, real, &memory, &at, pass); // [N, D]
+        let predicted = self.decoder.forward(ids, real, &encoded, &at, pass); // [N, D]
         (encoded, self.head.transform(&predicted))
     }
 }

@@ -12,7 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
-use crate::model::{Parameters, Pass};
+use crate::model::{Block, Parameters, Pass};
 
 pub use sums::Sums;
 pub use translation::Translation;
@@ -77,6 +77,7 @@ impl Objective {
 
     /// The loss of a micro-batch, which must be of this objective's sort.
     pub fn loss(&self, batch: &MicroBatch, device: Device, pass: &Pass) -> Loss {
+        pass.needs(Block::Outside);
         match (self, batch) {
             (Self::Translation(translation), MicroBatch::Pair(batch)) => {
                 translation.loss(batch, device, pass)

@@ -34,6 +34,8 @@ macro_rules! sums {
 }
 
 sums! {
+    /// Ranks with a gradient that is not finite. The reducer counts them, so it must come first.
+    not_finite,
     /// The loss that is minimised.
     loss,
     /// Negative log-likelihood of the predicted tokens, in nats.

@@ -94,6 +94,13 @@ pub trait Collective: Send {
         Ok(())
     }
 
+    /// Whether a call's result is there for every thread when it returns, without [`settle`].
+    ///
+    /// [`settle`]: Collective::settle
+    fn is_done_on_return(&self) -> bool {
+        false
+    }
+
     /// Waits until the results of all calls so far are there for every thread.
     ///
     /// # Errors

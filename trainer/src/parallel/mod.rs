@@ -1,6 +1,8 @@
 //! Operations in which every rank takes part, and the reduction of gradients.
 
+pub mod buckets;
 pub mod collective;
+mod communication;
 pub mod mpi;
 pub mod nccl;
 pub mod reducer;

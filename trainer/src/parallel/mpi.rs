@@ -64,6 +64,10 @@ impl Collective for Mpi {
         self.world_size
     }
 
+    fn is_done_on_return(&self) -> bool {
+        true
+    }
+
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
         let mut mine = Vec::new();
         for chunk in floats(tensor).chunks_mut(CHUNK_ELEMENTS) {

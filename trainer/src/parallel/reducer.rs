@@ -1,20 +1,23 @@
-//! The reduction of gradients: flat buckets, summed over the ranks while backward goes on.
+//! The reduction of gradients: flat buckets, summed over the ranks while backward goes on, and while
+//! the next step's forward pass begins.
 //!
-//! One flat buffer holds every trained parameter's gradient, and behind them the step's sums
-//! (losses, token counts, flags), so that nothing else needs communication. It is cut into buckets
-//! from its end, since backward reaches the last parameters first. Buckets are reduced in that
-//! order on every rank, each as soon as its last gradient has been accumulated. Where the sum has
-//! an order of its own, there are a few buffers more, for sums that are added to others later.
+//! One flat buffer holds every trained parameter's gradient, and in front of them the step's sums
+//! (losses, token counts, flags), so that nothing else needs communication. It is cut into
+//! [`buckets`](super::buckets), which are reduced in one order on every rank, each as soon as its last
+//! gradient has been accumulated and its turn has come. Where the sum has an order of its own, there
+//! are a few buffers more, for sums that are added to others later.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, unbounded};
 use tandem_config::cluster::{GradientDtype, Reduction};
 use tch::{Kind, Tensor};
 
+use super::buckets::Buckets;
+use super::communication::{Arrived, Communication, Job};
 use super::shards::{Turn, in_pieces, in_turn, shards_of};
 use super::tree::Tree;
 use super::{Collective, CollectiveError};
@@ -30,50 +33,37 @@ pub struct Settings {
     pub dtype: GradientDtype,
     /// Micro-batches of a step, over all ranks.
     pub shards: usize,
-    /// Values that are reduced besides the gradients.
+    /// Values that are reduced besides the gradients. The first is how many ranks have a gradient that
+    /// is not finite, which the reducer finds out.
     pub sums: usize,
     /// Elements of a bucket at most, unless a single parameter has more.
     pub bucket_elements: usize,
+    /// Whether the next forward pass may begin before all gradients are there. Where communication
+    /// is waited for once a step, as on GPUs, it does not.
+    pub into_forward: bool,
 }
 
 /// Sums the gradients of all shards.
+///
+/// A step is [`begin`](Self::begin), backward and [`end`](Self::end) for each of the rank's shards,
+/// then [`send_rest`](Self::send_rest), and waiting: for the sums, for gradients in any order, and for
+/// all of them before the next step begins.
 pub struct Reducer {
-    /// `[N + sums]` f32 each, and a few elements that make the ranks' slices equal.
+    /// `[sums + N]` f32 each, and a few elements that make the ranks' slices equal.
     buffers: Vec<Tensor>,
     /// Each buffer, cut into the parameters' gradients.
     views: Vec<Vec<Tensor>>,
     leaves: Vec<Tensor>,
     turns: Vec<Turn>,
-    gradients: i64,
-    sums: i64,
+    sums: usize,
+    gradients: usize,
     progress: Rc<Progress>,
-    finished: Receiver<Result<(), CollectiveError>>,
+    arrivals: Receiver<Result<Arrived, CollectiveError>>,
+    /// Which buckets' sums are there.
+    arrived: Vec<bool>,
+    /// Whether nothing is on its way.
+    settled: bool,
     thread: Option<JoinHandle<()>>,
-}
-
-/// What the communication thread does.
-enum Job {
-    /// Adds up a bucket of all ranks, in the backend's order; its last elements are no gradients.
-    Sum { bucket: Tensor, behind: i64 },
-    /// Adds up a bucket of all buffers of all ranks, in the tree's order.
-    Tree(Vec<Tensor>),
-    /// Waits for the results, and answers.
-    Settle,
-}
-
-/// What has been accumulated of the running backward, and what has been sent off.
-struct Progress {
-    /// The first bucket is the last piece of the buffers.
-    buckets: Vec<Vec<Tensor>>,
-    reduction: Reduction,
-    /// Elements behind the gradients, in the first bucket.
-    behind: i64,
-    bucket_of: Vec<usize>,
-    members: Vec<usize>,
-    waiting: RefCell<Vec<usize>>,
-    next: Cell<usize>,
-    armed: Cell<bool>,
-    queue: RefCell<Option<Sender<Job>>>,
 }
 
 impl Reducer {
@@ -83,60 +73,50 @@ impl Reducer {
         parameters: &Parameters,
         settings: &Settings,
     ) -> Self {
-        let Settings { reduction, dtype, shards, sums, bucket_elements } = *settings;
+        let Settings { reduction, dtype, shards, sums, bucket_elements, into_forward } = *settings;
         let (rank, world_size) = (collective.rank(), collective.world_size());
         let tree = Tree::new(shards, world_size);
         let (turns, slices) = match reduction {
             Reduction::Plain => (in_turn(shards_of(rank, world_size, shards)), 1),
             Reduction::Reproducible => (in_pieces(tree.pieces(rank)), world_size),
         };
-        let elements = parameters.weights.size()[0];
-        let length = (elements as usize + sums).next_multiple_of(slices);
+        let sizes: Vec<usize> = parameters.trained.iter().map(Tensor::numel).collect();
+        let gradients = sizes.iter().sum::<usize>();
+        let layout = Buckets::cut(sums, &sizes, bucket_elements, slices);
         let options = (Kind::Float, parameters.weights.device());
         let num_buffers = turns.iter().map(|turn| turn.buffer + 1).max().unwrap_or(1);
-        let buffers: Vec<Tensor> =
-            (0..num_buffers).map(|_| Tensor::zeros([length as i64], options)).collect();
+        let buffer = |_| Tensor::zeros([layout.ranges[0].end as i64], options);
+        let buffers: Vec<Tensor> = (0..num_buffers).map(buffer).collect();
         let views = |buffer: &Tensor| -> Vec<Tensor> {
-            let gradients = buffer.narrow(0, 0, elements);
+            let gradients = buffer.narrow(0, sums as i64, gradients as i64);
             parameters.views(&gradients).map(|(_, view)| view).collect()
         };
-        let sizes: Vec<usize> = parameters.trained.iter().map(Tensor::numel).collect();
-        let behind = length - elements as usize;
-        let (ranges, bucket_of) = cut(&sizes, behind, bucket_elements, slices);
-        let bucket = |range: &Range<usize>| -> Vec<Tensor> {
-            let part = |buffer: &Tensor| buffer.narrow(0, range.start as i64, range.len() as i64);
-            buffers.iter().map(part).collect()
-        };
-        let mut members = vec![0; ranges.len()];
-        bucket_of.iter().for_each(|&bucket| members[bucket] += 1);
-        let (queue, jobs) = unbounded();
-        let (done, finished) = bounded(1);
-        let progress = Rc::new(Progress {
-            buckets: ranges.iter().map(bucket).collect(),
+        let views = buffers.iter().map(views).collect();
+        let into_forward = into_forward && world_size > 1 && collective.is_done_on_return();
+        let communication = Communication {
+            collective,
             reduction,
-            behind: behind as i64,
-            bucket_of,
-            waiting: RefCell::new(members.clone()),
-            members,
-            next: Cell::new(0),
-            armed: Cell::new(false),
-            queue: RefCell::new(Some(queue)),
-        });
+            dtype,
+            tree,
+            additions: turns.last().map(|turn| turn.additions.clone()).unwrap_or_default(),
+            front: (layout.last(), sums as i64),
+        };
+        let ((queue, jobs), (answers, arrivals)) = (unbounded(), unbounded());
+        let thread = std::thread::spawn(move || communication.run(&jobs, &answers));
+        let progress = Rc::new(Progress::new(&buffers, layout, into_forward, queue));
         let hooked = Rc::clone(&progress);
         native::on_accumulated(&parameters.trained, move |index| hooked.accumulated(index));
-        let additions = turns.last().map(|turn| turn.additions.clone()).unwrap_or_default();
-        let thread = std::thread::spawn(move || {
-            communicate(&*collective, dtype, &tree, &additions, &jobs, &done);
-        });
         Self {
-            views: buffers.iter().map(views).collect(),
             buffers,
+            views,
             leaves: parameters.trained.iter().map(Tensor::shallow_clone).collect(),
             turns,
-            gradients: elements,
-            sums: sums as i64,
+            sums,
+            gradients,
+            arrived: vec![true; progress.buckets.len()],
+            settled: true,
             progress,
-            finished,
+            arrivals,
             thread: Some(thread),
         }
     }
@@ -147,7 +127,7 @@ impl Reducer {
     }
 
     /// The next backward is that of the `index`-th of this rank's shards, which adds `sums`. What
-    /// its last backward in the step accumulates is sent off at once.
+    /// its last backward in the step accumulates is sent off at once, or in its turn.
     pub fn begin(&mut self, index: usize, sums: &Tensor) {
         let Turn { buffer, is_first, .. } = self.turns[index];
         for (leaf, view) in self.leaves.iter().zip(&self.views[buffer]) {
@@ -179,48 +159,89 @@ impl Reducer {
     /// of its sums are `sums`.
     pub fn give_up(&mut self, sums: &Tensor) {
         (0..self.buffers.len()).for_each(|buffer| drop(self.sums_of(buffer).zero_()));
-        self.sums().copy_(sums);
+        self.sums_of(0).copy_(sums);
     }
 
-    /// The gradients of all trained parameters, one after another.
-    pub fn gradients(&self) -> Tensor {
-        self.buffers[0].narrow(0, 0, self.gradients)
+    /// Sends off what is left of the step.
+    pub fn send_rest(&mut self) {
+        if self.turns.is_empty() {
+            let _ = self.buffers[0].zero_();
+        }
+        self.arrived.fill(false);
+        self.progress.send_rest(&self.buffers[0].narrow(0, 0, 1));
+        self.settle();
     }
 
-    /// The values behind the gradients.
-    pub fn sums(&self) -> Tensor {
-        self.sums_of(0)
+    /// Waits for the step's sums.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    pub fn sums(&mut self) -> Result<Vec<f64>, CollectiveError> {
+        let last = self.progress.layout.last();
+        self.wait_for_buckets(last..last + 1)?;
+        let mut values = vec![0f64; self.sums];
+        self.sums_of(0).to_kind(Kind::Double).copy_data(&mut values, self.sums);
+        Ok(values)
     }
 
-    fn sums_of(&self, buffer: usize) -> Tensor {
-        self.buffers[buffer].narrow(0, self.gradients, self.sums)
+    /// Waits for these elements of the gradients.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    pub fn wait_for(&mut self, elements: &Range<usize>) -> Result<(), CollectiveError> {
+        let elements = elements.start + self.sums..elements.end + self.sums;
+        self.wait_for_buckets(self.progress.layout.holding(&elements))
     }
 
-    /// Waits until all shards' gradients and sums are added up.
+    /// Waits for all gradients; the next step may begin.
     ///
     /// # Errors
     /// A failing communication library.
     pub fn finish(&mut self) -> Result<(), CollectiveError> {
-        if self.turns.is_empty() {
-            let _ = self.buffers[0].zero_();
-        }
-        self.progress.send_all();
-        self.settle()
+        self.wait_until(|reducer| reducer.settled)
     }
 
-    fn settle(&self) -> Result<(), CollectiveError> {
+    fn wait_for_buckets(&mut self, buckets: Range<usize>) -> Result<(), CollectiveError> {
+        self.wait_until(|reducer| reducer.arrived[buckets.clone()].iter().all(|arrived| *arrived))
+    }
+
+    fn wait_until(&mut self, done: impl Fn(&Self) -> bool) -> Result<(), CollectiveError> {
+        while !done(self) {
+            match self.arrivals.recv().map_err(|_| CollectiveError::ThreadEnded)?? {
+                Arrived::Bucket(bucket) => self.arrived[bucket] = true,
+                Arrived::All => {
+                    self.arrived.fill(true);
+                    self.settled = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) {
+        self.settled = false;
         self.progress.send(Job::Settle);
-        self.finished.recv().map_err(|_| CollectiveError::ThreadEnded)?
+    }
+
+    /// The gradients of all trained parameters, one after another.
+    pub fn gradients(&self) -> Tensor {
+        self.buffers[0].narrow(0, self.sums as i64, self.gradients as i64)
+    }
+
+    fn sums_of(&self, buffer: usize) -> Tensor {
+        self.buffers[buffer].narrow(0, 0, self.sums as i64)
     }
 
     /// The sum of a value over all ranks; every rank calls this between the same two steps.
     ///
     /// # Errors
     /// A failing communication library.
-    pub fn total(&self, value: f32) -> Result<f64, CollectiveError> {
+    pub fn total(&mut self, value: f32) -> Result<f64, CollectiveError> {
+        self.finish()?;
         let total = Tensor::from_slice(&[value]).to_device(self.buffers[0].device());
-        self.progress.send(Job::Sum { bucket: total.shallow_clone(), behind: 1 });
-        self.settle()?;
+        self.progress.send(Job::Value(total.shallow_clone()));
+        self.settle();
+        self.finish()?;
         Ok(total.double_value(&[0]))
     }
 }
@@ -235,23 +256,82 @@ impl Drop for Reducer {
     }
 }
 
+/// What has been accumulated of the running backward, and what has been sent off.
+struct Progress {
+    buckets: Vec<Vec<Tensor>>,
+    layout: Buckets,
+    order: Vec<usize>,
+    /// Parameters of each bucket; the last has one more, the end of backward.
+    members: Vec<usize>,
+    waiting: RefCell<Vec<usize>>,
+    next: Cell<usize>,
+    armed: Cell<bool>,
+    /// The sum of everything that is complete: it is finite if all of that is.
+    total: RefCell<Tensor>,
+    queue: RefCell<Option<Sender<Job>>>,
+}
+
 impl Progress {
+    fn new(buffers: &[Tensor], layout: Buckets, into_forward: bool, queue: Sender<Job>) -> Self {
+        let bucket = |range: &Range<usize>| -> Vec<Tensor> {
+            let part = |buffer: &Tensor| buffer.narrow(0, range.start as i64, range.len() as i64);
+            buffers.iter().map(part).collect()
+        };
+        let mut members = vec![0; layout.ranges.len()];
+        layout.of.iter().cloned().flatten().for_each(|bucket| members[bucket] += 1);
+        members[layout.last()] += 1;
+        Self {
+            buckets: layout.ranges.iter().map(bucket).collect(),
+            order: layout.order(into_forward),
+            layout,
+            waiting: RefCell::new(members.clone()),
+            members,
+            next: Cell::new(0),
+            armed: Cell::new(false),
+            total: RefCell::new(buffers[0].narrow(0, 0, 1).zeros_like()),
+            queue: RefCell::new(Some(queue)),
+        }
+    }
+
     fn arm(&self) {
         self.waiting.borrow_mut().copy_from_slice(&self.members);
         self.next.set(0);
+        let _ = self.total.borrow_mut().zero_();
         self.armed.set(true);
     }
 
     fn accumulated(&self, parameter: usize) {
-        if self.armed.get() {
-            self.waiting.borrow_mut()[self.bucket_of[parameter]] -= 1;
-            self.send_ready();
+        if !self.armed.get() {
+            return;
+        }
+        for bucket in self.layout.of[parameter].clone() {
+            let mut waiting = self.waiting.borrow_mut();
+            waiting[bucket] -= 1;
+            if waiting[bucket] == 0 {
+                self.add_up(bucket);
+            }
+        }
+        self.send_ready();
+    }
+
+    /// Before its sum over the ranks takes its place: their flags must be there as early as that.
+    fn add_up(&self, bucket: usize) {
+        let mut total = self.total.borrow_mut();
+        for part in &self.buckets[bucket] {
+            *total += part.sum(Kind::Float);
         }
     }
 
-    /// Sends off what is left: a parameter that the graph did not reach has a gradient of 0.
-    fn send_all(&self) {
-        if !self.armed.replace(false) {
+    /// Sends off what is left: a parameter that the graph did not reach has a gradient of 0. `flag`
+    /// is raised if something is not finite.
+    fn send_rest(&self, flag: &Tensor) {
+        if self.armed.replace(false) {
+            let waiting = self.waiting.borrow();
+            let left = (0..waiting.len()).filter(|&bucket| waiting[bucket] > 0);
+            left.for_each(|bucket| self.add_up(bucket));
+            let not_finite = self.total.borrow().isfinite().logical_not();
+            flag.shallow_clone().copy_(&not_finite);
+        } else {
             self.next.set(0);
         }
         self.waiting.borrow_mut().fill(0);
@@ -260,18 +340,13 @@ impl Progress {
 
     fn send_ready(&self) {
         let waiting = self.waiting.borrow();
-        while let Some(bucket) = self.buckets.get(self.next.get()) {
-            if waiting[self.next.get()] > 0 {
+        while let Some(&bucket) = self.order.get(self.next.get()) {
+            if waiting[bucket] > 0 {
                 break;
             }
-            let behind = if self.next.get() == 0 { self.behind } else { 0 };
             self.next.set(self.next.get() + 1);
-            self.send(match self.reduction {
-                Reduction::Plain => Job::Sum { bucket: bucket[0].shallow_clone(), behind },
-                Reduction::Reproducible => {
-                    Job::Tree(bucket.iter().map(Tensor::shallow_clone).collect())
-                }
-            });
+            let parts = self.buckets[bucket].iter().map(Tensor::shallow_clone).collect();
+            self.send(Job::Bucket(bucket, parts));
         }
     }
 
@@ -281,93 +356,6 @@ impl Progress {
             let _ = queue.send(job);
         }
     }
-}
-
-fn communicate(
-    collective: &dyn Collective,
-    dtype: GradientDtype,
-    tree: &Tree,
-    additions: &[(usize, usize)],
-    jobs: &Receiver<Job>,
-    done: &Sender<Result<(), CollectiveError>>,
-) {
-    let mut outcome = Ok(());
-    for job in jobs {
-        let settles = matches!(job, Job::Settle);
-        outcome = outcome.and_then(|()| match job {
-            Job::Sum { mut bucket, behind } => {
-                collective.begin()?;
-                match dtype {
-                    GradientDtype::F32 => collective.all_reduce_sum(&mut bucket),
-                    GradientDtype::Bf16 => sum_rounded(collective, &bucket, behind),
-                }
-            }
-            Job::Tree(mut buffers) => {
-                collective.begin()?;
-                for &(from, to) in additions {
-                    let addend = buffers[from].shallow_clone();
-                    buffers[to] += addend;
-                }
-                tree.sum(collective, &buffers)
-            }
-            Job::Settle => collective.settle(),
-        });
-        if settles && done.send(std::mem::replace(&mut outcome, Ok(()))).is_err() {
-            break;
-        }
-    }
-}
-
-/// Adds up a bucket's gradients in bf16, which halves what is sent. The elements behind them count
-/// tokens and carry flags: they stay f32.
-fn sum_rounded(
-    collective: &dyn Collective,
-    bucket: &Tensor,
-    behind: i64,
-) -> Result<(), CollectiveError> {
-    let length = bucket.size()[0] - behind;
-    let mut gradients = bucket.narrow(0, 0, length);
-    let mut rounded = gradients.to_kind(Kind::BFloat16);
-    collective.all_reduce_sum(&mut rounded)?;
-    gradients.copy_(&rounded);
-    match behind {
-        0 => Ok(()),
-        _ => collective.all_reduce_sum(&mut bucket.narrow(0, length, behind)),
-    }
-}
-
-/// Cuts parameters of these sizes, with `behind` values behind them, into buckets from the end.
-/// Buckets begin at multiples of `slices`, as the length of all must be one. Answers each bucket's
-/// range and each parameter's bucket: the first that holds some of it, since that is sent first.
-fn cut(
-    sizes: &[usize],
-    behind: usize,
-    bucket_elements: usize,
-    slices: usize,
-) -> (Vec<Range<usize>>, Vec<usize>) {
-    let end: usize = sizes.iter().sum();
-    let mut starts = vec![end];
-    let mut bucket_of = vec![0; sizes.len()];
-    let (mut elements, mut members, mut start) = (behind, 0, end);
-    for (index, &size) in sizes.iter().enumerate().rev() {
-        if members > 0 && elements + size > bucket_elements {
-            starts.push(start);
-            (elements, members) = (0, 0);
-        }
-        start -= size;
-        elements += size;
-        members += 1;
-        bucket_of[index] = starts.len() - 1;
-        if let Some(last) = starts.last_mut() {
-            *last = start;
-        }
-    }
-    let mut before = end + behind;
-    let range = |start: usize| {
-        let end = std::mem::replace(&mut before, start.next_multiple_of(slices));
-        before..end
-    };
-    (starts.into_iter().map(range).collect(), bucket_of)
 }
 
 #[cfg(test)]
@@ -380,13 +368,21 @@ mod tests {
     use super::*;
     use crate::parallel::Message;
 
-    /// A world of one rank, which notes what is asked of it: the operation, and of how many elements.
-    #[derive(Clone, Default)]
-    struct Noted(Arc<Mutex<Vec<(&'static str, i64)>>>);
+    /// A rank of a world whose other ranks have nothing to add, which notes what is asked of it: the
+    /// operation, and of how many elements.
+    #[derive(Clone)]
+    struct Noted {
+        world_size: usize,
+        asked: Arc<Mutex<Vec<(&'static str, i64)>>>,
+    }
 
     impl Noted {
+        fn new(world_size: usize) -> Self {
+            Self { world_size, asked: Arc::default() }
+        }
+
         fn note(&self, operation: &'static str, elements: i64) -> Result<(), CollectiveError> {
-            self.0.lock().unwrap().push((operation, elements));
+            self.asked.lock().unwrap().push((operation, elements));
             Ok(())
         }
     }
@@ -397,7 +393,11 @@ mod tests {
         }
 
         fn world_size(&self) -> usize {
-            1
+            self.world_size
+        }
+
+        fn is_done_on_return(&self) -> bool {
+            true
         }
 
         fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
@@ -413,67 +413,89 @@ mod tests {
         }
     }
 
-    /// What two steps of four shards, over three layers, ask for; both must add up the same.
-    fn two_steps(reduction: Reduction) -> Vec<(&'static str, i64)> {
-        let layer = |name: &str, width| Parameter {
-            name: name.into(),
-            shape: vec![width],
+    fn parameters(widths: &[usize]) -> Parameters {
+        let layer = |(index, width): (usize, &usize)| Parameter {
+            name: format!("layer.{index}"),
+            shape: vec![*width],
             trained: true,
             init: Init::Ones,
         };
-        let list = [layer("a", 4), layer("b", 3), layer("c", 10)];
-        let parameters =
-            Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters");
-        let dtype = GradientDtype::F32;
-        let settings = Settings { reduction, dtype, shards: 4, sums: 2, bucket_elements: 8 };
-        let noted = Noted::default();
+        let list: Vec<Parameter> = widths.iter().enumerate().map(layer).collect();
+        Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters")
+    }
+
+    fn settings(reduction: Reduction, shards: usize, bucket_elements: usize) -> Settings {
+        let (dtype, into_forward) = (GradientDtype::F32, true);
+        Settings { reduction, dtype, shards, sums: 3, bucket_elements, into_forward }
+    }
+
+    /// The backward of a loss whose gradient is `factor` everywhere.
+    fn backward(parameters: &Parameters, factor: f64) {
+        let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
+        (weights.sum::<Tensor>() * factor).backward();
+    }
+
+    /// What two steps of four shards, over three layers, ask for; both must add up the same.
+    fn two_steps(reduction: Reduction) -> Vec<(&'static str, i64)> {
+        let (parameters, noted) = (parameters(&[4, 3, 10]), Noted::new(1));
+        let settings = settings(reduction, 4, 8);
         let mut reducer = Reducer::new(Box::new(noted.clone()), &parameters, &settings);
         for _ in 0..2 {
-            let before = noted.0.lock().unwrap().len();
+            let before = noted.asked.lock().unwrap().len();
             for index in 0..4 {
-                reducer.begin(index, &Tensor::from_slice(&[1f32, index as f32]));
-                let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
-                (weights.sum::<Tensor>() * (index as f64 + 1.0)).backward();
+                reducer.begin(index, &Tensor::from_slice(&[0f32, 1.0, index as f32]));
+                backward(&parameters, index as f64 + 1.0);
                 reducer.end(index);
                 if index < 3 {
-                    assert_eq!(noted.0.lock().unwrap().len(), before, "accumulating is local");
+                    assert_eq!(noted.asked.lock().unwrap().len(), before, "accumulating is local");
                 }
             }
-            reducer.finish().expect("a sum");
+            reducer.send_rest();
+            assert_eq!(reducer.sums().expect("sums"), [0.0, 4.0, 6.0]);
+            reducer.finish().expect("gradients");
             assert_eq!(reducer.gradients(), Tensor::full([17], 10.0, (Kind::Float, Device::Cpu)));
-            assert_eq!(reducer.sums(), Tensor::from_slice(&[4f32, 6.0]));
         }
         drop(reducer);
-        noted.0.lock().unwrap().clone()
+        noted.asked.lock().unwrap().clone()
     }
 
     #[test]
     fn a_step_asks_once_for_each_bucket_and_for_nothing_else() {
-        let step = [("sum", 12), ("sum", 7)];
+        let step = [("sum", 10), ("sum", 10)];
         assert_eq!(two_steps(Reduction::Plain), [step, step].concat());
-        let step = [("exchange", 0), ("gather", 12), ("exchange", 0), ("gather", 7)];
+        let step = [("exchange", 0), ("gather", 10), ("exchange", 0), ("gather", 10)];
         assert_eq!(two_steps(Reduction::Reproducible), [step, step].concat());
     }
 
     #[test]
-    fn buckets_are_cut_from_the_end() {
-        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 5, 8, 1);
-        assert_eq!(ranges, [17..25, 7..17, 0..7]);
-        assert_eq!(bucket_of, [2, 2, 1, 0, 0]);
+    fn half_of_the_buckets_follow_as_the_next_forward_needs_them() {
+        let (parameters, noted) = (parameters(&[2, 3, 4, 5, 6]), Noted::new(2));
+        let settings = settings(Reduction::Plain, 2, 1);
+        let mut reducer = Reducer::new(Box::new(noted.clone()), &parameters, &settings);
+        reducer.begin(0, &Tensor::from_slice(&[0f32, 1.0, 2.0]));
+        backward(&parameters, 1.0);
+        reducer.end(0);
+        reducer.send_rest();
+        reducer.wait_for(&(14..20)).expect("the last layer's gradients");
+        reducer.finish().expect("all gradients");
+        // The first has three values in front.
+        let order = [("sum", 6), ("sum", 4), ("sum", 5), ("sum", 3), ("sum", 5)];
+        assert_eq!(*noted.asked.lock().unwrap(), order);
     }
 
     #[test]
-    fn buckets_can_be_sliced_and_wait_for_all_that_they_hold() {
-        let (ranges, bucket_of) = cut(&[4, 3, 10, 2, 1], 4, 8, 3);
-        assert_eq!(ranges, [18..24, 9..18, 0..9]);
-        assert_eq!(bucket_of, [2, 2, 1, 0, 0]);
-        let (ranges, _) = cut(&[1, 1, 1], 1, 1, 4);
-        assert_eq!(ranges, [4..4, 4..4, 0..4]);
-    }
-
-    #[test]
-    fn sums_alone_are_a_bucket() {
-        let (ranges, bucket_of) = cut(&[], 5, 8, 1);
-        assert_eq!((ranges.len(), ranges[0].clone(), bucket_of.len()), (1, 0..5, 0));
+    fn a_gradient_that_is_not_finite_is_known_with_the_sums() {
+        let parameters = parameters(&[4, 3, 10]);
+        let settings = settings(Reduction::Plain, 2, 8);
+        let mut reducer = Reducer::new(Box::new(Noted::new(2)), &parameters, &settings);
+        for (factor, not_finite) in [(f64::NAN, 1.0), (1.0, 0.0), (f64::INFINITY, 1.0)] {
+            reducer.begin(0, &Tensor::from_slice(&[0f32, 1.0, 2.0]));
+            let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
+            (weights.sum::<Tensor>() + parameters.trained[1].get(0) * factor).backward();
+            reducer.end(0);
+            reducer.send_rest();
+            assert_eq!(reducer.sums().expect("sums"), [not_finite, 1.0, 2.0], "{factor}");
+            reducer.finish().expect("gradients");
+        }
     }
 }

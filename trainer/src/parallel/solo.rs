@@ -17,6 +17,10 @@ impl Collective for Solo {
         1
     }
 
+    fn is_done_on_return(&self) -> bool {
+        true
+    }
+
     fn all_reduce_sum(&self, _tensor: &mut Tensor) -> Result<(), CollectiveError> {
         Ok(())
     }

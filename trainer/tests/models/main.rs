@@ -1,6 +1,7 @@
 //! Whole models against independent ones, and the search for their translations.
 
 mod beam_search;
+mod blocks;
 mod golden;
 mod soft_labels;
 mod support;

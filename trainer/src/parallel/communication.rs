@@ -1,0 +1,105 @@
+//! The thread that talks to the other ranks while this one computes.
+
+use crossbeam::channel::{Receiver, Sender};
+use tandem_config::cluster::{GradientDtype, Reduction};
+use tch::{Kind, Tensor};
+
+use super::tree::Tree;
+use super::{Collective, CollectiveError};
+
+/// What the thread does.
+pub enum Job {
+    /// Sums a bucket over all ranks, of all buffers, into the first.
+    Bucket(usize, Vec<Tensor>),
+    /// Sums a single value over all ranks.
+    Value(Tensor),
+    /// Waits for everything so far, and answers.
+    Settle,
+}
+
+/// What is there for the thread that asked for it.
+pub enum Arrived {
+    /// The sums of a bucket.
+    Bucket(usize),
+    /// Everything that was asked for so far.
+    All,
+}
+
+/// How sums are taken.
+pub struct Communication {
+    /// The other ranks.
+    pub collective: Box<dyn Collective>,
+    /// In which order.
+    pub reduction: Reduction,
+    /// What gradients are rounded to on their way.
+    pub dtype: GradientDtype,
+    /// The order of a sum that does not depend on the ranks.
+    pub tree: Tree,
+    /// Buffers that are added up before: what, and to which.
+    pub additions: Vec<(usize, usize)>,
+    /// Elements in front of the gradients, which are never rounded, and the bucket that has them.
+    pub front: (usize, i64),
+}
+
+impl Communication {
+    /// Does one job after another, until there are no more, or one has failed.
+    pub fn run(&self, jobs: &Receiver<Job>, arrived: &Sender<Result<Arrived, CollectiveError>>) {
+        for job in jobs {
+            let answer = self.job(job).transpose();
+            let has_failed = matches!(answer, Some(Err(_)));
+            if answer.is_some_and(|answer| arrived.send(answer).is_err()) || has_failed {
+                break;
+            }
+        }
+    }
+
+    fn job(&self, job: Job) -> Result<Option<Arrived>, CollectiveError> {
+        match job {
+            Job::Bucket(bucket, mut buffers) => {
+                self.collective.begin()?;
+                self.sum(bucket, &mut buffers)?;
+                let is_done = self.collective.is_done_on_return();
+                Ok(is_done.then_some(Arrived::Bucket(bucket)))
+            }
+            Job::Value(mut value) => {
+                self.collective.begin()?;
+                self.collective.all_reduce_sum(&mut value)?;
+                Ok(None)
+            }
+            Job::Settle => {
+                self.collective.settle()?;
+                Ok(Some(Arrived::All))
+            }
+        }
+    }
+
+    fn sum(&self, bucket: usize, buffers: &mut [Tensor]) -> Result<(), CollectiveError> {
+        match (self.reduction, self.dtype) {
+            (Reduction::Plain, GradientDtype::F32) => {
+                self.collective.all_reduce_sum(&mut buffers[0])
+            }
+            (Reduction::Plain, GradientDtype::Bf16) => self.sum_rounded(bucket, &buffers[0]),
+            (Reduction::Reproducible, _) => {
+                for &(from, to) in &self.additions {
+                    let addend = buffers[from].shallow_clone();
+                    buffers[to] += addend;
+                }
+                self.tree.sum(&*self.collective, buffers)
+            }
+        }
+    }
+
+    /// Sums a bucket's gradients in bf16, which halves what is sent. The elements in front of them
+    /// count tokens and carry flags: they stay f32.
+    fn sum_rounded(&self, bucket: usize, buffer: &Tensor) -> Result<(), CollectiveError> {
+        let front = if bucket == self.front.0 { self.front.1 } else { 0 };
+        let mut gradients = buffer.narrow(0, front, buffer.size()[0] - front);
+        let mut rounded = gradients.to_kind(Kind::BFloat16);
+        self.collective.all_reduce_sum(&mut rounded)?;
+        gradients.copy_(&rounded);
+        match front {
+            0 => Ok(()),
+            _ => self.collective.all_reduce_sum(&mut buffer.narrow(0, 0, front)),
+        }
+    }
+}
