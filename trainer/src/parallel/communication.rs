@@ -103,3 +103,33 @@ impl Communication {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::parallel::solo::Solo;
+
+    #[test]
+    fn what_is_in_front_of_rounded_gradients_stays_exact() -> Result<(), CollectiveError> {
+        let communication = Communication {
+            collective: Box::new(Solo),
+            reduction: Reduction::Plain,
+            dtype: GradientDtype::Bf16,
+            tree: Tree::new(1, 1),
+            additions: Vec::new(),
+            front: (1, 2),
+        };
+        // bf16 has 8 bits of mantissa: 257 lies between 256 and 258, and is rounded to the even one.
+        let all = Tensor::full([5], 257.0, (Kind::Float, Device::Cpu));
+        for (bucket, expected) in
+            [(0, [256f32, 256., 256., 256., 256.]), (1, [257., 257., 256., 256., 256.])]
+        {
+            let buffer = all.copy();
+            communication.sum(bucket, &mut [buffer.shallow_clone()])?;
+            assert_eq!(buffer, Tensor::from_slice(&expected), "bucket {bucket}");
+        }
+        Ok(())
+    }
+}
