@@ -168,6 +168,22 @@ pub fn use_stream(gpu: usize, id: i64) {
     check(unsafe { tandem_use_stream(gpu as i8, id) });
 }
 
+/// Variables by which libtorch and oneDNN bound what they keep of each product's shape: a program of
+/// its own. A micro-batch has a few dozen shapes, and the next one others: kept by the thousand, which
+/// is what both do, they fill a gigabyte and are never used again.
+const SHAPE_CACHES: [&str; 2] = ["LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"];
+
+/// Bounds these caches, unless the environment does.
+///
+/// # Safety
+/// There must be no other thread yet.
+pub unsafe fn bound_caches() {
+    for name in SHAPE_CACHES.into_iter().filter(|name| std::env::var_os(name).is_none()) {
+        // SAFETY: nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(name, "64") };
+    }
+}
+
 /// Chooses the matrix products and the memory allocation that serve training on CPUs best.
 pub fn tune_cpu() {
     // SAFETY: no arguments.

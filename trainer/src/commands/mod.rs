@@ -40,6 +40,8 @@ enum Command {
 
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
+    // SAFETY: the program has just begun.
+    unsafe { crate::native::bound_caches() };
     tandem_cluster::process::end_on_panic();
     let result = match Command::parse() {
         Command::Train(args) => args.run(),
