@@ -1,9 +1,9 @@
 #!/bin/bash
-# Times the reduction of gradients between simulated hosts: network namespaces, one bridge, and
-# links that are limited to a rate. Needs root, iproute2 and Open MPI.
+# Runs a worker on each of a few simulated hosts: network namespaces, one bridge, and links that are
+# limited to a rate. Needs root, iproute2 and Open MPI.
 #
-# usage: network.sh RANKS RATE [arguments of `tandem-worker bench reduce`]
-#        network.sh 2 200mbit --reproducible
+# usage: network.sh RANKS RATE [arguments of `tandem-worker`]
+#        network.sh 2 200mbit bench reduce --reproducible
 set -eu
 ranks=$1 rate=$2
 shift 2
@@ -48,4 +48,4 @@ timeout 600 ip netns exec "$lab-0" mpirun -n "$ranks" -H "${hosts#,}" --bind-to 
   -x OMP_NUM_THREADS \
   --mca plm rsh --mca plm_rsh_agent "$agent" --mca plm_rsh_no_tree_spawn 1 \
   --mca pml ob1 --mca btl tcp,self --mca btl_tcp_if_include eth0 --mca oob_tcp_if_include eth0 \
-  --mca mpi_yield_when_idle 1 "$worker" bench reduce "$@"
+  --mca mpi_yield_when_idle 1 "$worker" "$@"
