@@ -9,6 +9,7 @@ mod doctor;
 mod elastic;
 mod export;
 mod faults;
+mod gaps;
 mod hub;
 mod parity;
 mod pipeline;

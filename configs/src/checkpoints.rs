@@ -30,10 +30,36 @@ impl Checkpoints {
     pub fn is_due(&self, step: u64, steps: u64) -> bool {
         step.is_multiple_of(self.every) || step == steps
     }
+
+    /// The steps whose average is the model of a run of so many, oldest first.
+    pub fn averaged(&self, steps: u64) -> Vec<u64> {
+        let scheduled = 1..=steps.saturating_sub(1) / self.every;
+        let before = scheduled.rev().map(|index| index * self.every);
+        let mut averaged: Vec<u64> = [steps].into_iter().chain(before).take(self.average).collect();
+        averaged.reverse();
+        averaged
+    }
 }
 
 impl Default for Checkpoints {
     fn default() -> Self {
         Self { every: 1000, keep_last: 10, keep_best: 1, keep_every: 0, average: 10 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_average_is_of_the_last_step_and_of_those_of_the_schedule_before() {
+        let averaged = |every, average, steps| {
+            Checkpoints { every, average, ..Checkpoints::default() }.averaged(steps)
+        };
+        assert_eq!(averaged(4, 3, 48), [40, 44, 48]);
+        assert_eq!(averaged(4, 3, 50), [44, 48, 50]);
+        assert_eq!(averaged(4, 1, 50), [50]);
+        assert_eq!(averaged(20, 10, 48), [20, 40, 48]);
+        assert_eq!(averaged(1000, 10, 48), [48]);
     }
 }

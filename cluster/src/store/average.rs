@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried, step_name};
+use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried};
 
 impl Store {
     /// Averages the adapters of the newest `count` good checkpoints into `average`. Those of the
@@ -26,7 +26,7 @@ impl Store {
     ) -> Result<Checkpoint, StoreError> {
         let (extra, counted): (Vec<u64>, Vec<u64>) =
             self.steps()?.into_iter().rev().partition(|step| extra.contains(step));
-        let good = |step| Checkpoint::verify(&self.folder().join(step_name(step))).ok();
+        let good = |step| self.verify(step).ok();
         let mut checkpoints: Vec<_> =
             counted.into_iter().filter_map(good).take(count.max(1)).collect();
         if checkpoints.is_empty() {

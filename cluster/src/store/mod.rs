@@ -141,12 +141,29 @@ impl Store {
     pub fn newest_good(&self) -> Result<(Option<Checkpoint>, Vec<Damaged>), StoreError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
-            match Checkpoint::verify(&self.folder.join(step_name(step))) {
+            match self.verify(step) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(found) => damaged.push(found),
             }
         }
         Ok((None, damaged))
+    }
+
+    /// The newest checkpoint of a step before this one that is what its manifest says.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn newest_good_before(&self, step: u64) -> Result<Option<Checkpoint>, StoreError> {
+        let before = self.steps()?.into_iter().rev().filter(|found| *found < step);
+        Ok(before.into_iter().find_map(|step| self.verify(step).ok()))
+    }
+
+    /// The checkpoint of a step, if it is what its manifest says.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify(&self, step: u64) -> Result<Checkpoint, Damaged> {
+        Checkpoint::verify(&self.folder.join(step_name(step)))
     }
 
     /// A checkpoint by name, verified: `latest`, `best`, `average`, or the number of a step.

@@ -2,7 +2,7 @@
 //!
 //! Neither stops a run: what cannot be written, as on a full disk, is told once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,8 @@ pub struct State {
     pub ledger: Ledger,
     /// The newest published checkpoint.
     pub latest: Option<u64>,
+    /// The steps whose checkpoints were due and could not be written.
+    pub unsaved: BTreeSet<u64>,
     /// The best checkpoint.
     pub best: Option<u64>,
     /// What each evaluation on `data.valid` measured, by step and name.

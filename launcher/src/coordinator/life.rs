@@ -14,6 +14,7 @@ use tandem_config::model::Objective;
 use super::evaluation::Collector;
 use super::failure::Failure;
 use super::finish;
+use super::gaps::{self, Gap};
 use super::group::{self, End, GroupError, Setting};
 use super::journal::{Attempt, Journal, Stage, Status};
 use super::ledger::Activity;
@@ -127,14 +128,20 @@ impl Coordinator {
         }
     }
 
-    /// Trains until the last step, however many attempts that takes.
+    /// Trains until all is there that the finished model is made of, however many attempts that
+    /// takes.
     fn train(&mut self) -> Result<(), Halt> {
-        if self.journal.state.stage != Stage::Train {
-            return Ok(());
-        }
         let mut restarts = Restarts::new(self.config.cluster.max_restarts);
+        let mut filled = None;
         loop {
-            let resume = self.resume_point()?;
+            let resume = match self.journal.state.stage {
+                Stage::Train => self.resume_point()?,
+                Stage::Evaluate => match self.gap(&mut filled)? {
+                    Some(gap) => gap.resume,
+                    None => return Ok(()),
+                },
+                Stage::Data | Stage::Finished => return Ok(()),
+            };
             let step = resume.as_ref().map(Checkpoint::step);
             let mut writer = Writer::open(&self.run.tensorboard(), step);
             if step.is_none() {
@@ -174,6 +181,7 @@ impl Coordinator {
                 collector: Collector::default(),
                 stragglers: Stragglers::new(self.topology.ranks),
                 started: None,
+                saved: step.unwrap_or(0),
             };
             let ended = group::run(&setting, generation, job, &mut training);
             let seconds = training.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
@@ -193,9 +201,36 @@ impl Coordinator {
                 self.journal.state.stage = Stage::Evaluate;
                 self.journal.state.ledger.save(Instant::now());
                 self.journal.save();
-                return Ok(());
             }
         }
+    }
+
+    /// A checkpoint that the finished model needs and that is not there; `filled` is the step of the
+    /// one that was trained again before.
+    fn gap(&mut self, filled: &mut Option<u64>) -> Result<Option<Gap>, Halt> {
+        let wanted = match self.config.model.objective {
+            Objective::Mlm(_) => vec![self.config.training.steps],
+            Objective::Masked(_) | Objective::Autoregressive(_) => {
+                self.config.checkpoints.averaged(self.config.training.steps)
+            }
+        };
+        let found = gaps::first(&self.run.store(), &wanted, &self.journal.state.unsaved)?;
+        for text in &found.left_out {
+            self.progress.say(&format!("warning: {text}; the finished model does without it"));
+        }
+        let Some(gap) = found.gap else { return Ok(None) };
+        if filled.replace(gap.step) == Some(gap.step) {
+            self.progress.say(&format!("error: {} again; {}", gap.reason, self.way_on()));
+            return Err(Halt::Exit(Exit::Failed));
+        }
+        let from = gap.resume.as_ref().map_or(0, Checkpoint::step);
+        self.progress.say(&format!(
+            "warning: {}; the finished model needs it, so that training goes on from step {from}",
+            gap.reason
+        ));
+        self.journal.event("gap", json!({ "step": gap.step, "reason": gap.reason }));
+        self.journal.state.stage = Stage::Train;
+        Ok(Some(gap))
     }
 
     /// Whether the model of `step` was to be scored, and the attempt ended before it was.

@@ -3,7 +3,8 @@
 //! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
 //!   overdue; [`failure`] is what went wrong first, and the report about it.
 //! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
-//! - [`restarts`] decides what is done about a failure; [`journal`] writes it all down.
+//! - [`restarts`] decides what is done about a failure, [`gaps`] finds what is to be trained again;
+//!   [`journal`] writes it all down.
 //! - [`ledger`] knows what the time went into, [`stragglers`] who is slower than the others.
 //! - [`life`] puts them together; [`teacher`] is what comes before training, [`finish`] what comes
 //!   after,
@@ -12,6 +13,7 @@
 pub mod evaluation;
 pub mod failure;
 pub mod finish;
+pub mod gaps;
 pub mod group;
 pub mod journal;
 pub mod ledger;

@@ -45,6 +45,8 @@ pub struct Training<'a> {
     pub stragglers: Stragglers,
     /// When the workers began to train.
     pub started: Option<Instant>,
+    /// The step of the newest checkpoint that this attempt has published, or went on from.
+    pub saved: u64,
 }
 
 impl Listener for Training<'_> {
@@ -166,6 +168,7 @@ impl Training<'_> {
         match self.store().publish(step, self.generation) {
             Ok(_) => {
                 self.restarts.progress();
+                self.note_unsaved(step);
                 self.journal.state.ledger.save(Instant::now());
                 for (account, seconds) in self.journal.state.ledger.totals() {
                     self.writer.scalar(&format!("time/{}", account.name()), step, seconds);
@@ -180,6 +183,16 @@ impl Training<'_> {
             )),
         }
         self.journal.save();
+    }
+
+    /// Notes which checkpoints should have come before the one of `step`, which has come.
+    fn note_unsaved(&mut self, step: u64) {
+        let RunConfig { checkpoints, training, .. } = self.config;
+        let between = self.saved + 1..step;
+        let unsaved = &mut self.journal.state.unsaved;
+        unsaved.extend(between.filter(|step| checkpoints.is_due(*step, training.steps)));
+        unsaved.remove(&step);
+        self.saved = step;
     }
 
     /// Moves `best` to the best of the checkpoints that there are.

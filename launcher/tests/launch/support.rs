@@ -88,6 +88,9 @@ impl Bench {
 
     fn launch_command(&self) -> Command {
         let mut command = self.tandem(&["launch", "run.yaml"]);
+        if let Some((_, steps)) = self.environment.iter().rfind(|(name, _)| name == "FAKE_STEPS") {
+            command.args(["--set", &format!("training.steps={steps}")]);
+        }
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
