@@ -13,6 +13,8 @@ use crate::{Tiny, processes, program};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// Root's right to write what nobody may write (CAP_DAC_OVERRIDE).
+const DAC_OVERRIDE: libc::c_ulong = 1;
 
 /// A run over tiny BERTs, launched with the real programs.
 pub struct Run {
@@ -50,20 +52,32 @@ impl Run {
     /// # Panics
     /// If the launcher does not start.
     pub fn start(&self, settings: &[&str]) -> Launch {
+        self.start_with(settings, |_| {})
+    }
+
+    /// The same, with the launcher's command changed before.
+    ///
+    /// # Panics
+    /// If the launcher does not start.
+    pub fn start_with(&self, settings: &[&str], change: impl FnOnce(&mut Command)) -> Launch {
         let mut command = program("tandem");
         command.arg("launch").arg(&self.config);
         for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.args(["--set", setting]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A file that may grow no further is to be an error, as on a full disk, and no signal.
-        let ignore = || {
+        let prepare = || {
+            // A file that may grow no further is to be an error, as on a full disk, and no signal.
             // SAFETY: async-signal-safe, and the numbers are what it takes.
             unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+            // What may not be written is to be an error for root, too; others have no such right.
+            // SAFETY: numbers alone.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, DAC_OVERRIDE, 0, 0, 0) };
             Ok(())
         };
-        // SAFETY: `ignore` allocates nothing and takes no lock.
-        unsafe { command.pre_exec(ignore) };
+        // SAFETY: `prepare` allocates nothing and takes no lock.
+        unsafe { command.pre_exec(prepare) };
+        change(&mut command);
         Launch { child: command.spawn().expect("tandem launch") }
     }
 
@@ -199,27 +213,38 @@ impl Launch {
     /// # Panics
     /// If it ends otherwise.
     pub fn wait(self, code: i32) -> Ended {
-        let (ended, found) = self.end();
-        assert_eq!(found, Some(code), "{}", ended.said);
+        self.wait_for_one_of(&[code])
+    }
+
+    /// Waits for its end, which must have one of these codes.
+    ///
+    /// # Panics
+    /// If it ends otherwise.
+    pub fn wait_for_one_of(self, codes: &[i32]) -> Ended {
+        let ended = self.end();
+        let expected = ended.code.is_some_and(|code| codes.contains(&code));
+        assert!(expected, "{:?}\n{}", ended.code, ended.said);
         ended
     }
 
     /// Kills it.
     pub fn kill(self) -> Ended {
         self.signal("KILL");
-        self.end().0
+        self.end()
     }
 
-    fn end(self) -> (Ended, Option<i32>) {
+    fn end(self) -> Ended {
         let Output { status, stdout, stderr } = self.child.wait_with_output().expect("an end");
         let said = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-        (Ended { said: said.into_owned() }, status.code())
+        Ended { code: status.code(), said: said.into_owned() }
     }
 }
 
-/// What a launcher said.
+/// How a launcher ended.
 pub struct Ended {
-    /// All of it.
+    /// Its exit code; none if it was killed.
+    pub code: Option<i32>,
+    /// All that it said.
     pub said: String,
 }
 
@@ -236,20 +261,29 @@ impl Ended {
 /// # Panics
 /// If it is not there.
 pub fn send(pid: u32, signal: &str) {
-    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
-    assert!(status.expect("kill").success(), "{pid} is not there");
+    assert!(try_send(pid, signal), "{pid} is not there");
+}
+
+/// Sends a process a signal; answers whether it is there.
+///
+/// # Panics
+/// If there is no `kill`.
+pub fn try_send(pid: u32, signal: &str) -> bool {
+    let mut command = Command::new("kill");
+    command.args([&format!("-{signal}"), &pid.to_string()]).stderr(Stdio::null());
+    command.status().expect("kill").success()
 }
 
 /// How large files of a process may be from now on: as if the disk were full, or had space again.
+/// Answers whether it is there.
 ///
 /// # Panics
-/// If the system refuses.
-pub fn limit_files(pid: u32, bytes: Option<u64>) {
+/// If there is no `prlimit`.
+pub fn limit_files(pid: u32, bytes: Option<u64>) -> bool {
     let bytes = bytes.map_or("unlimited".into(), |bytes| bytes.to_string());
     let mut command = Command::new("prlimit");
     command.args(["--pid", &pid.to_string(), &format!("--fsize={bytes}:unlimited")]);
-    let output = command.output().expect("prlimit");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    command.stderr(Stdio::null()).status().expect("prlimit").success()
 }
 
 /// Waits until `fact` is true.
