@@ -148,7 +148,7 @@ fn a_transformer_that_learns_from_a_berts_soft_labels() {
     tiny.pre_train("en", 32);
 
     // The teacher, in one go and in two halves.
-    let teacher = |name: &str, steps: u64| {
+    let run_file = |name: &str, steps: u64| {
         let config = format!(
             "run: {{ name: {name}, folder: {runs} }}
 data:
@@ -166,8 +166,10 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
 ",
             runs = tiny.path("").display()
         );
-        let path = tiny.write(&format!("{name}.yaml"), &config);
-        expect_code(program("tandem").arg("launch").arg(path), 0);
+        tiny.write(&format!("{name}.yaml"), &config)
+    };
+    let teacher = |name: &str, steps: u64| {
+        expect_code(program("tandem").arg("launch").arg(run_file(name, steps)), 0);
     };
     teacher("teacher", 12);
     teacher("teacher-resumed", 6);
@@ -182,6 +184,30 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
     assert_eq!(events.matches("\"labelled\"").count(), 24, "380 pairs in shards of 16: {events}");
     let events = std::fs::read_to_string(tiny.path("student-resumed/events.jsonl")).unwrap();
     assert_eq!(events.matches("\"labelled\"").count(), 0, "labels are made once: {events}");
+
+    // A teacher that is not there yet is trained by the student's launch, once, and makes the same.
+    run_file("late-teacher", 12);
+    let late = objective.replace("pretrained: ./teacher/export", "teacher: late-teacher.yaml");
+    let late = tiny.translation("late", 2, &side, &side, &late);
+    let launch = |steps: &str, words: &str, are_said: bool| {
+        let mut command = program("tandem");
+        command.arg("launch").arg(&late).args(["--set", steps, "--set", "data.cache=cache-late"]);
+        let output = expect_code(&mut command, 0);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said.contains(words), are_said, "{said}");
+    };
+    launch("training.steps=6", "soft_labels.teacher: the teacher ", true);
+    launch("training.steps=12", "soft_labels.teacher: the teacher ", false);
+    assert!(exported("late-teacher").unwrap() == exported("teacher").unwrap());
+    assert!(labels(&tiny.path("cache-late")) == labels(&tiny.path("cache")), "other labels");
+    assert!(adapters(&tiny.path("student"), 12) == adapters(&tiny.path("late"), 12));
+
+    let other = "teacher: late-teacher.yaml, pretrained: ./teacher/export";
+    let other = objective.replace("pretrained: ./teacher/export", other);
+    let config = tiny.translation("other", 1, &side, &side, &other);
+    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("late-teacher/export, and `pretrained` is "), "{said}");
 
     // One worker alone makes the same labels, and another weight learns something else from them.
     let alone = tiny.translation("alone", 1, &side, &side, objective);

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::bert::{BertConfig, BertError, BertFolder};
 use crate::gpt2::Gpt2Folder;
-use crate::model::{Decoder, Encoder, NewBert, Vocabulary};
+use crate::load::read;
+use crate::model::{BertEncoder, Decoder, Encoder, NewBert, Vocabulary};
 use crate::run::RunConfig;
 use crate::transformer::Transformer;
 
@@ -73,11 +74,7 @@ impl Bases {
     /// A BERT that is not on this machine, or whose folder is unusable.
     pub fn open(run: &RunConfig) -> Result<Self, BaseError> {
         let encoder = match &run.model.encoder {
-            Encoder::Bert(encoder) => Base::Bert(match (&encoder.pretrained, &encoder.new) {
-                (Some(name), _) => BertBase::pretrained(name)?,
-                (None, Some(new)) => BertBase::new(new)?,
-                (None, None) => unreachable!("validation asks for `pretrained` or `new`"),
-            }),
+            Encoder::Bert(encoder) => Base::Bert(BertBase::reading(encoder)?),
             Encoder::Transformer(config) => Base::Transformer(TransformerBase::open(config)?),
         };
         let decoder = match &run.model.decoder {
@@ -171,6 +168,31 @@ impl Base {
 }
 
 impl BertBase {
+    /// The BERT that labels a run's pairs, if any: where its run has not made it yet, the one that its
+    /// run starts from.
+    ///
+    /// # Errors
+    /// As [`Bases::open`].
+    pub fn of_soft_labels(run: &RunConfig) -> Result<Option<Self>, BaseError> {
+        let Some(labels) = run.model.soft_labels() else { return Ok(None) };
+        if locate(labels.bert()).is_none()
+            && let Some(teacher) = &labels.teacher
+            && let Ok((teacher, _)) = read(teacher, &[])
+            && let Encoder::Bert(encoder) = &teacher.model.encoder
+        {
+            return Self::reading(encoder).map(Some);
+        }
+        Self::pretrained(labels.bert()).map(Some)
+    }
+
+    fn reading(encoder: &BertEncoder) -> Result<Self, BaseError> {
+        match (&encoder.pretrained, &encoder.new) {
+            (Some(name), _) => Self::pretrained(name),
+            (None, Some(new)) => Self::new(new),
+            (None, None) => unreachable!("validation asks for `pretrained` or `new`"),
+        }
+    }
+
     fn pretrained(name: &str) -> Result<Self, BaseError> {
         let folder = open_folder(name)?;
         Ok(Self { config: folder.config.clone(), folder: Some(folder) })

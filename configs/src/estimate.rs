@@ -6,10 +6,13 @@
 //! Letters: N sentences, T tokens of each, D width, F feed-forward width, H heads, V vocabulary.
 
 use crate::bases::{Base, Bases, BertBase, TransformerBase};
+use crate::cluster::Reduction;
 use crate::gpt2::Gpt2Folder;
-use crate::model::{Decoder, Objective, joined};
-use crate::parameters::{Parameter, frozen_count, trained_count};
+use crate::model::{Decoder, Objective, Train, joined};
+use crate::parameters::{self, BertWeights, Parameter, frozen_count, trained_count};
+use crate::reduction::buffers;
 use crate::run::RunConfig;
+use crate::soft_labels::MAX_TOKENS;
 use crate::training::Precision;
 
 /// Bytes of an f32.
@@ -26,8 +29,12 @@ pub fn logit_rows(vocabulary: u64) -> u64 {
 pub struct Estimate {
     /// Frozen weights, per rank: 4 bytes each, or 2 in bf16.
     pub frozen: u64,
-    /// Trained weights, their gradients and Adam's two moments, per rank: 4 times 4 bytes each.
+    /// Trained weights, Adam's two moments, and as many buffers of gradients as a rank holds, per
+    /// rank: 4 bytes each, 4 times in all with one buffer.
     pub trained: u64,
+    /// The BERT that labels the pairs before the first step and is gone then: its weights, and the
+    /// activations of one layer and its logits at a time, per rank; an estimate.
+    pub labels: u64,
     /// Activations of the largest micro-batch, per rank; an estimate.
     pub activations: u64,
     /// One checkpoint: trained weights and Adam's two moments, 3 times 4 bytes each.
@@ -37,14 +44,28 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// Memory of one rank.
+    /// Memory of one rank, at its most.
     pub fn memory(&self) -> u64 {
-        self.frozen + self.trained + self.activations
+        self.frozen + self.trained + self.activations.max(self.labels)
     }
 }
 
-/// Estimates what a run needs, with `parameters` as of [`crate::parameters::model`].
-pub fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Estimate {
+/// What a run's needs follow from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// What its model is built on.
+    pub bases: &'a Bases,
+    /// Its model, as of [`crate::parameters::model`].
+    pub parameters: &'a [Parameter],
+    /// The BERT that labels its pairs, as of [`BertBase::of_soft_labels`].
+    pub labels: Option<&'a BertBase>,
+    /// Its number of ranks.
+    pub ranks: usize,
+}
+
+/// Estimates what a run needs.
+pub fn estimate(run: &RunConfig, inputs: Inputs) -> Estimate {
+    let Inputs { bases, parameters, .. } = inputs;
     let number = match run.training.precision {
         Precision::F32 => F32,
         Precision::Bf16 => F32 / 2,
@@ -53,11 +74,33 @@ pub fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Est
     let checkpoint = 3 * F32 * trained;
     Estimate {
         frozen: number * frozen_count(parameters) as u64,
-        trained: 4 * F32 * trained,
+        trained: (3 + gradient_buffers(run, inputs.ranks)) * F32 * trained,
+        labels: inputs.labels.map_or(0, |bert| labels(bert, number)),
         activations: activations(run, bases, number),
         checkpoint,
         disk: checkpoint * (kept(run) + 1),
     }
+}
+
+/// Buffers of gradients that the rank with the most of them holds.
+fn gradient_buffers(run: &RunConfig, ranks: usize) -> u64 {
+    match run.cluster.reduction {
+        Reduction::Plain => 1,
+        Reduction::Reproducible => buffers(run.training.micro_batches, ranks) as u64,
+    }
+}
+
+/// What the BERT that labels the pairs needs while it does.
+fn labels(bert: &BertBase, number: u64) -> u64 {
+    let weights = parameters::mlm(&bert.config, BertWeights::new(bert, Train::Frozen));
+    let weights = (frozen_count(&weights) + trained_count(&weights)) as u64;
+    let mut layer = bert.clone();
+    layer.config.num_hidden_layers = 1;
+    let length = bert.config.max_position_embeddings as u64;
+    let tokens = MAX_TOKENS as u64;
+    let vocabulary = bert.config.vocab_size as u64;
+    number * (weights + layers(&Base::Bert(layer), tokens, length))
+        + F32 * tokens.min(logit_rows(vocabulary)) * vocabulary
 }
 
 /// Most checkpoints kept at once: the last, which are also averaged, the best, those of every so
@@ -181,6 +224,11 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    /// What one rank needs for this model.
+    fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Estimate {
+        super::estimate(run, Inputs { bases, parameters, labels: None, ranks: 1 })
+    }
+
     #[test]
     fn weights_and_checkpoints_are_exact() {
         let (run, bases) = tiny();
@@ -197,6 +245,33 @@ mod tests {
         // 3 last, 2 best, those of steps 50 and 100, an extra one, and the one being written.
         assert_eq!(estimate.disk, 218 * 12 * 9);
         assert_eq!(estimate.memory(), estimate.frozen + estimate.trained + estimate.activations);
+    }
+
+    #[test]
+    fn a_reproducible_sum_needs_more_buffers_of_gradients() {
+        let (mut run, bases) = tiny();
+        run.cluster.reduction = Reduction::Reproducible;
+        run.training.micro_batches = 8;
+        let parameters = parameters::model(&run, &bases);
+        let trained = |ranks| {
+            let inputs = Inputs { bases: &bases, parameters: &parameters, labels: None, ranks };
+            super::estimate(&run, inputs).trained
+        };
+        // Three buffers for eight micro-batches, two for the first of three ranks, one for two.
+        let count = trained_count(&parameters) as u64;
+        assert_eq!([1, 3, 4].map(trained), [24, 20, 16].map(|bytes| bytes * count));
+    }
+
+    #[test]
+    fn the_bert_that_labels_takes_the_place_of_activations() {
+        let (run, bases) = tiny();
+        let Base::Bert(bert) = &bases.encoder else { panic!("a BERT") };
+        let inputs = Inputs { bases: &bases, parameters: &[], labels: Some(bert), ranks: 1 };
+        let estimate = super::estimate(&run, inputs);
+        // 290 weights; 4000 tokens · (11 · 4 + 2 · 8) + 2 · 2 heads · 4000 · 6 numbers; logits.
+        assert_eq!(estimate.labels, 4 * (290 + 4000 * 60 + 4 * 4000 * 6) + 4 * 4000 * 10);
+        assert!(estimate.labels > estimate.activations);
+        assert_eq!(estimate.memory(), estimate.labels);
     }
 
     #[test]

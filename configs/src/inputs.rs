@@ -9,6 +9,7 @@ use crate::data::Text;
 use crate::gpt2::{Gpt2Config, Gpt2Folder};
 use crate::model::{Decoder, Encoder, Vocabulary};
 use crate::run::RunConfig;
+use crate::soft_labels::SoftLabels;
 use crate::transformer::Transformer;
 
 /// What the checks need to know of a BERT or Transformer.
@@ -93,18 +94,7 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
         fused = bert(&ct_nmt.pretrained, "model.encoder.transformer.ct_nmt.pretrained", report);
     }
     if let Some(labels) = run.model.soft_labels() {
-        let key = "model.objective.autoregressive.soft_labels.pretrained";
-        if let Some(folder) = opened(&labels.pretrained, key, BertFolder::open, report) {
-            token_types(&folder, key, report);
-            if !folder.has_mlm_head() {
-                let message = format!(
-                    "{} has no head that predicts words, must be the export of a run with the mlm \
-                     objective and `conditional: true`",
-                    folder.path.display()
-                );
-                report.conflict(key, message);
-            }
-        }
+        soft_labels(labels, report);
     }
     if let Some(folder) = &run.model.init
         && !folder.join("checkpoints").is_dir()
@@ -114,6 +104,32 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
         report.missing("model.init", message);
     }
     Shapes { encoder, decoder, fused }
+}
+
+/// The BERT that labels the data, which its run may be about to make.
+fn soft_labels(labels: &SoftLabels, report: &mut Report) {
+    let section = "model.objective.autoregressive.soft_labels";
+    let mut key = format!("{section}.pretrained");
+    if let Some(run) = &labels.teacher {
+        key = format!("{section}.teacher");
+        teacher(run, &key, report);
+        let is_made_first = run.is_file() && locate(labels.bert()).is_none();
+        if is_made_first || !run.exists() {
+            return;
+        }
+    }
+    // Without a name there is another problem, see the checks.
+    let Some(name) = &labels.pretrained else { return };
+    let Some(folder) = opened(name, &key, BertFolder::open, report) else { return };
+    token_types(&folder, &key, report);
+    if !folder.has_mlm_head() {
+        let message = format!(
+            "{} has no head that predicts words, must be the export of a run with the mlm \
+             objective and `conditional: true`",
+            folder.path.display()
+        );
+        report.conflict(&key, message);
+    }
 }
 
 fn transformer(shape: &Transformer, key: &str, report: &mut Report) -> Shape {

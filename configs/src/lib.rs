@@ -10,7 +10,8 @@
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
 //!   folder's shape without loading its weights.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
-//!   [`estimate`] tells from it what memory and disk a run needs.
+//!   [`estimate`] tells from it what memory and disk a run needs, [`reduction`] how many buffers of
+//!   gradients.
 
 pub mod bases;
 pub mod bert;
@@ -28,6 +29,7 @@ pub mod model;
 mod overrides;
 pub mod parameters;
 pub mod problem;
+pub mod reduction;
 mod resolve;
 pub mod run;
 pub mod schema;

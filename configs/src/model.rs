@@ -223,11 +223,21 @@ impl Model {
         }
     }
 
+    /// The BERT whose soft labels the model learns from, to be changed.
+    pub fn soft_labels_mut(&mut self) -> Option<&mut SoftLabels> {
+        match &mut self.objective {
+            Objective::Autoregressive(objective) => objective.soft_labels.as_mut(),
+            Objective::Masked(_) | Objective::Mlm(_) => None,
+        }
+    }
+
     /// The names or folders of all pre-trained models: of their weights, or of a vocabulary alone.
     pub fn berts_mut(&mut self) -> Vec<&mut String> {
         let (mut names, mut transformers) = (Vec::new(), Vec::new());
-        if let Objective::Autoregressive(objective) = &mut self.objective {
-            names.extend(objective.soft_labels.as_mut().map(|labels| &mut labels.pretrained));
+        if let Objective::Autoregressive(objective) = &mut self.objective
+            && let Some(labels) = &mut objective.soft_labels
+        {
+            names.extend(&mut labels.pretrained);
         }
         match &mut self.encoder {
             Encoder::Bert(encoder) => names.extend(&mut encoder.pretrained),

@@ -35,6 +35,15 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     if let Some(init) = &mut run.model.init {
         absolute(init, folder);
     }
+    if let Some(labels) = run.model.soft_labels_mut() {
+        if let Some(teacher) = &mut labels.teacher {
+            absolute(teacher, folder);
+        }
+        if labels.pretrained.is_none() {
+            let export = labels.export();
+            labels.pretrained = export.map(|path| path.to_string_lossy().into_owned());
+        }
+    }
     for name in run.model.berts_mut() {
         bert(name, folder);
     }

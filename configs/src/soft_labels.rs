@@ -1,7 +1,11 @@
 //! A BERT's soft labels for an autoregressive model.
 
+use std::path::{Path, PathBuf};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::run::Run;
 
 /// A BERT as a teacher that has seen what comes after a word, too (BERT-Distilled, Chen et al. 2020).
 ///
@@ -18,9 +22,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SoftLabels {
-    /// The teacher: a Hugging Face folder, such as the `export` of its run, or a model's name on the
-    /// hub.
-    pub pretrained: String,
+    /// The teacher's BERT: a Hugging Face folder, such as the `export` of its run, or a model's name on
+    /// the hub. Either this or `teacher`.
+    pub pretrained: Option<String>,
+    /// The teacher's run, whose `export` is the BERT: its folder, or its run file, which is launched
+    /// first if need be.
+    pub teacher: Option<PathBuf>,
     /// Share of the soft labels in the loss; the rest is that of the data.
     #[serde(default = "half")]
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -38,6 +45,34 @@ pub struct SoftLabels {
     #[serde(default = "seven")]
     #[schemars(range(min = 1, max = 512))]
     pub passes: usize,
+}
+
+/// Padded tokens that the teacher reads at a time.
+pub const MAX_TOKENS: usize = 4000;
+
+impl SoftLabels {
+    /// The folder or name of the teacher's BERT, which valid configs have.
+    pub fn bert(&self) -> &str {
+        self.pretrained.as_deref().unwrap_or_default()
+    }
+
+    /// Where the teacher's run puts its BERT, if a run is the teacher and its file can be read.
+    pub fn export(&self) -> Option<PathBuf> {
+        /// The part of a run file that says where the run lies: a teacher that names itself as its
+        /// own teacher must not be read without end.
+        #[derive(Deserialize)]
+        struct Head {
+            run: Run,
+        }
+
+        let teacher: &Path = self.teacher.as_deref()?;
+        if teacher.is_dir() {
+            return Some(teacher.join("export"));
+        }
+        let text = std::fs::read_to_string(teacher).ok()?;
+        let head: Head = serde_yaml::from_str(&text).ok()?;
+        std::path::absolute(head.run.path().join("export")).ok()
+    }
 }
 
 fn half() -> f64 {

@@ -1,6 +1,6 @@
 //! Pre-trained BERTs by their names on the hub, fetched into its usual cache.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use tandem_config::RunConfig;
@@ -39,14 +39,14 @@ pub enum HubError {
     },
 }
 
-/// Replaces the names of pre-trained models by their folders, fetching what is not here yet.
-/// `say` hears of each download.
+/// Replaces the names of pre-trained models by their folders, fetching what is not here yet; a path
+/// stays, which may be that of a folder which a teacher is to make. `say` hears of each download.
 ///
 /// # Errors
 /// A model that is neither here nor to be had.
 pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
     for name in config.model.berts_mut() {
-        if locate(name).is_none() {
+        if locate(name).is_none() && !Path::new(&*name).is_absolute() {
             fetch(name, say)?;
         }
         if let Some(folder) = locate(name) {

@@ -7,8 +7,8 @@ use tandem_cluster::engine;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
-use tandem_config::bases::{BaseError, Bases};
-use tandem_config::estimate;
+use tandem_config::bases::{BaseError, Bases, BertBase};
+use tandem_config::estimate::{self, Inputs};
 use tandem_config::model::{Decoder, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 
@@ -37,7 +37,7 @@ pub struct Size {
     pub trained: usize,
     /// Frozen parameters.
     pub frozen: usize,
-    /// Bytes of weights, gradients, optimizer state and activations of one rank.
+    /// Bytes of weights, gradients, optimizer state and activations of one rank, at its most.
     pub memory_per_rank: u64,
     /// Of these, the activations: an estimate.
     pub activations: u64,
@@ -76,8 +76,8 @@ impl Plan {
         }
         Ok(Self {
             run: run.path().to_owned(),
+            size: size(config, &bases, topology.ranks)?,
             topology,
-            size: size(config, &bases),
             notes,
             commands,
         })
@@ -88,17 +88,19 @@ fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &Ru
     engine::command_line(topology, &work.job(program, run.path(), topology)).join(" ")
 }
 
-fn size(config: &RunConfig, bases: &Bases) -> Size {
+fn size(config: &RunConfig, bases: &Bases, ranks: usize) -> Result<Size, BaseError> {
     let parameters = parameters::model(config, bases);
-    let estimate = estimate::estimate(config, bases, &parameters);
-    Size {
+    let labels = BertBase::of_soft_labels(config)?;
+    let inputs = Inputs { bases, parameters: &parameters, labels: labels.as_ref(), ranks };
+    let estimate = estimate::estimate(config, inputs);
+    Ok(Size {
         trained: trained_count(&parameters),
         frozen: frozen_count(&parameters),
         memory_per_rank: estimate.memory(),
         activations: estimate.activations,
         checkpoint: estimate.checkpoint,
         disk: estimate.disk,
-    }
+    })
 }
 
 /// The decoder's head is trained when its folder has none, which changes the count.
@@ -121,7 +123,7 @@ fn soft_label_note(config: &RunConfig) -> Option<String> {
     Some(format!(
         "soft_labels: {} labels the training pairs before the first step, once, and the cache keeps \
          {} bytes for each target token",
-        labels.pretrained,
+        labels.bert(),
         8 * labels.top
     ))
 }

@@ -16,7 +16,7 @@ use tandem_config::bases::locate;
 use tandem_config::bert::BertFolder;
 use tandem_config::model::{Train, joined};
 use tandem_config::parameters::{self, BertWeights};
-use tandem_config::soft_labels::SoftLabels as Config;
+use tandem_config::soft_labels::{MAX_TOKENS, SoftLabels as Config};
 use tch::Device;
 
 use crate::checkpoint::Misfit;
@@ -33,8 +33,6 @@ use crate::model::parameters::Weights;
 use crate::objective::mlm::Mlm;
 use crate::worker::Worker;
 
-/// Padded tokens of a batch.
-const MAX_TOKENS: usize = 4000;
 /// How often a rank looks for the others' shards.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -48,8 +46,8 @@ pub fn soft_labels(
     config: &Config,
     corpus: &Arc<Corpus>,
 ) -> anyhow::Result<SoftLabels> {
-    let path = locate(&config.pretrained)
-        .with_context(|| format!("the teacher {} is not on this machine", config.pretrained))?;
+    let path = locate(config.bert())
+        .with_context(|| format!("the teacher {} is not on this machine", config.bert()))?;
     let folder = BertFolder::open(&path)?;
     check_vocabulary(languages, &folder)?;
     let top = config.top.min(languages.source.size());

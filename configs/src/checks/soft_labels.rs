@@ -8,8 +8,25 @@ use crate::transformer::Transformer;
 /// Both sides have the ids of the teacher, a BERT. Whether it is the same vocabulary only its files
 /// tell, which the trainer compares.
 pub fn check(run: &RunConfig, report: &mut Report) {
-    if run.model.soft_labels().is_none() {
-        return;
+    let Some(labels) = run.model.soft_labels() else { return };
+    if labels.pretrained.is_none() {
+        let key = "model.objective.autoregressive.soft_labels";
+        match &labels.teacher {
+            None => {
+                let message = "found neither `pretrained` nor `teacher`, must have one of \
+                               pretrained | teacher";
+                report.conflict(key, message.into());
+            }
+            Some(teacher) if teacher.is_file() => {
+                let message = format!(
+                    "{} does not say where its run lies, must be a run file",
+                    teacher.display()
+                );
+                report.conflict(&format!("{key}.teacher"), message);
+            }
+            // That it is not there has been said.
+            Some(_) => {}
+        }
     }
     if let Encoder::Transformer(encoder) = &run.model.encoder {
         vocabulary(encoder, "model.encoder", report);

@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use serde_json::json;
+use tandem_config::bases::BertBase;
 use tandem_config::bert::{self, BertConfig};
 use tandem_config::evaluation::Metric;
 
-use crate::support::{Case, Folder, VALID, check_changes, write_weights};
+use crate::support::{Case, Folder, VALID, check_changes, write_bert, write_weights};
 
 /// A student that is valid beside what [`Folder`] makes.
 fn student() -> String {
@@ -40,11 +41,47 @@ fn both_stages_are_valid() {
     let taught = run(&student());
     let labels = taught.model.soft_labels().unwrap();
     let german = folder.path("german").to_string_lossy().into_owned();
-    assert_eq!(labels.pretrained, german, "paths become absolute");
+    assert_eq!(labels.bert(), german, "paths become absolute");
     assert_eq!((labels.weight, labels.temperature, labels.top, labels.passes), (0.5, 10.0, 8, 7));
     let teacher = run(&teacher());
     assert!(teacher.model.joins_pairs() && !taught.model.joins_pairs());
     assert_eq!(teacher.evaluation.metric, Metric::Loss);
+}
+
+#[test]
+fn a_run_can_be_the_teacher() {
+    let folder = Folder::new();
+    let student = |teacher: &str| student().replace("pretrained: german", teacher);
+    let load = |teacher: &str| folder.load(student(teacher), &[]);
+    let key = "run.yaml:27:36: model.objective.autoregressive.soft_labels";
+    let unknown = "there is no german.yaml, must be a run's folder or a run file";
+    assert_eq!(load("teacher: german.yaml"), Err(format!("{key}.teacher: {unknown}")));
+
+    // A run file whose BERT is yet to be made, or is there.
+    std::fs::write(folder.path("german.yaml"), teacher()).unwrap();
+    assert_eq!(load("teacher: german.yaml"), Ok(()));
+    let read = |name: &str| tandem_config::load(&folder.path(name), &[]).unwrap();
+    let labels = read("run.yaml").model.soft_labels().unwrap().clone();
+    let run = read("german.yaml").run.path();
+    let export = std::path::absolute(run.join("export")).unwrap();
+    assert_eq!(Path::new(labels.bert()), export);
+    assert_eq!(labels.teacher, Some(folder.path("german.yaml")));
+    let bert = BertBase::of_soft_labels(&read("run.yaml")).unwrap().unwrap();
+    assert_eq!(bert.folder.unwrap().path, folder.path("german"), "what its run starts from");
+
+    // A run folder, whose BERT has to be there.
+    std::fs::create_dir(folder.path("run")).unwrap();
+    std::fs::write(folder.path("run/config.yaml"), teacher()).unwrap();
+    let said = load("teacher: run").unwrap_err();
+    assert!(said.starts_with(&format!("{key}.teacher: there is no folder run/export")), "{said}");
+    write_bert(&folder.path("run/export"), json!({}));
+    assert_eq!(load("teacher: run"), Ok(()));
+    let bert = BertBase::of_soft_labels(&read("run.yaml")).unwrap().unwrap();
+    assert_eq!(bert.folder.unwrap().path, folder.path("run/export"));
+
+    std::fs::write(folder.path("german.yaml"), "data: {}\n").unwrap();
+    let said = "german.yaml does not say where its run lies, must be a run file";
+    assert_eq!(load("teacher: german.yaml"), Err(format!("{key}.teacher: {said}")));
 }
 
 #[test]
@@ -129,7 +166,6 @@ const STUDENTS: &[Case] = &[
     (
         &[("pretrained: german", "top: 0, weight: 2, temperature: 0, passes: 0")],
         &[
-            "27:22: model.objective.autoregressive.soft_labels.pretrained: missing, must be text",
             "27:41: model.objective.autoregressive.soft_labels.top: found 0, must be a whole number from 1 to 128",
             "27:52: model.objective.autoregressive.soft_labels.weight: found 2, must be a number from 0 to 1",
             "27:68: model.objective.autoregressive.soft_labels.temperature: found 0, must be a number of at least 0.01",
@@ -137,9 +173,15 @@ const STUDENTS: &[Case] = &[
         ],
     ),
     (
-        &[("pretrained: german", "pretrained: german, teacher: german")],
+        &[("pretrained: german", "weight: 0.5")],
         &[
-            "27:56: model.objective.autoregressive.soft_labels.teacher: unknown key, allowed: pretrained | weight | temperature | top | passes, did you mean `data.distillation.teacher`?",
+            "27:22: model.objective.autoregressive.soft_labels: found neither `pretrained` nor `teacher`, must have one of pretrained | teacher",
+        ],
+    ),
+    (
+        &[("pretrained: german", "pretrained: german, tutor: german")],
+        &[
+            "27:56: model.objective.autoregressive.soft_labels.tutor: unknown key, allowed: pretrained | teacher | weight | temperature | top | passes",
         ],
     ),
 ];

@@ -127,7 +127,7 @@ fn model(config: &RunConfig) -> Vec<(String, String)> {
     let objective = match config.model.soft_labels() {
         Some(labels) => format!(
             "{objective}, with soft labels of BERT {} (weight {}, temperature {})",
-            name(&labels.pretrained),
+            name(labels.bert()),
             labels.weight,
             labels.temperature
         ),

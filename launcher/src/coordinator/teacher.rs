@@ -1,7 +1,8 @@
 //! Training data that another model makes before training begins: sequence-level distillation
-//! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016).
+//! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a
+//! run learns from (Chen et al. 2020), with which its own workers label the data.
 //!
-//! The teacher is trained first where its run file is given, as a run of its own. Then a group of
+//! A teacher is trained first where its run file is given, as a run of its own. Then, for pairs, a group of
 //! this run's workers translates, shard by shard; whatever is killed, the shards that are written
 //! stay. All shards together become the pairs in the run's folder, in the order of the text.
 
@@ -23,7 +24,7 @@ use tandem_config::load_trained;
 use tandem_config::model::Objective;
 
 use super::group::{self, Listener, Setting};
-use super::journal::{Journal, Stage};
+use super::journal::{Journal, Stage, State, Status, read_state};
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
 use crate::exit::{Exit, Refused};
@@ -33,6 +34,8 @@ use crate::progress::Progress;
 use crate::score::{self, Scores, Scoring, Translation};
 use crate::worker::Work;
 
+/// The key of a run that makes the BERT of soft labels.
+const SOFT_LABELS: &str = "model.objective.autoregressive.soft_labels.teacher";
 /// What is told of the pairs that a teacher made.
 const SCORES: &str = "scores.json";
 /// What is not needed once the pairs are there.
@@ -143,6 +146,36 @@ impl Teacher {
         Ok(Self { run, config, is_run_file })
     }
 
+    /// The run whose BERT labels the pairs of `config`, if it is one's.
+    fn of_soft_labels(config: &RunConfig) -> Result<Option<Self>, Refused> {
+        let Some(labels) = config.model.soft_labels() else { return Ok(None) };
+        let Some(path) = &labels.teacher else { return Ok(None) };
+        let teacher = Self::find(path)?;
+        if !teacher.config.model.joins_pairs() {
+            return Err(Refused(format!(
+                "{SOFT_LABELS}: {} reads no pairs, must have the mlm objective with `conditional: \
+                 true`",
+                path.display()
+            )));
+        }
+        let export = teacher.run.export();
+        if export != Path::new(labels.bert()) {
+            return Err(Refused(format!(
+                "{SOFT_LABELS}: {} makes the BERT {}, and `pretrained` is {}: leave `pretrained` out",
+                path.display(),
+                export.display(),
+                labels.bert()
+            )));
+        }
+        Ok(Some(teacher))
+    }
+
+    /// Whether it is still to be launched.
+    fn is_missing(&self) -> bool {
+        let is_done = |state: State| state.stage == Stage::Finished && state.status == Status::Done;
+        self.is_run_file && !read_state(&self.run).is_some_and(is_done)
+    }
+
     /// How it translates.
     fn decoding(&self, lesson: &Lesson) -> Result<Decoding, Refused> {
         let (key, teacher) = (lesson.key, lesson.teacher.display());
@@ -180,6 +213,7 @@ impl Teacher {
 pub fn check(config: &RunConfig) -> Result<(), Refused> {
     fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
         above.push(config.run.path());
+        Teacher::of_soft_labels(config)?;
         for lesson in lessons(config) {
             let teacher = Teacher::find(&lesson.teacher)?;
             teacher.decoding(&lesson)?;
@@ -210,7 +244,11 @@ pub fn notes(config: &RunConfig) -> Vec<String> {
             (false, false) => format!("{key}: {teacher} is launched first, then translates"),
         }
     };
-    lessons(config).into_iter().map(note).collect()
+    let missing = Teacher::of_soft_labels(config).ok().flatten().filter(Teacher::is_missing);
+    let labels = missing.map(|teacher| {
+        format!("{SOFT_LABELS}: {} is launched first", teacher.run.path().display())
+    });
+    labels.into_iter().chain(lessons(config).into_iter().map(note)).collect()
 }
 
 /// The figures of what teachers have made for a run.
@@ -221,10 +259,15 @@ pub fn taught(config: &RunConfig) -> Vec<Taught> {
     lessons(config).into_iter().filter_map(read).collect()
 }
 
-/// Has all teachers make their pairs, as far as they are not there yet.
+/// Has all teachers trained, and make their pairs, as far as that is not done yet.
 pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
     if !matches!(coordinator.journal.state.stage, Stage::Train | Stage::Data) {
         return Ok(());
+    }
+    if let Some(teacher) = Teacher::of_soft_labels(&coordinator.config)?
+        && teacher.is_missing()
+    {
+        train(coordinator, SOFT_LABELS, teacher)?;
     }
     for lesson in lessons(&coordinator.config) {
         if made::verified(&lesson.folder).is_some() {
@@ -243,20 +286,23 @@ pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
 fn trained(coordinator: &mut Coordinator, lesson: &Lesson) -> Result<(Teacher, Checkpoint), Halt> {
     let mut teacher = Teacher::find(&lesson.teacher)?;
     if teacher.is_run_file {
-        coordinator.progress.say(&format!(
-            "{}: the teacher {} first",
-            lesson.key,
-            teacher.run.path().display()
-        ));
-        let interrupts = coordinator.interrupts.or_file(coordinator.run.stop_request());
-        let exit = launch(teacher.config, false, coordinator.program.clone(), interrupts)?;
-        if exit != Exit::Done {
-            return Err(Halt::Exit(exit));
-        }
-        teacher = Teacher::find(teacher.run.path())?;
+        let run = teacher.run.clone();
+        train(coordinator, lesson.key, teacher)?;
+        teacher = Teacher::find(run.path())?;
     }
     let checkpoint = teacher.checkpoint()?;
     Ok((teacher, checkpoint))
+}
+
+/// Launches a teacher, which goes on where it ended.
+fn train(coordinator: &mut Coordinator, key: &str, teacher: Teacher) -> Result<(), Halt> {
+    let run = teacher.run.path().display();
+    coordinator.progress.say(&format!("{key}: the teacher {run} first"));
+    let interrupts = coordinator.interrupts.or_file(coordinator.run.stop_request());
+    match launch(teacher.config, false, coordinator.program.clone(), interrupts)? {
+        Exit::Done => Ok(()),
+        exit => Err(Halt::Exit(exit)),
+    }
 }
 
 /// Has the teacher translate, and makes pairs of the translations.

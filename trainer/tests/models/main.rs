@@ -2,6 +2,7 @@
 
 mod beam_search;
 mod blocks;
+mod buffers;
 mod golden;
 mod soft_labels;
 mod support;
