@@ -11,6 +11,7 @@ mod export;
 mod faults;
 mod gaps;
 mod hub;
+mod paper;
 mod parity;
 mod pipeline;
 mod reproduce;

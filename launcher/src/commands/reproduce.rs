@@ -24,10 +24,10 @@ use crate::{hub, prepare};
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///
 /// Rows whose run has finished are read, the others are launched one after the other; the same
-/// command goes on with a row that was stopped.
+/// command goes on with a row that was stopped, or that is to make more steps than it has.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, or latency; or a table of other --configs.
+    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside, or latency; or a table of other --configs.
     table: String,
     /// Launch nothing: only read what runs have reached.
     #[arg(long)]
@@ -86,18 +86,14 @@ impl Args {
     }
 
     fn is_wanted(&self, row: &Row) -> bool {
-        let names = [&row.system, &row.data, row.run.as_ref().unwrap_or(&row.system)];
+        let names = [&row.system, &row.data, &row.run];
         self.only.is_empty() || self.only.iter().any(|text| names.iter().any(|n| n.contains(text)))
     }
 
     /// A row's run, or why there is none.
     fn config(&self, row: &Row) -> Result<tandem_config::RunConfig, String> {
-        let Some(file) = row.file(&self.configs) else {
-            let reason = row.missing.clone().unwrap_or_else(|| "there is no run file".into());
-            return Err(reason);
-        };
         let overrides = [&row.set[..], &self.overrides].concat();
-        prepare::load(&file, &overrides).map_err(|error| {
+        prepare::load(&row.file(&self.configs), &overrides).map_err(|error| {
             let text = error.to_string();
             let lines: Vec<&str> = text.lines().collect();
             let more = match lines.len().saturating_sub(2) {
@@ -148,8 +144,11 @@ impl Args {
     /// What a row reaches, launched if need be.
     fn outcome(&self, row: &Row, interrupts: &Interrupts) -> anyhow::Result<(Outcome, Exit)> {
         let found = self.read(row);
-        let config = match self.config(row) {
-            Ok(config) if !self.read && !matches!(found, Outcome::Measured(_)) => config,
+        let config = match (self.config(row), &found) {
+            (Ok(config), Outcome::Measured(run)) if run.steps >= config.training.steps => {
+                return Ok((found, Exit::Done));
+            }
+            (Ok(config), _) if !self.read => config,
             _ => return Ok((found, Exit::Done)),
         };
         eprintln!("{}: {}", row.data, row.system);

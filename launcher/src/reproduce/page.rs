@@ -152,9 +152,8 @@ mod tests {
         let row = |system: &str, bleu, x| Row {
             data: "A-B".into(),
             system: system.into(),
-            run: None,
+            run: "run".into(),
             set: Vec::new(),
-            missing: None,
             paper: Paper { bleu, ..Paper::default() },
             x,
             note: Some("a | b".into()),
