@@ -13,6 +13,7 @@ use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
 use crate::reproduce::chart::draw;
+use crate::reproduce::difference::add_differences;
 use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{self, Outcome, speed};
 use crate::reproduce::table::{Row, Table};
@@ -74,6 +75,7 @@ impl Args {
                 exit = end;
             }
         }
+        add_differences(&table, &mut outcomes);
         let text = markdown(&table, &outcomes, &self.overrides);
         let name = table.title.split(':').next().unwrap_or_default().to_lowercase();
         let base = self.output.join(name.replace(' ', "-"));

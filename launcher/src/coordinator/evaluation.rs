@@ -190,6 +190,17 @@ pub fn write(
     Ok(())
 }
 
+/// The figures of an evaluation's folder, if it is there.
+pub fn read(folder: &Path) -> Option<Evaluation> {
+    serde_json::from_str(&fs::read_to_string(folder.join("scores.json")).ok()?).ok()
+}
+
+/// The translations of an evaluation's folder, in the order of the split.
+pub fn translations(folder: &Path) -> Vec<Translation> {
+    let lines = fs::read_to_string(folder.join("translations.jsonl")).unwrap_or_default();
+    lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
 /// Which sum counts the translated sentences: the loss may be taken over more of them.
 fn counted(parts: &[Part]) -> &'static str {
     let named = parts.iter().any(|part| part.sums.contains_key("translated"));

@@ -11,11 +11,11 @@ use tandem_config::model::{Decoder, Encoder, Layers, Objective, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 use tandem_config::transformer::Transformer;
 
-use super::evaluation::Evaluation;
+use super::evaluation;
 use super::journal::{State, Status};
 use super::teacher;
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
-use crate::score::{self, Translation};
+use crate::score;
 
 /// Gathers what there is to tell.
 pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
@@ -178,7 +178,7 @@ fn layers(layers: &Layers) -> String {
 
 fn validations(run: &RunFolder, state: &State) -> Vec<Validation> {
     let validation = |(step, figures): (&u64, &std::collections::BTreeMap<String, f64>)| {
-        let scores = read_evaluation(&run.evaluation("valid", *step)).and_then(|e| e.scores);
+        let scores = evaluation::read(&run.evaluation("valid", *step)).and_then(|e| e.scores);
         Some(Validation { step: *step, loss: *figures.get("loss")?, scores })
     };
     state.valid.iter().filter_map(validation).collect()
@@ -190,12 +190,10 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
     }
     let average = run.store().open("average").ok()?;
     let folder = run.evaluation("test", average.step());
-    let evaluation = read_evaluation(&folder)?;
+    let evaluation = evaluation::read(&folder)?;
     let figure = |name: &str| evaluation.figures.get(name).copied();
     let latency = fs::read_to_string(folder.join("latency.json")).ok();
-    let lines = fs::read_to_string(folder.join("translations.jsonl")).unwrap_or_default();
-    let translations: Vec<Translation> =
-        lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let translations = evaluation::translations(&folder);
     Some(Test {
         split: "test".into(),
         averaged: average.manifest().average_of.clone(),
@@ -207,8 +205,4 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
         copied: score::copied(&translations, score::Scoring::from(&config.evaluation)),
         scores: evaluation.scores?,
     })
-}
-
-fn read_evaluation(folder: &Path) -> Option<Evaluation> {
-    serde_json::from_str(&fs::read_to_string(folder.join("scores.json")).ok()?).ok()
 }

@@ -3,8 +3,9 @@
 use super::chart::draw;
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
+use crate::score::Difference;
 
-const HEAD: [&str; 11] = [
+const HEAD: [&str; 12] = [
     "data",
     "system",
     "BLEU, paper",
@@ -16,6 +17,7 @@ const HEAD: [&str; 11] = [
     "ms, paper",
     "ms here",
     "sentences/s here",
+    "BLEU 13a to the first row's",
 ];
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-width:70em;margin:2em \
                      auto;padding:0 1em}table{border-collapse:collapse;font-size:14px}td,th{border:1px \
@@ -27,7 +29,9 @@ const UNKNOWN: &str = "–";
 /// Said below each table.
 const LEGEND: &str = "– in a column of the paper: its number is not known here. Milliseconds are the \
                       median for one sentence at a time, the paper's on its GPU; sentences a second \
-                      are in full batches.";
+                      are in full batches. BLEU to the first row's: the difference to the first row \
+                      of the same data, and its 95 % interval by paired bootstrap of the test set \
+                      (1,000 resamples).";
 
 /// The cells of a row; the last is its notes.
 fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
@@ -61,6 +65,9 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
         number(row.paper.latency_ms, 0),
         number(measured.latency_ms, 1),
         number(measured.sentences_per_second, 1),
+        measured.difference.map_or(UNKNOWN.into(), |Difference { bleu, low, high }| {
+            format!("{bleu:+.2} [{low:+.2}, {high:+.2}]")
+        }),
         notes.join("; "),
     ]
 }
@@ -170,6 +177,7 @@ mod tests {
     fn outcomes() -> [Outcome; 2] {
         let measured = Measured {
             bleu_tokenized: Some(12.345),
+            difference: Some(Difference { bleu: -1.234, low: -2.0, high: 0.5 }),
             parameters: Some(66_920_448),
             steps: 7,
             curve: vec![(3, 1.0), (7, 2.0)],
@@ -182,7 +190,7 @@ mod tests {
     #[test]
     fn the_papers_numbers_stand_beside_those_here() {
         let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()]);
-        let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | – | a \\| b |";
+        let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | – | -1.23 [-2.00, +0.50] | a \\| b |";
         assert!(text.contains(row) || text.contains(&row.replace("12.35", "12.34")), "{text}");
         assert!(text.contains("| A-B | <two> | – | – |"), "{text}");
         assert!(text.contains("not there; a \\| b |"), "{text}");

@@ -1,13 +1,14 @@
 //! What a row's run has reached.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tandem_cluster::run_folder::RunFolder;
 
 use crate::coordinator::evaluation::Evaluation;
 use crate::coordinator::journal::{Stage, Status, read_state};
 use crate::report::Latency;
+use crate::score::Difference;
 
 /// How far a row is.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +35,10 @@ pub struct Measured {
     pub bleu: Option<f64>,
     /// chrF2.
     pub chrf: Option<f64>,
+    /// The folder of the evaluation on the test split.
+    pub test: Option<PathBuf>,
+    /// How its BLEU (13a) differs from that of another row.
+    pub difference: Option<Difference>,
     /// Trained parameters.
     pub parameters: Option<u64>,
     /// Median milliseconds for a sentence.
@@ -58,12 +63,15 @@ pub fn outcome(run: &RunFolder) -> Outcome {
         let points = state.valid.iter();
         points.filter_map(|(step, figures)| Some((*step, *figures.get(name)?))).collect()
     };
+    let test = run.evaluation("test", state.step);
     let measured = Measured {
         bleu_tokenized: figure("bleu_tokenized"),
         bleu: figure("bleu"),
         chrf: figure("chrf"),
         parameters: state.trained,
-        latency_ms: latency(&run.evaluation("test", state.step)),
+        latency_ms: latency(&test),
+        test: Some(test),
+        difference: None,
         sentences_per_second: figure("sentences_per_second"),
         steps: state.step,
         curve: curve("bleu"),

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use super::{is_space, tokenize_13a::tokenize_13a, words};
+use super::{Translation, is_space, tokenize_13a::tokenize_13a, words};
 
 /// Longest n-gram that BLEU counts.
 pub const MAX_ORDER: usize = 4;
@@ -59,8 +60,7 @@ enum Smoothing {
 pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, case: &str) -> Bleu {
     let mut counts = Counts::default();
     for (hypothesis, reference) in pairs {
-        let (hypothesis, reference) = (tokenize_13a(hypothesis), tokenize_13a(reference));
-        counts.add(&hypothesis, &reference);
+        counts.add(&tokenize_13a(hypothesis), &tokenize_13a(reference));
     }
     counts.bleu("13a", case, Smoothing::Exponential)
 }
@@ -115,14 +115,38 @@ pub(super) fn bleu_tokenized<'a>(
 
 /// The sums over sentences that BLEU is made of.
 #[derive(Default)]
-struct Counts {
+pub(super) struct Counts {
     hypothesis_length: u64,
     reference_length: u64,
     matches: [u64; MAX_ORDER],
     totals: [u64; MAX_ORDER],
 }
 
+impl AddAssign<&Self> for Counts {
+    fn add_assign(&mut self, other: &Self) {
+        self.hypothesis_length += other.hypothesis_length;
+        self.reference_length += other.reference_length;
+        for order in 0..MAX_ORDER {
+            self.matches[order] += other.matches[order];
+            self.totals[order] += other.totals[order];
+        }
+    }
+}
+
 impl Counts {
+    /// Those of one sentence, in the tokens of [`bleu_13a`].
+    pub(super) fn of_13a(translation: &Translation) -> Self {
+        let mut counts = Self::default();
+        let Translation { hypothesis, reference, .. } = translation;
+        counts.add(&tokenize_13a(hypothesis), &tokenize_13a(reference));
+        counts
+    }
+
+    /// The score of [`bleu_13a`].
+    pub(super) fn score_13a(self) -> f64 {
+        self.bleu("13a", "", Smoothing::Exponential).score
+    }
+
     fn add(&mut self, hypothesis: &str, reference: &str) {
         let hypothesis: Vec<&str> = words(hypothesis).collect();
         let reference: Vec<&str> = words(reference).collect();

@@ -8,10 +8,12 @@
 //!   multi-bleu semantics on tokens whose compounds are split. Only for comparison with them.
 
 mod bleu;
+mod bootstrap;
 mod chrf;
 mod tokenize_13a;
 
 pub use bleu::{Bleu, MAX_ORDER};
+pub use bootstrap::{Difference, paired_difference};
 pub use chrf::Chrf;
 
 use serde::{Deserialize, Serialize};
@@ -229,6 +231,45 @@ mod tests {
                 ..case.bleu_compounds
             };
             assert_bleu(&found, &expected, &case.name);
+        }
+    }
+
+    /// What sacreBLEU's scores of the same resamples are; see make_bootstrap.py beside it.
+    const BOOTSTRAP: &str = include_str!("../../tests/golden/bootstrap.json");
+
+    #[derive(Deserialize)]
+    struct Bootstrap {
+        system: String,
+        baseline: String,
+        lowercase: bool,
+        difference: f64,
+        low: f64,
+        high: f64,
+    }
+
+    #[test]
+    fn differences_are_those_of_sacrebleu() {
+        let golden: Golden = serde_json::from_str(GOLDEN).unwrap();
+        let translations = |name: &str| -> Vec<Translation> {
+            let case = golden.cases.iter().find(|case| case.name == name).unwrap();
+            let translation = |(hypothesis, reference): &(String, String)| Translation {
+                hypothesis: hypothesis.clone(),
+                reference: reference.clone(),
+                ..Translation::default()
+            };
+            case.pairs.iter().map(translation).collect()
+        };
+        let expected: Vec<Bootstrap> = serde_json::from_str(BOOTSTRAP).unwrap();
+        assert_eq!(expected.len(), 3);
+        for Bootstrap { system, baseline, lowercase, difference, low, high } in expected {
+            let scoring = Scoring { lowercase, ..Scoring::default() };
+            let (above, below) = (translations(&system), translations(&baseline));
+            let found = paired_difference(&above, &below, scoring).unwrap();
+            for (found, expected) in
+                [(found.bleu, difference), (found.low, low), (found.high, high)]
+            {
+                assert_near(found, expected, &system);
+            }
         }
     }
 
