@@ -98,7 +98,8 @@ impl Paper {
     /// A table's rows, launched up to so many steps: the rows of its Markdown, and what was said.
     fn reproduce(&self, table: &str, steps: u64) -> (Vec<Vec<String>>, String) {
         let mut command = program("tandem");
-        command.current_dir(self.tiny.path("")).env("HF_HUB_CACHE", self.tiny.path("hub"));
+        command.current_dir(self.tiny.path(""));
+        command.env("HF_HUB_CACHE", self.tiny.path("hub")).env("HF_HUB_OFFLINE", "1");
         command.args(["reproduce", table, "--set", &format!("training.steps={steps}")]);
         command.arg("--output").arg(self.tiny.path("tables"));
         let output = expect_code(&mut command, 0);

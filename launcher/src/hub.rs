@@ -39,14 +39,20 @@ pub enum HubError {
     },
 }
 
-/// Replaces the names of pre-trained models by their folders, fetching what is not here yet; a path
-/// stays, which may be that of a folder which a teacher is to make. `say` hears of each download.
+/// Whether a pre-trained model is to be fetched. A path never is: its folder is here, or is made by a
+/// teacher first.
+pub fn is_missing(name: &str) -> bool {
+    !Path::new(name).is_absolute() && locate(name).is_none()
+}
+
+/// Replaces the names of pre-trained models by their folders, fetching what is not here yet.
+/// `say` hears of each download.
 ///
 /// # Errors
 /// A model that is neither here nor to be had.
 pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
     for name in config.model.berts_mut() {
-        if locate(name).is_none() && !Path::new(&*name).is_absolute() {
+        if is_missing(name) {
             fetch(name, say)?;
         }
         if let Some(folder) = locate(name) {

@@ -2,10 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use tandem_config::bases::locate;
-
 use super::{Site, Trouble, fail, warn};
 use crate::coordinator::journal::{Status, read_state};
+use crate::hub::is_missing;
 
 /// What a run without a config that says more is taken to write.
 const SOME: u64 = 1 << 30;
@@ -19,7 +18,7 @@ pub fn config(site: &Site) -> Option<Trouble> {
 pub fn hub(site: &Site) -> Option<Trouble> {
     let mut config = site.run.as_ref()?.config.clone();
     let names = config.model.berts_mut();
-    let name = names.iter().find(|name| locate(name).is_none())?;
+    let name = names.iter().find(|name| is_missing(name))?;
     let offline = site.variable("HF_HUB_OFFLINE").is_some_and(|it| !it.is_empty() && it != "0");
     if !offline {
         return warn(

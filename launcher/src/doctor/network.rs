@@ -1,8 +1,7 @@
 //! Names, addresses and interfaces.
 
-use tandem_config::bases::locate;
-
 use super::{Site, Trouble, fail, warn};
+use crate::hub::is_missing;
 
 pub fn host_name(site: &Site) -> Option<Trouble> {
     if site.resolves {
@@ -80,7 +79,7 @@ pub fn nccl_interface(site: &Site) -> Option<Trouble> {
 pub fn proxy(site: &Site) -> Option<Trouble> {
     // Only the hub is asked through a proxy; workers connect to the launcher directly.
     let mut config = site.run.as_ref()?.config.clone();
-    config.model.berts_mut().iter().find(|name| locate(name).is_none())?;
+    config.model.berts_mut().iter().find(|name| is_missing(name))?;
     let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
     let (name, value) = names
         .iter()

@@ -408,6 +408,11 @@ fn models_that_the_hub_is_to_give_are_found() {
     });
     assert_eq!(offline.len(), 1, "{offline:#?}");
     assert_eq!((offline[0].check, offline[0].level), ("hub", Level::Fail));
+    let made_by_a_teacher = found(|it| {
+        it.named_model("/runs/teacher/export");
+        it.set("HF_HUB_OFFLINE", "1");
+    });
+    assert_eq!(made_by_a_teacher, []);
     let behind_a_proxy = found(|it| {
         named(it);
         it.set("https_proxy", "proxy.example:3128");
