@@ -24,6 +24,10 @@ pub fn logit_rows(vocabulary: u64) -> u64 {
     ((16 << 20) / vocabulary).max(16)
 }
 
+/// Bytes of main memory that a rank takes before it has a model: libtorch, its threads, and the programs
+/// that it compiles for products. Measured on x86-64.
+pub const PROGRAM: u64 = 220 << 20;
+
 /// Bytes that a run will need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Estimate {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tandem_cluster::engine;
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::topology::Topology;
+use tandem_cluster::topology::{Device, Topology};
 use tandem_config::RunConfig;
 use tandem_config::bases::{BaseError, Bases, BertBase};
 use tandem_config::estimate::{self, Inputs};
@@ -37,7 +37,8 @@ pub struct Size {
     pub trained: usize,
     /// Frozen parameters.
     pub frozen: usize,
-    /// Bytes of weights, gradients, optimizer state and activations of one rank, at its most.
+    /// Bytes of weights, gradients, optimizer state and activations of one rank, at its most, where
+    /// it computes; in main memory the program as well.
     pub memory_per_rank: u64,
     /// Of these, the activations: an estimate.
     pub activations: u64,
@@ -76,7 +77,7 @@ impl Plan {
         }
         Ok(Self {
             run: run.path().to_owned(),
-            size: size(config, &bases, topology.ranks)?,
+            size: size(config, &bases, &topology)?,
             topology,
             notes,
             commands,
@@ -88,15 +89,17 @@ fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &Ru
     engine::command_line(topology, &work.job(program, run.path(), topology)).join(" ")
 }
 
-fn size(config: &RunConfig, bases: &Bases, ranks: usize) -> Result<Size, BaseError> {
+fn size(config: &RunConfig, bases: &Bases, topology: &Topology) -> Result<Size, BaseError> {
     let parameters = parameters::model(config, bases);
     let labels = BertBase::of_soft_labels(config)?;
-    let inputs = Inputs { bases, parameters: &parameters, labels: labels.as_ref(), ranks };
-    let estimate = estimate::estimate(config, inputs);
+    let (labels, ranks) = (labels.as_ref(), topology.ranks);
+    let estimate =
+        estimate::estimate(config, Inputs { bases, parameters: &parameters, labels, ranks });
+    let program = if topology.device == Device::Cpu { estimate::PROGRAM } else { 0 };
     Ok(Size {
         trained: trained_count(&parameters),
         frozen: frozen_count(&parameters),
-        memory_per_rank: estimate.memory(),
+        memory_per_rank: estimate.memory() + program,
         activations: estimate.activations,
         checkpoint: estimate.checkpoint,
         disk: estimate.disk,
