@@ -261,10 +261,15 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
 
     let side = "{ transformer: { layers: 1, hidden: 32, heads: 2, feed_forward: 64, \
                 max_length: 32, vocabulary: { bert: ./bert-de/export } } }";
-    let objective = "{ autoregressive: { soft_labels: { teacher: teacher.yaml } } }";
-    let config = tiny.translation("refused", 1, side, side, objective);
-    let ended = Run::of(&tiny, config, "refused", &[]).launch(&[], 2);
-    ended.assert_said("reads no pairs, must have the mlm objective with `conditional: true`");
+    // Whether it has been trained, as `back` has, or not.
+    teacher(&tiny, "never-teacher");
+    for name in ["back", "never-teacher"] {
+        let objective =
+            format!("{{ autoregressive: {{ soft_labels: {{ teacher: {name}.yaml }} }} }}");
+        let config = tiny.translation("refused", 1, side, side, &objective);
+        let ended = Run::of(&tiny, config, "refused", &[]).launch(&[], 2);
+        ended.assert_said("reads no pairs, must have the mlm objective with `conditional: true`");
+    }
 }
 
 /// What soft labels are made of, and by a teacher that is slow: each token is masked alone.
