@@ -350,7 +350,15 @@ fn a_training_that_diverges_ends_and_says_why() {
             "step {step} is skipped: its gradient is not finite ({in_a_row} in a row)"
         ));
     }
-    ended.assert_said("the gradient was not finite in 3 steps in a row, up to step 4: lower the");
+    let first = first_error(&ended);
+    assert!(first.starts_with("error: rank ") && first.contains(" at step 4 "), "{first}");
+    assert!(
+        first.ends_with(
+            "in 3 steps in a row, up to step 4: lower the learning rate, clip the \
+                             gradient (training.clip_norm), or use f32"
+        ),
+        "{first}"
+    );
     ended.assert_said("trying again does not help");
     assert_eq!(run.events("attempt").len(), 1, "it was not tried again");
     let skipped: Vec<_> = run.curves().remove("train/skipped_steps").expect("a curve");
@@ -424,6 +432,11 @@ fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
     assert_eq!(attempts.len(), 2, "{}", ended.said);
     assert_eq!(attempts[0]["failure"]["step"], attempts[1]["failure"]["step"]);
     ended.assert_said(" twice; do not retry");
+    let first = first_error(&ended);
+    assert!(
+        first.starts_with("error: rank ") && first.contains(": libtorch: label 4000000 of "),
+        "{first}"
+    );
     let message = attempts[1]["failure"]["message"].as_str().expect("a message");
     let samples = message.lines().find_map(|line| line.split_once("of the samples "));
     let (_, samples) = samples.unwrap_or_else(|| panic!("no samples in {message}"));

@@ -2,6 +2,7 @@
 
 mod bench;
 mod bits;
+mod causes;
 mod chaos;
 mod collectives;
 mod compositions;

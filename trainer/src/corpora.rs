@@ -116,6 +116,9 @@ impl Languages {
         worker.phase(Phase::Start, 0);
         let (sides, cache) = (self.sides(worker), cache(worker));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
+        let samples: String = corpus.key().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fact = (format!("data.{} (SHA-256)", split.name()), samples);
+        worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
             let report = serde_json::to_value(corpus.report())?;
             worker.report(Report::Data { report });

@@ -3,11 +3,12 @@
 //! [`commands`] are the program's verbs. [`train`] is the loop, before which a [`teacher`] may label
 //! the pairs, [`evaluate`] scores and [`decode`] translates; they stand on [`objective`] (what is
 //! trained: a model and its [`loss`]), [`data`], [`optim`] and [`parallel`] (ranks and the reduction
-//! of gradients; [`update`] joins the two), and these on [`model`], which knows no ranks and no files. [`blame`] knows which
-//! samples a thread works on when it fails.
+//! of gradients; [`update`] joins the two), and these on [`model`], which knows no ranks and no files.
+//! [`blame`] knows which samples a thread works on when it fails, [`build_id`] which program this is.
 
 pub mod bench;
 pub mod blame;
+pub mod build_id;
 pub mod checkpoint;
 pub mod commands;
 pub mod corpora;

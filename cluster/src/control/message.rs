@@ -75,7 +75,8 @@ pub enum Report {
         /// Frozen parameters.
         frozen: u64,
     },
-    /// What has to be the same on every rank: the program, and the frozen BERTs; every rank.
+    /// What has to be the same on every rank: the program, the frozen BERTs, the samples; every
+    /// rank, as soon as it knows.
     Identity {
         /// Versions and hashes by name.
         facts: BTreeMap<String, String>,

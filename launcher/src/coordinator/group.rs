@@ -1,6 +1,6 @@
 //! One group of workers, from its start to its end.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +15,7 @@ use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::cluster::Deadlines;
 
-use super::failure::{Failure, Kind, tail};
+use super::failure::{Failure, Kind};
 use super::members::{Members, Overdue};
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
@@ -115,7 +115,7 @@ pub fn run(
         generation,
         members: Members::new(topology.ranks, Instant::now()),
         failures: Vec::new(),
-        identity: None,
+        identity: BTreeMap::new(),
         listener,
     };
 
@@ -194,8 +194,8 @@ struct Watch<'a> {
     members: Members,
     /// In the order in which they happened; the first is the cause.
     failures: Vec<Failure>,
-    /// The first rank that said what it is, and what it said.
-    identity: Option<(usize, BTreeMap<String, String>)>,
+    /// What has to be the same on every rank, and the first one that said what that is.
+    identity: BTreeMap<String, (usize, String)>,
     listener: &'a mut dyn Listener,
 }
 
@@ -244,21 +244,16 @@ impl Watch<'_> {
 
     /// Every rank has to be what the first one that spoke is.
     fn compare(&mut self, rank: usize, facts: BTreeMap<String, String>) {
-        let Some((first, wanted)) = &self.identity else {
-            self.identity = Some((rank, facts));
-            return;
-        };
-        let none = "none".to_owned();
-        let names: BTreeSet<&String> = wanted.keys().chain(facts.keys()).collect();
-        let differs = names.into_iter().find_map(|name| {
-            let [here, there] =
-                [&facts, wanted].map(|facts| facts.get(name).unwrap_or(&none).as_str());
-            (here != there).then(|| {
-                format!("its {name} is {here}, and on rank {first} {there}: all must be the same")
-            })
-        });
-        if let Some(message) = differs {
-            self.fail(Kind::Error, Some(rank), message, Some(Exit::Usage.code().into()));
+        for (name, here) in facts {
+            let (first, there) =
+                self.identity.entry(name.clone()).or_insert_with(|| (rank, here.clone()));
+            if here != *there {
+                let message = format!(
+                    "its {name} is {here}, and on rank {first} {there}: all must be the same"
+                );
+                let code = Exit::Usage.code().into();
+                return self.fail(Kind::Error, Some(rank), message, Some(code));
+            }
         }
     }
 
@@ -308,16 +303,17 @@ impl Watch<'_> {
     }
 
     fn engine_gone(&mut self, status: ExitStatus) {
-        let message = if let Some(signal) = status.signal() {
-            format!("the engine was {}", describe_signal(signal))
-        } else if self.members.complete() {
-            "the engine ended before the workers".to_owned()
-        } else {
-            let log = self.run.engine_log(self.generation);
-            let reason = tail(&log, 2).join("\n");
-            format!("not all workers connected before the engine ended\n{reason}")
-        };
-        self.fail(Kind::Engine, None, message, None);
+        if let Some(signal) = status.signal() {
+            let message = format!("the engine was {}", describe_signal(signal));
+            return self.fail(Kind::Engine, None, message, None);
+        }
+        if self.members.complete() {
+            let message = "the engine ended before the workers".to_owned();
+            return self.fail(Kind::Engine, None, message, None);
+        }
+        let text = fs::read_to_string(self.run.engine_log(self.generation)).unwrap_or_default();
+        let (rank, message) = start_failure(&text);
+        self.fail(Kind::Engine, rank, message, None);
     }
 
     /// Collects what a failing group still says, until the first failing rank has gone.
@@ -361,7 +357,7 @@ impl Watch<'_> {
         if first.kind == Kind::Death
             && let Some(host) = lost_host(engine_log)
         {
-            // mpirun ends the others when it has lost a host.
+            // mpirun and srun end the others when they have lost a host.
             first.consequences.extend(first.rank.take());
             let rank = self.members.present().find(|(_, member)| member.host == host);
             first.rank = rank.map(|(rank, _)| rank);
@@ -381,9 +377,41 @@ impl Watch<'_> {
     }
 }
 
-/// The host whose connection mpirun says that it has lost.
+/// Which rank did not even start, and why, by what the engine says.
+fn start_failure(log: &str) -> (Option<usize>, String) {
+    let number = |before: &str, after: &str| -> Option<usize> {
+        let rest = &log[log.find(before)? + before.len()..];
+        let rest = &rest[rest.find(after)? + after.len()..];
+        rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    // `Process name: [[26410,1],1]` and `Exit code:    127`, or `n2: task 1: Exited with exit code 127`.
+    let by_mpirun = || Some((number("Process name:", "],")?, number("Exit code:", "")?));
+    let by_srun = || Some((number("error: ", ": task ")?, number(": Exited with exit code", "")?));
+    let ended = by_mpirun().or_else(by_srun);
+    let says_why = |line: &&str| {
+        let line = line.to_lowercase();
+        ["error", "cannot", "could not", "unable"].iter().any(|word| line.contains(word))
+    };
+    let frame = |line: &&str| !line.starts_with("---") && !line.contains("Exited with exit code");
+    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).filter(frame);
+    let reason =
+        lines().find(says_why).or_else(|| lines().next_back()).unwrap_or("it did not say why");
+    match ended {
+        Some((rank, code)) => {
+            (Some(rank), format!("it did not start (exit code {code}): {reason}"))
+        }
+        None => (None, format!("not all workers connected before the engine ended: {reason}")),
+    }
+}
+
+/// The host that mpirun says it has no connection to any more, or of which srun says that Slurm has
+/// lost it.
 fn lost_host(log: &Path) -> Option<String> {
     let text = fs::read_to_string(log).ok()?;
+    let by_srun = text.lines().find_map(|line| line.split_once("error: Node failure on "));
+    if let Some((_, node)) = by_srun {
+        return Some(node.trim().to_owned());
+    }
     let about = &text[text.find("lost communication with a remote daemon")?..];
     let line = about.lines().find(|line| line.trim_start().starts_with("Remote daemon"))?;
     Some(line.split_once(" on node ")?.1.trim().to_owned())
@@ -428,7 +456,28 @@ mod tests {
     }
 
     #[test]
-    fn the_host_that_mpirun_lost_is_understood() {
+    fn what_keeps_a_rank_from_starting_is_understood() {
+        let library = "/w: error while loading shared libraries: libtorch_cpu.so: no such file";
+        let frame = "-".repeat(70);
+        let mpirun = format!(
+            "{library}\n{frame}\nmpirun detected that one or more processes exited with non-zero \
+             status, thus causing\nthe job to be terminated. The first process to do so was:\n\n  \
+             Process name: [[26410,1],3]\n  Exit code:    127\n{frame}\n"
+        );
+        let srun = format!("{library}\nsrun: error: n2: task 3: Exited with exit code 127\n");
+        let expected = (Some(3), format!("it did not start (exit code 127): {library}"));
+        assert_eq!(start_failure(&mpirun), expected);
+        assert_eq!(start_failure(&srun), expected);
+        let refused = "srun: error: Unable to create step for job 7: Required node not available";
+        let (rank, message) = start_failure(&format!("srun: Job 7 step creation\n{refused}\n"));
+        assert_eq!(rank, None);
+        assert!(message.ends_with(refused), "{message}");
+        let (_, message) = start_failure("");
+        assert!(message.ends_with(": it did not say why"), "{message}");
+    }
+
+    #[test]
+    fn a_lost_host_is_understood() {
         let folder = tempfile::TempDir::new().unwrap();
         let log = folder.path().join("engine.log");
         let words = "ORTE has lost communication with a remote daemon.\n\n  \
@@ -436,6 +485,9 @@ mod tests {
                      Remote daemon: [[15556,0],2] on node n2\n";
         fs::write(&log, words).unwrap();
         assert_eq!(lost_host(&log).as_deref(), Some("n2"));
+        let words = "srun: error: Node failure on n3\nsrun: error: n1: task 0: Killed\n";
+        fs::write(&log, words).unwrap();
+        assert_eq!(lost_host(&log).as_deref(), Some("n3"));
         fs::write(&log, "nothing\n").unwrap();
         assert_eq!(lost_host(&log), None);
     }

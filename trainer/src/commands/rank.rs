@@ -11,9 +11,11 @@ use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
 use tandem_cluster::process;
+use tandem_config::Problems;
 use tch::Device;
 
 use crate::blame;
+use crate::build_id;
 use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
@@ -41,14 +43,22 @@ pub fn run(
     if std::env::var_os(ADDRESS_VARIABLE).is_some() {
         log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
     }
-    let config = tandem_config::load(&run.join("config.yaml"), &[])?;
-    let (universe, mpi) = if world_size > 1 { Some(Mpi::start(world_size)?) } else { None }.unzip();
-    let rank = mpi.as_ref().map_or(rank, Collective::rank);
-    let worker = Worker::join(run, config, (rank, world_size), local_rank())?;
+    // Before MPI, which waits for all ranks: the launcher is to know which of them are there.
+    let worker = match join(run, (rank, world_size)) {
+        Ok(worker) => worker,
+        Err(error) => return decline(&error, (rank, world_size)),
+    };
     if let Some(session) = worker.session() {
         tell_panics(session.clone());
     }
-    let result = body(&worker, mpi);
+    let program = ("tandem-worker build".to_owned(), build_id::this());
+    worker.report(Report::Identity { facts: [program].into() });
+    let mut universe = None;
+    let result = start_mpi(&worker).and_then(|mpi| {
+        let (started, mpi) = mpi.unzip();
+        universe = started;
+        body(&worker, mpi)
+    });
     let code = match &result {
         Ok(code) => *code,
         Err(error) => {
@@ -67,6 +77,39 @@ pub fn run(
     }
     drop(universe);
     Ok(code)
+}
+
+/// This rank, with all that its host has to have for it.
+fn join(run: &Path, (rank, world_size): (usize, usize)) -> anyhow::Result<Worker> {
+    let config = tandem_config::load(&run.join("config.yaml"), &[])?;
+    Worker::join(run, config, (rank, world_size), local_rank())
+}
+
+/// MPI, where there are other ranks.
+fn start_mpi(worker: &Worker) -> anyhow::Result<Option<(Universe, Mpi)>> {
+    if worker.world_size == 1 {
+        return Ok(None);
+    }
+    let (universe, mpi) = Mpi::start(worker.world_size)?;
+    let (rank, found) = (worker.rank, mpi.rank());
+    anyhow::ensure!(rank == found, "this is rank {found} by MPI, and {rank} by its variables");
+    Ok(Some((universe, mpi)))
+}
+
+/// Tells the launcher why this rank does not even start, as where its host lacks a file or a GPU.
+///
+/// # Errors
+/// There is no launcher to tell it to.
+fn decline(error: &anyhow::Error, (rank, world_size): (usize, usize)) -> anyhow::Result<u8> {
+    let Ok(Some(session)) = Session::from_env(rank, world_size, "none") else {
+        anyhow::bail!("{error:#}");
+    };
+    process::say(format_args!("error: {error:#}"));
+    let (message, backtrace) = (format!("{error:#}"), error.backtrace().to_string());
+    session.report(Report::Failed { message, backtrace });
+    let code = if error.is::<Problems>() { 2 } else { 1 };
+    session.goodbye(code);
+    process::exit_now(code);
 }
 
 /// The ranks that mpirun started without a launcher; one where it did not.
@@ -150,10 +193,25 @@ fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<()>
 /// What panicked, and then where: the first line is what people see first.
 fn describe(panic: &std::panic::PanicHookInfo<'_>) -> String {
     let what = panic.payload_as_str().unwrap_or("a panic without words");
+    let by_libtorch = words_of_libtorch(what);
+    let what = by_libtorch.as_deref().unwrap_or(what);
     match panic.location() {
         Some(place) => format!("{what}\n(panicked at {place})"),
         None => what.to_owned(),
     }
+}
+
+/// An error of libtorch's that nobody expected, without the words of Rust around it.
+fn words_of_libtorch(panic: &str) -> Option<String> {
+    let (_, said) = panic.split_once(" value: Torch(\"")?;
+    // A trace of calls follows; the panic has it on one line.
+    let said = said.split("\\n").next()?.trim_end_matches("\")");
+    let is_about_memory = ["could not create a primitive", "allocate memory", "out of memory"];
+    let hint = match is_about_memory.iter().any(|words| said.contains(words)) {
+        true => " (it says so when memory runs out)",
+        false => "",
+    };
+    Some(format!("libtorch: {said}{hint}"))
 }
 
 /// A panic is told to the coordinator, then ends the process: a half-dead rank would leave the
@@ -169,4 +227,24 @@ fn tell_panics(session: Session) {
         }
         process::exit_now(101);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtorch_is_quoted_without_the_words_around() {
+        let panic =
+            |words: &str| format!("called `Result::unwrap()` on an `Err` value: Torch({words:?})");
+        assert_eq!(
+            words_of_libtorch(&panic("index out of range in self\nException raised from x")),
+            Some("libtorch: index out of range in self".into())
+        );
+        assert_eq!(
+            words_of_libtorch(&panic("could not create a primitive")),
+            Some("libtorch: could not create a primitive (it says so when memory runs out)".into())
+        );
+        assert_eq!(words_of_libtorch("index 7 out of range"), None);
+    }
 }

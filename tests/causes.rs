@@ -1,0 +1,235 @@
+//! Whatever goes wrong with the real workers, the first line of the report names the rank and the
+//! cause, and the report is short and comes last.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tandem_tests::live::{Ended, Launch, Run, eventually, send};
+use tandem_tests::{Tiny, processes, program, trace};
+
+/// Nothing is tried again, and no run here ends by itself.
+const SETTINGS: [&str; 6] = [
+    "training.steps=100000",
+    "evaluation.every=0",
+    "checkpoints.every=4",
+    "cluster.max_restarts=0",
+    "cluster.deadlines.start=20",
+    "cluster.deadlines.step=4",
+];
+
+/// A run of two ranks, each of which sees files of its own under `/proc/self/cwd`, as if each were
+/// on a host of its own.
+struct Ranks {
+    run: Run,
+    worker: PathBuf,
+}
+
+impl Ranks {
+    fn new(tiny: &Arc<Tiny>, name: &str) -> Self {
+        let run = Run::new(tiny, name, 2, &SETTINGS);
+        let worker = run.beside(&format!("{name}-worker"));
+        let ranks = Self { run, worker };
+        for rank in ["launcher", "0", "1"] {
+            let folder = ranks.view(rank);
+            std::fs::create_dir_all(&folder).expect("a folder");
+            copy(&tiny.path("bert-en/export"), &folder.join("bert"));
+            std::fs::copy(tiny.path("train.tsv"), folder.join("train.tsv")).expect("a copy");
+        }
+        ranks.wrap("exec \"$worker\" \"$@\"");
+        ranks
+    }
+
+    /// What a rank sees.
+    fn view(&self, rank: &str) -> PathBuf {
+        self.run.folder().with_extension(rank)
+    }
+
+    /// Has rank 1 started by these words of a shell, with its program in `worker`.
+    fn wrap(&self, words: &str) {
+        let worker = program("tandem-worker");
+        let (worker, view) = (worker.get_program().to_string_lossy(), self.view("$rank"));
+        let script = format!(
+            "#!/bin/sh\nworker={worker}\nrank=${{OMPI_COMM_WORLD_RANK:-0}}\ncd {}\n\
+             [ $rank = 1 ] || exec \"$worker\" \"$@\"\n{words}\n",
+            view.display()
+        );
+        std::fs::write(&self.worker, script).expect("a script");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&self.worker, executable).expect("a script");
+    }
+
+    fn start(&self, settings: &[&str]) -> Launch {
+        let own = [
+            "model.decoder.bert.pretrained=/proc/self/cwd/bert",
+            "data.train.tsv.path=/proc/self/cwd/train.tsv",
+        ];
+        self.run.start_with(&[&own, settings].concat(), |command| {
+            command.env("TANDEM_WORKER", &self.worker).current_dir(self.view("launcher"));
+        })
+    }
+
+    /// Does this to rank 1 when it has trained for a while.
+    fn strike(&self, launch: Launch, strike: impl FnOnce(u32)) -> Ended {
+        let pid = self.run.rank(1, 1);
+        self.run.wait_for_checkpoint(1, 4);
+        strike(pid);
+        launch.wait_for_one_of(&[1, 2, 93])
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
+}
+
+/// Changes a file's bytes.
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = std::fs::read(path).expect("a file");
+    change(&mut bytes);
+    std::fs::write(path, bytes).expect("a file");
+}
+
+/// The report is the last that is said, and its first line has these words.
+fn assert_cause(fault: &str, ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{fault}\n{}", ended.said);
+    let lines: Vec<&str> = ended.said.lines().collect();
+    let first = lines.iter().rposition(|line| line.starts_with("error: "));
+    let first = first.unwrap_or_else(|| panic!("{fault}: no error in\n{}", ended.said));
+    let report = &lines[first..];
+    assert!(report.len() <= 15, "{fault}: {} lines\n{}", report.len(), ended.said);
+    for words in words {
+        assert!(report[0].contains(words), "{fault}: `{words}` is not in\n{}", ended.said);
+    }
+}
+
+type Strike = fn(u32);
+type Prepare = fn(&Ranks);
+
+/// What strikes a rank that trains: the fault, the exit code, and what the first line says.
+const STRIKES: [(&str, Strike, &[&str]); 4] = [
+    (
+        "out of memory, as the kernel ends a process",
+        |pid| send(pid, "KILL"),
+        &[
+            "rank 1 on ",
+            " died in phase ",
+            "signal 9 (SIGKILL); the system does so when memory runs",
+        ],
+    ),
+    (
+        "a crash",
+        |pid| send(pid, "ABRT"),
+        &["rank 1 on ", " died in phase ", "ended by signal 6 (SIGABRT)"],
+    ),
+    (
+        "a stopped process",
+        |pid| send(pid, "STOP"),
+        &["rank 1 on ", " hung in ", "no heartbeat for "],
+    ),
+    (
+        "a data thread that hangs",
+        |pid| drop(trace::hold(processes::thread(pid, "prefetch").expect("a data thread"))),
+        &["rank 1 on ", " hung in phase data at step ", "no progress in phase data for "],
+    ),
+];
+
+/// What is wrong with rank 1, or with its host, from the start.
+const STARTS: [(&str, Prepare, i32, &[&str]); 9] = [
+    (
+        "a BERT that is absent on one host",
+        |ranks| std::fs::remove_dir_all(ranks.view("1").join("bert")).expect("a folder"),
+        2,
+        &["rank 1 on ", " failed in phase start ", "model.decoder.bert.pretrained: ", "/bert"],
+    ),
+    (
+        "a BERT that is another on one host",
+        |ranks| {
+            let path = ranks.view("1").join("bert/model.safetensors");
+            change(&path, |bytes| *bytes.last_mut().expect("a byte") ^= 1);
+        },
+        2,
+        &["rank ", "its decoder BERT (SHA-256) is ", "all must be the same"],
+    ),
+    (
+        "a BERT that was copied in part to one host",
+        |ranks| {
+            let path = ranks.view("1").join("bert/model.safetensors");
+            change(&path, |bytes| bytes.truncate(bytes.len() - 4));
+        },
+        2,
+        &["rank 1 on ", " failed in phase start ", "model.safetensors is not a safetensors file"],
+    ),
+    (
+        "data that is absent on one host",
+        |ranks| std::fs::remove_file(ranks.view("1").join("train.tsv")).expect("a file"),
+        2,
+        &["rank 1 on ", " failed in phase start ", "data.train.tsv.path: ", "train.tsv"],
+    ),
+    (
+        "data that is other on one host",
+        |ranks| change(&ranks.view("1").join("train.tsv"), |bytes| bytes.extend(b"eins\tone\n")),
+        2,
+        &["rank ", "its data.train (SHA-256) is ", "all must be the same"],
+    ),
+    (
+        "another build of the program on one host",
+        |ranks| {
+            let other = ranks.view("1").join("worker");
+            std::fs::copy(program("tandem-worker").get_program(), &other).expect("a copy");
+            change(&other, |bytes| {
+                let note = b"\x03\0\0\0GNU\0";
+                let at = bytes.windows(note.len()).position(|found| found == note);
+                bytes[at.expect("a build's hash") + note.len()] ^= 1;
+            });
+            ranks.wrap("exec ./worker \"$@\"");
+        },
+        2,
+        &["rank ", "its tandem-worker build is ", "all must be the same"],
+    ),
+    (
+        "a library that is absent on one host",
+        |ranks| ranks.wrap("echo 'libtorch_cpu.so: cannot open shared object file' >&2; exit 127"),
+        1,
+        &["rank 1 ", "exit code 127", "libtorch_cpu.so: cannot open shared object file"],
+    ),
+    (
+        "a host on which no process gets on",
+        |ranks| ranks.wrap("exec sleep 600"),
+        1,
+        &["rank 1 hung", "it did not connect within 20 s of its start (cluster.deadlines.start)"],
+    ),
+    (
+        "a cache that cannot be written",
+        |ranks| {
+            std::fs::write(ranks.view("1").join("cache"), "").expect("a file");
+        },
+        1,
+        &[
+            "rank 1 on ",
+            " failed in phase start ",
+            "cannot write the cache ",
+            "set data.cache to a",
+        ],
+    ),
+];
+
+#[test]
+fn the_first_line_names_rank_and_cause() {
+    let tiny = Arc::new(Tiny::new());
+    for (index, (fault, strike, words)) in STRIKES.iter().enumerate() {
+        let ranks = Ranks::new(&tiny, &format!("struck-{index}"));
+        let ended = ranks.strike(ranks.start(&[]), strike);
+        assert_cause(fault, &ended, 1, words);
+        eventually("all are gone", || ranks.run.processes().is_empty());
+    }
+    for (index, (fault, prepare, code, words)) in STARTS.iter().enumerate() {
+        let ranks = Ranks::new(&tiny, &format!("started-{index}"));
+        prepare(&ranks);
+        let launch = ranks.start(&["data.cache=/proc/self/cwd/cache"]);
+        assert_cause(fault, &launch.wait_for_one_of(&[*code]), *code, words);
+        ranks.run.assert_no_process();
+    }
+}
