@@ -8,7 +8,7 @@ use std::time::Duration;
 use tandem_config::cluster::{Cluster, Engine};
 
 use crate::process;
-use crate::slurm::{Allocation, SlurmError};
+use crate::slurm::{self, Allocation, SlurmError};
 
 /// How long a host of a hostfile, or a program of Slurm's, may take to answer.
 const HOST_DEADLINE: Duration = Duration::from_secs(5);
@@ -166,21 +166,26 @@ impl Room {
         self.hosts.iter().map(|host| host.gpus).sum()
     }
 
-    /// Leaves out the hosts of a hostfile that do not answer. Slurm itself looks after its nodes.
+    /// Leaves out the hosts of a hostfile that do not answer, and the nodes that Slurm has lost: a
+    /// job that was submitted with `--no-kill` goes on without them.
     pub fn leave_out_the_silent(&mut self) {
-        if !matches!(self.source, Source::Hostfile(_)) {
-            return;
+        match &self.source {
+            Source::Machine => {}
+            Source::Slurm(_) => {
+                let lost = slurm::lost_nodes(self.hosts.iter().map(|host| host.name.as_str()));
+                self.hosts.retain(|host| !lost.contains(&host.name));
+            }
+            Source::Hostfile(_) => {
+                let ask = |host: &Host| {
+                    let name = host.name.clone();
+                    thread::spawn(move || name == process::host_name() || answers(&name))
+                };
+                let asked: Vec<_> = self.hosts.iter().map(ask).collect();
+                let mut asked = asked.into_iter();
+                let answered = |asked: thread::JoinHandle<bool>| asked.join().unwrap_or(false);
+                self.hosts.retain(|_| asked.next().is_some_and(answered));
+            }
         }
-        let asked: Vec<_> = self
-            .hosts
-            .iter()
-            .map(|host| {
-                let name = host.name.clone();
-                thread::spawn(move || name == process::host_name() || answers(&name))
-            })
-            .collect();
-        let mut asked = asked.into_iter();
-        self.hosts.retain(|_| asked.next().is_some_and(|asked| asked.join().unwrap_or(false)));
     }
 }
 

@@ -99,6 +99,7 @@ EOC
   printf '%s\n' "$NODELINES" | while read -r l; do echo "$l CPUs=$CPUS Boards=1 SocketsPerBoard=1 CoresPerSocket=$CPUS ThreadsPerCore=1 RealMemory=4000 $g1 State=UNKNOWN"; done >>$D/slurm.conf
   cat >>$D/slurm.conf <<EOC
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=${GRACE:-0}
+PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=20
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 EOC
   [ -n "$EXTRA" ] && printf '%b\n' "$EXTRA" >>$D/slurm.conf

@@ -62,6 +62,15 @@ impl Pair {
         std::fs::read_to_string(self.lab.path(&format!("{name}.out"))).unwrap_or_default()
     }
 
+    /// Waits until Slurm has given up a node.
+    fn wait_until_missed(&self, node: &str) {
+        eventually("Slurm misses the node", || {
+            std::thread::sleep(Duration::from_millis(200));
+            let words = ["sinfo", "--noheader", "--partition=main", "--nodes", node, "--format=%T"];
+            self.lab.say(&words).starts_with("down")
+        });
+    }
+
     /// The run is done, with the bits of the undisturbed one.
     fn assert_done(&self, run: &Path) {
         let name = run.file_name().unwrap().to_string_lossy().into_owned();
@@ -99,8 +108,18 @@ fn a_run_outlives_its_jobs() {
     timed("cancelled", || cancelled(&pair));
     timed("preemption", || preemption(&pair));
     timed("requeue", || requeue(&pair));
+    timed("preemption for good", || preemption_for_good(&pair));
+}
+
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn a_run_outlives_the_loss_of_nodes() {
+    let pair = Pair::new();
     timed("lost worker", || lost_node(&pair, "n2"));
     timed("lost launcher", || lost_node(&pair, "n1"));
+    timed("cut-off worker", || cut_off(&pair, "n2"));
+    timed("cut-off launcher", || cut_off(&pair, "n1"));
+    timed("a job that does without a node", || does_without(&pair));
 }
 
 fn timed(name: &str, part: impl FnOnce()) {
@@ -184,15 +203,52 @@ fn lost_node(pair: &Pair, node: &str) {
     let (_, run) = pair.submit(&name, &[], &[]);
     wait_for_checkpoint(&run, 100);
     pair.lab.script("power", &[node]);
-    eventually("Slurm misses the node", || {
-        std::thread::sleep(Duration::from_millis(200));
-        pair.lab.say(&["sinfo", "--noheader", "--nodes", node, "--format=%T"]).starts_with("down")
-    });
+    pair.wait_until_missed(node);
     pair.lab.script("join", &[node]);
     pair.lab.script("start-node", &[node]);
     pair.lab.wait_until_idle();
     pair.assert_done(&run);
     assert_eq!(endings(&run), ["node_failure by_slurm"], "{}", pair.said(&name));
+}
+
+/// The network of a node is cut for a while, and what runs there does not know: that of a worker, then
+/// that of the launcher and of the rank that writes checkpoints.
+fn cut_off(pair: &Pair, node: &str) {
+    let name = format!("cut-{node}");
+    let (_, run) = pair.submit(&name, &[], &[]);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.script("cut", &[node]);
+    pair.wait_until_missed(node);
+    pair.lab.script("join", &[node]);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    assert_eq!(endings(&run), ["node_failure by_slurm"], "{}", pair.said(&name));
+}
+
+/// Slurm does not start the job again: the run has it followed by another one.
+fn preemption_for_good(pair: &Pair) {
+    let (_, run) = pair.submit("replaced", &["--partition=low"], &[]);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.sbatch(&["--partition=high", "--nodes=2", "--exclusive"], "sleep 1");
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    assert_eq!(endings(&run), ["preemption chained"], "{}", pair.said("replaced"));
+}
+
+/// A job that Slurm does not end when it loses a node.
+fn does_without(pair: &Pair) {
+    let elastic = ["cluster.workers={ min: 1, max: 2 }", "cluster.threads=1"];
+    let (_, run) = pair.submit("does-without", &["--no-kill"], &elastic);
+    wait_for_checkpoint(&run, 100);
+    pair.lab.script("power", &["n2"]);
+    pair.lab.wait_until_idle();
+    pair.lab.script("join", &["n2"]);
+    pair.lab.script("start-node", &["n2"]);
+    let said = pair.said("does-without");
+    assert!(said.contains("error: rank 1 on n2 hung "), "{said}");
+    // The other node has CPUs for both.
+    assert!(said.contains("going on with 2 workers on n1\n"), "{said}");
+    pair.assert_done(&run);
 }
 
 /// scancel is final.

@@ -3,10 +3,12 @@
 mod allocation;
 mod host_list;
 mod job;
+mod nodes;
 
 pub use allocation::{Allocation, Node, SlurmError};
 pub(crate) use job::without_job;
 pub use job::{Cause, Job, Output, Record};
+pub use nodes::lost_nodes;
 
 use std::io;
 use std::process::Command;

@@ -342,13 +342,15 @@ impl Coordinator {
         match Topology::find_now(&self.config.cluster) {
             Ok(found) => {
                 let (ranks, before) = (found.ranks, self.topology.ranks);
-                if ranks != before {
+                if found.hosts != self.topology.hosts {
                     let plural = if ranks == 1 { "" } else { "s" };
+                    let instead = match ranks == before {
+                        true => String::new(),
+                        false => format!(" instead of {before},"),
+                    };
                     let hosts = found.hosts_in_words();
-                    let text = format!(
-                        "going on with {ranks} worker{plural} instead of {before}, on {hosts}"
-                    );
-                    self.progress.say(&text);
+                    self.progress
+                        .say(&format!("going on with {ranks} worker{plural}{instead} on {hosts}"));
                 }
                 self.topology = found;
                 Ok(())

@@ -109,6 +109,8 @@ impl Watcher {
             if asked.is_none_or(|asked| asked.elapsed() > ASK) {
                 let is_first = asked.replace(Instant::now()).is_none();
                 match self.job.record() {
+                    // With a GraceTime its signals do not reach the batch script before it is over.
+                    Ok(record) if record.preempted => return self.begin(Some(Cause::Preemption)),
                     Ok(record) => {
                         end = record.end;
                         output.get_or_insert(record.output);
