@@ -311,8 +311,7 @@ impl Watch<'_> {
             let message = "the engine ended before the workers".to_owned();
             return self.fail(Kind::Engine, None, message, None);
         }
-        let text = fs::read_to_string(self.run.engine_log(self.generation)).unwrap_or_default();
-        let (rank, message) = start_failure(&text);
+        let (rank, message) = start_failure(&text_of(&self.run.engine_log(self.generation)));
         self.fail(Kind::Engine, rank, message, None);
     }
 
@@ -366,6 +365,16 @@ impl Watch<'_> {
             (first.kind, first.host) = (Kind::Hang, Some(host));
             first.message = "its host is cut off, or without power".into();
             first.log = engine_log.to_owned();
+        } else if first.kind == Kind::Death
+            && let (Some(rank), message) = start_failure(&text_of(engine_log))
+            && self.members.get(rank).is_none()
+        {
+            // mpirun and srun end the others when one of them has not started.
+            first.consequences.extend(first.rank.replace(rank));
+            first.consequences.sort_unstable();
+            (first.kind, first.host, first.phase) = (Kind::Engine, None, None);
+            first.message = message;
+            first.log = engine_log.to_owned();
         } else if first.kind == Kind::Death {
             let by_signal = signal.map(describe_signal);
             let words = by_signal.or_else(|| engine_words(engine_log, first.rank?));
@@ -375,6 +384,11 @@ impl Watch<'_> {
         }
         first
     }
+}
+
+/// What the engine has said.
+fn text_of(engine_log: &Path) -> String {
+    fs::read_to_string(engine_log).unwrap_or_default()
 }
 
 /// Which rank did not even start, and why, by what the engine says.
