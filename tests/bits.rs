@@ -98,7 +98,8 @@ fn bf16_trains_nearly_as_f32_and_keeps_what_is_trained_in_f32() {
 fn communication_behind_the_next_forward_pass_changes_no_bits() {
     let tiny = Tiny::new();
     let train = |name: &str, clip: &str| {
-        let training = format!("training: {{ clip_norm: {clip}, ");
+        let optimizer = "optimizer: { adam: { weight_decay: 0.1 } }";
+        let training = format!("training: {{ {optimizer}, clip_norm: {clip}, ");
         let buckets = ("threads: 1,", "threads: 1, bucket_mib: 0.01,");
         let folder = prepare(&tiny, name, 2, 0.1, &[("training: { ", &training), buckets]);
         expect_code(mpirun(2).arg("train").arg("--run").arg(&folder), 0);

@@ -1,7 +1,7 @@
 //! Adam (Kingma and Ba 2015) over one flat tensor of weights.
 
 use tandem_config::training::Optimizer;
-use tch::{Kind, Tensor, no_grad};
+use tch::{Kind, Tensor};
 
 use super::Run;
 use crate::model::Parameters;
@@ -42,14 +42,14 @@ impl Adam {
     /// Weight decay is decoupled (Loshchilov and Hutter 2019) and spares vectors: biases, norms.
     pub fn update(&self, parameters: &Parameters, run: &Run, grads: &Tensor, rate: f64) {
         if self.weight_decay > 0.0 {
-            no_grad(|| {
-                for leaf in &parameters.trained[run.parameters.clone()] {
-                    if leaf.dim() > 1 {
-                        let mut leaf = leaf.shallow_clone();
-                        leaf *= 1.0 - rate * self.weight_decay;
-                    }
+            for leaf in &parameters.trained[run.parameters.clone()] {
+                if leaf.dim() > 1 {
+                    // All weights lie in one tensor, and so have one count of changes, by which autograd
+                    // would take those for changed that a forward pass has used already.
+                    let mut values = leaf.data();
+                    values *= 1.0 - rate * self.weight_decay;
                 }
-            });
+            }
         }
         let (start, count) = (run.elements.start as i64, run.elements.len() as i64);
         let part = |flat: &Tensor| flat.narrow(0, start, count);
