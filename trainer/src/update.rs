@@ -1,5 +1,5 @@
-//! The optimizer's step, made block by block: each block of weights as soon as its gradients are
-//! there, at the latest when the next forward pass needs it.
+//! The optimizer's step, made block by block: each block of weights when the next forward pass needs
+//! it, which waits for the block's gradients then.
 //!
 //! So communication may go on behind the next step's forward pass. Whoever looks at all weights
 //! finishes the step first. A block's weights get the same bits whenever it is made.
