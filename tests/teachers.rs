@@ -85,9 +85,16 @@ impl Outcome {
 
 /// The student to which nothing happens, on two workers.
 fn undisturbed() -> &'static Outcome {
-    static OUTCOME: OnceLock<Outcome> = OnceLock::new();
+    &undisturbed_with_teacher().0
+}
+
+/// The same, and what its teacher learnt: the texts here, and with them the teacher's folder, go
+/// whenever no test holds them.
+fn undisturbed_with_teacher() -> &'static (Outcome, Vec<u8>) {
+    static OUTCOME: OnceLock<(Outcome, Vec<u8>)> = OnceLock::new();
     OUTCOME.get_or_init(|| {
-        let run = Run::new(&tiny(), "student", 2, &DISTILLATION);
+        let tiny = tiny();
+        let run = Run::new(&tiny, "student", 2, &DISTILLATION);
         let ended = run.launch(&[], 0);
         ended.assert_said("shards translated");
         ended.assert_said("teacher BLEU ");
@@ -95,7 +102,7 @@ fn undisturbed() -> &'static Outcome {
         assert!(report.contains("## Teachers"), "{report}");
         assert!(report.contains("`data.distillation`: "), "{report}");
         assert!(report.contains("`train`: 380 samples of 380 lines"), "{report}");
-        Outcome::of(&run, "distilled")
+        (Outcome::of(&run, "distilled"), adapters(&tiny.path("teacher"), STEPS))
     })
 }
 
@@ -183,7 +190,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
 #[test]
 fn a_teacher_is_trained_first_and_gone_on_with() {
     let tiny = tiny();
-    undisturbed();
+    let (undisturbed, teacher_weights) = undisturbed_with_teacher();
     teacher(&tiny, "late-teacher");
     let late = ["data.distillation.teacher=late-teacher.yaml", "data.distillation.beam=16"];
     let run = Run::new(&tiny, "late-student", 1, &late);
@@ -196,10 +203,10 @@ fn a_teacher_is_trained_first_and_gone_on_with() {
     eventually("the teacher is done", || checkpoints.join("average").exists());
     kill_the_launcher(&run, launch);
     run.launch(&[], 0);
-    let weights = |name: &str| adapters(&tiny.path(name), STEPS);
-    assert!(weights("late-teacher") == weights("teacher"), "the teacher learnt other weights");
+    let weights = adapters(&tiny.path("late-teacher"), STEPS);
+    assert!(&weights == teacher_weights, "the teacher learnt other weights");
     let pairs = Outcome::of(&run, "distilled").pairs;
-    assert!(pairs == undisturbed().pairs, "the teacher translated otherwise");
+    assert!(pairs == undisturbed.pairs, "the teacher translated otherwise");
 }
 
 #[test]
