@@ -6,12 +6,13 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-slurm test-nccl bench-venv bench
+.PHONY: help setup setup-test demo test test-slurm chaos test-nccl bench-venv bench
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
 	@echo 'make test          set up, build, check and test everything'
 	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
+	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
 	@echo 'make test-nccl     test what can be of NCCL without a GPU (206 MB to download)'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
@@ -39,10 +40,15 @@ test: setup-test
 test-slurm: setup-test
 	@if why=$$(tests/slurm/setup.sh); then \
 		cargo build --release && cargo test --release --package tandem-tests --test slurm -- \
-			--ignored --test-threads=1; \
+			--ignored --test-threads=1 --skip much_chaos; \
 	else \
 		echo "SKIPPED: the tests on a Slurm cluster and on several hosts: $$why"; \
 	fi
+
+chaos: setup-test
+	@tests/slurm/setup.sh
+	cargo build --release
+	cargo test --release --package tandem-tests --test slurm -- --ignored --nocapture much_chaos
 
 test-nccl: setup
 	@grep '^nvidia-nccl' trainer/setup/libtorch-cuda.txt >.deps/nccl.txt

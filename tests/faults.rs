@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use tandem_tests::live::{Ended, Launch, Run, eventually, send};
+use tandem_tests::poison::poison;
 use tandem_tests::seeded::Seeded;
 use tandem_tests::{Tiny, adapters, expect_code, processes, program, trace};
 
@@ -394,27 +394,6 @@ fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
     run.assert_no_process();
 }
 
-/// A token that no vocabulary has, in the first sample of the tokenised training data, in a file
-/// that is sound otherwise.
-fn poison(cache: &Path) {
-    const HEADER: usize = 8 + 32 + 6 * 8 + 32;
-    let files = std::fs::read_dir(cache).expect("a cache").flatten().map(|entry| entry.path());
-    let size = |path: &std::path::PathBuf| path.metadata().map_or(0, |file| file.len());
-    let path = files.max_by_key(size).expect("the training data");
-    let mut bytes = std::fs::read(&path).expect("a file");
-    let count = |index: usize| {
-        let at = 40 + 8 * index;
-        u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes")) as usize
-    };
-    // Behind the sources there are the targets, the texts and the report of what was read.
-    let first_target = bytes.len() - count(5) - count(4) - 4 * count(3);
-    bytes[first_target..first_target + 4].copy_from_slice(&4_000_000u32.to_le_bytes());
-    let hash = Sha256::new().chain_update(&bytes[..HEADER - 32]).chain_update(&bytes[HEADER..]);
-    let hash = hash.finalize();
-    bytes[HEADER - 32..HEADER].copy_from_slice(&hash);
-    std::fs::write(&path, bytes).expect("a file");
-}
-
 #[test]
 fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
     let cache = tiny().path("poisoned-cache");
@@ -426,7 +405,7 @@ fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
     run.wait_for_checkpoint(1, 4);
     launch.signal("TERM");
     launch.wait(75);
-    poison(&cache);
+    poison(&cache).expect("the training data");
     let ended = run.launch(&["training.steps=100000", "evaluation.every=0"], 93);
     let attempts = run.events("failure");
     assert_eq!(attempts.len(), 2, "{}", ended.said);

@@ -1,6 +1,10 @@
 //! What the tests of the real programs share: the programs, tiny texts, tiny runs.
 
+pub mod chaos;
+pub mod fault;
+pub mod hosts;
 pub mod live;
+pub mod poison;
 pub mod processes;
 pub mod seeded;
 pub mod trace;

@@ -6,6 +6,7 @@
 #   hosts.sh sh DIR HOST CMD...       run CMD on a host
 #   hosts.sh cut DIR HOST   / join    silent black hole (bridge port removed: carrier stays up, packets vanish)
 #   hosts.sh power DIR HOST           power cut: black hole first, then every process on the host dies
+#   hosts.sh boot DIR HOST            the host is there again
 set -u; die(){ echo "hosts.sh: $*" >&2; exit 1; }
 up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(printf %s "$D" | cksum | cut -c1-6)
   echo "D=$D ID=$ID N=$N" >$D/lab.env
@@ -14,25 +15,29 @@ up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(p
   for i in $(seq $N); do ns=${ID}n$i; ip netns add $ns; ip -n $ns link set lo up
     ip -n ${ID}sw link add v$i type veth peer name eth0 netns $ns; ip -n ${ID}sw link set v$i master br0 up
     ip -n $ns addr add 198.18.1.$((10+i))/24 dev eth0; ip -n $ns link set eth0 up
-    setsid nsenter --net=/run/netns/$ns unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
-      bash -c 'hostname n'$i'; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
-    echo $! >$D/n$i.outer; disown; done
-  for i in $(seq $N); do for k in $(seq 100); do [ -e $D/n$i.ready ] && break; sleep 0.05; done
-    cat /proc/$(cat $D/n$i.outer)/task/*/children | tr -d ' ' >$D/n$i.init; done
+    boot $i; done
+  for i in $(seq $N); do await $i; done
   ns=${ID}n0; ip netns add $ns; ip -n $ns link set lo up
   ip -n ${ID}sw link add v0 type veth peer name eth0 netns $ns; ip -n ${ID}sw link set v0 master br0 up
   ip -n $ns addr add 198.18.1.1/24 dev eth0; ip -n $ns link set eth0 up; echo "198.18.1.1 n0" >>$D/hosts
-  printf '#!/bin/bash\n# remote shell for mpirun: agent HOST COMMAND...  (call it on the head host n0: needs the outer /proc)\nh=$1; shift\nexec nsenter -t $(cat %s/$h.init) -n -u -i -m -p -- sh -c "cd /; $*"\n' $D >$D/agent
+  printf '#!/bin/bash\n# remote shell for mpirun: agent HOST COMMAND...  (call it on the head host n0: needs the outer /proc)\nh=$1; shift\ntimeout 2 bash -c "</dev/tcp/$h/9" 2>/dev/null; [ $? = 124 ] && exit 255 # refused at once, unless nothing gets there\nexec nsenter -t $(cat %s/$h.init) -n -u -i -m -p -- sh -c "cd /; $*"\n' $D >$D/agent
   chmod +x $D/agent; }
+boot(){ local i=$1; rm -f $D/n$i.ready
+  setsid nsenter --net=/run/netns/${ID}n$i unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
+    bash -c 'hostname n'$i'; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
+  echo $! >$D/n$i.outer; disown; }
+await(){ local i=$1 k; for k in $(seq 100); do [ -e $D/n$i.ready ] && break; sleep 0.05; done
+  cat /proc/$(cat $D/n$i.outer)/task/*/children | tr -d ' ' >$D/n$i.init; }
 load(){ D=$(readlink -f $1); . $D/lab.env || die "no lab in $1"; }
 on(){ local h=$1; shift; nsenter -t $(cat $D/$h.init) -n -u -i -m -p -- "$@"; }
 case ${1:-} in
  up) up $2 ${3:-2};;
  down) load $2; for i in $(seq $N); do kill -KILL $(cat $D/n$i.outer) 2>/dev/null; ip netns del ${ID}n$i; done; ip netns del ${ID}n0; ip netns del ${ID}sw; rm -f $D/n*.outer $D/n*.init $D/n*.ready;;
- head) load $2; shift 2; nsenter --net=/run/netns/${ID}n0 unshare -u -m bash -c 'hostname n0; mount --bind '$D'/hosts /etc/hosts; exec "$@"' _ "$@";;
+ head) load $2; shift 2; exec nsenter --net=/run/netns/${ID}n0 unshare -u -m bash -c 'hostname n0; mount --bind '$D'/hosts /etc/hosts; exec "$@"' _ "$@";;
  sh) load $2; h=$3; shift 3; on $h "$@";;
  cut) load $2; ip -n ${ID}sw link set v${3#n} nomaster;;
  join) load $2; ip -n ${ID}sw link set v${3#n} master br0;;
  power) load $2; ip -n ${ID}sw link set v${3#n} nomaster; kill -KILL $(cat $D/$3.outer);;
- *) sed -n 2,12p $0; exit 2;;
+ boot) load $2; boot ${3#n}; await ${3#n}; ip -n ${ID}sw link set v${3#n} master br0;;
+ *) sed -n 2,10p $0; exit 2;;
 esac

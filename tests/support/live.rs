@@ -65,6 +65,7 @@ impl Run {
         for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.args(["--set", setting]);
         }
+        change(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let prepare = || {
             // A file that may grow no further is to be an error, as on a full disk, and no signal.
@@ -77,7 +78,6 @@ impl Run {
         };
         // SAFETY: `prepare` allocates nothing and takes no lock.
         unsafe { command.pre_exec(prepare) };
-        change(&mut command);
         Launch { child: command.spawn().expect("tandem launch") }
     }
 

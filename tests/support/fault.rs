@@ -1,20 +1,25 @@
-//! The faults, and the run that they strike.
+//! The faults of a test of chaos, and the run that they strike.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
-use tandem_tests::live::{Launch, Run, eventually, limit_files, try_send};
-use tandem_tests::seeded::Seeded;
-use tandem_tests::{processes, program, trace};
+use crate::hosts::Hosts;
+use crate::live::{Launch, Run, eventually, limit_files, try_send};
+use crate::poison::poison;
+use crate::seeded::Seeded;
+use crate::{processes, program, trace};
 
 /// What happens to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// One of them, at once.
     KilledWorker,
+    /// What started the workers: mpirun.
     KilledEngine,
+    /// By SIGKILL; it is launched again when nothing is left.
     KilledLauncher,
     /// Stopped for good, as by SIGSTOP.
     StoppedWorker,
@@ -22,17 +27,36 @@ pub enum Fault {
     StoppedLauncher,
     /// Stopped and continued in turn, so that it has a fraction of its CPU's time.
     SlowWorker,
+    /// The thread that makes batches, which never gets on.
     HungDataThread,
     /// `tandem stop`, and another launch.
     Stop,
     /// The launcher is killed, and a bit of a file of the newest checkpoint is another.
     FlippedBit,
+    /// For a while.
     FullDiskOfWorker,
+    /// For a while.
     FullDiskOfLauncher,
+    /// The folder of the checkpoints, for a while.
     ReadOnlyFolder,
+    /// The launcher is killed; the next launch is with another number of workers.
+    OtherWorkers,
+    /// A batch that cannot be learnt from, until the launcher says so and gives up.
+    PoisonedBatch,
+    /// A host is cut off for a moment.
+    ShortCut,
+    /// A host is cut off until it is missed.
+    LongCut,
+    /// The launcher is cut off from all hosts of workers for a while.
+    CutOffLauncher,
+    /// A host loses its power, and has it again later.
+    PowerCut,
+    /// The launcher's host does, and no host of workers hears of it before the next launch.
+    PowerCutOfLauncher,
 }
 
-pub const FAULTS: [Fault; 12] = [
+/// Those that can strike any run.
+pub const ANYWHERE: [Fault; 14] = [
     Fault::KilledWorker,
     Fault::KilledEngine,
     Fault::KilledLauncher,
@@ -45,22 +69,36 @@ pub const FAULTS: [Fault; 12] = [
     Fault::FullDiskOfWorker,
     Fault::FullDiskOfLauncher,
     Fault::ReadOnlyFolder,
+    Fault::OtherWorkers,
+    Fault::PoisonedBatch,
+];
+
+/// Those that can strike a run on several hosts.
+pub const NETWORK: [Fault; 5] = [
+    Fault::ShortCut,
+    Fault::LongCut,
+    Fault::CutOffLauncher,
+    Fault::PowerCut,
+    Fault::PowerCutOfLauncher,
 ];
 
 /// Deals faults in random order; each comes once before any comes again.
 pub struct Deck {
+    kinds: Vec<Fault>,
     seeded: Seeded,
     left: Vec<Fault>,
 }
 
 impl Deck {
-    pub fn new(seeded: Seeded) -> Self {
-        Self { seeded, left: Vec::new() }
+    /// Of these kinds.
+    pub fn new(kinds: Vec<Fault>, seeded: Seeded) -> Self {
+        Self { kinds, seeded, left: Vec::new() }
     }
 
+    /// The next one.
     pub fn draw(&mut self) -> Fault {
         if self.left.is_empty() {
-            self.left = FAULTS.into();
+            self.left.clone_from(&self.kinds);
             self.seeded.shuffle(&mut self.left);
         }
         self.left.pop().expect("it was filled")
@@ -80,6 +118,8 @@ impl Deck {
 /// A run that is launched again whenever a fault ends its launcher.
 pub struct Struck<'a> {
     run: &'a Run,
+    hosts: Option<&'a Hosts>,
+    cache: &'a Path,
     launch: Launch,
     workers: usize,
     seeded: Seeded,
@@ -87,16 +127,32 @@ pub struct Struck<'a> {
 }
 
 impl<'a> Struck<'a> {
-    pub fn start(run: &'a Run, workers: usize, seeded: Seeded) -> Self {
-        Self { run, launch: run.start(&[]), workers, seeded, held: Vec::new() }
+    /// Launches the run, whose tokenised data is in the `cache`, with so many workers.
+    pub fn start(
+        run: &'a Run,
+        hosts: Option<&'a Hosts>,
+        cache: &'a Path,
+        workers: usize,
+        seeded: Seeded,
+    ) -> Self {
+        let launch = launch(run, hosts, workers);
+        Self { run, hosts, cache, launch, workers, seeded, held: Vec::new() }
     }
 
+    /// How many workers it has now, if all hosts answer.
     pub fn workers(&self) -> usize {
         self.workers
     }
 
+    fn launch_again(&mut self) {
+        self.launch = launch(self.run, self.hosts, self.workers);
+    }
+
     /// Waits for a random moment, and for something to strike there; tells the moment. None if the
     /// run came to its end before.
+    ///
+    /// # Panics
+    /// If there is nothing to strike for minutes.
     pub fn strike(&mut self, fault: Fault) -> Option<String> {
         // A while after a checkpoint, or wherever the run is when it recovers from what was before.
         let moment = if self.seeded.below(4) > 0 {
@@ -118,6 +174,9 @@ impl<'a> Struck<'a> {
     }
 
     /// Waits for the end of the run, which must be a good one.
+    ///
+    /// # Panics
+    /// If it is not.
     pub fn finish(self) {
         self.launch.wait(0);
         self.held.into_iter().for_each(|holder| holder.join().expect("it ends with its process"));
@@ -134,7 +193,7 @@ impl<'a> Struck<'a> {
             Fault::KilledEngine => self.engine().is_some_and(|pid| try_send(pid, "KILL")),
             Fault::KilledLauncher => {
                 self.kill_launcher();
-                self.launch = self.run.start(&[]);
+                self.launch_again();
                 true
             }
             Fault::StoppedWorker => self.worker().is_some_and(|pid| try_send(pid, "STOP")),
@@ -151,6 +210,20 @@ impl<'a> Struck<'a> {
             Fault::FullDiskOfWorker => self.worker().is_some_and(|pid| self.fill_disk(pid)),
             Fault::FullDiskOfLauncher => self.fill_disk(self.launch.pid()),
             Fault::ReadOnlyFolder => self.forbid_writing(),
+            Fault::OtherWorkers => {
+                self.kill_launcher();
+                let others = self.hosts.map_or(4, Hosts::count) as u64 - 1;
+                self.workers =
+                    (self.workers + self.seeded.below(others) as usize) % (others as usize + 1) + 1;
+                self.launch_again();
+                true
+            }
+            Fault::PoisonedBatch => self.poison(),
+            Fault::ShortCut => self.cut(200, 2000),
+            Fault::LongCut => self.cut(8000, 12000),
+            Fault::CutOffLauncher => self.cut_launcher(),
+            Fault::PowerCut => self.power_cut(),
+            Fault::PowerCutOfLauncher => self.power_cut_of_launcher(),
         }
     }
 
@@ -162,10 +235,8 @@ impl<'a> Struck<'a> {
 
     /// What started the workers; a single one was started by the launcher.
     fn engine(&mut self) -> Option<u32> {
-        match self.workers {
-            1 => self.worker(),
-            _ => processes::of_run("mpirun", self.run.folder()).first().copied(),
-        }
+        let engine = processes::of_run("mpirun", self.run.folder()).first().copied();
+        engine.or_else(|| if self.workers == 1 { self.worker() } else { None })
     }
 
     fn kill_launcher(&mut self) {
@@ -186,7 +257,8 @@ impl<'a> Struck<'a> {
             return false;
         }
         eventually("it ends", || self.launch.has_ended());
-        let launch = std::mem::replace(&mut self.launch, self.run.start(&[]));
+        let next = launch(self.run, self.hosts, self.workers);
+        let launch = std::mem::replace(&mut self.launch, next);
         // It may have been done already, or an earlier fault may have been noticed first.
         let ended = launch.wait_for_one_of(&[75, 0, 1]);
         if ended.code == Some(1) {
@@ -209,8 +281,80 @@ impl<'a> Struck<'a> {
         let bit = self.seeded.below(bytes.len() as u64 * 8) as usize;
         bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(path, bytes).expect("a file");
-        self.launch = self.run.start(&[]);
+        self.launch_again();
         true
+    }
+
+    fn poison(&mut self) -> bool {
+        if self.worker().is_none() {
+            return false;
+        }
+        self.kill_launcher();
+        let Some(poisoned) = poison(self.cache) else {
+            self.launch_again();
+            return false;
+        };
+        self.launch_again();
+        eventually("it gives up", || self.launch.has_ended());
+        poisoned.cure();
+        let next = launch(self.run, self.hosts, self.workers);
+        let ended = std::mem::replace(&mut self.launch, next);
+        // It may have had that batch behind it.
+        let ended = ended.wait_for_one_of(&[93, 0]);
+        if ended.code == Some(93) {
+            ended.assert_said(" twice; do not retry");
+            ended.assert_said(" of the samples ");
+        }
+        true
+    }
+
+    /// Cuts a host of workers off for as many milliseconds as are between these.
+    fn cut(&mut self, least: u64, most: u64) -> bool {
+        let Some((hosts, host)) = self.host() else { return false };
+        hosts.cut(host);
+        sleep(Duration::from_millis(least + self.seeded.below(most - least)));
+        hosts.join(host);
+        true
+    }
+
+    fn cut_launcher(&mut self) -> bool {
+        let Some((hosts, _)) = self.host() else { return false };
+        hosts.cut(0);
+        sleep(Duration::from_millis(500 + self.seeded.below(9500)));
+        hosts.join(0);
+        true
+    }
+
+    fn power_cut(&mut self) -> bool {
+        let Some((hosts, host)) = self.host() else { return false };
+        hosts.power(host);
+        sleep(Duration::from_millis(self.seeded.below(10_000)));
+        hosts.boot(host);
+        true
+    }
+
+    fn power_cut_of_launcher(&mut self) -> bool {
+        let Some((hosts, _)) = self.host() else { return false };
+        hosts.cut(0);
+        self.launch.signal("KILL");
+        for pid in processes::of_run("mpirun", self.run.folder()) {
+            try_send(pid, "KILL");
+        }
+        eventually("the launcher is gone", || self.launch.has_ended());
+        sleep(Duration::from_millis(self.seeded.below(3000)));
+        hosts.join(0);
+        self.launch_again();
+        true
+    }
+
+    /// A host that has workers now.
+    fn host(&mut self) -> Option<(&'a Hosts, usize)> {
+        let hosts = self.hosts?;
+        self.worker()?;
+        let attempt = self.run.events("attempt").pop()?;
+        let shares = attempt["topology"]["hosts"].as_array()?;
+        let share = &shares[self.seeded.below(shares.len() as u64) as usize];
+        Some((hosts, share["host"].as_str()?.strip_prefix('n')?.parse().ok()?))
     }
 
     /// A process's disk is full for a while.
@@ -233,6 +377,16 @@ impl<'a> Struck<'a> {
 
     fn wait_a_while(&mut self) {
         sleep(Duration::from_millis(100 + self.seeded.below(400)));
+    }
+}
+
+fn launch(run: &Run, hosts: Option<&Hosts>, workers: usize) -> Launch {
+    match hosts {
+        Some(hosts) => {
+            let workers = format!("cluster.workers={{ min: 1, max: {workers} }}");
+            run.start_with(&[&hosts.setting(), &workers], |command| hosts.host(command))
+        }
+        None => run.start(&[&format!("cluster.workers={workers}")]),
     }
 }
 

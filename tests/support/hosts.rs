@@ -1,0 +1,109 @@
+//! Simulated hosts on this machine, without Slurm, by `hosts.sh`. They need root.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// What leads mpirun to the simulated hosts, and keeps it from using anything but their network.
+const OPEN_MPI: [(&str, &str); 6] = [
+    ("plm", "rsh"),
+    ("plm_rsh_no_tree_spawn", "1"),
+    ("pml", "ob1"),
+    ("btl", "tcp,self"),
+    ("btl_tcp_if_include", "eth0"),
+    ("oob_tcp_if_include", "eth0"),
+];
+
+/// Hosts n1, n2, ... with a slot each, and n0 for the launcher. They go with this value.
+pub struct Hosts {
+    folder: TempDir,
+    count: usize,
+}
+
+impl Hosts {
+    /// Starts so many hosts besides n0.
+    ///
+    /// # Panics
+    /// If this machine does not allow it.
+    pub fn start(count: usize) -> Self {
+        let folder = tempfile::Builder::new().prefix("hosts").tempdir().expect("a folder");
+        let hosts = Self { folder, count };
+        hosts.script("up", &[&count.to_string()]);
+        let line = |host: usize| format!("n{host} slots=1 # a simulated one\n");
+        let lines: String = (1..=count).map(line).collect();
+        std::fs::write(hosts.path("hostfile"), lines).expect("a hostfile");
+        hosts
+    }
+
+    /// How many there are besides n0.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The setting that leads a run to them.
+    pub fn setting(&self) -> String {
+        format!("cluster.hostfile={}", self.path("hostfile").display())
+    }
+
+    /// Has a launcher run on n0.
+    pub fn host(&self, launcher: &mut Command) {
+        let mut command = Command::new(script());
+        command.arg("head").arg(self.folder.path());
+        command.arg(launcher.get_program()).args(launcher.get_args());
+        command.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        for (name, value) in OPEN_MPI {
+            command.env(format!("OMPI_MCA_{name}"), value);
+        }
+        command.env("OMPI_MCA_plm_rsh_agent", self.path("agent"));
+        *launcher = command;
+    }
+
+    /// Nothing reaches a host any more, and nothing comes from it; it does not know.
+    pub fn cut(&self, host: usize) {
+        self.script("cut", &[&format!("n{host}")]);
+    }
+
+    /// Ends that.
+    pub fn join(&self, host: usize) {
+        self.script("join", &[&format!("n{host}")]);
+    }
+
+    /// A host loses its power, without a word to the others.
+    pub fn power(&self, host: usize) {
+        self.script("power", &[&format!("n{host}")]);
+    }
+
+    /// A host without power has it again.
+    pub fn boot(&self, host: usize) {
+        self.script("boot", &[&format!("n{host}")]);
+    }
+
+    fn script(&self, verb: &str, arguments: &[&str]) {
+        let mut command = Command::new("timeout");
+        command.arg("60").arg(script()).arg(verb).arg(self.folder.path());
+        // The hosts must not hold the pipes of the test.
+        let log = std::fs::File::create(self.path("script.out")).expect("a log");
+        command.args(arguments).stdout(log.try_clone().expect("a log")).stderr(log);
+        let status = command.status().expect("timeout");
+        let text = std::fs::read_to_string(self.path("script.out")).unwrap_or_default();
+        assert!(status.success(), "hosts.sh {verb} {arguments:?}: {status}\n{text}");
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let status = Command::new(script()).arg("down").arg(self.folder.path()).status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("the hosts in {} did not go down", self.folder.path().display());
+        }
+    }
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("support/hosts.sh")
+}
