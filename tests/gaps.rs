@@ -55,6 +55,25 @@ fn what_the_finished_model_lacks_is_trained_again() {
     let points = run.curves().remove("train/loss").expect("losses");
     assert_eq!(points.iter().map(|(step, _)| *step).collect::<Vec<_>>(), Vec::from_iter(1..=24));
 
+    // The last one cannot be, until its folder is free again.
+    let run = Run::new(&tiny, "last", 1, &SETTINGS);
+    std::fs::create_dir_all(run.folder().join("checkpoints")).expect("a folder");
+    let drafts: Vec<_> = (1..=3)
+        .map(|attempt| run.folder().join(format!("checkpoints/step-00000024.tmp-{attempt}")))
+        .collect();
+    drafts.iter().for_each(|draft| std::fs::write(draft, "").expect("a file"));
+    let ended = run.launch(&["cluster.max_restarts=2"], 1);
+    ended.assert_said(
+        " in phase save at step 24 (attempt 3): the last checkpoint could not be written: cannot \
+         begin a draft: ",
+    );
+    ended.assert_said(
+        "next: 2 restarts brought no new checkpoint; the same command resumes from step 20",
+    );
+    drafts.iter().for_each(|draft| std::fs::remove_file(draft).expect("a file"));
+    run.launch(&[], 0);
+    assert!(exported(&run) == wanted, "another model");
+
     // It is damaged while the model is tested, after the last step.
     for (damaged, before) in [(20, 16), (24, 20)] {
         let run = Run::new(&tiny, &format!("damaged-{damaged}"), 1, &SETTINGS);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::store::Store;
 use tandem_config::bases::Bases;
@@ -329,7 +329,11 @@ impl<'a> Trainer<'a> {
         if !self.worker.is_first() {
             return Ok(());
         }
-        self.saved()?;
+        if let Err(error) = self.saved()? {
+            self.worker.notice(format!(
+                "no checkpoint was written, the older ones stay and training goes on: {error:#}"
+            ));
+        }
         let snapshot =
             Snapshot::take(&self.parameters, &self.updates.get_mut().adam, self.state.clone());
         let (store, bases) = (self.store.clone(), self.bases.clone());
@@ -346,21 +350,12 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Waits for the checkpoint that is being written. A failed one is a warning: the older ones
-    /// stay, and the next may succeed.
-    fn saved(&mut self) -> anyhow::Result<bool> {
-        let Some(thread) = self.saving.take() else { return Ok(true) };
+    /// Waits for the checkpoint that is being written, and answers whether that succeeded: where it
+    /// did not, the older ones stay, and the next may.
+    fn saved(&mut self) -> anyhow::Result<anyhow::Result<()>> {
+        let Some(thread) = self.saving.take() else { return Ok(Ok(())) };
         self.worker.phase(Phase::Save, self.state.step);
-        match thread.join() {
-            Ok(Ok(())) => Ok(true),
-            Ok(Err(error)) => {
-                self.worker.notice(format!(
-                    "no checkpoint was written, the older ones stay and training goes on: {error:#}"
-                ));
-                Ok(false)
-            }
-            Err(_) => bail!("the thread that writes checkpoints panicked"),
-        }
+        thread.join().map_err(|_| anyhow!("the thread that writes checkpoints panicked"))
     }
 
     /// Scores the current step. All ranks stop if any of them gave up: it is to be evaluated by
@@ -379,9 +374,7 @@ impl<'a> Trainer<'a> {
 
     fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {
         self.finish_update()?;
-        if !self.saved()? {
-            bail!("the last checkpoint could not be written");
-        }
+        self.saved()?.context("the last checkpoint could not be written")?;
         self.worker.phase(Phase::Finish, self.state.step);
         if ending == Ending::Done && self.worker.is_first() {
             crate::export::write(self.worker, &self.parameters)?;

@@ -53,10 +53,11 @@ pub struct Failure {
 
 impl Failure {
     /// What a failure that comes back looks like; none for what comes from outside and may
-    /// strike anywhere. It is the first line, since traces of calls may follow, without numbers,
+    /// strike anywhere, as a disk that is full for a while. It is the first line, since traces of calls may follow, without numbers,
     /// since addresses and times differ.
     pub fn fingerprint(&self) -> Option<(String, u64)> {
-        (self.kind == Kind::Error).then(|| {
+        let writes = matches!(self.phase.as_deref(), Some("save" | "finish"));
+        (self.kind == Kind::Error && !writes).then(|| {
             let first = self.message.lines().next().unwrap_or_default();
             let words = first.chars().filter(|c| !c.is_ascii_digit());
             (words.collect(), self.step)
@@ -182,5 +183,6 @@ mod tests {
             Failure { message: "another".into(), ..failure() }.fingerprint()
         );
         assert_eq!(Failure { kind: Kind::Death, ..failure() }.fingerprint(), None);
+        assert_eq!(Failure { phase: Some("save".into()), ..failure() }.fingerprint(), None);
     }
 }
