@@ -167,12 +167,13 @@ impl Room {
     }
 
     /// Leaves out the hosts of a hostfile that do not answer, and the nodes that Slurm has lost: a
-    /// job that was submitted with `--no-kill` goes on without them.
-    pub fn leave_out_the_silent(&mut self) {
+    /// job that was submitted with `--no-kill` goes on without them. Answers their names.
+    pub fn leave_out_the_silent(&mut self) -> Vec<String> {
+        let before: Vec<String> = self.hosts.iter().map(|host| host.name.clone()).collect();
         match &self.source {
             Source::Machine => {}
             Source::Slurm(_) => {
-                let lost = slurm::lost_nodes(self.hosts.iter().map(|host| host.name.as_str()));
+                let lost = slurm::lost_nodes(before.iter().map(String::as_str));
                 self.hosts.retain(|host| !lost.contains(&host.name));
             }
             Source::Hostfile(_) => {
@@ -186,6 +187,8 @@ impl Room {
                 self.hosts.retain(|_| asked.next().is_some_and(answered));
             }
         }
+        let is_left = |name: &String| self.hosts.iter().any(|host| host.name == *name);
+        before.into_iter().filter(|name| !is_left(name)).collect()
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::process;
+use crate::slurm::Job;
 use crate::store::Store;
 
 /// Why a run folder cannot be used.
@@ -40,6 +41,30 @@ pub struct Holder {
     pub host: String,
     /// Its process.
     pub pid: u32,
+    /// Slurm's job in which it runs.
+    #[serde(default)]
+    pub job: Option<String>,
+    /// How often Slurm had started that job again.
+    #[serde(default)]
+    pub restarts: u64,
+}
+
+impl Holder {
+    /// This process.
+    fn this() -> Self {
+        Self {
+            host: process::host_name(),
+            pid: std::process::id(),
+            job: Job::this().map(|job| job.id),
+            restarts: Job::restarts(),
+        }
+    }
+
+    /// Whether it belongs to an earlier start of the job of Slurm's in which this process runs.
+    pub fn is_of_an_earlier_start(&self) -> bool {
+        let this = Self::this();
+        this.job.is_some() && this.job == self.job && this.restarts > self.restarts
+    }
 }
 
 impl std::fmt::Display for Holder {
@@ -177,7 +202,7 @@ impl RunFolder {
             }
             Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
         }
-        let holder = Holder { host: process::host_name(), pid: std::process::id() };
+        let holder = Holder::this();
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())
@@ -271,7 +296,7 @@ fn read_holder(file: &mut File) -> Holder {
     // A lock file that says nothing still locks.
     let _ = file.read_to_string(&mut text);
     serde_json::from_str(&text)
-        .unwrap_or_else(|_| Holder { host: "an unknown machine".into(), pid: 0 })
+        .unwrap_or_else(|_| Holder { host: "an unknown machine".into(), ..Holder::default() })
 }
 
 #[cfg(test)]

@@ -187,10 +187,14 @@ pub struct Deadlines {
     /// From a request to stop until the last worker has gone.
     #[schemars(range(min = 1.0))]
     pub stop: f64,
+    /// Hosts of a hostfile that do not answer when the run starts again, and without which it cannot;
+    /// and the launcher of an earlier start of the same job of Slurm's.
+    #[schemars(range(min = 1.0))]
+    pub hosts: f64,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { start: 1800.0, step: 120.0, save: 600.0, evaluate: 300.0, stop: 120.0 }
+        Self { start: 1800.0, step: 120.0, save: 600.0, evaluate: 300.0, stop: 120.0, hosts: 300.0 }
     }
 }

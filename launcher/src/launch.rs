@@ -1,6 +1,7 @@
 //! A run from wherever it stands to its end.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
@@ -12,7 +13,7 @@ use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::{hub, job, prepare};
+use crate::{hub, job, prepare, takeover};
 
 /// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
 ///
@@ -29,7 +30,8 @@ pub fn launch(
     let mut progress = Progress::default();
 
     let run = RunFolder::new(config.run.path());
-    let _lock = run.lock()?;
+    let patience = Duration::from_secs_f64(config.cluster.deadlines.hosts);
+    let (_lock, before) = takeover::take(&run, patience, &interrupts, &mut progress)?;
     if restart {
         prepare::start_over(&run)?;
     }
@@ -48,7 +50,7 @@ pub fn launch(
         ));
         return Ok(Exit::Done);
     }
-    if let Some(ending) = job::ending_without_words(&journal.state) {
+    if let Some(ending) = job::ending_without_words(&journal.state, before) {
         progress.say(&ending.to_string());
         journal.state.add_ending(ending);
     }

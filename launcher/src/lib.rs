@@ -30,5 +30,6 @@ pub mod report;
 pub mod reproduce;
 pub mod score;
 pub mod session;
+pub mod takeover;
 pub mod tensorboard;
 pub mod worker;

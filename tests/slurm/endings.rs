@@ -30,14 +30,14 @@ fn settings() -> Vec<String> {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(nodes: usize) -> Self {
         let tiny = Arc::new(Tiny::new());
         let settings = settings();
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let undisturbed = Run::new(&tiny, "undisturbed", 2, &settings);
         undisturbed.launch(&[], 0);
         let undisturbed = adapters(undisturbed.folder(), STEPS);
-        Self { lab: Lab::start(2, 0, 4), tiny, undisturbed }
+        Self { lab: Lab::start(nodes, 0, 4), tiny, undisturbed }
     }
 
     /// The command that launches a run with these settings besides.
@@ -103,7 +103,7 @@ fn endings(run: &Path) -> Vec<String> {
 #[test]
 #[ignore = "needs root and Slurm: make test-slurm"]
 fn a_run_outlives_its_jobs() {
-    let pair = Pair::new();
+    let pair = Pair::new(2);
     timed("time limit", || time_limit(&pair));
     timed("cancelled", || cancelled(&pair));
     timed("preemption", || preemption(&pair));
@@ -114,12 +114,28 @@ fn a_run_outlives_its_jobs() {
 #[test]
 #[ignore = "needs root and Slurm: make test-slurm"]
 fn a_run_outlives_the_loss_of_nodes() {
-    let pair = Pair::new();
+    let pair = Pair::new(2);
     timed("lost worker", || lost_node(&pair, "n2"));
     timed("lost launcher", || lost_node(&pair, "n1"));
     timed("cut-off worker", || cut_off(&pair, "n2"));
     timed("cut-off launcher", || cut_off(&pair, "n1"));
     timed("a job that does without a node", || does_without(&pair));
+}
+
+/// The launcher's node is cut off and stays so; Slurm starts the job on other nodes.
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn a_run_goes_on_elsewhere() {
+    let pair = Pair::new(3);
+    let (_, run) = pair.submit("elsewhere", &[], &[]);
+    wait_for_checkpoint(&run, 50);
+    pair.lab.script("cut", &["n1"]);
+    pair.lab.wait_until_idle();
+    pair.assert_done(&run);
+    pair.lab.script("join", &["n1"]);
+    assert_eq!(endings(&run), ["node_failure by_slurm"], "{}", pair.said("elsewhere"));
+    let waited = "of an earlier start of this job, at most 300 s (cluster.deadlines.hosts)";
+    assert!(pair.said("elsewhere").contains(waited), "{}", pair.said("elsewhere"));
 }
 
 fn timed(name: &str, part: impl FnOnce()) {

@@ -65,7 +65,7 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
         !left.iter().any(|pid| processes::variable(*pid, "TANDEM_GENERATION") == Some(1))
     });
     hosts.join(2);
-    finish(launched, &run);
+    finish(launched, &run).assert_said("waiting for n2, at most 300 s (cluster.deadlines.hosts)");
 
     // The host loses its power, and stays away.
     let run = Run::new(&tiny, "power", 0, &SETTINGS);
@@ -74,4 +74,9 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     hosts.power(2);
     assert_eq!(failure(&run)["host"], "n2");
     finish(launched, &run).assert_said("going on with 1 worker instead of 2, on n1");
+
+    // It is needed, and waited for in vain.
+    let run = Run::new(&tiny, "in-vain", 2, &SETTINGS);
+    let ended = launch(&hosts, &run, &["cluster.deadlines.hosts=2"]).wait(1);
+    ended.assert_said("error: n2 does not answer, and cluster.workers is 2, but ");
 }

@@ -119,6 +119,14 @@ pub enum TopologyError {
         /// How many workers.
         workers: usize,
     },
+    /// Hosts of the hostfile are away.
+    #[error("{} {} not answer, and {why}", names.join(", "), if names.len() == 1 { "does" } else { "do" })]
+    Silent {
+        /// Their names.
+        names: Vec<String>,
+        /// Why the others are not enough.
+        why: String,
+    },
     /// Slurm is not there, or cannot start programs of Open MPI.
     #[error("cluster.engine is `srun`, but {reason}; set it to `auto`, which takes mpirun then")]
     NoSrun {
@@ -139,6 +147,29 @@ impl Topology {
             room.leave_out_the_silent();
         }
         Self::find(settings, &room)
+    }
+
+    /// Where the ranks of a run with these settings go when they have to start again: the hosts of a
+    /// hostfile that do not answer are done without where the others are enough.
+    ///
+    /// # Errors
+    /// [`TopologyError::Silent`] where they are not; and as [`Self::find_now`].
+    pub fn find_again(settings: &Cluster) -> Result<Self, TopologyError> {
+        let mut room = Room::find(settings)?;
+        if !matches!(room.source, Source::Hostfile(_)) {
+            return Self::find_now(settings);
+        }
+        let names = room.leave_out_the_silent();
+        let found = Self::find(settings, &room);
+        match (settings.workers, found) {
+            (_, found) if names.is_empty() => found,
+            (Workers::Number(0), _) => {
+                let why = "cluster.workers is 0, one for each slot of each host".into();
+                Err(TopologyError::Silent { names, why })
+            }
+            (_, Err(error)) => Err(TopologyError::Silent { names, why: error.to_string() }),
+            (_, found) => found,
+        }
     }
 
     /// Where the ranks of a run with these settings go in a room.

@@ -2,12 +2,13 @@
 //! average, scores and export.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::Checkpoint;
-use tandem_cluster::topology::Topology;
+use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
 use tandem_config::model::Objective;
 
@@ -337,29 +338,50 @@ impl Coordinator {
         }
     }
 
-    /// Goes on with as many workers as there is room for now.
+    /// Goes on with as many workers as there is room for now; waits for hosts without which it cannot.
     fn look_around(&mut self) -> Result<(), Halt> {
-        match Topology::find_now(&self.config.cluster) {
-            Ok(found) => {
-                let (ranks, before) = (found.ranks, self.topology.ranks);
-                if found.hosts != self.topology.hosts {
-                    let plural = if ranks == 1 { "" } else { "s" };
-                    let instead = match ranks == before {
-                        true => String::new(),
-                        false => format!(" instead of {before},"),
-                    };
-                    let hosts = found.hosts_in_words();
-                    self.progress
-                        .say(&format!("going on with {ranks} worker{plural}{instead} on {hosts}"));
+        let patience = Duration::from_secs_f64(self.config.cluster.deadlines.hosts);
+        let started = Instant::now();
+        let mut has_said = false;
+        let error = loop {
+            match Topology::find_again(&self.config.cluster) {
+                Ok(found) => {
+                    self.move_to(found);
+                    return Ok(());
                 }
-                self.topology = found;
-                Ok(())
+                Err(TopologyError::Silent { names, why }) if started.elapsed() < patience => {
+                    if self.interrupts.stop_requested() || self.run.stop_request().exists() {
+                        break "a stop was asked for".to_owned();
+                    }
+                    if !has_said {
+                        self.progress.say(&format!(
+                            "waiting for {}, at most {} s (cluster.deadlines.hosts): {why}",
+                            names.join(", "),
+                            patience.as_secs()
+                        ));
+                        has_said = true;
+                    }
+                    thread::sleep(Duration::from_secs(1));
+                }
+                Err(error) => break error.to_string(),
             }
-            Err(error) => {
-                self.progress.say(&format!("error: {error}; {}", self.way_on()));
-                Err(Halt::Exit(Exit::Failed))
-            }
+        };
+        self.progress.say(&format!("error: {error}; {}", self.way_on()));
+        Err(Halt::Exit(Exit::Failed))
+    }
+
+    fn move_to(&mut self, found: Topology) {
+        let (ranks, before) = (found.ranks, self.topology.ranks);
+        if found.hosts != self.topology.hosts {
+            let plural = if ranks == 1 { "" } else { "s" };
+            let instead = match ranks == before {
+                true => String::new(),
+                false => format!(" instead of {before},"),
+            };
+            let hosts = found.hosts_in_words();
+            self.progress.say(&format!("going on with {ranks} worker{plural}{instead} on {hosts}"));
         }
+        self.topology = found;
     }
 
     fn way_on(&self) -> String {

@@ -18,6 +18,7 @@ use tandem_config::cluster::{Continuation, Slurm};
 use crate::coordinator::journal::{Stage, State, Status, now, read_state};
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
+use crate::takeover::Before;
 
 /// How often signals are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -209,11 +210,13 @@ impl Watcher {
     }
 }
 
-/// How an earlier start of this job ended, if its launcher could not say: its node was lost.
-pub fn ending_without_words(state: &State) -> Option<Ending> {
+/// How an earlier start of this job ended, if its launcher could not say, or did not know: its node was
+/// lost.
+pub fn ending_without_words(state: &State, before: Before) -> Option<Ending> {
     let (job, restarts) = (Job::this()?, Job::restarts().checked_sub(1)?);
     let was_told = |last: &Ending| last.job == job.id && last.restarts == restarts;
-    if state.status != Status::Running || state.job_endings.last().is_some_and(was_told) {
+    let was_running = state.status == Status::Running || before == Before::CutOff;
+    if !was_running || state.job_endings.last().is_some_and(was_told) {
         return None;
     }
     let (cause, next) = (Some(Cause::NodeFailure), Next::BySlurm);
