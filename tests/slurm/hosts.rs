@@ -38,6 +38,11 @@ fn failure(run: &Run) -> Value {
     failure["failure"].clone()
 }
 
+fn has_workers_of(run: &Run, attempt: u64) -> bool {
+    let workers = processes::of_run("tandem-worker", run.folder());
+    workers.iter().any(|pid| processes::variable(*pid, "TANDEM_GENERATION") == Some(attempt))
+}
+
 #[test]
 #[ignore = "needs root: make test-slurm"]
 fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
@@ -53,6 +58,17 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
         ended
     };
 
+    // Open MPI's daemon on a host is killed.
+    let run = Run::new(&tiny, "daemon", 0, &SETTINGS);
+    let launched = launch(&hosts, &run, &[]);
+    run.wait_for_checkpoint(1, 50);
+    hosts.run(2, &["pkill", "-KILL", "orted"]);
+    let killed = Instant::now();
+    eventually("no worker of that attempt is left", || !has_workers_of(&run, 1));
+    println!("no worker is left after {:.1} s", killed.elapsed().as_secs_f64());
+    assert!(killed.elapsed() < Duration::from_secs(5));
+    finish(launched, &run);
+
     // The link is cut, and comes back when the run has missed it.
     let run = Run::new(&tiny, "cut", 0, &SETTINGS);
     let launched = launch(&hosts, &run, &[]);
@@ -60,10 +76,9 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     hosts.cut(2);
     let missed = failure(&run);
     assert_eq!((&missed["kind"], &missed["host"]), (&"hang".into(), &"n2".into()));
-    eventually("the worker that is cut off ends", || {
-        let left = processes::of_run("tandem-worker", run.folder());
-        !left.iter().any(|pid| processes::variable(*pid, "TANDEM_GENERATION") == Some(1))
-    });
+    eventually("the worker that is cut off ends", || !has_workers_of(&run, 1));
+    // It is asked for before it is there again.
+    std::thread::sleep(Duration::from_secs(4));
     hosts.join(2);
     finish(launched, &run).assert_said("waiting for n2, at most 300 s (cluster.deadlines.hosts)");
 

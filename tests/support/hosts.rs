@@ -59,6 +59,11 @@ impl Hosts {
         *launcher = command;
     }
 
+    /// Runs a command on a host; it must end well.
+    pub fn run(&self, host: usize, words: &[&str]) {
+        self.script("sh", &[&[&*format!("n{host}")], words].concat());
+    }
+
     /// Nothing reaches a host any more, and nothing comes from it; it does not know.
     pub fn cut(&self, host: usize) {
         self.script("cut", &[&format!("n{host}")]);
