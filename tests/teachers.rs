@@ -215,6 +215,8 @@ fn a_killed_back_translation_ends_with_the_same_bits() {
     whole.launch(&[], 0);
     let report = std::fs::read_to_string(whole.folder().join("report.md")).expect("a report");
     assert!(report.contains("`train`: 570 samples of 570 lines"), "{report}");
+    let mixed = "translated 190 sentences, at most 0.5 for each pair of `data.train`";
+    assert!(report.contains(mixed), "{report}");
     let whole = Outcome::of(&whole, "back_translated");
     assert_eq!(String::from_utf8_lossy(&whole.pairs).lines().count(), 190);
 

@@ -267,6 +267,7 @@ mod tests {
                 key: "data.distillation".into(),
                 teacher: "runs/teacher".into(),
                 sentences: 988,
+                ratio: None,
                 empty: 3,
                 duplicates: 40,
                 reference_duplicates: Some(25),

@@ -15,6 +15,7 @@ use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::cluster::Deadlines;
 
+use super::engine_log::{death, describe_signal, lost_host, start_failure};
 use super::failure::{Failure, Kind};
 use super::members::{Members, Overdue};
 use crate::exit::Exit;
@@ -353,8 +354,9 @@ impl Watch<'_> {
             first.message = format!("mpirun was {}", describe_signal(signal));
             first.log = engine_log.to_owned();
         }
+        let log = text_of(engine_log);
         if first.kind == Kind::Death
-            && let Some(host) = lost_host(engine_log)
+            && let Some(host) = lost_host(&log)
         {
             // mpirun and srun end the others when they have lost a host.
             first.consequences.extend(first.rank.take());
@@ -366,7 +368,7 @@ impl Watch<'_> {
             first.message = "its host is cut off, or without power".into();
             first.log = engine_log.to_owned();
         } else if first.kind == Kind::Death
-            && let (Some(rank), message) = start_failure(&text_of(engine_log))
+            && let (Some(rank), message) = start_failure(&log)
             && self.members.get(rank).is_none()
         {
             // mpirun and srun end the others when one of them has not started.
@@ -377,7 +379,7 @@ impl Watch<'_> {
             first.log = engine_log.to_owned();
         } else if first.kind == Kind::Death {
             let by_signal = signal.map(describe_signal);
-            let words = by_signal.or_else(|| engine_words(engine_log, first.rank?));
+            let words = by_signal.or_else(|| death(&log, first.rank?));
             if let Some(words) = words {
                 first.message += &format!(": {words}");
             }
@@ -391,61 +393,6 @@ fn text_of(engine_log: &Path) -> String {
     fs::read_to_string(engine_log).unwrap_or_default()
 }
 
-/// Which rank did not even start, and why, by what the engine says.
-fn start_failure(log: &str) -> (Option<usize>, String) {
-    let number = |before: &str, after: &str| -> Option<usize> {
-        let rest = &log[log.find(before)? + before.len()..];
-        let rest = &rest[rest.find(after)? + after.len()..];
-        rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-    };
-    // `Process name: [[26410,1],1]` and `Exit code:    127`, or `n2: task 1: Exited with exit code 127`.
-    let by_mpirun = || Some((number("Process name:", "],")?, number("Exit code:", "")?));
-    let by_srun = || Some((number("error: ", ": task ")?, number(": Exited with exit code", "")?));
-    let ended = by_mpirun().or_else(by_srun);
-    let says_why = |line: &&str| {
-        let line = line.to_lowercase();
-        ["error", "cannot", "could not", "unable"].iter().any(|word| line.contains(word))
-    };
-    let frame = |line: &&str| !line.starts_with("---") && !line.contains("Exited with exit code");
-    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).filter(frame);
-    let reason =
-        lines().find(says_why).or_else(|| lines().next_back()).unwrap_or("it did not say why");
-    match ended {
-        Some((rank, code)) => {
-            (Some(rank), format!("it did not start (exit code {code}): {reason}"))
-        }
-        None => (None, format!("not all workers connected before the engine ended: {reason}")),
-    }
-}
-
-/// The host that mpirun says it has no connection to any more, or of which srun says that Slurm has
-/// lost it.
-fn lost_host(log: &Path) -> Option<String> {
-    let text = fs::read_to_string(log).ok()?;
-    let by_srun = text.lines().find_map(|line| line.split_once("error: Node failure on "));
-    if let Some((_, node)) = by_srun {
-        return Some(node.trim().to_owned());
-    }
-    let about = &text[text.find("lost communication with a remote daemon")?..];
-    let line = about.lines().find(|line| line.trim_start().starts_with("Remote daemon"))?;
-    Some(line.split_once(" on node ")?.1.trim().to_owned())
-}
-
-/// What mpirun says about a rank's end.
-fn engine_words(log: &Path, rank: usize) -> Option<String> {
-    let text = fs::read_to_string(log).ok()?.replace('\n', " ");
-    let about = &text[text.find(&format!("process rank {rank} "))?..];
-    let signal = &about[about.find("on signal ")? + "on signal ".len()..];
-    let number = signal.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
-    Some(describe_signal(number))
-}
-
-fn describe_signal(number: i32) -> String {
-    let name = signal_hook::low_level::signal_name(number).unwrap_or("unknown");
-    let hint = if number == 9 { "; the system does so when memory runs out" } else { "" };
-    format!("ended by signal {number} ({name}){hint}")
-}
-
 /// A secret that nobody guesses.
 fn secret() -> io::Result<String> {
     let mut bytes = [0; 16];
@@ -456,55 +403,6 @@ fn secret() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_mpirun_says_about_a_signal_is_understood() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let log = folder.path().join("engine.log");
-        let words = "mpirun noticed that process rank 1 with PID 0 on node n1 exited on \
-                     signal 9 (Killed).\n";
-        fs::write(&log, words).unwrap();
-        let said = engine_words(&log, 1).unwrap();
-        assert!(said.starts_with("ended by signal 9 (SIGKILL)"), "{said}");
-        assert_eq!(engine_words(&log, 0), None);
-    }
-
-    #[test]
-    fn what_keeps_a_rank_from_starting_is_understood() {
-        let library = "/w: error while loading shared libraries: libtorch_cpu.so: no such file";
-        let frame = "-".repeat(70);
-        let mpirun = format!(
-            "{library}\n{frame}\nmpirun detected that one or more processes exited with non-zero \
-             status, thus causing\nthe job to be terminated. The first process to do so was:\n\n  \
-             Process name: [[26410,1],3]\n  Exit code:    127\n{frame}\n"
-        );
-        let srun = format!("{library}\nsrun: error: n2: task 3: Exited with exit code 127\n");
-        let expected = (Some(3), format!("it did not start (exit code 127): {library}"));
-        assert_eq!(start_failure(&mpirun), expected);
-        assert_eq!(start_failure(&srun), expected);
-        let refused = "srun: error: Unable to create step for job 7: Required node not available";
-        let (rank, message) = start_failure(&format!("srun: Job 7 step creation\n{refused}\n"));
-        assert_eq!(rank, None);
-        assert!(message.ends_with(refused), "{message}");
-        let (_, message) = start_failure("");
-        assert!(message.ends_with(": it did not say why"), "{message}");
-    }
-
-    #[test]
-    fn a_lost_host_is_understood() {
-        let folder = tempfile::TempDir::new().unwrap();
-        let log = folder.path().join("engine.log");
-        let words = "ORTE has lost communication with a remote daemon.\n\n  \
-                     HNP daemon   : [[15556,0],0] on node n0\n  \
-                     Remote daemon: [[15556,0],2] on node n2\n";
-        fs::write(&log, words).unwrap();
-        assert_eq!(lost_host(&log).as_deref(), Some("n2"));
-        let words = "srun: error: Node failure on n3\nsrun: error: n1: task 0: Killed\n";
-        fs::write(&log, words).unwrap();
-        assert_eq!(lost_host(&log).as_deref(), Some("n3"));
-        fs::write(&log, "nothing\n").unwrap();
-        assert_eq!(lost_host(&log), None);
-    }
 
     #[test]
     fn secrets_differ() {

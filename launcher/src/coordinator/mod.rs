@@ -1,7 +1,8 @@
 //! The coordinator: a run's life from its first worker to its report.
 //!
 //! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
-//!   overdue; [`failure`] is what went wrong first, and the report about it.
+//!   overdue; [`failure`] is what went wrong first, and the report about it, for which [`engine_log`]
+//!   reads what mpirun or srun says.
 //! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
 //! - [`restarts`] decides what is done about a failure, [`gaps`] finds what is to be trained again;
 //!   [`journal`] writes it all down.
@@ -10,6 +11,7 @@
 //!   after,
 //!   [`summary`] what the report tells of it.
 
+pub mod engine_log;
 pub mod evaluation;
 pub mod failure;
 pub mod finish;

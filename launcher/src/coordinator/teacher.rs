@@ -64,6 +64,10 @@ pub struct Taught {
     pub teacher: PathBuf,
     /// Sentences translated.
     pub sentences: usize,
+    /// At most so many of them were wanted for each pair of `data.train`; none where those pairs
+    /// themselves were translated.
+    #[serde(default)]
+    pub ratio: Option<f64>,
     /// Sentences without a translation, such as those too long for the teacher. They are not
     /// trained on.
     pub empty: usize,
@@ -470,6 +474,10 @@ fn figures(
         key: lesson.key.into(),
         teacher: teacher.run.path().to_owned(),
         sentences: translations.len(),
+        ratio: match lesson.input {
+            Input::Choice { ratio, .. } => Some(ratio),
+            Input::Sources(_) | Input::Lines(_) => None,
+        },
         empty: translations.iter().filter(|t| t.hypothesis.is_empty()).count(),
         duplicates: duplicates(translations.iter().map(|t| &*t.hypothesis)),
         reference_duplicates: has_references

@@ -222,8 +222,12 @@ fn split(split: &Split) -> String {
 fn taught(taught: &Taught) -> String {
     let teacher = taught.teacher.display();
     let count = |count: usize| thousands(count as u64);
+    let sentences = count(taught.sentences);
+    let mixed = taught
+        .ratio
+        .map_or(String::new(), |ratio| format!(", at most {ratio} for each pair of `data.train`"));
     let mut text =
-        format!("- `{}`: {teacher} translated {} sentences\n", taught.key, count(taught.sentences));
+        format!("- `{}`: {teacher} translated {sentences} sentences{mixed}\n", taught.key);
     let of = match &taught.scores {
         Some(scores) => {
             text += &format!(
