@@ -1,7 +1,13 @@
 //! What mpirun and srun say about the ends of ranks and hosts.
 
-/// Which rank did not even start, and why, by what the engine says.
-pub fn start_failure(log: &str) -> (Option<usize>, String) {
+/// Which rank did not even start, and why, by what the engine says. Where it says that one did not and
+/// not which, as mpirun does when it is in a hurry, it is the only one that is `missing`, and the
+/// engine's own exit `code` is its.
+pub fn start_failure(
+    log: &str,
+    missing: Option<usize>,
+    code: Option<i32>,
+) -> (Option<usize>, String) {
     let number = |before: &str, after: &str| -> Option<usize> {
         let rest = &log[log.find(before)? + before.len()..];
         let rest = &rest[rest.find(after)? + after.len()..];
@@ -10,7 +16,11 @@ pub fn start_failure(log: &str) -> (Option<usize>, String) {
     // `Process name: [[26410,1],1]` and `Exit code:    127`, or `n2: task 1: Exited with exit code 127`.
     let by_mpirun = || Some((number("Process name:", "],")?, number("Exit code:", "")?));
     let by_srun = || Some((number("error: ", ": task ")?, number(": Exited with exit code", "")?));
-    let ended = by_mpirun().or_else(by_srun);
+    let nameless = || {
+        let is_one = log.contains("1 process returned") && log.contains("non-zero exit code");
+        is_one.then_some((missing?, usize::try_from(code?).ok()?))
+    };
+    let ended = by_mpirun().or_else(by_srun).or_else(nameless);
     let says_why = |line: &&str| {
         let line = line.to_lowercase();
         ["error", "cannot", "could not", "unable"].iter().any(|word| line.contains(word))
@@ -79,13 +89,20 @@ mod tests {
         );
         let srun = format!("{library}\nsrun: error: n2: task 3: Exited with exit code 127\n");
         let expected = (Some(3), format!("it did not start (exit code 127): {library}"));
-        assert_eq!(start_failure(&mpirun), expected);
-        assert_eq!(start_failure(&srun), expected);
+        let hurried = format!(
+            "{library}\n{frame}\nPrimary job  terminated normally, but 1 process returned\na \
+             non-zero exit code. Per user-direction, the job has been aborted.\n{frame}\n"
+        );
+        assert_eq!(start_failure(&mpirun, None, None), expected);
+        assert_eq!(start_failure(&srun, None, None), expected);
+        assert_eq!(start_failure(&hurried, Some(3), Some(127)), expected);
+        assert_eq!(start_failure(&hurried, None, Some(127)).0, None);
         let refused = "srun: error: Unable to create step for job 7: Required node not available";
-        let (rank, message) = start_failure(&format!("srun: Job 7 step creation\n{refused}\n"));
+        let (rank, message) =
+            start_failure(&format!("srun: Job 7 step creation\n{refused}\n"), Some(1), Some(1));
         assert_eq!(rank, None);
         assert!(message.ends_with(refused), "{message}");
-        let (_, message) = start_failure("");
+        let (_, message) = start_failure("", None, None);
         assert!(message.ends_with(": it did not say why"), "{message}");
     }
 

@@ -312,7 +312,8 @@ impl Watch<'_> {
             let message = "the engine ended before the workers".to_owned();
             return self.fail(Kind::Engine, None, message, None);
         }
-        let (rank, message) = start_failure(&text_of(&self.run.engine_log(self.generation)));
+        let log = text_of(&self.run.engine_log(self.generation));
+        let (rank, message) = start_failure(&log, self.members.only_missing(), status.code());
         self.fail(Kind::Engine, rank, message, None);
     }
 
@@ -368,7 +369,9 @@ impl Watch<'_> {
             first.message = "its host is cut off, or without power".into();
             first.log = engine_log.to_owned();
         } else if first.kind == Kind::Death
-            && let (Some(rank), message) = start_failure(&log)
+            && let code = status.and_then(|status| status.code())
+            && let missing = self.members.only_missing()
+            && let (Some(rank), message) = start_failure(&log, missing, code)
             && self.members.get(rank).is_none()
         {
             // mpirun and srun end the others when one of them has not started.

@@ -64,6 +64,12 @@ impl Members {
         self.ranks.len()
     }
 
+    /// The rank that has not connected, if there is exactly one.
+    pub fn only_missing(&self) -> Option<usize> {
+        let mut missing = (0..self.ranks.len()).filter(|rank| self.ranks[*rank].is_none());
+        missing.next().filter(|_| missing.next().is_none())
+    }
+
     /// Whether every rank has connected.
     pub fn complete(&self) -> bool {
         self.ranks.iter().all(Option::is_some)
