@@ -9,7 +9,8 @@ use tandem_tests::{Tiny, adapters};
 
 use crate::lab::{Lab, state, tandem};
 
-const STEPS: u64 = 500;
+/// So many that a run is still on its way when Slurm gets to what it was asked, on a quiet machine, too.
+const STEPS: u64 = 1500;
 
 /// A run of two ranks on two nodes, and the same run undisturbed on this machine.
 struct Pair {
@@ -24,7 +25,7 @@ fn settings() -> Vec<String> {
         "training.log_every=50".into(),
         "evaluation.every=0".into(),
         "evaluation.sentences=4".into(),
-        "checkpoints.every=50".into(),
+        "checkpoints.every=100".into(),
         "checkpoints.keep_last=2".into(),
     ]
 }
@@ -128,7 +129,7 @@ fn a_run_outlives_the_loss_of_nodes() {
 fn a_run_goes_on_elsewhere() {
     let pair = Pair::new(3);
     let (_, run) = pair.submit("elsewhere", &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.script("cut", &["n1"]);
     pair.lab.wait_until_idle();
     pair.assert_done(&run);
@@ -189,7 +190,7 @@ fn pauses(run: &Path) -> Vec<f64> {
 /// Another job takes both nodes; Slurm starts the first one again after it.
 fn preemption(pair: &Pair) {
     let (_, run) = pair.submit("preempted", &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     let high = pair.lab.sbatch(&["--partition=high", "--nodes=2", "--exclusive"], "sleep 1");
     pair.lab.wait_until_idle();
     pair.assert_done(&run);
@@ -199,7 +200,7 @@ fn preemption(pair: &Pair) {
 /// By `scontrol requeue`, and by the run's own choice at its time limit.
 fn requeue(pair: &Pair) {
     let (job, run) = pair.submit("requeued", &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.say(&["scontrol", "requeue", &job]);
     pair.lab.wait_until_idle();
     pair.assert_done(&run);
@@ -217,7 +218,7 @@ fn requeue(pair: &Pair) {
 fn lost_node(pair: &Pair, node: &str) {
     let name = format!("lost-{node}");
     let (_, run) = pair.submit(&name, &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.script("power", &[node]);
     pair.wait_until_missed(node);
     pair.lab.script("join", &[node]);
@@ -232,7 +233,7 @@ fn lost_node(pair: &Pair, node: &str) {
 fn cut_off(pair: &Pair, node: &str) {
     let name = format!("cut-{node}");
     let (_, run) = pair.submit(&name, &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.script("cut", &[node]);
     pair.wait_until_missed(node);
     pair.lab.script("join", &[node]);
@@ -244,7 +245,7 @@ fn cut_off(pair: &Pair, node: &str) {
 /// Slurm does not start the job again: the run has it followed by another one.
 fn preemption_for_good(pair: &Pair) {
     let (_, run) = pair.submit("replaced", &["--partition=low"], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.sbatch(&["--partition=high", "--nodes=2", "--exclusive"], "sleep 1");
     pair.lab.wait_until_idle();
     pair.assert_done(&run);
@@ -255,7 +256,7 @@ fn preemption_for_good(pair: &Pair) {
 fn does_without(pair: &Pair) {
     let elastic = ["cluster.workers={ min: 1, max: 2 }", "cluster.threads=1"];
     let (_, run) = pair.submit("does-without", &["--no-kill"], &elastic);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.script("power", &["n2"]);
     pair.lab.wait_until_idle();
     pair.lab.script("join", &["n2"]);
@@ -270,7 +271,7 @@ fn does_without(pair: &Pair) {
 /// scancel is final.
 fn cancelled(pair: &Pair) {
     let (job, run) = pair.submit("cancelled", &[], &[]);
-    wait_for_checkpoint(&run, 50);
+    wait_for_checkpoint(&run, 100);
     pair.lab.say(&["scancel", &job]);
     pair.lab.wait_until_idle();
     assert_eq!(endings(&run), ["cancel nothing"], "{}", pair.said("cancelled"));

@@ -8,12 +8,12 @@ use tandem_tests::hosts::Hosts;
 use tandem_tests::live::{Ended, Launch, Run, eventually};
 use tandem_tests::{Tiny, adapters, processes};
 
-const STEPS: u64 = 400;
+const STEPS: u64 = 800;
 /// How soon a host that is cut off is to be missed.
 const DEADLINE: Duration = Duration::from_secs(15);
 
 const SETTINGS: [&str; 8] = [
-    "training.steps=400",
+    "training.steps=800",
     "training.log_every=50",
     "evaluation.every=0",
     "evaluation.sentences=4",
