@@ -62,8 +62,11 @@ impl Holder {
 
     /// Whether it belongs to an earlier start of the job of Slurm's in which this process runs.
     pub fn is_of_an_earlier_start(&self) -> bool {
-        let this = Self::this();
-        this.job.is_some() && this.job == self.job && this.restarts > self.restarts
+        self.is_of_an_earlier_start_than(&Self::this())
+    }
+
+    fn is_of_an_earlier_start_than(&self, other: &Self) -> bool {
+        self.job.is_some() && self.job == other.job && self.restarts < other.restarts
     }
 }
 
@@ -303,6 +306,21 @@ fn read_holder(file: &mut File) -> Holder {
 mod tests {
     use super::*;
     use tempfile::TempDir;
+
+    #[test]
+    fn launchers_side_by_side_in_a_job_are_not_of_an_earlier_start() {
+        let holder = |job: Option<&str>, restarts| Holder {
+            job: job.map(Into::into),
+            restarts,
+            ..Holder::default()
+        };
+        let first = holder(Some("7"), 0);
+        assert!(first.is_of_an_earlier_start_than(&holder(Some("7"), 1)));
+        for other in [holder(Some("7"), 0), holder(Some("8"), 1), holder(None, 1)] {
+            assert!(!first.is_of_an_earlier_start_than(&other), "{other:?}");
+        }
+        assert!(!holder(None, 0).is_of_an_earlier_start_than(&holder(None, 1)));
+    }
 
     #[test]
     fn a_run_folder_has_one_launcher() {
