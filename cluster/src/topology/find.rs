@@ -142,7 +142,10 @@ impl Topology {
     /// # Errors
     /// Settings that contradict each other or the hosts.
     pub fn find_now(settings: &Cluster) -> Result<Self, TopologyError> {
-        let mut room = Room::find(settings)?;
+        Self::find_in(settings, Room::find(settings)?)
+    }
+
+    fn find_in(settings: &Cluster, mut room: Room) -> Result<Self, TopologyError> {
         if matches!(settings.workers, Workers::Within(_)) {
             room.leave_out_the_silent();
         }
@@ -157,7 +160,7 @@ impl Topology {
     pub fn find_again(settings: &Cluster) -> Result<Self, TopologyError> {
         let mut room = Room::find(settings)?;
         if !matches!(room.source, Source::Hostfile(_)) {
-            return Self::find_now(settings);
+            return Self::find_in(settings, room);
         }
         let names = room.leave_out_the_silent();
         let found = Self::find(settings, &room);
