@@ -212,9 +212,9 @@ impl<'a> Struck<'a> {
             Fault::ReadOnlyFolder => self.forbid_writing(),
             Fault::OtherWorkers => {
                 self.kill_launcher();
-                let others = self.hosts.map_or(4, Hosts::count) as u64 - 1;
-                self.workers =
-                    (self.workers + self.seeded.below(others) as usize) % (others as usize + 1) + 1;
+                let most = self.hosts.map_or(4, Hosts::count);
+                let further = self.seeded.below(most as u64 - 1) as usize;
+                self.workers = (self.workers + further) % most + 1;
                 self.launch_again();
                 true
             }

@@ -53,8 +53,8 @@ pub struct Failure {
 
 impl Failure {
     /// What a failure that comes back looks like; none for what comes from outside and may
-    /// strike anywhere, as a disk that is full for a while. It is the first line, since traces of calls may follow, without numbers,
-    /// since addresses and times differ.
+    /// strike anywhere, as a disk that is full for a while. It is the first line, since traces of
+    /// calls may follow, without numbers, since addresses and times differ.
     pub fn fingerprint(&self) -> Option<(String, u64)> {
         let writes = matches!(self.phase.as_deref(), Some("save" | "finish"));
         (self.kind == Kind::Error && !writes).then(|| {
