@@ -5,9 +5,12 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use serde_json::Value;
-use tandem_tests::live::eventually;
+use tandem_tests::live::within;
 use tandem_tests::program;
 use tempfile::TempDir;
+
+/// Longer than a run takes with all its workers on one node of a busy machine.
+const WHOLE_RUN: Duration = Duration::from_secs(600);
 
 /// A cluster that is up; it goes down with this value.
 pub struct Lab {
@@ -64,7 +67,7 @@ impl Lab {
 
     /// Waits until no job is left, running or waiting.
     pub fn wait_until_idle(&self) {
-        eventually("all jobs end", || {
+        within(WHOLE_RUN, "all jobs end", || {
             std::thread::sleep(Duration::from_millis(100));
             self.say(&["squeue", "--noheader"]).trim().is_empty()
         });

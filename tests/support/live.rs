@@ -290,8 +290,16 @@ pub fn limit_files(pid: u32, bytes: Option<u64>) -> bool {
 ///
 /// # Panics
 /// If it has not become true within a few minutes.
-pub fn eventually(what: &str, mut fact: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+pub fn eventually(what: &str, fact: impl FnMut() -> bool) {
+    within(PATIENCE, what, fact);
+}
+
+/// Waits until `fact` is true.
+///
+/// # Panics
+/// If it has not become true within `patience`.
+pub fn within(patience: Duration, what: &str, mut fact: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience;
     while !fact() {
         assert!(Instant::now() < deadline, "it never came true that {what}");
         std::thread::sleep(Duration::from_millis(5));
