@@ -59,6 +59,12 @@ fn teacher(tiny: &Tiny, name: &str) -> std::path::PathBuf {
     )
 }
 
+/// A student that finds no translations of other students.
+fn student(tiny: &Arc<Tiny>, name: &str, workers: usize, settings: &[&str]) -> Run {
+    let cache = format!("data.cache=cache-{name}");
+    Run::new(tiny, name, workers, &[settings, &[&cache]].concat())
+}
+
 /// What is made of the data of a run, and what is learnt from it.
 struct Outcome {
     pairs: Vec<u8>,
@@ -94,7 +100,7 @@ fn undisturbed_with_teacher() -> &'static (Outcome, Vec<u8>) {
     static OUTCOME: OnceLock<(Outcome, Vec<u8>)> = OnceLock::new();
     OUTCOME.get_or_init(|| {
         let tiny = tiny();
-        let run = Run::new(&tiny, "student", 2, &DISTILLATION);
+        let run = student(&tiny, "student", 2, &DISTILLATION);
         let ended = run.launch(&[], 0);
         ended.assert_said("shards translated");
         ended.assert_said("teacher BLEU ");
@@ -138,15 +144,43 @@ fn every_source_is_distilled_once_and_in_order() {
 
 #[test]
 fn one_worker_distils_as_two_do() {
-    let run = Run::new(&tiny(), "one-student", 1, &DISTILLATION);
+    let run = student(&tiny(), "one-student", 1, &DISTILLATION);
     run.launch(&[], 0);
     assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs);
+}
+
+/// The second student takes the first one's translations; of the third they are damaged.
+#[test]
+fn students_of_one_teacher_share_its_translations() {
+    let tiny = tiny();
+    let settings = [&DISTILLATION[..], &["data.cache=cache-shared"]].concat();
+    let launch = |name: &str| {
+        let run = Run::new(&tiny, name, 1, &settings);
+        let ended = run.launch(&[], 0);
+        assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs, "{name}: other pairs");
+        (run.events("translated").len(), ended)
+    };
+    let (shards, _) = launch("first-student");
+    assert!(shards > 6, "{shards}");
+    let (again, ended) = launch("second-student");
+    ended.assert_said("data.distillation: translated before, in ");
+    assert_eq!(again, 0);
+
+    let entries = std::fs::read_dir(tiny.path("cache-shared")).expect("a folder");
+    let mut kept = entries.map(|entry| entry.expect("an entry").path());
+    let kept = kept.find(|path| path.extension() == Some("translations".as_ref()));
+    let damaged = kept.expect("translations").join("shard-000003.jsonl");
+    std::fs::write(&damaged, "half").expect("a shard");
+    let (again, ended) = launch("third-student");
+    ended.assert_said("shard-000003.jsonl is damaged");
+    assert_eq!(again, shards);
+    assert!(std::fs::read(&damaged).expect("a shard").len() > 4, "nothing was kept again");
 }
 
 /// A worker is killed, then the launcher, then a shard is damaged, then a stop is asked for.
 #[test]
 fn a_killed_distillation_ends_with_the_same_bits() {
-    let run = Run::new(&tiny(), "killed-student", 2, &DISTILLATION);
+    let run = student(&tiny(), "killed-student", 2, &DISTILLATION);
     undisturbed();
     let launch = run.start(&[]);
     let pid = run.rank(1, 1);
@@ -193,7 +227,7 @@ fn a_teacher_is_trained_first_and_gone_on_with() {
     let (undisturbed, teacher_weights) = undisturbed_with_teacher();
     teacher(&tiny, "late-teacher");
     let late = ["data.distillation.teacher=late-teacher.yaml", "data.distillation.beam=16"];
-    let run = Run::new(&tiny, "late-student", 1, &late);
+    let run = student(&tiny, "late-student", 1, &late);
     let launch = run.start(&[]);
     let checkpoints = run.beside("late-teacher/checkpoints");
     eventually("the teacher has a checkpoint", || checkpoints.join("latest").exists());
@@ -211,7 +245,7 @@ fn a_teacher_is_trained_first_and_gone_on_with() {
 
 #[test]
 fn a_killed_back_translation_ends_with_the_same_bits() {
-    let whole = Run::new(&tiny(), "back-whole", 2, &BACK_TRANSLATION);
+    let whole = student(&tiny(), "back-whole", 2, &BACK_TRANSLATION);
     whole.launch(&[], 0);
     let report = std::fs::read_to_string(whole.folder().join("report.md")).expect("a report");
     assert!(report.contains("`train`: 570 samples of 570 lines"), "{report}");
@@ -220,7 +254,7 @@ fn a_killed_back_translation_ends_with_the_same_bits() {
     let whole = Outcome::of(&whole, "back_translated");
     assert_eq!(String::from_utf8_lossy(&whole.pairs).lines().count(), 190);
 
-    let run = Run::new(&tiny(), "back-killed", 2, &BACK_TRANSLATION);
+    let run = student(&tiny(), "back-killed", 2, &BACK_TRANSLATION);
     let launch = run.start(&[]);
     let pid = run.rank(1, 0);
     wait_for_shards(&run, "back_translated", 2);
@@ -237,7 +271,7 @@ fn a_killed_back_translation_ends_with_the_same_bits() {
 fn both_together_with_a_tag() {
     let settings =
         [&DISTILLATION[..], &BACK_TRANSLATION, &["data.back_translation.tag=BT"]].concat();
-    let run = Run::new(&tiny(), "both", 1, &settings);
+    let run = student(&tiny(), "both", 1, &settings);
     run.launch(&[], 0);
     let made = std::fs::read_to_string(run.folder().join("back_translated/train.jsonl"));
     let made = made.expect("pairs");

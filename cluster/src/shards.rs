@@ -83,6 +83,11 @@ impl Shards {
         Self { folder, key }
     }
 
+    /// Their folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn path(&self, shard: usize) -> PathBuf {
         self.folder.join(format!("shard-{shard:06}.jsonl"))
     }
@@ -168,6 +173,24 @@ impl Shards {
             return Err(incomplete(reason));
         }
         Ok(items.into_values().collect())
+    }
+
+    /// Puts all shards into the folder of `other`, too, which is there as a whole or not at all. They
+    /// are never written to again, so that they may be links.
+    ///
+    /// # Errors
+    /// Where the file system refuses, or there is something already.
+    pub fn link(&self, other: &Self) -> io::Result<()> {
+        let beside = other.folder.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(beside)?;
+        let draft = tempfile::Builder::new().prefix("shards-").tempdir_in(beside)?;
+        for entry in fs::read_dir(&self.folder)? {
+            let (from, to) = (entry?.path(), draft.path());
+            let to = to.join(from.file_name().unwrap_or_default());
+            fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))?;
+        }
+        fs::rename(draft.path(), &other.folder)?;
+        File::open(beside)?.sync_all()
     }
 
     /// The files, sorted by name; none where there is no folder yet.
@@ -273,6 +296,23 @@ mod tests {
         assert!(damaged[0].to_string().contains("shard-000001"), "{}", damaged[0]);
         assert!(damaged[0].to_string().ends_with("it belongs to other work"), "{}", damaged[0]);
         assert_eq!(mine.files().unwrap(), [mine.path(0)]);
+    }
+
+    #[test]
+    fn linked_shards_outlive_the_first_ones() {
+        let folder = TempDir::new().unwrap();
+        let first = written(&folder);
+        let items = first.merge().unwrap();
+        let other = Shards::new(folder.path().join("cache/kept"), "key".into());
+        first.link(&other).unwrap();
+        assert!(first.link(&other).is_err(), "there already");
+        assert_eq!(
+            fs::read_dir(folder.path().join("cache")).unwrap().count(),
+            1,
+            "a draft is left"
+        );
+        fs::remove_dir_all(&first.folder).unwrap();
+        assert_eq!(other.merge().unwrap(), items);
     }
 
     #[test]

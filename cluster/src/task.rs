@@ -102,6 +102,11 @@ impl Task {
     pub fn shards(&self, folder: &Path) -> Shards {
         Shards::new(folder.join("shards"), self.key.clone())
     }
+
+    /// Where they lie in `cache` for other runs.
+    pub fn kept(&self, cache: &Path) -> Shards {
+        Shards::new(cache.join(format!("{}.translations", self.key)), self.key.clone())
+    }
 }
 
 fn path(folder: &Path) -> PathBuf {

@@ -34,12 +34,18 @@ pub struct Data {
     /// What is done with bad lines: not UTF-8, missing columns, an empty side, an absurd ratio.
     #[serde(default)]
     pub bad_lines: BadLines,
-    /// Where tokenised text and soft labels are kept between runs; by default `cache` beside the run
-    /// folders.
+    /// Where tokenised text, teachers' translations and soft labels are kept between runs; by default
+    /// `cache` beside the run folders.
     pub cache: Option<PathBuf>,
 }
 
 impl Data {
+    /// The folder that keeps what is made of the texts, for the run in the folder `run`.
+    pub fn cache(&self, run: &Path) -> PathBuf {
+        let beside = || run.parent().unwrap_or(Path::new(".")).join("cache");
+        self.cache.clone().unwrap_or_else(beside)
+    }
+
     /// The splits that there are, with their names.
     pub fn splits(&self) -> impl Iterator<Item = (&'static str, &Text)> {
         [("train", Some(&self.train)), ("valid", self.valid.as_ref()), ("test", self.test.as_ref())]

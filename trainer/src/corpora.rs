@@ -114,7 +114,7 @@ impl Languages {
         let data = &worker.config.data;
         let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
         worker.phase(Phase::Start, 0);
-        let (sides, cache) = (self.sides(worker), cache(worker));
+        let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
         let samples: String = corpus.key().iter().map(|byte| format!("{byte:02x}")).collect();
         let fact = (format!("data.{} (SHA-256)", split.name()), samples);
@@ -153,12 +153,6 @@ impl Languages {
             seed,
         }))
     }
-}
-
-/// The folder that keeps what is made of the texts between runs.
-pub fn cache(worker: &Worker) -> PathBuf {
-    let beside = || worker.run.parent().unwrap_or(Path::new(".")).join("cache");
-    worker.config.data.cache.clone().unwrap_or_else(beside)
 }
 
 /// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in

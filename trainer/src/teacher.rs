@@ -20,7 +20,7 @@ use tandem_config::soft_labels::{MAX_TOKENS, SoftLabels as Config};
 use tch::Device;
 
 use crate::checkpoint::Misfit;
-use crate::corpora::{self, Languages};
+use crate::corpora::Languages;
 use crate::data::batches::evaluation_batches;
 use crate::data::cache::Key;
 use crate::data::corpus::Corpus;
@@ -52,7 +52,7 @@ pub fn soft_labels(
     check_vocabulary(languages, &folder)?;
     let top = config.top.min(languages.source.size());
     let key = key(worker, &folder, config, corpus)?;
-    let store = Store::new(&corpora::cache(worker), key, Arc::clone(corpus), top);
+    let store = Store::new(&worker.config.data.cache(&worker.run), key, Arc::clone(corpus), top);
     let mut shards: Vec<Option<Shard>> = (0..store.shards()).map(|i| store.open(i)).collect();
     let own = (worker.rank..store.shards()).step_by(worker.world_size);
     let missing: Vec<usize> = own.filter(|&shard| shards[shard].is_none()).collect();

@@ -7,9 +7,9 @@
 //! - [`restarts`] decides what is done about a failure, [`gaps`] finds what is to be trained again;
 //!   [`journal`] writes it all down.
 //! - [`ledger`] knows what the time went into, [`stragglers`] who is slower than the others.
-//! - [`life`] puts them together; [`teacher`] is what comes before training, [`finish`] what comes
-//!   after,
-//!   [`summary`] what the report tells of it.
+//! - [`life`] puts them together; [`teacher`] is what comes before training, for which
+//!   [`translations`] are made or found; [`finish`] is what comes after, [`summary`] what the report
+//!   tells of it.
 
 pub mod engine_log;
 pub mod evaluation;
@@ -26,3 +26,4 @@ pub mod stragglers;
 pub mod summary;
 pub mod teacher;
 pub mod training;
+mod translations;

@@ -2,9 +2,9 @@
 //! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a
 //! run learns from (Chen et al. 2020), with which its own workers label the data.
 //!
-//! A teacher is trained first where its run file is given, as a run of its own. Then, for pairs, a group of
-//! this run's workers translates, shard by shard; whatever is killed, the shards that are written
-//! stay. All shards together become the pairs in the run's folder, in the order of the text.
+//! A teacher is trained first where its run file is given, as a run of its own. Then, for pairs, this
+//! run's workers have it translate ([`translations`]), and what it wrote becomes the pairs in the run's
+//! folder, in the order of the text.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tandem_cluster::control::Report;
 use tandem_cluster::made::{self, Pair, Record};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{ADAPTERS, Checkpoint};
@@ -23,16 +22,13 @@ use tandem_config::decoding::Decoding;
 use tandem_config::load_trained;
 use tandem_config::model::Objective;
 
-use super::group::{self, Listener, Setting};
-use super::journal::{Journal, Stage, State, Status, read_state};
+use super::journal::{Stage, State, Status, read_state};
 use super::life::{Coordinator, Halt};
-use super::restarts::Restarts;
+use super::translations;
 use crate::exit::{Exit, Refused};
 use crate::launch::launch;
 use crate::prepare;
-use crate::progress::Progress;
 use crate::score::{self, Scores, Scoring, Translation};
-use crate::worker::Work;
 
 /// The key of a run that makes the BERT of soft labels.
 const SOFT_LABELS: &str = "model.objective.autoregressive.soft_labels.teacher";
@@ -326,12 +322,7 @@ fn make(
     }
     let unwritable = || format!("cannot write into {}", lesson.folder.display());
     task.write(&lesson.folder).with_context(unwritable)?;
-    translate(coordinator, lesson, &task)?;
-
-    let mut translations = Vec::new();
-    for line in task.shards(&lesson.folder).merge()? {
-        translations.push(serde_json::from_str::<Translation>(&line)?);
-    }
+    let translations = translations::of(coordinator, lesson.key, &lesson.folder, &task)?;
     let scoring = Scoring::from(&coordinator.config.evaluation);
     let taught = figures(lesson, teacher, &translations, scoring);
     let text = serde_json::to_string_pretty(&taught)? + "\n";
@@ -376,84 +367,6 @@ fn task(lesson: &Lesson, teacher: &Teacher, checkpoint: &Checkpoint) -> anyhow::
     });
     let key = task.hash(&settings).context("cannot read the text that is to be translated")?;
     Ok(Task { key, ..task })
-}
-
-/// Runs groups of workers until every shard is there.
-fn translate(coordinator: &mut Coordinator, lesson: &Lesson, task: &Task) -> Result<(), Halt> {
-    let shards = task.shards(&lesson.folder);
-    let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
-    loop {
-        let (whole, damaged) = shards.clean()?;
-        for damage in damaged {
-            coordinator.progress.say(&format!("warning: {damage}; it is translated again"));
-            coordinator.journal.event("damaged", json!({ "message": damage.to_string() }));
-        }
-        if whole > 0 {
-            coordinator.progress.say(&format!("{}: {whole} shards are there", lesson.key));
-        }
-        let generation = coordinator.begin_attempt("translate")?;
-        let work = Work::Translate { task: lesson.folder.clone() };
-        let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
-        let setting = Setting {
-            run: &coordinator.run,
-            topology: &coordinator.topology,
-            deadlines: &coordinator.config.cluster.deadlines,
-            interrupts: &coordinator.interrupts,
-        };
-        let mut listener = Counting {
-            key: lesson.key,
-            whole,
-            journal: &mut coordinator.journal,
-            progress: &mut coordinator.progress,
-            restarts: &mut restarts,
-        };
-        let end = group::run(&setting, generation, job, &mut listener);
-        if coordinator.handle(end, &mut restarts)? {
-            return Ok(());
-        }
-    }
-}
-
-/// Follows a group of workers that translates.
-struct Counting<'a> {
-    key: &'static str,
-    whole: usize,
-    journal: &'a mut Journal,
-    progress: &'a mut Progress,
-    restarts: &'a mut Restarts,
-}
-
-impl Listener for Counting<'_> {
-    fn joined(&mut self, rank: usize, host: &str, device: &str) {
-        self.journal.event("joined", json!({ "rank": rank, "host": host, "device": device }));
-    }
-
-    fn report(&mut self, rank: usize, report: Report) {
-        match report {
-            Report::Translated { shard, shards } => {
-                self.whole += 1;
-                self.restarts.progress();
-                self.journal.event("translated", json!({ "shard": shard }));
-                let line = format!("{}: {} of {shards} shards translated", self.key, self.whole);
-                self.progress.show_line(&line, self.whole == shards);
-            }
-            Report::Notice { text } => {
-                let text = format!("rank {rank}: {text}");
-                self.progress.say(&format!("note: {text}"));
-                self.journal.state.add_notice(&text);
-            }
-            _ => {}
-        }
-    }
-
-    fn stopping(&mut self) {
-        self.journal.event("stopping", json!({}));
-        self.progress.say("stopping: finished shards are kept; press Ctrl-C again to kill");
-    }
-
-    fn tick(&mut self) {
-        self.journal.save_sometimes();
-    }
 }
 
 fn figures(
