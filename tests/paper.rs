@@ -91,8 +91,8 @@ impl Paper {
                 let text: String = pairs.collect();
                 fs::write(folder.join(format!("{split}.tsv")), text).expect("a file");
             }
-            fs::copy(self.tiny.path("mono.en"), folder.join("mono.en")).expect("a file");
         }
+        fs::copy(self.tiny.path("mono.en"), self.configs().join("data/mono.en")).expect("a file");
     }
 
     /// A table's rows, launched up to so many steps: the rows of its Markdown, and what was said.

@@ -169,8 +169,9 @@ fn file(path: &Path, key: &str, report: &mut Report) {
 /// What makes the file, as the end of a message: the tables of a corpus lie in a folder beside its
 /// recipe, under the recipe's name.
 fn recipe_hint(path: &Path) -> String {
+    let is_table = ["train.tsv", "valid.tsv", "test.tsv"].iter().any(|table| path.ends_with(table));
     let recipe = path.parent().map(|folder| folder.with_added_extension("yaml"));
-    match recipe.filter(|recipe| recipe.is_file()) {
+    match recipe.filter(|recipe| is_table && recipe.is_file()) {
         Some(recipe) => format!(", `tandem data {}` makes it", recipe.display()),
         None => String::new(),
     }

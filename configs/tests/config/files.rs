@@ -102,6 +102,10 @@ fn a_text_that_a_recipe_makes_is_told_with_its_command() {
     let said = folder.load(&text, &[]).unwrap_err();
     let command = format!("{missing}, `tandem data data/iwslt14.de-en.yaml` makes it");
     assert!(said.ends_with(&command), "{said}");
+    // The recipe makes nothing else there.
+    let text = text.replace("train.tsv", "mono.tsv");
+    let said = folder.load(&text, &[]).unwrap_err();
+    assert!(said.ends_with("there is no file data/iwslt14.de-en/mono.tsv"), "{said}");
 }
 
 #[test]

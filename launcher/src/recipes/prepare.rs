@@ -18,6 +18,8 @@ use crate::progress::Progress;
 
 /// What a folder of data says about itself.
 pub const MANIFEST: &str = "manifest.json";
+/// The parts of a corpus, each of which becomes a table.
+const PARTS: [&str; 3] = ["train", "valid", "test"];
 
 /// Why there are no tables.
 #[derive(Debug, thiserror::Error)]
@@ -175,6 +177,7 @@ pub fn prepare(
     {
         return Ok(Outcome::There(manifest));
     }
+    refuse_what_is_not_ours(&target)?;
     let draft = folder.join(format!(".{name}.draft"));
     remove(&draft)?;
     make_folder(&draft)?;
@@ -193,15 +196,7 @@ fn standing(target: &Path, recipe: &Recipe) -> Result<Option<Manifest>, PrepareE
         Err(PrepareError::Occupied { folder: target.to_owned(), what, advice })
     };
     let again = "`--again` makes it anew";
-    let Ok(text) = fs::read_to_string(target.join(MANIFEST)) else {
-        return match target.exists() {
-            true => occupied(
-                format!("was not made by `tandem data`: it has no {MANIFEST}"),
-                "move it away, or give another folder with `--folder`",
-            ),
-            false => Ok(None),
-        };
-    };
+    let Ok(text) = fs::read_to_string(target.join(MANIFEST)) else { return Ok(None) };
     let Ok(manifest) = serde_json::from_str::<Manifest>(&text) else {
         return occupied(format!("has a {MANIFEST} that cannot be read"), again);
     };
@@ -216,6 +211,34 @@ fn standing(target: &Path, recipe: &Recipe) -> Result<Option<Manifest>, PrepareE
         }
     }
     Ok(Some(manifest))
+}
+
+/// Nothing that people have put there may go with the folder.
+fn refuse_what_is_not_ours(target: &Path) -> Result<(), PrepareError> {
+    let occupied =
+        |what, advice| Err(PrepareError::Occupied { folder: target.to_owned(), what, advice });
+    let entries = match fs::read_dir(target) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => {
+            return Err(PrepareError::Io { action: "read", path: target.to_owned(), source });
+        }
+    };
+    if !target.join(MANIFEST).exists() {
+        return occupied(
+            format!("was not made by `tandem data`: it has no {MANIFEST}"),
+            "move it away, or give another folder with `--folder`",
+        );
+    }
+    let is_own = |name: &str| name == MANIFEST || PARTS.iter().any(|part| table(part) == name);
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    match names.filter(|name| !is_own(name)).min() {
+        Some(name) => occupied(
+            format!("holds {name}, which `tandem data` has not made and would remove"),
+            "move it out of the folder first",
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Puts a complete folder into its place. What was there goes only when it is there.
@@ -236,6 +259,11 @@ fn publish(draft: &Path, target: &Path) -> Result<(), PrepareError> {
         let _ = File::open(parent).and_then(|parent| parent.sync_all());
     }
     remove(&old)
+}
+
+/// The file name of a part's table.
+fn table(part: &str) -> String {
+    format!("{part}.tsv")
 }
 
 fn make_folder(path: &Path) -> Result<(), PrepareError> {
@@ -478,7 +506,7 @@ struct Writer {
 
 impl Writer {
     fn create(folder: &Path, name: &str) -> Result<Self, PrepareError> {
-        let table = Table { file: format!("{name}.tsv"), ..Table::default() };
+        let table = Table { file: table(name), ..Table::default() };
         let path = folder.join(&table.file);
         let file = File::create(&path).map_err(|source| PrepareError::Io {
             action: "write",

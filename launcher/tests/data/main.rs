@@ -182,13 +182,15 @@ fn english_german_is_made_of_five_archives_with_their_checksums() {
             sgm("src", "en", &["it\u{2019}s time", "big"]),
         ),
     ]);
+    let marks = "\u{201e}Zeit\u{201c} \u{2013} wie geht\u{2019}s\u{2026}\n";
+    let other = "\u{ab}time\u{bb}\u{2014}how\u{2019}s it\n";
+    let news = ["de", "en"].map(|end| format!("training/news-commentary-v9.de-en.{end}"));
+    let [german, english] = news;
+    let news = tgz(&[(german, marks.into()), (english, other.into())]);
     let archives = [
         ("europarl-v7.tgz", tgz(&lines("training/europarl-v7.de-en", ["de", "en"], 5))),
         ("commoncrawl.tgz", tgz(&lines("commoncrawl.de-en", ["de", "en"], 3))),
-        (
-            "news-commentary-v9.tgz",
-            tgz(&lines("training/news-commentary-v9.de-en", ["de", "en"], 2)),
-        ),
+        ("news-commentary-v9.tgz", news),
         ("wmt19-dev.tgz", dev),
         ("wmt14-test-full.tgz", test),
     ];
@@ -209,10 +211,10 @@ fn english_german_is_made_of_five_archives_with_their_checksums() {
     }
     world.fetch("wmt14.en-de", 0);
     let train = world.rows("wmt14.en-de/train.tsv");
-    assert_eq!(train.len(), 10);
+    assert_eq!(train.len(), 9);
     assert_eq!(train[0], "en europarl-v7.de-en 0 .\tde europarl-v7.de-en 0 .");
     assert_eq!(train[5], "en commoncrawl.de-en 0 .\tde commoncrawl.de-en 0 .");
-    assert_eq!(train[9], "en news-commentary-v9.de-en 1 .\tde news-commentary-v9.de-en 1 .");
+    assert_eq!(train[8], "\"time\" - how's it\t\"Zeit\" - wie geht's...");
     assert_eq!(world.rows("wmt14.en-de/valid.tsv").len(), 4);
     let test = ["en it's time\tde \"Zeit\"", "en big\tde gro\u{df}"];
     assert_eq!(world.rows("wmt14.en-de/test.tsv"), test);
@@ -584,8 +586,18 @@ fn what_is_there_is_not_written_over_by_accident() {
     fs::write(&recipe, text.replace("lowercase: false", "lowercase: true")).expect("a file");
     let said = world.fetch("iwslt14.de-en", 2);
     assert!(said.contains("another version of the recipe"), "{said}");
+    let mine = world.path("iwslt14.de-en/mono.en");
+    fs::write(&mine, "my own\n").expect("a file");
+    let said = world.run("iwslt14.de-en", &["--again"], 2);
+    assert!(said.contains("holds mono.en, which `tandem data` has not made"), "{said}");
+    fs::remove_file(mine).expect("a file");
     world.run("iwslt14.de-en", &["--again"], 0);
     assert_eq!(world.rows("iwslt14.de-en/train.tsv")[0], "de: titel 0\ten: titel 0");
+
+    // Without a manifest it may be anybody's.
+    fs::remove_file(world.path("iwslt14.de-en/manifest.json")).expect("a file");
+    let said = world.run("iwslt14.de-en", &["--again"], 2);
+    assert!(said.contains("was not made by `tandem data`"), "{said}");
 }
 
 #[test]
