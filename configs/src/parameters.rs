@@ -364,23 +364,6 @@ mod tests {
     }
 
     #[test]
-    fn adapters_of_figure_2_are_counted() {
-        for (dim, count) in [
-            (64, 1_198_080),
-            (128, 2_377_728),
-            (256, 4_737_024),
-            (512, 9_455_616),
-            (1024, 18_892_800),
-        ] {
-            let adapters = EncoderAdapters { dim, layers: Layers::All };
-            let weights = BertWeights { folder: None, train: Train::Scratch };
-            let list = encoder(&base(30_000), weights, Some(&adapters), None);
-            let adapters = list.iter().filter(|parameter| parameter.name.contains("adapter"));
-            assert_eq!(adapters.map(Parameter::count).sum::<usize>(), count, "dim {dim}");
-        }
-    }
-
-    #[test]
     fn adapters_in_the_top_6_layers_are_half_of_all() {
         let count =
             |encoder, decoder| trained_count(&ab_net(512, encoder, 0, decoder, Train::Adapters));

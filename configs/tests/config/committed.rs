@@ -10,7 +10,7 @@ use tandem_config::data::Text;
 use tandem_config::estimate::{self, Inputs};
 use tandem_config::gpt2::{self, Gpt2Config, Gpt2Folder};
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
-use tandem_config::parameters::{self, trained_count};
+use tandem_config::parameters::{self, Parameter, trained_count};
 use tandem_config::schema::{Choice, Rule, schema};
 use tandem_config::transformer::Transformer;
 use tandem_config::{RunConfig, read};
@@ -150,7 +150,7 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-en-de-ab-net-enc-autoregressive", 232_212_480),
     ("wmt14-en-de-bert-distilled", 166_554_624),
     ("wmt14-en-de-bert-fused", 90_621_952),
-    ("wmt14-en-de-bert-fused-autoregressive", 280_858_624),
+    ("wmt14-en-de-bert-fused-autoregressive", 287_150_080),
     ("wmt14-en-de-conditional-mlm", 177_974_523),
     ("wmt14-en-de-ct-nmt", 295_974_144),
     ("wmt14-en-de-mask-predict", 74_868_736),
@@ -158,7 +158,7 @@ const PAPER: &[(&str, usize)] = &[
     ("wmt14-en-de-transformer-big", 236_769_280),
     ("wmt14-en-fr-ab-net-enc-autoregressive", 323_908_608),
     ("wmt14-en-fr-bert-distilled", 166_554_624),
-    ("wmt14-en-fr-bert-fused-autoregressive", 372_554_752),
+    ("wmt14-en-fr-bert-fused-autoregressive", 378_846_208),
     ("wmt14-en-fr-conditional-mlm", 177_974_523),
     ("wmt14-en-fr-ct-nmt", 364_746_240),
     ("wmt14-en-fr-transformer-big", 328_465_408),
@@ -254,6 +254,26 @@ fn the_papers_runs_train_the_papers_counts() {
     }
     let files = yaml_files(&configs().join("paper"));
     assert_eq!(files.len(), PAPER.len(), "every run of the paper has its count here");
+}
+
+#[test]
+fn the_rows_of_figure_2_train_its_adapters() {
+    let paper = configs().join("paper");
+    let text = fs::read_to_string(paper.join("tables/figure-2.yaml")).unwrap();
+    let table: Value = serde_yaml::from_str(&text).unwrap();
+    let rows = table["rows"].as_array().unwrap().iter().map(|row| {
+        let set = row["set"].as_array().into_iter().flatten();
+        let set: Vec<String> = set.map(|set| set.as_str().unwrap().to_owned()).collect();
+        let file = paper.join(row["run"].as_str().unwrap()).with_extension("yaml");
+        let (run, _) = read(&file, &set).unwrap_or_else(|problems| panic!("{problems}"));
+        let parameters = parameters::model(&run, &bases(&run));
+        let is_adapters = |name: &str| name.starts_with("encoder.") && name.contains("adapter");
+        let adapters = parameters.iter().filter(|parameter| is_adapters(&parameter.name));
+        (row["x"].as_u64().unwrap(), adapters.map(Parameter::count).sum::<usize>())
+    });
+    let counts =
+        [(64, 1_198_080), (128, 2_377_728), (256, 4_737_024), (512, 9_455_616), (1024, 18_892_800)];
+    assert_eq!(rows.collect::<Vec<_>>(), counts);
 }
 
 #[test]
