@@ -85,9 +85,9 @@ pub struct CtNmt {
     /// `g = σ(W · B + U · E + b)`: B is the BERT's output, E are the encoder's own embeddings.
     #[serde(default = "yes")]
     pub dynamic_switch: bool,
-    /// Asymptotic distillation: the loss is `(1 − this) · words + this · (encoder's output − B)²`,
-    /// the square as a mean over the width, for each source token. 0.1 in the paper, 0.01 in the
-    /// released code.
+    /// Asymptotic distillation: the loss is `(1 − this) · words + this · |encoder's output − B|²`.
+    /// Words are an average over target tokens, and squared distances, sums over the width, one over
+    /// source tokens, as in the released code. 0.1 in the paper, 0.01 in that code.
     #[serde(default)]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub distillation: f64,

@@ -130,7 +130,8 @@ logits = decoder(
     tgt_key_padding_mask=~target_real, memory_key_padding_mask=~source_real) @ target_words.T
 words = nn.functional.cross_entropy(
     logits[target_real], target[target_real], label_smoothing=SMOOTHING, reduction="sum")
-distance = ((memory - seen.detach()) ** 2).mean(-1)[source_real].sum()
+words = words / target_real.sum()
+distance = ((memory - seen.detach()) ** 2).sum(-1)[source_real].mean()
 loss = (1 - DISTILLATION) * words + DISTILLATION * distance
 loss.backward()
 put("autoregressive.input", shifted)

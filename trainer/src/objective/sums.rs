@@ -46,7 +46,7 @@ sums! {
     predicted,
     /// Negative log-likelihood of the lengths, in nats.
     length_nll,
-    /// Squared differences between the encoder's output and a BERT's, means over the width.
+    /// Squared distances between the encoder's output and a BERT's.
     distillation,
     /// Source tokens.
     source_tokens,

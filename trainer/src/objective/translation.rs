@@ -49,6 +49,10 @@ impl Translation {
     /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`; with asymptotic
     /// distillation (CT-NMT), a share of it is the encoder's distance to the BERT's output; with a
     /// batch's soft labels (BERT-Distilled), a share of the words' loss is the cross-entropy of those.
+    ///
+    /// The released code of CT-NMT averages words over target tokens, and distances over source
+    /// tokens, of a worker's batch. Here the step divides by target tokens, so distances are averaged
+    /// over the micro-batch's source tokens, and counted once for each of its target tokens.
     pub fn loss(&self, batch: &PairBatch, device: Device, pass: &Pass) -> Loss {
         let tensors = tensors(batch, device);
         let (encoded, transformed) = self.model.forward(&tensors, pass);
@@ -78,9 +82,10 @@ impl Translation {
         if let Some(bert) = encoded.bert.as_ref().filter(|_| self.distillation > 0.0) {
             let distance = distance(&encoded.memory, bert, &tensors.source_real);
             sums.distillation = distance.double_value(&[]);
-            sums.loss =
-                (1.0 - self.distillation) * sums.loss + self.distillation * sums.distillation;
-            surrogate = surrogate * (1.0 - self.distillation) + distance * self.distillation;
+            let share = 1.0 - self.distillation;
+            let weight = self.distillation * sums.denominator / sums.source_tokens.max(1.0);
+            sums.loss = share * sums.loss + weight * sums.distillation;
+            surrogate = surrogate * share + distance * weight;
         }
         Loss { surrogate, sums }
     }
@@ -98,11 +103,11 @@ impl Translation {
     }
 }
 
-/// `Σ (encoder − BERT)²` over real source tokens, as a mean over the width; the BERT is the teacher
-/// and gets no gradient: `[B, S, D]` twice and `[B, S]` to a scalar in f32.
-pub fn distance(memory: &Tensor, bert: &Tensor, is_real: &Tensor) -> Tensor {
+/// `Σ |encoder − BERT|²` over real source tokens; the BERT is the teacher and gets no gradient:
+/// `[B, S, D]` twice and `[B, S]` to a scalar in f32.
+fn distance(memory: &Tensor, bert: &Tensor, is_real: &Tensor) -> Tensor {
     let difference = (memory - bert.detach()).to_kind(Kind::Float);
-    let squares = difference.square().mean_dim([-1i64].as_slice(), false, Kind::Float); // [B, S]
+    let squares = difference.square().sum_dim_intlist([-1i64].as_slice(), false, Kind::Float); // [B, S]
     (squares * is_real.to_kind(Kind::Float)).sum(Kind::Float)
 }
 

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tandem_trainer::data::example::{Padded, PairBatch};
 use tandem_trainer::loss::{cross_entropy, length_nll};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Parameters, Pass, Positions};
-use tandem_trainer::objective::translation::distance;
-use tch::{Kind, Tensor};
+use tandem_trainer::objective::Translation;
+use tch::{Device, Kind, Tensor};
 
 use crate::support::{
-    SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, tiny, transformer,
+    SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
 };
 
 const TARGET_WORDS: usize = 19;
@@ -55,6 +56,28 @@ impl Golden {
             target_real,
             labels: target.view([-1]).index_select(0, &positions),
             positions,
+        }
+    }
+
+    /// That batch as it comes out of a corpus.
+    fn pairs(&self, input: &Tensor, chosen: &Tensor) -> PairBatch {
+        let batch = self.batch(input, chosen);
+        let flat = |ids: &Tensor| Vec::<i64>::try_from(ids.view([-1])).expect("ids");
+        let rows = batch.source.size()[0];
+        let padded = |ids: &Tensor, is_real: &Tensor| Padded {
+            ids: flat(ids),
+            rows: rows as usize,
+            columns: ids.size()[1] as usize,
+            lengths: flat(&is_real.sum_dim_intlist(1, false, Kind::Int64)),
+        };
+        PairBatch {
+            source: padded(&batch.source, &batch.source_real),
+            decoder_input: padded(input, &batch.target_real),
+            target: padded(self.get("target"), &batch.target_real),
+            loss_positions: flat(&batch.positions),
+            labels: flat(&batch.labels),
+            soft: None,
+            samples: (0..rows as u32).collect(),
         }
     }
 
@@ -172,22 +195,28 @@ fn a_gpt2_behind_a_bert_is_transformers() {
 fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
     let golden = Golden::open("ct_nmt");
     let target = transformer(TARGET_WORDS, "learned");
-    let tiny = tiny(ct_nmt(), target, json!({ "autoregressive": {} }), 0, 1);
-    golden.load(&tiny.parameters, "weight.");
+    let objective = json!({ "autoregressive": { "label_smoothing": 0.1 } });
+    let (run, bases, parameters) = parts(ct_nmt(), target, objective, 0, 1);
+    golden.load(&parameters, "weight.");
+    let translation =
+        Translation::new(&run.model, &bases, &parameters, Kind::Float).expect("a translation");
     let target_real = golden.get("target").ne(0);
-    let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
-    let (encoded, transformed) = tiny.model.forward(&batch, &Pass::eval());
+    let input = golden.get("autoregressive.input");
+    let batch = golden.batch(input, &target_real);
     let source_real = &batch.source_real;
+    let encoded = translation.model.encoder.forward(&batch.source, source_real, &Pass::eval());
     let expected = real(golden.get("autoregressive.memory"), source_real);
     close("memory", &real(&encoded.memory, source_real), &expected);
-    let words = cross_entropy(&tiny.model.head, &transformed, &batch.labels, 0.1);
-    let bert = encoded.bert.expect("a BERT");
-    let distance = distance(&encoded.memory, &bert, source_real);
-    close("loss", &(&words.loss * 0.7 + &distance * 0.3), golden.get("autoregressive.loss"));
-    (words.surrogate * 0.7 + distance * 0.3).backward();
-    let parameters = tiny.parameters.names.iter().zip(&tiny.parameters.trained);
+
+    let pairs = golden.pairs(input, &target_real);
+    let loss = translation.loss(&pairs, Device::Cpu, &Pass::eval());
+    // What a step of this batch alone divides by.
+    let denominator = loss.sums.denominator;
+    let found = Tensor::from((loss.sums.loss / denominator) as f32);
+    close("loss", &found, golden.get("autoregressive.loss"));
+    (loss.surrogate / denominator).backward();
     let mut compared = 0;
-    for (name, parameter) in parameters {
+    for (name, parameter) in parameters.names.iter().zip(&parameters.trained) {
         if let Some(expected) = golden.tensors.get(&format!("autoregressive.gradient.{name}")) {
             close(name, &parameter.grad(), expected);
             compared += 1;
