@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensors;
 use tandem_tests::{Tiny, adapters, expect_code, program, translate};
 
 const TRANSFORMER: &str = "{ transformer: { layers: 2, hidden: 32, heads: 2, feed_forward: 64, \
@@ -125,6 +126,25 @@ fn a_transformer_trained_together_with_a_bert() {
     let german = german.replace("max_length", &format!("ct_nmt: {bert}, max_length"));
     let english = transformer("{ bert: ./bert-en/export }");
     from_yaml_to_bleu(&tiny, "ct-nmt", &german, &english, AUTOREGRESSIVE);
+    // The BERT is tuned until step 9, and the rest to the end.
+    let run = tiny.path("ct-nmt");
+    let changes = |from: u64, to: u64| {
+        [true, false].map(|of_bert| weights(&run, from, of_bert) != weights(&run, to, of_bert))
+    };
+    assert_eq!(changes(3, 6), [true, true]);
+    assert_eq!(changes(6, 9), [true, true]);
+    assert_eq!(changes(9, 12), [false, true]);
+}
+
+/// A run's trained weights at a step, by name: those of the BERT beside its model, or the others.
+fn weights(run: &Path, step: u64, of_bert: bool) -> BTreeMap<String, Vec<u8>> {
+    let bytes = adapters(run, step);
+    let file = SafeTensors::deserialize(&bytes).expect("weights");
+    let tensors = file.iter().filter(|(name, _)| name.contains("fused.bert.") == of_bert);
+    let found: BTreeMap<_, _> =
+        tensors.map(|(name, tensor)| (name.to_owned(), tensor.data().to_owned())).collect();
+    assert!(!found.is_empty());
+    found
 }
 
 #[test]

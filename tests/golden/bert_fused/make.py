@@ -112,9 +112,9 @@ def named():
 
 
 def put_gradients(prefix):
-    """All but the BERT's, which is frozen."""
+    """The BERT's too, though a run leaves it frozen: what comes back to it shows each attention."""
     for name, parameter, rows in named():
-        if parameter.grad is not None and not name.startswith("fused."):
+        if parameter.grad is not None:
             put(f"{prefix}.gradient.{name}", parameter.grad[rows])
     for _, parameter, _ in named():
         parameter.grad = None
