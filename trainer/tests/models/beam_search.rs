@@ -7,7 +7,9 @@ use tandem_trainer::decode::{Sources, TargetIds, Translation};
 use tandem_trainer::model::{Pass, Positions};
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::support::{SOURCE_WORDS, Tiny, bert, bert_encoder, fused, gpt2, tiny, transformer};
+use crate::support::{
+    SOURCE_WORDS, Tiny, bert, bert_encoder, fused, gpt2, sharpened, sources, tiny, transformer,
+};
 
 const IDS: TargetIds = TargetIds { pad: 0, mask: 4, first: 2, end: 3 };
 const WORDS: i64 = 7;
@@ -46,27 +48,6 @@ fn all_models() -> Vec<Tiny> {
 
 fn objective() -> Value {
     json!({ "autoregressive": {} })
-}
-
-/// With fewer near-ties than random weights give.
-fn sharpened(tiny: Tiny, factor: f64) -> Tiny {
-    no_grad(|| {
-        for mut weights in tiny.parameters.trained.iter().map(Tensor::shallow_clone) {
-            let _ = weights.g_mul_scalar_(factor);
-        }
-    });
-    tiny
-}
-
-/// Sources of these lengths, padded.
-fn sources(lengths: &[i64]) -> Sources {
-    let longest = lengths.iter().copied().max().unwrap_or(1);
-    let lengths = Tensor::from_slice(lengths).unsqueeze(1);
-    let place = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
-    let real = place.less_tensor(&lengths);
-    // Ids from 1 to 8 that depend on the sentence's length and the place alone.
-    let ids: Tensor = (&place * 5 + &lengths * 3).remainder(8) + 1;
-    Sources { ids: ids * real.to_kind(Kind::Int64), real, lengths: None }
 }
 
 fn search(tiny: &Tiny, config: &BeamSearch, sources: &Sources) -> Vec<Translation> {

@@ -4,6 +4,7 @@ mod beam_search;
 mod blocks;
 mod buffers;
 mod golden;
+mod mask_predict;
 mod soft_labels;
 mod support;
 mod warm_start;

@@ -10,9 +10,10 @@ use tandem_config::gpt2::Gpt2Folder;
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters;
 use tandem_config::transformer::Transformer;
+use tandem_trainer::decode::Sources;
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Parameters, Seq2Seq};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor, no_grad};
 
 /// Entries of the vocabulary that a fused BERT reads.
 pub const SOURCE_WORDS: usize = 23;
@@ -78,6 +79,27 @@ pub fn tiny(
     let (run, bases, parameters) = parts(encoder, decoder, objective, bert_words, seed);
     let model = Seq2Seq::new(&run.model, &bases, &parameters, Kind::Float);
     Tiny { parameters, model }
+}
+
+/// A model with fewer near-ties than random weights give.
+pub fn sharpened(tiny: Tiny, factor: f64) -> Tiny {
+    no_grad(|| {
+        for mut weights in tiny.parameters.trained.iter().map(Tensor::shallow_clone) {
+            let _ = weights.g_mul_scalar_(factor);
+        }
+    });
+    tiny
+}
+
+/// Sources of these lengths, padded.
+pub fn sources(lengths: &[i64]) -> Sources {
+    let longest = lengths.iter().copied().max().unwrap_or(1);
+    let lengths = Tensor::from_slice(lengths).unsqueeze(1);
+    let place = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
+    let real = place.less_tensor(&lengths);
+    // Ids from 1 to 8 that depend on the sentence's length and the place alone.
+    let ids: Tensor = (&place * 5 + &lengths * 3).remainder(8) + 1;
+    Sources { ids: ids * real.to_kind(Kind::Int64), real, lengths: None }
 }
 
 /// What a model of random weights is made of; a BERT has `bert_words` entries.
