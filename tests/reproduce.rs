@@ -17,14 +17,13 @@ fn read(path: PathBuf) -> String {
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-#[test]
-fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
-    let tiny = Tiny::new();
+/// What makes rows of figure 2 tiny.
+fn tiny_settings(tiny: &Tiny) -> Vec<String> {
     let path = |name: &str| tiny.path(name).display().to_string();
     let pairs = |split: &str, file: &str| {
         format!("data.{split}={{tsv: {{path: {}, source: 1, target: 2}}}}", path(file))
     };
-    let settings = [
+    vec![
         pairs("train", "train.tsv"),
         pairs("valid", "valid.tsv"),
         pairs("test", "valid.tsv"),
@@ -40,7 +39,13 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
         "evaluation.every=3".into(),
         "evaluation.sentences=4".into(),
         "cluster={workers: 1, threads: 1, device: cpu}".into(),
-    ];
+    ]
+}
+
+#[test]
+fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
+    let tiny = Tiny::new();
+    let settings = tiny_settings(&tiny);
     let mut arguments = vec!["figure-2", "--only", "adapters 64 ", "--only", "adapters 128 "];
     settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
     let output = expect_code(&mut reproduce(&tiny, &arguments), 0);
@@ -55,6 +60,11 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
         assert!(tiny.path(&format!("runs/iwslt14-de-en-adapters-{width}/report.md")).is_file());
     }
     assert!(text.contains("Each run here made 6 updates."), "{text}");
+    let [decisive, free] = ["Changed for all runs: ", "launched for this: "].map(|label| {
+        text.lines().find(|line| line.contains(label)).unwrap_or_else(|| panic!("{text}"))
+    });
+    assert!(decisive.contains("training.steps=6") && !decisive.contains("cluster="), "{decisive}");
+    assert!(free.contains("cluster="), "{free}");
     let page = read(tiny.path("tables/figure-2.html"));
     assert!(page.contains("<circle") && page.contains("adapters 128 wide"), "{page}");
     assert!(page.contains(&read(tiny.path("tables/figure-2.svg"))), "the drawing is the page's");
@@ -63,6 +73,42 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(!said.contains("start "), "finished runs were launched again: {said}");
     assert!(String::from_utf8_lossy(&again.stdout).contains(&text));
+}
+
+#[test]
+fn a_run_of_other_settings_is_not_shown_as_a_rows() {
+    let tiny = Tiny::new();
+    let settings = tiny_settings(&tiny);
+    let row = |more: &[&str]| {
+        let mut arguments = vec!["figure-2", "--only", "adapters 64 "];
+        settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
+        arguments.extend(more);
+        let output = expect_code(&mut reproduce(&tiny, &arguments), 0);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let row = text.lines().find(|line| line.contains("| adapters 64 wide |"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (row.unwrap_or_else(|| panic!("{text}")).to_owned(), said)
+    };
+    let bleu = |row: &str| row.split(" | ").nth(3).and_then(|cell| cell.parse::<f64>().ok());
+    assert!(bleu(&row(&[]).0).is_some());
+    for (setting, reason) in [
+        ("seed=7", "its run was made with `seed` 1, not 7"),
+        (
+            "decoding.mask_predict.iterations=3",
+            "its run was scored with `decoding.mask_predict.iterations` 10, not 3",
+        ),
+        ("training.steps=4", "its run made 6 updates, not 4"),
+    ] {
+        for read in [&["--read"][..], &[]] {
+            let (row, said) = row(&[&["--set", setting], read].concat());
+            assert!(row.contains(reason) && bleu(&row).is_none(), "{row}");
+            assert!(!said.contains("start "), "{said}");
+        }
+    }
+    let (longer, _) = row(&["--set", "training.steps=9", "--read"]);
+    assert!(longer.contains("its run made 6 of 9 updates") && bleu(&longer).is_some(), "{longer}");
+    // Whoever asked for something else has changed nothing.
+    assert!(bleu(&row(&["--read"]).0).is_some());
 }
 
 #[test]

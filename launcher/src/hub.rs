@@ -55,11 +55,18 @@ pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), 
         if is_missing(name) {
             fetch(name, say)?;
         }
+    }
+    find(config);
+    Ok(())
+}
+
+/// Replaces the names of the pre-trained models that are here by their folders.
+pub fn find(config: &mut RunConfig) {
+    for name in config.model.berts_mut() {
         if let Some(folder) = locate(name) {
             *name = folder.to_string_lossy().into_owned();
         }
     }
-    Ok(())
 }
 
 fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {

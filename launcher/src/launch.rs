@@ -36,7 +36,7 @@ pub fn launch(
         prepare::start_over(&run)?;
     }
     hub::resolve(&mut config, &mut |text| progress.say(text))?;
-    prepare::write_config(&run, &config)?;
+    prepare::check(&run, &config)?;
     // An old request is not meant for this launch.
     let _ = std::fs::remove_file(run.stop_request());
 
@@ -50,6 +50,8 @@ pub fn launch(
         ));
         return Ok(Exit::Done);
     }
+    // Not before: beside a finished run's scores stands how they came about.
+    prepare::write_config(&run, &config)?;
     if let Some(ending) = job::ending_without_words(&journal.state, before) {
         progress.say(&ending.to_string());
         journal.state.add_ending(ending);

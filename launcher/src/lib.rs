@@ -1,8 +1,8 @@
 //! What people type: the verbs, and the coordinator of a run.
 //!
 //! - [`commands`]: one file a verb, arguments and one call.
-//! - [`prepare`] makes a run folder ready, [`hub`] fetches the BERTs it names, [`plan`] says what
-//!   would happen.
+//! - [`prepare`] makes a run folder ready, [`changes`] tells one run from another, [`hub`] fetches the
+//!   BERTs it names, [`plan`] says what would happen.
 //! - [`launch`] takes a run from wherever it stands to its end; [`coordinator`]: its life.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`score`] is BLEU and chrF, [`tensorboard`] the curves, [`report`] the finished run told to
@@ -13,6 +13,7 @@
 //! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`exit`]: how
 //!   the launcher ends.
 
+pub mod changes;
 pub mod commands;
 pub mod coordinator;
 pub mod doctor;

@@ -4,22 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use serde_json::Value;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::RunConfig;
 
+use crate::changes::{self, Change};
 use crate::exit::Refused;
-
-/// Keys that may change between two launches of one run: they do not change what is learnt.
-const FREE_KEYS: [&str; 7] = [
-    "run",
-    "cluster",
-    "checkpoints",
-    "evaluation",
-    "decoding",
-    "training.steps",
-    "training.log_every",
-];
 
 /// What a run leaves in its folder; `--restart` removes it.
 const PRODUCTS: [&str; 14] = [
@@ -86,49 +75,41 @@ pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
     }
 }
 
-/// Writes the config into the run folder; of a run that exists it may change only what does not
-/// change what is learnt.
+/// The config of the last launch of the run in a folder, whose inputs may be gone.
 ///
 /// # Errors
-/// The first key that differs and may not, as a refusal; or where the file system refuses.
-pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
-    let path = run.config();
-    if path.exists() && run.state().exists() {
-        let old = tandem_config::read(&path, &[]).map(|(config, _)| config);
-        let old = old.map_err(|problems| Refused(problems.to_string()))?;
-        let (old, new) = (serde_json::to_value(old)?, serde_json::to_value(config)?);
-        if let Some((key, was, is)) = difference("", &old, &new) {
-            let refusal = format!(
-                "{} holds another run: `{key}` was {was} and is {is} now; give the new run \
-                 another name with `--set run.name=...`, or start over with `--restart`",
-                run.path().display()
-            );
-            return Err(Refused(refusal).into());
-        }
-    }
-    let yaml = "# Resolved by `tandem launch`; every default is written out.\n".to_owned()
-        + &config.to_yaml()?;
-    run.replace(&path, &yaml).context("the run folder cannot be written")
+/// A config.yaml that cannot be read.
+pub fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
+    let read = tandem_config::read(&run.config(), &[]);
+    read.map(|(config, _)| config).map_err(|problems| Refused(problems.to_string()))
 }
 
-/// The first key that differs and may not, with both values.
-fn difference(path: &str, old: &Value, new: &Value) -> Option<(String, String, String)> {
-    if FREE_KEYS.contains(&path) || old == new {
-        return None;
+/// Checks that of a run that exists only such keys are changed as do not change what is learnt.
+///
+/// # Errors
+/// The first key that differs and may not, as a refusal.
+pub fn check(run: &RunFolder, config: &RunConfig) -> Result<(), Refused> {
+    if !run.config().exists() || !run.state().exists() {
+        return Ok(());
     }
-    match (old, new) {
-        (Value::Object(before), Value::Object(after)) => {
-            let keys = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key)));
-            keys.into_iter().find_map(|key| {
-                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                let of = |map: &serde_json::Map<String, Value>| {
-                    map.get(key).cloned().unwrap_or(Value::Null)
-                };
-                difference(&below, &of(before), &of(after))
-            })
-        }
-        _ => Some((path.to_owned(), old.to_string(), new.to_string())),
-    }
+    let Some(Change { key, was, is }) = changes::bound(&launched(run)?, config) else {
+        return Ok(());
+    };
+    Err(Refused(format!(
+        "{} holds another run: `{key}` was {was} and is {is} now; give the new run another name \
+         with `--set run.name=...`, or start over with `--restart`",
+        run.path().display()
+    )))
+}
+
+/// Writes the config into the run folder.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
+    let yaml = "# Resolved by `tandem launch`; every default is written out.\n".to_owned()
+        + &config.to_yaml()?;
+    run.replace(&run.config(), &yaml).context("the run folder cannot be written")
 }
 
 /// Removes what an earlier run left in the folder; its logs stay.
@@ -148,27 +129,4 @@ pub fn start_over(run: &RunFolder) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn the_first_key_that_may_not_change_is_named() {
-        let old =
-            json!({"seed": 1, "cluster": {"workers": 1}, "training": {"steps": 5, "clip": 1}});
-        let free =
-            json!({"seed": 1, "cluster": {"workers": 2}, "training": {"steps": 9, "clip": 1}});
-        assert_eq!(difference("", &old, &free), None);
-        let bound =
-            json!({"seed": 1, "cluster": {"workers": 1}, "training": {"steps": 5, "clip": 2}});
-        let (key, was, is) = difference("", &old, &bound).unwrap();
-        assert_eq!((key.as_str(), was.as_str(), is.as_str()), ("training.clip", "1", "2"));
-        let more =
-            json!({"seed": 1, "cluster": {}, "training": {"steps": 5, "clip": 1, "x": true}});
-        let (key, was, _) = difference("", &old, &more).unwrap();
-        assert_eq!((key.as_str(), was.as_str()), ("training.x", "null"));
-    }
 }

@@ -26,6 +26,11 @@ use crate::{hub, prepare};
 ///
 /// Rows whose run has finished are read, the others are launched one after the other; the same
 /// command goes on with a row that was stopped, or that is to make more steps than it has.
+///
+/// A run is a row's only if it was made with the row's settings, by the rule of `tandem launch`, if it
+/// made no more steps, and if it was scored as the row says: with the same decoding,
+/// checkpoints.every and average, evaluation.lowercase and sentences. Of any other run the row tells
+/// what differs, and no numbers. Give other settings a place of their own with --set run.folder=...
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside, or latency; or a table of other --configs.
@@ -110,7 +115,7 @@ impl Args {
     /// What a row has reached, without launching it.
     fn read(&self, row: &Row) -> Outcome {
         match self.config(row) {
-            Ok(config) => results::outcome(&RunFolder::new(config.run.path())),
+            Ok(config) => results::outcome(&config),
             Err(reason) => Outcome::Nothing(reason),
         }
     }
@@ -150,6 +155,7 @@ impl Args {
             (Ok(config), Outcome::Measured(run)) if run.steps >= config.training.steps => {
                 return Ok((found, Exit::Done));
             }
+            (Ok(_), Outcome::Other { goes_on: false, .. }) => return Ok((found, Exit::Done)),
             (Ok(config), _) if !self.read => config,
             _ => return Ok((found, Exit::Done)),
         };

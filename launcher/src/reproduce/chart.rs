@@ -22,10 +22,7 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
             bars(table, "BLEU", &values.collect::<Vec<_>>())
         }
         Figure::Latency => {
-            let here = |outcome: &Outcome| match outcome {
-                Outcome::Measured(measured) => measured.latency_ms,
-                Outcome::Begun { .. } | Outcome::Nothing(_) => None,
-            };
+            let here = |outcome: &Outcome| outcome.finished()?.latency_ms;
             let values = rows().map(|(row, outcome)| [row.paper.latency_ms, here(outcome)]);
             bars(table, "milliseconds", &values.collect::<Vec<_>>())
         }
@@ -65,21 +62,14 @@ fn curves(
 ) -> Vec<Line> {
     let rows = table.rows.iter().zip(outcomes).zip(COLOURS.into_iter().cycle());
     rows.filter_map(|((row, outcome), colour)| {
-        let measured = match outcome {
-            Outcome::Measured(measured) | Outcome::Begun { measured, .. } => measured,
-            Outcome::Nothing(_) => return None,
-        };
-        let points = points(measured).iter().map(|(step, value)| (*step as f64, *value));
+        let points = points(outcome.begun()?).iter().map(|(step, value)| (*step as f64, *value));
         Some(Line { name: row.system.clone(), colour, points: points.collect() })
     })
     .collect()
 }
 
 fn here(outcome: &Outcome) -> Option<f64> {
-    match outcome {
-        Outcome::Measured(measured) => measured.bleu_tokenized,
-        Outcome::Begun { .. } | Outcome::Nothing(_) => None,
-    }
+    outcome.finished()?.bleu_tokenized
 }
 
 /// Bars of each row's value in the paper and here.

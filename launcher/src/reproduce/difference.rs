@@ -15,7 +15,7 @@ pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
     for (row, outcome) in table.rows.iter().zip(outcomes) {
         let measured = match outcome {
             Outcome::Measured(measured) => Some(measured),
-            Outcome::Begun { .. } | Outcome::Nothing(_) => None,
+            Outcome::Begun { .. } | Outcome::Other { .. } | Outcome::Nothing(_) => None,
         };
         let folder = measured.as_ref().and_then(|measured| measured.test.clone());
         let Some(first) = firsts.get(&row.data) else {

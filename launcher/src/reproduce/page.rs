@@ -3,6 +3,7 @@
 use super::chart::draw;
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
+use crate::changes;
 use crate::score::Difference;
 
 const HEAD: [&str; 12] = [
@@ -36,12 +37,13 @@ const LEGEND: &str = "– in a column of the paper: its number is not known here
 /// The cells of a row; the last is its notes.
 fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
     let nothing = Measured::default();
-    let (measured, reason) = match outcome {
-        Outcome::Measured(measured) => (measured, None),
-        Outcome::Begun { measured, planned } => {
-            (measured, Some(format!("its run is at step {} of {planned}", measured.steps)))
+    let measured = outcome.begun().unwrap_or(&nothing);
+    let reason = match outcome {
+        Outcome::Measured(_) => None,
+        Outcome::Begun { planned, .. } => {
+            Some(format!("its run is at step {} of {planned}", measured.steps))
         }
-        Outcome::Nothing(reason) => (&nothing, Some(reason.clone())),
+        Outcome::Other { reason, .. } | Outcome::Nothing(reason) => Some(reason.clone()),
     };
     let number = |value: Option<f64>, decimals: usize| match value {
         Some(value) => format!("{value:.decimals$}"),
@@ -52,7 +54,8 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
         Some(value) => format!("{value:.0}M"),
         None => UNKNOWN.into(),
     };
-    let notes: Vec<String> = reason.into_iter().chain(row.note.clone()).collect();
+    let own = measured.notes.iter().chain(&row.note).cloned();
+    let notes: Vec<String> = reason.into_iter().chain(own).collect();
     vec![
         row.data.clone(),
         row.system.clone(),
@@ -78,10 +81,7 @@ fn rows(table: &Table, outcomes: &[Outcome]) -> Vec<Vec<String>> {
 
 /// How many updates the runs made, which the paper's need not share.
 fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
-    let steps = outcomes.iter().filter_map(|outcome| match outcome {
-        Outcome::Measured(measured) => Some(measured.steps),
-        Outcome::Begun { .. } | Outcome::Nothing(_) => None,
-    });
+    let steps = outcomes.iter().filter_map(|outcome| Some(outcome.finished()?.steps));
     let (least, most) = (steps.clone().min(), steps.max());
     let mut lines = vec![LEGEND.to_owned()];
     if let (Some(least), Some(most @ 1..)) = (least, most) {
@@ -90,8 +90,17 @@ fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
             false => format!("The runs here made {least} to {most} updates."),
         });
     }
-    if !settings.is_empty() {
-        lines.push(format!("Changed for all runs: {}.", settings.join(", ")));
+    let key = |setting: &&String| setting.split('=').next().is_some_and(changes::is_decisive);
+    let (decisive, free): (Vec<&String>, Vec<&String>) = settings.iter().partition(key);
+    let joined =
+        |settings: &[&String]| settings.iter().map(|text| &***text).collect::<Vec<_>>().join(", ");
+    if !decisive.is_empty() {
+        lines.push(format!("Changed for all runs: {}.", joined(&decisive)));
+    }
+    if !free.is_empty() {
+        // Nobody has compared these.
+        let settings = joined(&free);
+        lines.push(format!("Changed for the runs that were launched for this: {settings}."));
     }
     lines
 }
