@@ -79,18 +79,18 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
 fn a_run_of_other_settings_is_not_shown_as_a_rows() {
     let tiny = Tiny::new();
     let settings = tiny_settings(&tiny);
-    let row = |more: &[&str]| {
+    let row = |more: &[&str], code: i32| {
         let mut arguments = vec!["figure-2", "--only", "adapters 64 "];
         settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
         arguments.extend(more);
-        let output = expect_code(&mut reproduce(&tiny, &arguments), 0);
+        let output = expect_code(&mut reproduce(&tiny, &arguments), code);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let row = text.lines().find(|line| line.contains("| adapters 64 wide |"));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         (row.unwrap_or_else(|| panic!("{text}")).to_owned(), said)
     };
     let bleu = |row: &str| row.split(" | ").nth(3).and_then(|cell| cell.parse::<f64>().ok());
-    assert!(bleu(&row(&[]).0).is_some());
+    assert!(bleu(&row(&[], 0).0).is_some());
     for (setting, reason) in [
         ("seed=7", "its run was made with `seed` 1, not 7"),
         (
@@ -99,16 +99,16 @@ fn a_run_of_other_settings_is_not_shown_as_a_rows() {
         ),
         ("training.steps=4", "its run made 6 updates, not 4"),
     ] {
-        for read in [&["--read"][..], &[]] {
-            let (row, said) = row(&[&["--set", setting], read].concat());
+        for (read, code) in [(&["--read"][..], 0), (&[], 2)] {
+            let (row, said) = row(&[&["--set", setting], read].concat(), code);
             assert!(row.contains(reason) && bleu(&row).is_none(), "{row}");
             assert!(!said.contains("start "), "{said}");
         }
     }
-    let (longer, _) = row(&["--set", "training.steps=9", "--read"]);
+    let (longer, _) = row(&["--set", "training.steps=9", "--read"], 0);
     assert!(longer.contains("its run made 6 of 9 updates") && bleu(&longer).is_some(), "{longer}");
     // Whoever asked for something else has changed nothing.
-    assert!(bleu(&row(&["--read"]).0).is_some());
+    assert!(bleu(&row(&["--read"], 0).0).is_some());
 }
 
 #[test]
@@ -155,6 +155,16 @@ fn rows_that_cannot_be_launched_say_why() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("| IWSLT14 De-En | AB-Net | 36.49 | – |"), "{text}");
     assert!(text.contains("there is no file"), "{text}");
+    for table in ["1", "latency"] {
+        let output = expect_code(&mut reproduce(&tiny, &[table]), 2);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("there is no file"));
+    }
+    for read in [&["--read"][..], &[]] {
+        let output =
+            expect_code(&mut reproduce(&tiny, &[&["1", "--set", "seed"], read].concat()), 2);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("--set seed: must be path.to.key=value"), "{said}");
+    }
     expect_code(&mut reproduce(&tiny, &["5"]), 2);
     expect_code(&mut reproduce(&tiny, &["1", "--set", "run.name=x"]), 2);
 }

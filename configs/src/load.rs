@@ -1,7 +1,7 @@
 //! From a YAML file to a [`RunConfig`] that can work, or to everything that is wrong with it.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::checks;
 use crate::decoding::Decoding;
@@ -25,6 +25,19 @@ use crate::yaml::{self, Node};
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Problems> {
     let (run, problems) = read(path, overrides)?;
     if problems.list.is_empty() { Ok(run) } else { Err(problems) }
+}
+
+/// Whether overrides are `path.to.key=value` with values that are YAML, whatever run they change.
+///
+/// # Errors
+/// Those that are not.
+pub fn check_overrides(overrides: &[String]) -> Result<(), Problems> {
+    let mut list = Vec::new();
+    overrides::apply(&mut Node::map(Place::Whole), overrides, &mut list);
+    match list.is_empty() {
+        true => Ok(()),
+        false => Err(Problems { file: PathBuf::new(), overrides: overrides.to_owned(), list }),
+    }
 }
 
 /// Loads a run file as far as its keys and values allow: the config, and what keeps it from

@@ -31,7 +31,7 @@ struct Cli {
 const EXIT_CODES: &str = "Exit codes:
   0    done
   1    failed; trying again may help
-  2    wrong command line, config or data; nothing was trained
+  2    wrong command line, config or data; nothing was trained with it
   75   stopped with a checkpoint; the same command goes on
   93   failed, and would fail again
   124  asked to stop, and did not in time

@@ -31,6 +31,9 @@ use crate::{hub, prepare};
 /// made no more steps, and if it was scored as the row says: with the same decoding,
 /// checkpoints.every and average, evaluation.lowercase and sentences. Of any other run the row tells
 /// what differs, and no numbers. Give other settings a place of their own with --set run.folder=...
+///
+/// The exit code is 2 if a row cannot be launched, for want of data or because its folder holds
+/// another run; the other rows are launched all the same. With --read it is 0.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside, or latency; or a table of other --configs.
@@ -59,6 +62,8 @@ impl Args {
     /// No such table, or a folder that cannot be written.
     pub fn run(self) -> anyhow::Result<Exit> {
         let mut table = Table::read(&self.configs, &self.table)?;
+        tandem_config::check_overrides(&self.overrides)
+            .map_err(|problems| Refused(problems.to_string()))?;
         if self.overrides.iter().any(|text| text.starts_with("run.name=")) {
             let message = "--set run.name would give all rows the same folder; set run.folder";
             return Err(Refused(message.into()).into());
@@ -70,15 +75,14 @@ impl Args {
         let interrupts = Interrupts::catch()?;
         let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
         for row in &table.rows {
-            let (outcome, end) = match exit {
-                Exit::Stopped | Exit::Interrupted => (self.read(row), Exit::Done),
-                _ if table.untrained && !self.read => self.speed(row)?,
-                _ => self.outcome(row, &interrupts)?,
+            let (outcome, end) = match () {
+                () if self.read => (self.read(row), Exit::Done),
+                () if interrupts.stop_requested() => (self.read(row), Exit::Stopped),
+                () if table.untrained => self.speed(row)?,
+                () => self.outcome(row, &interrupts),
             };
             outcomes.push(outcome);
-            if end != Exit::Done {
-                exit = end;
-            }
+            exit = graver(exit, end);
         }
         add_differences(&table, &mut outcomes);
         let text = markdown(&table, &outcomes, &self.overrides);
@@ -124,7 +128,7 @@ impl Args {
     fn speed(&self, row: &Row) -> anyhow::Result<(Outcome, Exit)> {
         let mut config = match self.config(row) {
             Ok(config) => config,
-            Err(reason) => return Ok((Outcome::Nothing(reason), Exit::Done)),
+            Err(reason) => return Ok((Outcome::Nothing(reason), Exit::Usage)),
         };
         eprintln!("{}: {}", row.data, row.system);
         let run = RunFolder::new(config.run.path());
@@ -149,31 +153,50 @@ impl Args {
     }
 
     /// What a row reaches, launched if need be.
-    fn outcome(&self, row: &Row, interrupts: &Interrupts) -> anyhow::Result<(Outcome, Exit)> {
-        let found = self.read(row);
-        let config = match (self.config(row), &found) {
-            (Ok(config), Outcome::Measured(run)) if run.steps >= config.training.steps => {
-                return Ok((found, Exit::Done));
-            }
-            (Ok(_), Outcome::Other { goes_on: false, .. }) => return Ok((found, Exit::Done)),
-            (Ok(config), _) if !self.read => config,
-            _ => return Ok((found, Exit::Done)),
+    fn outcome(&self, row: &Row, interrupts: &Interrupts) -> (Outcome, Exit) {
+        let config = match self.config(row) {
+            Ok(config) => config,
+            Err(reason) => return (Outcome::Nothing(reason), Exit::Usage),
         };
+        match results::outcome(&config) {
+            Outcome::Measured(run) if run.steps >= config.training.steps => {
+                return (Outcome::Measured(run), Exit::Done);
+            }
+            other @ Outcome::Other { goes_on: false, .. } => return (other, Exit::Usage),
+            _ => {}
+        }
         eprintln!("{}: {}", row.data, row.system);
         let ended = teacher::check(&config)
             .map_err(anyhow::Error::from)
             .and_then(|()| launch(config, false, worker::find()?, interrupts.clone()));
-        Ok(match ended {
+        match ended {
             Ok(Exit::Done) => (self.read(row), Exit::Done),
             Ok(exit) => {
                 (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
             }
             Err(error) => {
                 eprintln!("error: {error:#}");
-                (Outcome::Nothing(format!("its run failed: {error:#}")), Exit::Failed)
+                let exit = if error.is::<Refused>() { Exit::Usage } else { Exit::Failed };
+                (Outcome::Nothing(format!("its run failed: {error:#}")), exit)
             }
-        })
+        }
     }
+}
+
+/// How a table ends of which two rows ended so: what asked for an end is told before what failed, and
+/// that before what cannot be launched.
+fn graver(one: Exit, other: Exit) -> Exit {
+    const BY_GRAVITY: [Exit; 7] = [
+        Exit::Done,
+        Exit::Usage,
+        Exit::DoNotRetry,
+        Exit::Failed,
+        Exit::Stopped,
+        Exit::Deadline,
+        Exit::Interrupted,
+    ];
+    let gravity = |exit: Exit| BY_GRAVITY.iter().position(|known| *known == exit);
+    if gravity(other) > gravity(one) { other } else { one }
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
