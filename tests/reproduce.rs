@@ -1,7 +1,8 @@
 //! Tables of the paper, at tiny size with the real programs.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tandem_tests::{Tiny, expect_code, program};
 
@@ -111,9 +112,8 @@ fn a_run_of_other_settings_is_not_shown_as_a_rows() {
     assert!(bleu(&row(&["--read"], 0).0).is_some());
 }
 
-#[test]
-fn the_speed_of_untrained_models_is_measured() {
-    let tiny = Tiny::texts();
+/// `tandem reproduce latency` of two tiny rows.
+fn latency(tiny: &Tiny, more: &[&str]) -> Command {
     let path = |name: &str| tiny.path(name).display().to_string();
     let pairs = |split: &str| {
         format!("data.{split}={{tsv: {{path: {}, source: 1, target: 2}}}}", path("valid.tsv"))
@@ -135,7 +135,14 @@ fn the_speed_of_untrained_models_is_measured() {
     ];
     let mut arguments = vec!["latency", "--only", "12 and 1 layers"];
     settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
-    expect_code(&mut reproduce(&tiny, &arguments), 0);
+    arguments.extend(more);
+    reproduce(tiny, &arguments)
+}
+
+#[test]
+fn the_speed_of_untrained_models_is_measured_once() {
+    let tiny = Tiny::texts();
+    expect_code(&mut latency(&tiny, &[]), 0);
     let text = read(tiny.path("tables/latency.md"));
     let rows: Vec<&str> = text.lines().filter(|line| line.contains("12 and 1 layers")).collect();
     assert_eq!(rows.len(), 2, "{text}");
@@ -146,6 +153,33 @@ fn the_speed_of_untrained_models_is_measured() {
     }
     assert!(!text.contains("updates"), "{text}");
     assert!(read(tiny.path("tables/latency.html")).contains("milliseconds here"));
+
+    for more in [&["--read"][..], &[]] {
+        let output = expect_code(&mut latency(&tiny, more), 0);
+        assert!(String::from_utf8_lossy(&output.stdout).contains(&text), "the same figures");
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(read(tiny.path("tables/latency.md")), text);
+    }
+    let other = ["--set", "cluster.threads=2"];
+    let output = expect_code(&mut latency(&tiny, &other), 2);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("its speed was measured with `cluster.threads` 1, not 2"), "{said}");
+}
+
+#[test]
+fn a_measurement_that_is_stopped_goes_on_with_the_rows_that_are_left() {
+    let tiny = Tiny::texts();
+    let mut command = latency(&tiny, &[]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("tandem");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let begun = said.next().expect("a line").expect("text");
+    assert!(begun.contains("12 and 1 layers"), "{begun}");
+    // SAFETY: a signal to a child that has not been waited for.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    assert_eq!(child.wait().expect("an end").code(), Some(75));
+    let again = expect_code(&mut latency(&tiny, &[]), 0);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("12 and 1 layers"));
 }
 
 #[test]

@@ -25,6 +25,15 @@ const SCORED_KEYS: [&str; 5] = [
     "evaluation.sentences",
 ];
 
+/// Free keys that decide how fast a run translates.
+const TIMED_KEYS: [&str; 5] = [
+    "decoding",
+    "cluster.workers",
+    "cluster.device",
+    "cluster.threads",
+    "evaluation.latency_sentences",
+];
+
 /// A key in which a config differs from an older one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
@@ -49,8 +58,17 @@ pub fn bound(old: &RunConfig, new: &RunConfig) -> Option<Change> {
 
 /// The first key that may differ, but not without the run being scored again.
 pub fn scored(old: &RunConfig, new: &RunConfig) -> Option<Change> {
+    among(&SCORED_KEYS, old, new)
+}
+
+/// The first key that differs and makes another model of the run, or one that is not as fast.
+pub fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
+    bound(old, new).or_else(|| among(&TIMED_KEYS, old, new))
+}
+
+fn among(keys: &[&str], old: &RunConfig, new: &RunConfig) -> Option<Change> {
     let (old, new) = (value(old), value(new));
-    SCORED_KEYS.iter().find_map(|key| {
+    keys.iter().find_map(|key| {
         let at = |config: &Value| {
             let pointer = format!("/{}", key.replace('.', "/"));
             config.pointer(&pointer).cloned().unwrap_or(Value::Null)

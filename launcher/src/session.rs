@@ -27,11 +27,10 @@ impl Session {
     ///
     /// # Errors
     /// No worker program, or a topology that contradicts this machine.
-    pub fn new(run: RunFolder, config: RunConfig) -> anyhow::Result<Self> {
+    pub fn new(run: RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find()?;
-        let interrupts = Interrupts::catch()?;
         Ok(Self { run, config, topology, program, interrupts })
     }
 
@@ -55,7 +54,8 @@ impl Session {
         }
         Ok(match end {
             End::Done => Ok(parts.parts),
-            End::Stopped | End::Interrupted => Err(Exit::Interrupted),
+            End::Stopped => Err(Exit::Stopped),
+            End::Interrupted => Err(Exit::Interrupted),
             End::StopOverdue => Err(Exit::Deadline),
             End::Failed(failure) => {
                 eprintln!("{}", failure.report("nothing was changed; try again"));

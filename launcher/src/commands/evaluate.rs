@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
 use crate::exit::{Exit, Refused};
+use crate::interrupts::Interrupts;
 use crate::prepare;
 use crate::score::Scoring;
 use crate::session::Session;
@@ -75,7 +76,7 @@ impl Args {
             decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
         };
         let scoring = Scoring::from(&config.evaluation);
-        let parts = match Session::new(run, config)?.work(&work)? {
+        let parts = match Session::new(run, config, Interrupts::catch()?)?.work(&work)? {
             Ok(parts) => parts,
             Err(exit) => return Ok(exit),
         };

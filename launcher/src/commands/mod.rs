@@ -32,7 +32,7 @@ const EXIT_CODES: &str = "Exit codes:
   0    done
   1    failed; trying again may help
   2    wrong command line, config or data; nothing was trained with it
-  75   stopped with a checkpoint; the same command goes on
+  75   stopped, in training with a checkpoint; the same command goes on
   93   failed, and would fail again
   124  asked to stop, and did not in time
   130  killed by a second Ctrl-C";

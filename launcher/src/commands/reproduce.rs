@@ -4,23 +4,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tandem_cluster::run_folder::RunFolder;
-use tandem_config::bases::Bases;
-use tandem_config::parameters;
+use tandem_config::RunConfig;
 
-use crate::coordinator::{evaluation, teacher};
+use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
 use crate::reproduce::chart::draw;
 use crate::reproduce::difference::add_differences;
 use crate::reproduce::page::{html, markdown};
-use crate::reproduce::results::{self, Outcome, speed};
+use crate::reproduce::results::{self, Outcome};
+use crate::reproduce::speed;
 use crate::reproduce::table::{Row, Table};
-use crate::score::Scoring;
-use crate::session::Session;
-use crate::worker::{self, Work};
-use crate::{hub, prepare};
+use crate::{prepare, worker};
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///
@@ -31,6 +27,8 @@ use crate::{hub, prepare};
 /// made no more steps, and if it was scored as the row says: with the same decoding,
 /// checkpoints.every and average, evaluation.lowercase and sentences. Of any other run the row tells
 /// what differs, and no numbers. Give other settings a place of their own with --set run.folder=...
+/// Speed is timed once, too, and read where model, decoding, workers, device, threads and
+/// evaluation.latency_sentences are the row's.
 ///
 /// The exit code is 2 if a row cannot be launched, for want of data or because its folder holds
 /// another run; the other rows are launched all the same. With --read it is 0.
@@ -76,10 +74,9 @@ impl Args {
         let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
         for row in &table.rows {
             let (outcome, end) = match () {
-                () if self.read => (self.read(row), Exit::Done),
-                () if interrupts.stop_requested() => (self.read(row), Exit::Stopped),
-                () if table.untrained => self.speed(row)?,
-                () => self.outcome(row, &interrupts),
+                () if self.read => (self.read(&table, row), Exit::Done),
+                () if interrupts.stop_requested() => (self.read(&table, row), Exit::Stopped),
+                () => self.outcome(&table, row, &interrupts),
             };
             outcomes.push(outcome);
             exit = graver(exit, end);
@@ -102,7 +99,7 @@ impl Args {
     }
 
     /// A row's run, or why there is none.
-    fn config(&self, row: &Row) -> Result<tandem_config::RunConfig, String> {
+    fn config(&self, row: &Row) -> Result<RunConfig, String> {
         let overrides = [&row.set[..], &self.overrides].concat();
         prepare::load(&row.file(&self.configs), &overrides).map_err(|error| {
             let text = error.to_string();
@@ -117,60 +114,35 @@ impl Args {
     }
 
     /// What a row has reached, without launching it.
-    fn read(&self, row: &Row) -> Outcome {
+    fn read(&self, table: &Table, row: &Row) -> Outcome {
         match self.config(row) {
-            Ok(config) => results::outcome(&config),
+            Ok(config) => reached(table, &config),
             Err(reason) => Outcome::Nothing(reason),
         }
     }
 
-    /// How fast the untrained model of a row is.
-    fn speed(&self, row: &Row) -> anyhow::Result<(Outcome, Exit)> {
-        let mut config = match self.config(row) {
-            Ok(config) => config,
-            Err(reason) => return Ok((Outcome::Nothing(reason), Exit::Usage)),
-        };
-        eprintln!("{}: {}", row.data, row.system);
-        let run = RunFolder::new(config.run.path());
-        let _lock = run.lock()?;
-        hub::resolve(&mut config, &mut |text| eprintln!("{text}"))?;
-        prepare::write_config(&run, &config)?;
-        let parameters = parameters::model(&config, &Bases::open(&config)?);
-        let output = run.path().join("latency");
-        let (split, decoding) = ("test".to_owned(), None);
-        let work = Work::Evaluate { checkpoint: None, split, output: output.clone(), decoding };
-        let scoring = Scoring::from(&config.evaluation);
-        Ok(match Session::new(run, config)?.work(&work)? {
-            Ok(parts) => {
-                let (evaluation, _) = evaluation::finish(&output, "test", 0, &parts, scoring)?;
-                let trained = parameters::trained_count(&parameters) as u64;
-                (Outcome::Measured(speed(&output, &evaluation, trained)), Exit::Done)
-            }
-            Err(exit) => {
-                (Outcome::Nothing(format!("its workers ended with code {}", exit.code())), exit)
-            }
-        })
-    }
-
     /// What a row reaches, launched if need be.
-    fn outcome(&self, row: &Row, interrupts: &Interrupts) -> (Outcome, Exit) {
+    fn outcome(&self, table: &Table, row: &Row, interrupts: &Interrupts) -> (Outcome, Exit) {
         let config = match self.config(row) {
             Ok(config) => config,
             Err(reason) => return (Outcome::Nothing(reason), Exit::Usage),
         };
-        match results::outcome(&config) {
-            Outcome::Measured(run) if run.steps >= config.training.steps => {
+        match reached(table, &config) {
+            Outcome::Measured(run) if table.untrained || run.steps >= config.training.steps => {
                 return (Outcome::Measured(run), Exit::Done);
             }
             other @ Outcome::Other { goes_on: false, .. } => return (other, Exit::Usage),
             _ => {}
         }
         eprintln!("{}: {}", row.data, row.system);
-        let ended = teacher::check(&config)
-            .map_err(anyhow::Error::from)
-            .and_then(|()| launch(config, false, worker::find()?, interrupts.clone()));
+        let ended = match table.untrained {
+            true => speed::measure(config, interrupts),
+            false => teacher::check(&config)
+                .map_err(anyhow::Error::from)
+                .and_then(|()| launch(config, false, worker::find()?, interrupts.clone())),
+        };
         match ended {
-            Ok(Exit::Done) => (self.read(row), Exit::Done),
+            Ok(Exit::Done) => (self.read(table, row), Exit::Done),
             Ok(exit) => {
                 (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
             }
@@ -180,6 +152,13 @@ impl Args {
                 (Outcome::Nothing(format!("its run failed: {error:#}")), exit)
             }
         }
+    }
+}
+
+fn reached(table: &Table, config: &RunConfig) -> Outcome {
+    match table.untrained {
+        true => speed::outcome(config),
+        false => results::outcome(config),
     }
 }
 

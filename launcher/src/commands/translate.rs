@@ -9,6 +9,7 @@ use tandem_cluster::shards::Shards;
 use tandem_cluster::task::{Input, Task, TooLong};
 
 use crate::exit::Exit;
+use crate::interrupts::Interrupts;
 use crate::prepare;
 use crate::score::Translation;
 use crate::session::Session;
@@ -64,7 +65,7 @@ impl Args {
                 .and_then(|()| fs::write(&input, &text))
                 .with_context(|| format!("cannot write {}", input.display()))?;
             let work = Work::Translate { task: folder.clone() };
-            let ended = Session::new(run, config)?.work(&work)?;
+            let ended = Session::new(run, config, Interrupts::catch()?)?.work(&work)?;
             let merged = ended.map(|_| lines_of(&task.shards(&folder)));
             let _ = fs::remove_dir_all(&folder);
             translations = match merged {

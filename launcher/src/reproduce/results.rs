@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::RunConfig;
 
-use crate::coordinator::evaluation::Evaluation;
 use crate::coordinator::journal::{Stage, State, Status, read_state};
 use crate::report::Latency;
 use crate::score::Difference;
@@ -154,18 +153,8 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
     }
 }
 
-/// What an evaluation in a folder says about the speed of untrained weights.
-pub fn speed(folder: &Path, evaluation: &Evaluation, parameters: u64) -> Measured {
-    Measured {
-        parameters: Some(parameters),
-        latency_ms: latency(folder),
-        sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
-        ..Measured::default()
-    }
-}
-
 /// Median milliseconds for a sentence, of an evaluation in a folder.
-fn latency(folder: &Path) -> Option<f64> {
+pub fn latency(folder: &Path) -> Option<f64> {
     let text = fs::read_to_string(folder.join("latency.json")).ok()?;
     serde_json::from_str(&text).ok().map(|latency: Latency| latency.median_ms)
 }

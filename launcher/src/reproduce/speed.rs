@@ -1,0 +1,92 @@
+//! How fast a row's model is, which untrained weights show: measured once, and read from then on.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tandem_cluster::run_folder::RunFolder;
+use tandem_config::RunConfig;
+use tandem_config::bases::Bases;
+use tandem_config::parameters;
+
+use super::results::{Measured, Outcome, latency};
+use crate::coordinator::evaluation;
+use crate::exit::Exit;
+use crate::interrupts::Interrupts;
+use crate::score::Scoring;
+use crate::session::Session;
+use crate::worker::Work;
+use crate::{changes, hub, prepare};
+
+const SPLIT: &str = "test";
+
+/// Where a run's speed is, without its weights having been trained.
+fn folder(run: &RunFolder) -> PathBuf {
+    run.path().join("latency")
+}
+
+/// What was measured of a row, if that was done with its settings.
+pub fn outcome(config: &RunConfig) -> Outcome {
+    let run = RunFolder::new(config.run.path());
+    let folder = folder(&run);
+    let Some(evaluation) = evaluation::read(&folder) else {
+        return Outcome::Nothing("its speed has not been measured".into());
+    };
+    let mut config = config.clone();
+    hub::find(&mut config);
+    let other = match prepare::launched(&run) {
+        Err(error) => Some(error.to_string()),
+        Ok(old) => changes::timed(&old, &config).map(|change| format!("with {change}")),
+    };
+    if let Some(other) = other {
+        let again = folder.display();
+        let reason = format!("its speed was measured {other}; remove {again} to measure it again");
+        return Outcome::Other { reason, goes_on: false };
+    }
+    let trained = Bases::open(&config).map(|bases| {
+        let parameters = parameters::model(&config, &bases);
+        parameters::trained_count(&parameters) as u64
+    });
+    Outcome::Measured(Measured {
+        parameters: trained.ok(),
+        latency_ms: latency(&folder),
+        sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
+        ..Measured::default()
+    })
+}
+
+/// Measures how fast a row's model is, with random weights.
+///
+/// # Errors
+/// A run folder in use, a BERT that cannot be had, or workers that cannot be started.
+pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
+    let run = RunFolder::new(config.run.path());
+    let _lock = run.lock()?;
+    hub::resolve(&mut config, &mut |text| eprintln!("{text}"))?;
+    let output = folder(&run);
+    // Before the config is another: what an interrupted measurement leaves is nobody's figures.
+    remove(&output)?;
+    prepare::write_config(&run, &config)?;
+    let work = Work::Evaluate {
+        checkpoint: None,
+        split: SPLIT.into(),
+        output: output.clone(),
+        decoding: None,
+    };
+    let scoring = Scoring::from(&config.evaluation);
+    match Session::new(run, config, interrupts.clone())?.work(&work)? {
+        Ok(parts) => evaluation::finish(&output, SPLIT, 0, &parts, scoring)?,
+        Err(exit) => return Ok(exit),
+    };
+    Ok(Exit::Done)
+}
+
+fn remove(folder: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
