@@ -74,6 +74,14 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     let said = String::from_utf8_lossy(&again.stderr);
     assert!(!said.contains("start "), "finished runs were launched again: {said}");
     assert!(String::from_utf8_lossy(&again.stdout).contains(&text));
+
+    // Rows that are not wanted are not launched, and stay what they are.
+    arguments.drain(3..5);
+    expect_code(&mut reproduce(&tiny, &arguments), 0);
+    assert_eq!(read(tiny.path("tables/figure-2.md")), text);
+    assert!(text.contains("| adapters 1024 wide |") && text.contains("has not begun"), "{text}");
+    let nothing = expect_code(&mut reproduce(&tiny, &["figure-2", "--only", "no such row"]), 2);
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no row is left"));
 }
 
 #[test]

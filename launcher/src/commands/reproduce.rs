@@ -39,7 +39,8 @@ pub struct Args {
     /// Launch nothing: only read what runs have reached.
     #[arg(long)]
     read: bool,
-    /// Only rows whose system, data or run contains this; may be given more than once.
+    /// Launch only rows whose system, data or run contains this, and read the others; may be given
+    /// more than once.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Change a key of every row's config: path.to.key=value.
@@ -59,22 +60,21 @@ impl Args {
     /// # Errors
     /// No such table, or a folder that cannot be written.
     pub fn run(self) -> anyhow::Result<Exit> {
-        let mut table = Table::read(&self.configs, &self.table)?;
+        let table = Table::read(&self.configs, &self.table)?;
         tandem_config::check_overrides(&self.overrides)
             .map_err(|problems| Refused(problems.to_string()))?;
         if self.overrides.iter().any(|text| text.starts_with("run.name=")) {
             let message = "--set run.name would give all rows the same folder; set run.folder";
             return Err(Refused(message.into()).into());
         }
-        table.rows.retain(|row| self.is_wanted(row));
-        if table.rows.is_empty() {
+        if !table.rows.iter().any(|row| self.is_wanted(row)) {
             return Err(Refused("no row is left by --only".into()).into());
         }
         let interrupts = Interrupts::catch()?;
         let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
         for row in &table.rows {
             let (outcome, end) = match () {
-                () if self.read => (self.read(&table, row), Exit::Done),
+                () if self.read || !self.is_wanted(row) => (self.read(&table, row), Exit::Done),
                 () if interrupts.stop_requested() => (self.read(&table, row), Exit::Stopped),
                 () => self.outcome(&table, row, &interrupts),
             };
