@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::coordinator::teacher::Taught;
 use crate::score::{Bleu, Chrf, Scores, Translation};
 
-pub use curves::{Line, chart, svg};
+pub use curves::{Course, Line, chart, svg};
 pub use markdown::{markdown, samples_markdown};
 
 /// The picture's name in the run folder, by which the report shows it.

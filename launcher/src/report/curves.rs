@@ -37,8 +37,26 @@ const PURPLE: &str = "#9333ea";
 struct Curve<'a> {
     name: &'a str,
     colour: &'a str,
-    has_dots: bool,
+    style: Style,
     points: Vec<(f64, f64)>,
+}
+
+/// How a curve is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Style {
+    /// A line alone.
+    Line,
+    /// A line with a dot at each point, and its last value beside its end.
+    Dots,
+    /// A broken line, which stands for a value that has no place; that value is beside its end.
+    Level,
+}
+
+impl Style {
+    fn stroke(self, colour: &str) -> String {
+        let dashes = if self == Self::Level { " stroke-dasharray=\"7 4\"" } else { "" };
+        format!("stroke=\"{colour}\"{dashes}")
+    }
 }
 
 /// Draws the curves of a run.
@@ -54,8 +72,13 @@ pub fn svg(input: &ReportInput) -> String {
         (
             "Loss",
             vec![
-                Curve { name: "training", colour: BLUE, has_dots: false, points: thin(loss) },
-                Curve { name: "validation", colour: ORANGE, has_dots: true, points: thin(valid) },
+                Curve { name: "training", colour: BLUE, style: Style::Line, points: thin(loss) },
+                Curve {
+                    name: "validation",
+                    colour: ORANGE,
+                    style: Style::Dots,
+                    points: thin(valid),
+                },
             ],
         ),
         (
@@ -64,13 +87,13 @@ pub fn svg(input: &ReportInput) -> String {
                 Curve {
                     name: "13a (sacreBLEU)",
                     colour: GREEN,
-                    has_dots: true,
+                    style: Style::Dots,
                     points: thin(scores(|scores| scores.bleu_13a.score)),
                 },
                 Curve {
                     name: "tokenised (paper)",
                     colour: PURPLE,
-                    has_dots: true,
+                    style: Style::Dots,
                     points: thin(scores(|scores| scores.bleu_tokenized.score)),
                 },
             ],
@@ -97,29 +120,42 @@ pub struct Line {
     pub name: String,
     /// Its colour.
     pub colour: &'static str,
-    /// Its points.
-    pub points: Vec<(f64, f64)>,
+    /// Where it goes.
+    pub course: Course,
+}
+
+/// Where a line goes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Course {
+    /// Through points.
+    Points(Vec<(f64, f64)>),
+    /// At one height, of what has no place on the horizontal axis.
+    Level(f64),
+}
+
+impl Line {
+    fn places(&self) -> impl Iterator<Item = f64> {
+        let points = match &self.course {
+            Course::Points(points) => points.as_slice(),
+            Course::Level(_) => &[],
+        };
+        points.iter().map(|point| point.0)
+    }
 }
 
 /// Draws lines over a horizontal axis that begins at 0, with dots.
 pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
-    let curve = |line: &Line| {
-        let mut points = line.points.clone();
+    let last = lines.iter().flat_map(|line| line.places()).fold(0.0, f64::max);
+    let last = if last > 0.0 { last } else { 1.0 };
+    let mut curves = Vec::new();
+    for Line { name, colour, course } in lines {
+        let (style, mut points) = match course {
+            Course::Points(points) => (Style::Dots, points.clone()),
+            Course::Level(value) => (Style::Level, vec![(0.0, *value), (last, *value)]),
+        };
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        (line.name.clone(), line.colour, thin(points))
-    };
-    let thinned: Vec<_> = lines.iter().map(curve).collect();
-    let curves: Vec<Curve> = thinned
-        .iter()
-        .map(|(name, colour, points)| Curve {
-            name,
-            colour,
-            has_dots: true,
-            points: points.clone(),
-        })
-        .collect();
-    let last = curves.iter().flat_map(|curve| &curve.points).map(|point| point.0);
-    let last = Some(last.fold(0.0, f64::max)).filter(|last| *last > 0.0).unwrap_or(1.0);
+        curves.push(Curve { name, colour, style, points: thin(points) });
+    }
     let panel = panel(title, &curves, (x_label, last), &[], Legend::Right);
     let longest = lines.iter().map(|line| line.name.len()).max().unwrap_or_default();
     let svg = canvas(LEFT[0] + PLOT.0 + VALUES + 22.0 + LETTER * longest as f64 + 12.0);
@@ -184,7 +220,7 @@ fn panel(
         Legend::Right => (width + VALUES, 4.0),
     };
     for curve in curves.iter().filter(|curve| !curve.points.is_empty()) {
-        let line = format!("stroke=\"{}\" stroke-width=\"2.5\"", curve.colour);
+        let line = format!("{} stroke-width=\"2.5\"", curve.style.stroke(curve.colour));
         svg += &legend(&mut next, place, curve.name, &line);
         svg += &draw(curve, &axes);
     }
@@ -240,11 +276,11 @@ fn draw(curve: &Curve, axes: &Axes) -> String {
     let places = || curve.points.iter().map(|point| (axes.x(point.0), axes.y(point.1)));
     let line: Vec<String> = places().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
     let mut svg = format!(
-        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\" \
-         points=\"{}\"/>\n",
+        "<polyline fill=\"none\" {} stroke-width=\"2\" stroke-linejoin=\"round\" points=\"{}\"/>\n",
+        curve.style.stroke(colour),
         line.join(" ")
     );
-    if curve.has_dots && curve.points.len() <= MAX_DOTS {
+    if curve.style == Style::Dots && curve.points.len() <= MAX_DOTS {
         for (x, y) in places() {
             svg += &format!("<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>\n");
         }
@@ -252,11 +288,11 @@ fn draw(curve: &Curve, axes: &Axes) -> String {
     svg
 }
 
-/// The last value of each dotted curve beside its end, none over another.
+/// The last value of each curve that is to have it beside its end, none over another.
 fn last_values(curves: &[Curve], axes: &Axes) -> String {
     let mut labels: Vec<(f64, f64, f64, &str)> = curves
         .iter()
-        .filter(|curve| curve.has_dots)
+        .filter(|curve| curve.style != Style::Line)
         .filter_map(|curve| {
             let (step, value) = *curve.points.last()?;
             Some((axes.y(value) + 4.0, axes.x(step) + 8.0, value, curve.colour))
@@ -343,7 +379,7 @@ mod tests {
         let line = |k: u32| Line {
             name: format!("a system with a long name, {k}"),
             colour: BLUE,
-            points: vec![(1.0, 2.0), (3.0, f64::from(k))],
+            course: Course::Points(vec![(1.0, 2.0), (3.0, f64::from(k))]),
         };
         let picture = chart("BLEU", "step", &[1, 2, 3, 4, 5, 6].map(line));
         let number = |text: &str| text.split('"').next().unwrap().parse::<f64>().unwrap();
@@ -353,6 +389,23 @@ mod tests {
         let rights: Vec<f64> = names.map(right).collect();
         assert_eq!(rights.len(), 6);
         assert!(rights.iter().all(|x| x + 6.0 * 28.0 < width), "{picture}");
+    }
+
+    #[test]
+    fn a_level_goes_through_the_whole_chart() {
+        let line = |name: &str, course| Line { name: name.into(), colour: BLUE, course };
+        let points = line("rising", Course::Points(vec![(0.0, 30.0), (0.5, 31.0)]));
+        let picture = chart("BLEU", "x", &[points.clone(), line("level", Course::Level(33.57))]);
+        assert!(picture.contains(">level<") && picture.contains(">33.57<"), "{picture}");
+        assert_eq!(picture.matches("<circle").count(), 2, "a level has no dots");
+        let broken =
+            picture.lines().find(|line| line.contains("<polyline") && line.contains("dash"));
+        let broken = broken.unwrap_or_else(|| panic!("{picture}"));
+        assert!(
+            broken.contains("\"0.0,") && broken.contains(&format!(" {:.1},", PLOT.0)),
+            "{broken}"
+        );
+        assert!(!chart("BLEU", "x", &[points]).contains("dash"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::results::{Measured, Outcome};
 use super::table::{Figure, Row, Table};
-use crate::report::{Line, chart};
+use crate::report::{Course, Line, chart};
 
 const PAPER: &str = "#94a3b8";
 const HERE: &str = "#2563eb";
@@ -28,20 +28,22 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
         }
         Figure::Points { x } => {
             let points = |bleu: fn(&Row, &Outcome) -> Option<f64>| {
-                rows().filter_map(|(row, outcome)| Some((row.x?, bleu(row, outcome)?))).collect()
+                let rows = rows();
+                rows.filter_map(|(row, outcome)| Some((row.x?, bleu(row, outcome)?))).collect()
             };
-            let lines = [
-                Line {
-                    name: "the paper".into(),
-                    colour: PAPER,
-                    points: points(|row, _| row.paper.bleu),
-                },
-                Line {
-                    name: "here".into(),
-                    colour: HERE,
-                    points: points(|_, outcome| here(outcome)),
-                },
+            let line = |name: &str, colour, course| Line { name: name.into(), colour, course };
+            let mut lines = vec![
+                line("the paper", PAPER, Course::Points(points(|row, _| row.paper.bleu))),
+                line("here", HERE, Course::Points(points(|_, outcome| here(outcome)))),
             ];
+            for (row, outcome) in rows().filter(|(row, _)| row.x.is_none()) {
+                for (bleu, whose, colour) in
+                    [(row.paper.bleu, "in the paper", PAPER), (here(outcome), "here", HERE)]
+                {
+                    let name = format!("{}, {whose}", row.system);
+                    lines.extend(bleu.map(|bleu| line(&name, colour, Course::Level(bleu))));
+                }
+            }
             chart("BLEU, tokenised", x, &lines)
         }
         Figure::Curves => {
@@ -63,7 +65,8 @@ fn curves(
     let rows = table.rows.iter().zip(outcomes).zip(COLOURS.into_iter().cycle());
     rows.filter_map(|((row, outcome), colour)| {
         let points = points(outcome.begun()?).iter().map(|(step, value)| (*step as f64, *value));
-        Some(Line { name: row.system.clone(), colour, points: points.collect() })
+        let course = Course::Points(points.collect());
+        Some(Line { name: row.system.clone(), colour, course })
     })
     .collect()
 }

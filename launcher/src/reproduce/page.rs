@@ -235,4 +235,16 @@ mod tests {
             assert!(page.ends_with("</html>\n"));
         }
     }
+
+    #[test]
+    fn a_row_without_a_place_is_a_level() {
+        let mut table = table(Figure::Points { x: "width".into() });
+        assert!(!draw(&table, &outcomes()).contains("dash"));
+        table.rows[0].x = None;
+        let picture = draw(&table, &outcomes());
+        for text in [">one, in the paper<", ">36.49<", ">one, here<", "dash"] {
+            assert!(picture.contains(text), "{text}: {picture}");
+        }
+        assert!(!picture.contains("two") && !picture.contains("<circle"), "{picture}");
+    }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::RunConfig;
 
+use super::shortage;
 use crate::coordinator::journal::{Stage, State, Status, read_state};
 use crate::report::Latency;
 use crate::score::Difference;
@@ -97,12 +98,12 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         }
         Ok(None) => {}
     }
-    let measured = measured(&run, &state);
+    let mut measured = measured(&run, &state);
+    if finished && state.step < steps {
+        measured.notes.push(format!("its run made {} of {steps} updates", state.step));
+    }
+    measured.notes.extend(shortage::note(config, &state));
     match finished {
-        true if state.step < steps => {
-            let notes = vec![format!("its run made {} of {steps} updates", state.step)];
-            Outcome::Measured(Measured { notes, ..measured })
-        }
         true => Outcome::Measured(measured),
         false => Outcome::Begun { measured, planned: steps },
     }

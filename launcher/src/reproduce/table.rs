@@ -35,7 +35,7 @@ pub enum Figure {
     Bars,
     /// Milliseconds of each row, as bars.
     Latency,
-    /// BLEU over the rows' `x`.
+    /// BLEU over the rows' `x`; rows that have none are levels.
     Points {
         /// What `x` is.
         x: String,
