@@ -66,6 +66,7 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     });
     assert!(decisive.contains("training.steps=6") && !decisive.contains("cluster="), "{decisive}");
     assert!(free.contains("cluster="), "{free}");
+    assert!(text.contains("](figure-2.svg)\n"), "{text}");
     let page = read(tiny.path("tables/figure-2.html"));
     assert!(page.contains("<circle") && page.contains("adapters 128 wide"), "{page}");
     assert!(page.contains(&read(tiny.path("tables/figure-2.svg"))), "the drawing is the page's");

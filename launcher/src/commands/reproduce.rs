@@ -82,9 +82,10 @@ impl Args {
             exit = graver(exit, end);
         }
         add_differences(&table, &mut outcomes);
-        let text = markdown(&table, &outcomes, &self.overrides);
         let name = table.title.split(':').next().unwrap_or_default().to_lowercase();
-        let base = self.output.join(name.replace(' ', "-"));
+        let name = name.replace(' ', "-");
+        let text = markdown(&table, &outcomes, &self.overrides, &format!("{name}.svg"));
+        let base = self.output.join(name);
         write(&base.with_extension("md"), &text)?;
         write(&base.with_extension("svg"), &draw(&table, &outcomes))?;
         let page = base.with_extension("html");

@@ -56,6 +56,22 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
     }
 }
 
+/// What the drawing of a table shows, in words.
+pub fn caption(table: &Table) -> String {
+    let shows = match &table.figure {
+        Figure::Bars => "bars of each row's BLEU in the paper and here".into(),
+        Figure::Latency => {
+            "bars of each row's milliseconds for a sentence in the paper and here".into()
+        }
+        Figure::Points { x } => format!("BLEU in the paper and here over {x}"),
+        Figure::Curves => "validation BLEU of each row over the steps".into(),
+        Figure::WordCurves => {
+            "validation loss of each row in nats a word over the steps".to_owned()
+        }
+    };
+    format!("{}; {shows}", table.title)
+}
+
 /// A curve for each row whose run has begun.
 fn curves(
     table: &Table,

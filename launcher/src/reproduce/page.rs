@@ -1,6 +1,6 @@
 //! A table's rows beside the paper's, as Markdown and as one HTML file that needs no other.
 
-use super::chart::draw;
+use super::chart::{caption, draw};
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
 use crate::changes;
@@ -105,14 +105,17 @@ fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
     lines
 }
 
-/// The table as Markdown; `settings` were changed for all runs.
-pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
+/// The table as Markdown, with the drawing that lies in a file beside it; `settings` were changed for
+/// all runs.
+pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String], drawing: &str) -> String {
     let plain = |text: &String| text.replace('|', "\\|").replace('\n', " ");
     let line = |cells: &[String]| {
         format!("| {} |\n", cells.iter().map(plain).collect::<Vec<_>>().join(" | "))
     };
     let mut text = format!("# {}\n\n", table.title);
     text += &table.about.iter().map(|about| format!("- {about}\n")).collect::<String>();
+    let shows = caption(table).replace(['[', ']'], "");
+    text += &format!("\n![{shows}]({drawing})\n");
     let head: Vec<String> = HEAD.iter().copied().chain([""]).map(str::to_owned).collect();
     text += "\n";
     text += &line(&head);
@@ -198,7 +201,9 @@ mod tests {
 
     #[test]
     fn the_papers_numbers_stand_beside_those_here() {
-        let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()]);
+        let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()], "t.svg");
+        let shows = "![T < U; bars of each row's BLEU in the paper and here](t.svg)\n";
+        assert!(text.contains(shows), "{text}");
         let row = "| A-B | one | 36.49 | 12.35 | – | – | – | 67M | – | – | – | -1.23 [-2.00, +0.50] | a \\| b |";
         assert!(text.contains(row) || text.contains(&row.replace("12.35", "12.34")), "{text}");
         assert!(text.contains("| A-B | <two> | – | – |"), "{text}");
@@ -212,7 +217,7 @@ mod tests {
         let [Outcome::Measured(measured), other] = outcomes() else { unreachable!() };
         let measured = Measured { bleu_tokenized: None, ..measured };
         let outcomes = [Outcome::Begun { measured, planned: 9 }, other];
-        let text = markdown(&table(Figure::WordCurves), &outcomes, &[]);
+        let text = markdown(&table(Figure::WordCurves), &outcomes, &[], "t.svg");
         assert!(text.contains("its run is at step 7 of 9; a \\| b |"), "{text}");
         assert!(text.contains("| 36.49 | – | – | – | – | 67M |"), "{text}");
         assert!(!text.contains("updates"), "{text}");
