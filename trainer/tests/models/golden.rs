@@ -15,11 +15,19 @@ use tandem_trainer::objective::Translation;
 use tch::{Device, Kind, Tensor};
 
 use crate::support::{
-    SOURCE_WORDS, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
+    SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
 };
 
-const TARGET_WORDS: usize = 19;
+pub const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
+
+pub fn autoregressive() -> Value {
+    json!({ "autoregressive": { "label_smoothing": 0.1 } })
+}
+
+pub fn masked() -> Value {
+    json!({ "masked": { "length_classes": 11 } })
+}
 
 pub struct Golden {
     tensors: HashMap<String, Tensor>,
@@ -119,8 +127,7 @@ fn real(values: &Tensor, is_real: &Tensor) -> Tensor {
 }
 
 /// Compares an autoregressive model with the golden's: logits, memory, loss, gradients.
-fn check_autoregressive(golden: &Golden, source: Value, target: Value) {
-    let tiny = tiny(source, target, json!({ "autoregressive": {} }), 0, 1);
+pub fn check_autoregressive(golden: &Golden, tiny: &Tiny) {
     golden.load(&tiny.parameters, "weight.");
     let target_real = golden.get("target").ne(0);
     let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
@@ -139,8 +146,7 @@ fn check_autoregressive(golden: &Golden, source: Value, target: Value) {
 }
 
 /// Compares a masked model with length prediction with the golden's.
-fn check_masked(golden: &Golden, source: Value, target: Value) {
-    let tiny = tiny(source, target, json!({ "masked": { "length_classes": 11 } }), 0, 1);
+pub fn check_masked(golden: &Golden, tiny: &Tiny) {
     golden.load(&tiny.parameters, "weight.");
     let chosen = golden.get("masked.chosen").ne(0);
     let batch = golden.batch(golden.get("masked.input"), &chosen);
@@ -165,14 +171,15 @@ fn check_masked(golden: &Golden, source: Value, target: Value) {
 fn an_autoregressive_transformer_is_pytorchs() {
     let (source, target) =
         (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
-    check_autoregressive(&Golden::open("transformer"), source, target);
+    let tiny = tiny(source, target, autoregressive(), 0, 1);
+    check_autoregressive(&Golden::open("transformer"), &tiny);
 }
 
 #[test]
 fn a_masked_transformer_with_length_prediction_is_pytorchs() {
     let (source, target) =
         (transformer(SOURCE_WORDS, "sinusoidal"), transformer(TARGET_WORDS, "learned"));
-    check_masked(&Golden::open("transformer"), source, target);
+    check_masked(&Golden::open("transformer"), &tiny(source, target, masked(), 0, 1));
 }
 
 #[test]
@@ -180,21 +187,21 @@ fn transformers_fused_with_a_bert_are_pytorchs() {
     let golden = Golden::open("bert_fused");
     let (source, target) =
         (|| fused(SOURCE_WORDS, "sinusoidal"), || fused(TARGET_WORDS, "learned"));
-    check_autoregressive(&golden, source(), target());
-    check_masked(&golden, source(), target());
+    check_autoregressive(&golden, &tiny(source(), target(), autoregressive(), 0, 1));
+    check_masked(&golden, &tiny(source(), target(), masked(), 0, 1));
 }
 
 #[test]
 fn a_gpt2_behind_a_bert_is_transformers() {
-    check_autoregressive(&Golden::open("gpt2"), bert_encoder(), gpt2());
+    let tiny = tiny(bert_encoder(), gpt2(), autoregressive(), 0, 1);
+    check_autoregressive(&Golden::open("gpt2"), &tiny);
 }
 
 #[test]
 fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
     let golden = Golden::open("ct_nmt");
     let target = transformer(TARGET_WORDS, "learned");
-    let objective = json!({ "autoregressive": { "label_smoothing": 0.1 } });
-    let (run, bases, parameters) = parts(ct_nmt(), target, objective, 0, 1);
+    let (run, bases, parameters) = parts(ct_nmt(), target, autoregressive(), 0, 1);
     golden.load(&parameters, "weight.");
     let translation =
         Translation::new(&run.model, &bases, &parameters, Kind::Float).expect("a translation");
@@ -221,9 +228,9 @@ fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
 #[test]
 fn a_bert_with_a_causal_mask_is_transformers() {
     let golden = Golden::open("transformer");
-    let objective = json!({ "autoregressive": {} });
     // Without cross-attention: transformers' own would be another.
-    let tiny = tiny(transformer(SOURCE_WORDS, "sinusoidal"), bert(&[]), objective, TARGET_WORDS, 1);
+    let source = transformer(SOURCE_WORDS, "sinusoidal");
+    let tiny = tiny(source, bert(&[]), autoregressive(), TARGET_WORDS, 1);
     let decoder: Vec<(&str, Tensor)> = tiny
         .parameters
         .views(&tiny.parameters.weights)

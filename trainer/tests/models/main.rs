@@ -3,6 +3,7 @@
 mod beam_search;
 mod blocks;
 mod buffers;
+mod compositions;
 mod drop_net;
 mod golden;
 mod mask_predict;

@@ -52,6 +52,13 @@ pub fn bert_encoder() -> Value {
     json!({ "bert": { "pretrained": "nowhere", "train": "scratch", "dropout": 0.0 } })
 }
 
+/// A BERT that reads, with adapters that are 5 wide behind its layers.
+pub fn adapted_bert_encoder() -> Value {
+    let mut config = bert_encoder();
+    config["bert"]["adapters"] = json!({ "dim": 5 });
+    config
+}
+
 /// The golden's GPT-2, with cross-attention inside both layers; 8 wide.
 pub fn gpt2() -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2/folder");
@@ -76,7 +83,15 @@ pub fn tiny(
     bert_words: usize,
     seed: u64,
 ) -> Tiny {
-    let (run, bases, parameters) = parts(encoder, decoder, objective, bert_words, seed);
+    of_parts(parts(encoder, decoder, objective, bert_words, seed))
+}
+
+/// A model of random weights behind a BERT with adapters that is 12 wide.
+pub fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -> Tiny {
+    of_parts(parts_of_width(12, adapted_bert_encoder(), decoder, objective, bert_words, 1))
+}
+
+fn of_parts((run, bases, parameters): (RunConfig, Bases, Parameters)) -> Tiny {
     let model = Seq2Seq::new(&run.model, &bases, &parameters, Kind::Float);
     Tiny { parameters, model }
 }
@@ -110,6 +125,18 @@ pub fn parts(
     bert_words: usize,
     seed: u64,
 ) -> (RunConfig, Bases, Parameters) {
+    parts_of_width(8, encoder, decoder, objective, bert_words, seed)
+}
+
+/// The same; a BERT that reads is `width` wide.
+fn parts_of_width(
+    width: usize,
+    encoder: Value,
+    decoder: Value,
+    objective: Value,
+    bert_words: usize,
+    seed: u64,
+) -> (RunConfig, Bases, Parameters) {
     let run: RunConfig = serde_json::from_value(json!({
         "run": { "name": "tiny" },
         "data": { "train": { "tsv": { "path": "x", "source": 1, "target": 2 } } },
@@ -120,7 +147,7 @@ pub fn parts(
     .expect("a config");
     let encoder = match &run.model.encoder {
         Encoder::Transformer(source) => of(source),
-        Encoder::Bert(_) => Base::Bert(bert_base(SOURCE_WORDS, 8)),
+        Encoder::Bert(_) => Base::Bert(bert_base(SOURCE_WORDS, width)),
     };
     let decoder = match run.model.decoder.as_ref().expect("a decoder") {
         Decoder::Transformer(target) => of(target),
