@@ -3,8 +3,12 @@
 //! The search is fairseq's: of a sentence's 2·W best continuations, those that end it and are among
 //! the W best are finished, and the W best others live on; `Σ log p / L^length_penalty` decides
 //! among the finished. A sentence is done when W are finished, when its longest length is reached,
-//! or when nothing that lives can still become the best; then it leaves the batch, so that a
-//! translation does not depend on its batch. Shapes: B sentences, W hypotheses of each, R = B · W.
+//! or when nothing that lives can still become the best; then it leaves the batch.
+//!
+//! Other sentences of a batch have no part in a translation but by rounding: products of other shapes
+//! add up in another order. That moves scores in their last digits, and may turn a near-tie.
+//!
+//! Shapes: B sentences, W hypotheses of each, R = B · W.
 
 use tandem_config::decoding::BeamSearch;
 use tch::{Device, Kind, Tensor, no_grad};

@@ -1,10 +1,10 @@
-//! Beam search against an exhaustive one, and against itself in other batches.
+//! Beam search against its definition and an exhaustive search, and against itself in other batches.
 
 use serde_json::{Value, json};
 use tandem_config::decoding::BeamSearch;
 use tandem_trainer::decode::beam_search::translate;
 use tandem_trainer::decode::{Sources, TargetIds, Translation};
-use tandem_trainer::model::{Pass, Positions};
+use tandem_trainer::model::{Encoded, Pass, Positions};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::support::{
@@ -122,6 +122,91 @@ fn a_wide_beam_finds_the_best_translation_of_all() {
         }
     }
     assert!(lengths.len() > 1, "all translations have {lengths:?} tokens");
+}
+
+/// Log-probabilities of what may follow these tokens of one sentence's translation: `[V]`.
+fn next(tiny: &Tiny, encoded: &Encoded, tokens: &[i64]) -> Vec<f64> {
+    let input = Tensor::from_slice(&[&[IDS.first], tokens].concat()).unsqueeze(0);
+    let at = Positions::new(&Tensor::from_slice(&[tokens.len() as i64]), &input);
+    let decoder = &tiny.model.decoder;
+    let hidden = decoder.forward(&input, &input.ones_like(), encoded, &at, &Pass::eval());
+    let logits = tiny.model.head.project(&tiny.model.head.transform(&hidden));
+    Vec::try_from(logits.get(0).log_softmax(0, Kind::Double)).expect("[V]")
+}
+
+/// fairseq's search for one sentence's translation, all of whose tokens are read anew each time;
+/// perhaps until nothing lives, though nothing can become the best any more.
+fn by_definition(
+    tiny: &Tiny,
+    config: &BeamSearch,
+    source: &Sources,
+    to_the_end: bool,
+) -> Translation {
+    let encoded = tiny.model.encoder.forward(&source.ids, &source.real, &Pass::eval());
+    let longest = (config.max_len_a * source.ids.numel() as f64) as usize + config.max_len_b;
+    let score = |sum: f64, length: usize| sum / (length as f64).powf(config.length_penalty);
+    let mut live = vec![(Vec::new(), 0.0)];
+    let mut finished: Vec<(Vec<i64>, f64)> = Vec::new();
+    let mut passes = 0;
+    let best = |finished: &[(Vec<i64>, f64)]| {
+        finished.iter().cloned().max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or_default()
+    };
+    while !live.is_empty() && finished.len() < config.width {
+        let hope = live.iter().map(|&(_, sum)| score(sum, longest)).fold(f64::MIN, f64::max);
+        if !to_the_end && !finished.is_empty() && best(&finished).1 >= hope {
+            break;
+        }
+        passes += 1;
+        let mut candidates = Vec::new();
+        for (tokens, sum) in &live {
+            for (word, log_prob) in (0..).zip(next(tiny, &encoded, tokens)) {
+                let ends = word == IDS.end;
+                if word != IDS.pad && (ends || passes < longest) && !(ends && passes == 1) {
+                    candidates.push(([&tokens[..], &[word]].concat(), sum + log_prob));
+                }
+            }
+        }
+        candidates.sort_by(|(_, a), (_, b)| f64::total_cmp(b, a));
+        candidates.truncate(2 * config.width);
+        live.clear();
+        for (rank, (tokens, sum)) in candidates.into_iter().enumerate() {
+            if tokens.last() != Some(&IDS.end) {
+                live.push((tokens, sum));
+            } else if rank < config.width && finished.len() < config.width {
+                finished.push((tokens, score(sum, passes)));
+            }
+        }
+        live.truncate(config.width);
+    }
+    let (tokens, score) = best(&finished);
+    Translation { ids: tokens.into_iter().map(|id| id as u32).collect(), score, passes }
+}
+
+#[test]
+fn a_narrow_beam_is_fairseqs() {
+    let (mut early, mut full) = (0, 0);
+    for tiny in models().into_iter().take(6) {
+        for (width, length_penalty) in [(2, 0.0), (2, 1.0), (3, 0.6), (3, 2.0), (5, 0.0), (5, 1.0)]
+        {
+            let config =
+                BeamSearch { max_len_a: 2.0, max_len_b: 3, ..config(width, length_penalty) };
+            for length in [2, 5] {
+                let source = sources(&[length]);
+                let found = &search(&tiny, &config, &source)[0];
+                let expected = no_grad(|| by_definition(&tiny, &config, &source, false));
+                let what = format!("{length} tokens, {config:?}");
+                assert_eq!((&found.ids, found.passes), (&expected.ids, expected.passes), "{what}");
+                assert!((found.score - expected.score).abs() < 1e-4, "{what}");
+
+                let late = no_grad(|| by_definition(&tiny, &config, &source, true));
+                assert_eq!(late.ids, found.ids, "an early finish misses a better one: {what}");
+                assert!(found.passes <= late.passes, "{what}");
+                early += usize::from(found.passes < late.passes);
+                full += usize::from(found.passes == late.passes);
+            }
+        }
+    }
+    assert!(early > 9 && full > 9, "{early} searches finished early and {full} did not");
 }
 
 #[test]
