@@ -116,7 +116,9 @@ pub struct BeamSearch {
     /// Hypotheses of each sentence that are followed at once.
     #[schemars(range(min = 1, max = 64))]
     pub width: usize,
-    /// Hypotheses are compared by `Σ log p / L^length_penalty`, where L counts the final [SEP].
+    /// By what hypotheses are compared.
+    pub score: BeamScore,
+    /// The exponent in `score`; above 0 longer hypotheses gain.
     #[schemars(range(min = 0.0))]
     pub length_penalty: f64,
     /// A translation has at most `max_len_a · source tokens + max_len_b` tokens.
@@ -132,6 +134,24 @@ pub struct BeamSearch {
 
 impl Default for BeamSearch {
     fn default() -> Self {
-        Self { width: 5, length_penalty: 1.0, max_len_a: 1.2, max_len_b: 10, max_tokens: 4000 }
+        Self {
+            width: 5,
+            score: BeamScore::Fairseq,
+            length_penalty: 1.0,
+            max_len_a: 1.2,
+            max_len_b: 10,
+            max_tokens: 4000,
+        }
     }
+}
+
+/// By what beam search compares hypotheses of L tokens, where L counts the final [SEP].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BeamScore {
+    /// `Σ log p / L^length_penalty`.
+    #[default]
+    Fairseq,
+    /// `Σ log p / ((5 + L) / 6)^length_penalty` (Wu et al. 2016; Vaswani et al. 2017).
+    Gnmt,
 }

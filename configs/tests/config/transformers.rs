@@ -196,7 +196,7 @@ const SCHEMA: &[Case] = &[
     (
         &[("width: 4", "beam: 4")],
         &[
-            "35:17: decoding.beam_search.beam: unknown key, allowed: width | length_penalty | max_len_a | max_len_b | max_tokens, did you mean `data.distillation.beam`?",
+            "35:17: decoding.beam_search.beam: unknown key, allowed: width | score | length_penalty | max_len_a | max_len_b | max_tokens, did you mean `data.distillation.beam`?",
         ],
     ),
     (

@@ -1,8 +1,8 @@
 //! Beam search: translations token by token, the best `width` beginnings of each sentence at once.
 //!
 //! The search is fairseq's: of a sentence's 2·W best continuations, those that end it and are among
-//! the W best are finished, and the W best others live on; `Σ log p / L^length_penalty` decides
-//! among the finished. A sentence is done when W are finished, when its longest length is reached,
+//! the W best are finished, and the W best others live on; the log-probability with a length
+//! penalty decides among the finished. A sentence is done when W are finished, when its longest length is reached,
 //! or when nothing that lives can still become the best; then it leaves the batch.
 //!
 //! Other sentences of a batch have no part in a translation but by rounding: products of other shapes
@@ -10,7 +10,7 @@
 //!
 //! Shapes: B sentences, W hypotheses of each, R = B · W.
 
-use tandem_config::decoding::BeamSearch;
+use tandem_config::decoding::{BeamScore, BeamSearch};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Sources, TargetIds, Translation};
@@ -102,26 +102,18 @@ struct Continuations {
 }
 
 /// The search for one sentence's translation.
-struct Search {
+struct Search<'a> {
+    config: &'a BeamSearch,
     live: Vec<Hypothesis>,
     finished: Vec<(Vec<i64>, f64)>,
-    width: usize,
-    length_penalty: f64,
     longest: usize,
     passes: usize,
 }
 
-impl Search {
-    fn new(config: &BeamSearch, longest: usize) -> Self {
+impl<'a> Search<'a> {
+    fn new(config: &'a BeamSearch, longest: usize) -> Self {
         let nothing = Hypothesis { tokens: Vec::new(), log_prob: 0.0, parent: 0 };
-        Self {
-            live: vec![nothing],
-            finished: Vec::new(),
-            width: config.width,
-            length_penalty: config.length_penalty,
-            longest,
-            passes: 0,
-        }
+        Self { config, live: vec![nothing], finished: Vec::new(), longest, passes: 0 }
     }
 
     /// Finishes some hypotheses and continues others by one token.
@@ -141,15 +133,15 @@ impl Search {
             let Continuation { parent, log_prob, .. } = candidate;
             if candidate.token != end {
                 live.push(Hypothesis { tokens, log_prob, parent });
-            } else if rank < self.width && self.finished.len() < self.width {
+            } else if rank < self.config.width && self.finished.len() < self.config.width {
                 let score = self.score(log_prob, self.passes);
                 self.finished.push((tokens, score));
             }
         }
-        live.truncate(self.width);
+        live.truncate(self.config.width);
         // All sentences of a batch have as many rows.
         if let Some(first) = live.first().cloned() {
-            live.resize(self.width, Hypothesis { log_prob: f32::NEG_INFINITY, ..first });
+            live.resize(self.config.width, Hypothesis { log_prob: f32::NEG_INFINITY, ..first });
         }
         self.live = live;
     }
@@ -159,13 +151,18 @@ impl Search {
     fn done(&self) -> bool {
         let best = self.finished.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
         let hope = self.live.iter().map(|live| live.log_prob).fold(f32::NEG_INFINITY, f32::max);
-        self.finished.len() == self.width
+        self.finished.len() == self.config.width
             || self.live.is_empty()
             || best >= self.score(hope, self.longest)
     }
 
     fn score(&self, log_prob: f32, length: usize) -> f64 {
-        f64::from(log_prob) / (length as f64).powf(self.length_penalty)
+        let length = length as f64;
+        let length = match self.config.score {
+            BeamScore::Fairseq => length,
+            BeamScore::Gnmt => (5.0 + length) / 6.0,
+        };
+        f64::from(log_prob) / length.powf(self.config.length_penalty)
     }
 
     /// The finished hypothesis of the highest score; of equal ones the first.
@@ -216,7 +213,7 @@ fn continuations(
     let sentences = active.len() as i64;
     let vocabulary = log_probs.size()[1];
     let all = log_probs.view([sentences, -1]); // [B, W · V]
-    let width = searches[active[0]].width as i64;
+    let width = searches[active[0]].config.width as i64;
     let (best, places) = all.topk((2 * width).min(all.size()[1]), -1, true, true); // [B, 2 · W]
     let best = to_host(&best);
     let places = Vec::<i64>::try_from(places.contiguous().view([-1]).to_device(Device::Cpu))

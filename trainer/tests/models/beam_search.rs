@@ -1,7 +1,7 @@
 //! Beam search against its definition and an exhaustive search, and against itself in other batches.
 
 use serde_json::{Value, json};
-use tandem_config::decoding::BeamSearch;
+use tandem_config::decoding::{BeamScore, BeamSearch};
 use tandem_trainer::decode::beam_search::translate;
 use tandem_trainer::decode::{Sources, TargetIds, Translation};
 use tandem_trainer::model::{Encoded, Pass, Positions};
@@ -16,9 +16,18 @@ const WORDS: i64 = 7;
 /// The most tokens of a translation: 1 to 3 words and [SEP].
 const LONGEST: usize = 4;
 
-fn config(width: usize, length_penalty: f64) -> BeamSearch {
+fn config(width: usize, score: BeamScore, length_penalty: f64) -> BeamSearch {
     let exact = BeamSearch { max_len_a: 0.0, max_len_b: LONGEST, ..BeamSearch::default() };
-    BeamSearch { width, length_penalty, ..exact }
+    BeamSearch { width, score, length_penalty, ..exact }
+}
+
+/// By what hypotheses of `length` tokens are compared.
+fn score(config: &BeamSearch, sum: f64, length: usize) -> f64 {
+    let length = length as f64;
+    match config.score {
+        BeamScore::Fairseq => sum / length.powf(config.length_penalty),
+        BeamScore::Gnmt => sum / ((5.0 + length) / 6.0).powf(config.length_penalty),
+    }
 }
 
 /// Models of `WORDS` words.
@@ -72,7 +81,7 @@ fn all_translations() -> Vec<Vec<i64>> {
 }
 
 /// The translation of the highest score, by running the decoder over all of them as a whole.
-fn brute_force(tiny: &Tiny, length_penalty: f64, source: &Sources) -> (Vec<u32>, f64) {
+fn brute_force(tiny: &Tiny, config: &BeamSearch, source: &Sources) -> (Vec<u32>, f64) {
     let (model, pass) = (&tiny.model, Pass::eval());
     let encoded = model.encoder.forward(&source.ids, &source.real, &pass);
     let memory = model.decoder.memory(&encoded);
@@ -96,7 +105,7 @@ fn brute_force(tiny: &Tiny, length_penalty: f64, source: &Sources) -> (Vec<u32>,
             .sum_dim_intlist(1, false, Kind::Double);
         let sums = Vec::<f64>::try_from(sums).expect("sums");
         for (tokens, sum) in some.into_iter().zip(sums) {
-            let score = sum / (length as f64).powf(length_penalty);
+            let score = score(config, sum, length);
             if score > best_score {
                 best = tokens.iter().map(|&id| id as u32).collect();
                 best_score = score;
@@ -110,11 +119,19 @@ fn brute_force(tiny: &Tiny, length_penalty: f64, source: &Sources) -> (Vec<u32>,
 fn a_wide_beam_finds_the_best_translation_of_all() {
     let mut lengths = std::collections::BTreeSet::new();
     for tiny in models() {
-        for length_penalty in [0.0, 0.6, 1.0, 2.0] {
+        for (score, length_penalty) in [
+            (BeamScore::Fairseq, 0.0),
+            (BeamScore::Fairseq, 0.6),
+            (BeamScore::Fairseq, 1.0),
+            (BeamScore::Fairseq, 2.0),
+            (BeamScore::Gnmt, 0.6),
+            (BeamScore::Gnmt, 3.0),
+        ] {
+            let config = config(200, score, length_penalty);
             for length in [2, 5] {
                 let source = sources(&[length]);
-                let found = &search(&tiny, &config(200, length_penalty), &source)[0];
-                let (best, score) = no_grad(|| brute_force(&tiny, length_penalty, &source));
+                let found = &search(&tiny, &config, &source)[0];
+                let (best, score) = no_grad(|| brute_force(&tiny, &config, &source));
                 assert_eq!(found.ids, best);
                 assert!((found.score - score).abs() < 1e-4, "{} and {score}", found.score);
                 lengths.insert(best.len());
@@ -144,7 +161,6 @@ fn by_definition(
 ) -> Translation {
     let encoded = tiny.model.encoder.forward(&source.ids, &source.real, &Pass::eval());
     let longest = (config.max_len_a * source.ids.numel() as f64) as usize + config.max_len_b;
-    let score = |sum: f64, length: usize| sum / (length as f64).powf(config.length_penalty);
     let mut live = vec![(Vec::new(), 0.0)];
     let mut finished: Vec<(Vec<i64>, f64)> = Vec::new();
     let mut passes = 0;
@@ -152,7 +168,8 @@ fn by_definition(
         finished.iter().cloned().max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or_default()
     };
     while !live.is_empty() && finished.len() < config.width {
-        let hope = live.iter().map(|&(_, sum)| score(sum, longest)).fold(f64::MIN, f64::max);
+        let hope =
+            live.iter().map(|&(_, sum)| score(config, sum, longest)).fold(f64::MIN, f64::max);
         if !to_the_end && !finished.is_empty() && best(&finished).1 >= hope {
             break;
         }
@@ -173,7 +190,7 @@ fn by_definition(
             if tokens.last() != Some(&IDS.end) {
                 live.push((tokens, sum));
             } else if rank < config.width && finished.len() < config.width {
-                finished.push((tokens, score(sum, passes)));
+                finished.push((tokens, score(config, sum, passes)));
             }
         }
         live.truncate(config.width);
@@ -186,10 +203,16 @@ fn by_definition(
 fn a_narrow_beam_is_fairseqs() {
     let (mut early, mut full) = (0, 0);
     for tiny in models().into_iter().take(6) {
-        for (width, length_penalty) in [(2, 0.0), (2, 1.0), (3, 0.6), (3, 2.0), (5, 0.0), (5, 1.0)]
-        {
-            let config =
-                BeamSearch { max_len_a: 2.0, max_len_b: 3, ..config(width, length_penalty) };
+        for (width, score, length_penalty) in [
+            (2, BeamScore::Fairseq, 0.0),
+            (2, BeamScore::Gnmt, 0.6),
+            (3, BeamScore::Fairseq, 0.6),
+            (3, BeamScore::Fairseq, 2.0),
+            (5, BeamScore::Gnmt, 0.6),
+            (5, BeamScore::Fairseq, 1.0),
+        ] {
+            let config = config(width, score, length_penalty);
+            let config = BeamSearch { max_len_a: 2.0, max_len_b: 3, ..config };
             for length in [2, 5] {
                 let source = sources(&[length]);
                 let found = &search(&tiny, &config, &source)[0];
@@ -235,7 +258,11 @@ fn what_is_read_does_not_depend_on_the_batch() {
 fn translations_do_not_depend_on_the_batch() {
     for tiny in all_models() {
         for width in [1, 3, 5] {
-            let config = BeamSearch { max_len_a: 2.0, max_len_b: 3, ..config(width, 1.0) };
+            let config = BeamSearch {
+                max_len_a: 2.0,
+                max_len_b: 3,
+                ..config(width, BeamScore::Fairseq, 1.0)
+            };
             let lengths = [2, 7, 3, 12, 5, 2];
             let together = search(&tiny, &config, &sources(&lengths));
             for (found, &length) in together.iter().zip(&lengths) {
@@ -253,7 +280,7 @@ fn translations_do_not_depend_on_the_batch() {
 fn a_beam_of_one_takes_the_most_probable_token_each_time() {
     for tiny in all_models() {
         let source = sources(&[6]);
-        let found = &search(&tiny, &config(1, 1.0), &source)[0];
+        let found = &search(&tiny, &config(1, BeamScore::Fairseq, 1.0), &source)[0];
         let (model, pass) = (&tiny.model, Pass::eval());
         let mut tokens = Vec::new();
         no_grad(|| {
@@ -289,7 +316,14 @@ fn a_stop_ends_the_search() {
         polls += 1;
         polls < 2
     };
-    let found = translate(&tiny.model, &config(2, 1.0), IDS, 32, &sources(&[4]), &mut poll);
+    let found = translate(
+        &tiny.model,
+        &config(2, BeamScore::Fairseq, 1.0),
+        IDS,
+        32,
+        &sources(&[4]),
+        &mut poll,
+    );
     assert!(found.is_none());
     assert_eq!(polls, 2);
 }
