@@ -1,9 +1,9 @@
 //! Beam search: translations token by token, the best `width` beginnings of each sentence at once.
 //!
 //! The search is fairseq's: of a sentence's 2·W best continuations, those that end it and are among
-//! the W best are finished, and the W best others live on; the log-probability with a length
-//! penalty decides among the finished. A sentence is done when W are finished, when its longest length is reached,
-//! or when nothing that lives can still become the best; then it leaves the batch.
+//! the W best are finished, and the W best others live on; the log-probability with a length penalty
+//! decides among the finished. A sentence is done when W are finished, when its longest length is
+//! reached, or when nothing that lives can still become the best; then it leaves the batch.
 //!
 //! Other sentences of a batch have no part in a translation but by rounding: products of other shapes
 //! add up in another order. That moves scores in their last digits, and may turn a near-tie.
