@@ -344,11 +344,13 @@ fn corruption(run: &RunConfig, report: &mut Report) {
     }
 }
 
+/// The side of a BERT that reads what the encoder reads.
+const BESIDE: &str = "BERT beside";
+
 /// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let joins = run.model.joins_pairs();
-    let sides =
-        [("encoder", shapes.encoder), ("decoder", shapes.decoder), ("fusion", shapes.fused)];
+    let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder), (BESIDE, shapes.fused)];
     for (side, shape) in sides {
         let (Some(length), Some(shape)) = (run.data.max_length, shape) else { continue };
         let Shape { kind, positions, .. } = shape;
@@ -357,6 +359,12 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
             let message = format!(
                 "found {length}, must be at most {most}: [CLS] and both sides fit into the \
                  {side}'s {kind}, which has {positions} positions"
+            );
+            report.conflict("data.max_length", message);
+        } else if side == BESIDE && length >= positions {
+            let message = format!(
+                "found {length}, must be less than {positions}: the BERT beside the encoder, which \
+                 has so many positions, reads [CLS] before a sentence"
             );
             report.conflict("data.max_length", message);
         } else if length > positions {

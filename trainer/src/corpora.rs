@@ -63,8 +63,10 @@ impl Languages {
     /// The longest source and target sentences in tokens.
     pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
+        // A BERT beside the encoder reads [CLS] before the sentence.
         let fused = self.bases.fused.as_ref();
-        let fused = fused.map_or(usize::MAX, |bert| bert.config.max_position_embeddings);
+        let fused =
+            fused.map_or(usize::MAX, |bert| bert.config.max_position_embeddings.saturating_sub(1));
         let source = match worker.config.model.joins_pairs() {
             true => longest_of_joined(self.bases.encoder.positions()),
             false => self.bases.encoder.positions().min(fused),

@@ -79,8 +79,8 @@ impl<'a> Trainer<'a> {
         let bases = checkpoint::base_hashes(&languages)?;
         identify(worker, &bases);
         let parameters = allocate(worker, &languages.bases)?;
-        let objective =
-            Objective::new(config, &languages.bases, &parameters, worker.kinds().compute);
+        let (cls, kind) = (languages.source.special().cls.into(), worker.kinds().compute);
+        let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
         let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
         let mut state = TrainerState::new(config.seed, worker.world_size);
         if let Some(folder) = resume {

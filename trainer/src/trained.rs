@@ -33,7 +33,8 @@ impl Trained {
             checkpoint::load_weights(checkpoint, &parameters)?;
         }
         let (config, kind) = (&worker.config, worker.kinds().compute);
-        let objective = Objective::new(config, &languages.bases, &parameters, kind);
+        let cls = languages.source.special().cls.into();
+        let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
         Ok(Self {
             languages,
             objective,

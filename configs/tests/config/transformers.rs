@@ -150,6 +150,18 @@ const CONFLICTS: &[Case] = &[
         &[
             (
                 "{learn: {size: 100, lowercase: true}}",
+                "{bert: german}\n      bert_fused: {pretrained: german}",
+            ),
+            ("max_length: 12", "max_length: 16"),
+        ],
+        &[
+            "7:3: data.max_length: found 16, must be less than 16: the BERT beside the encoder, which has so many positions, reads [CLS] before a sentence",
+        ],
+    ),
+    (
+        &[
+            (
+                "{learn: {size: 100, lowercase: true}}",
                 "{bert: german}\n      ct_nmt: {pretrained: english, rate: {peak: 5, end: 5}}",
             ),
             ("hidden: 8", "hidden: 10"),

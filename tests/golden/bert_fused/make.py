@@ -13,7 +13,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 WIDTH, HEADS, INNER, LAYERS, BERT_WIDTH = 8, 2, 12, 2, 12
-SOURCE_WORDS, TARGET_WORDS, LENGTHS = 23, 19, 11
+SOURCE_WORDS, TARGET_WORDS, LENGTHS, CLS = 23, 19, 11, 2
 SMOOTHING, LENGTH_LOSS = 0.1, 0.3
 
 torch.manual_seed(20200217)
@@ -148,7 +148,9 @@ for name, parameter, part in named():
 
 def encode(with_length):
     """The encoder's output, with that of the length's token before it, and the BERT's."""
-    seen = bert(source, attention_mask=source_real.to(torch.int64)).last_hidden_state, ~source_real
+    read = torch.cat([torch.full((3, 1), CLS), source], 1)
+    real = torch.cat([torch.ones(3, 1, dtype=torch.bool), source_real], 1)
+    seen = bert(read, attention_mask=real.to(torch.int64)).last_hidden_state, ~real
     hidden = tables["encoder.embeddings.word.weight"][source] * WIDTH**0.5
     hidden = hidden + sinusoidal(source.shape[1])
     padding = ~source_real

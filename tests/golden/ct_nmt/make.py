@@ -14,7 +14,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 WIDTH, HEADS, INNER, LAYERS = 8, 2, 12, 2
-SOURCE_WORDS, TARGET_WORDS = 23, 19
+SOURCE_WORDS, TARGET_WORDS, CLS = 23, 19, 2
 SMOOTHING, DISTILLATION = 0.1, 0.3
 
 torch.manual_seed(20190815)
@@ -119,7 +119,9 @@ half = WIDTH // 2
 angles = torch.arange(source.shape[1])[:, None] * torch.exp(
     torch.arange(half) * -(math.log(10000) / (half - 1)))
 embedded = source_words[source] * WIDTH**0.5 + torch.cat([angles.sin(), angles.cos()], 1)
-seen = bert(source, attention_mask=source_real.to(torch.int64)).last_hidden_state
+read = torch.cat([torch.full((3, 1), CLS), source], 1)
+real = torch.cat([torch.ones(3, 1, dtype=torch.bool), source_real], 1)
+seen = bert(read, attention_mask=real.to(torch.int64)).last_hidden_state[:, 1:]
 gate = torch.sigmoid(gate_of_bert(seen) + gate_of_own(embedded))
 memory = encoder(gate * seen + (1 - gate) * embedded, src_key_padding_mask=~source_real)
 shifted = torch.cat([torch.full((3, 1), 2), target[:, :-1]], 1) * target_real

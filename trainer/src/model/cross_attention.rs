@@ -34,16 +34,17 @@ pub struct CrossAttention {
 #[derive(Debug)]
 pub struct LayerMemory {
     encoder: KeyValue,
-    /// Of the BERT that the layer is fused with.
-    bert: Option<KeyValue>,
+    /// Of the BERT that the layer is fused with, and the mask of its padding: `[B, 1, 1, 1 + S]`.
+    bert: Option<(KeyValue, Tensor)>,
 }
 
 impl LayerMemory {
     /// The keys and values of these rows, in this order.
     pub fn select(&self, rows: &Tensor) -> Self {
+        let bert = self.bert.as_ref();
         Self {
             encoder: self.encoder.select(rows),
-            bert: self.bert.as_ref().map(|bert| bert.select(rows)),
+            bert: bert.map(|(bert, mask)| (bert.select(rows), mask.index_select(0, rows))),
         }
     }
 }
@@ -94,7 +95,9 @@ impl CrossAttention {
         let bert = self.fused.as_ref().zip(encoded.bert.as_ref());
         LayerMemory {
             encoder: self.attention.key_value(&encoded.memory),
-            bert: bert.map(|(fused, bert)| fused.attention.key_value(bert)),
+            bert: bert.map(|(fused, bert)| {
+                (fused.attention.key_value(&bert.hidden), bert.mask.shallow_clone())
+            }),
         }
     }
 
@@ -111,7 +114,7 @@ impl CrossAttention {
         let input = self.residual.input(x);
         let attended = self.attention.forward(&input, &memory.encoder, mask, at, pass);
         let x = match (&self.fused, &memory.bert) {
-            (Some(fused), Some(bert)) => {
+            (Some(fused), Some((bert, mask))) => {
                 let bert = fused.attention.forward(&input, bert, mask, at, pass);
                 fused.add(x, &attended, &bert, &self.residual, pass)
             }

@@ -11,6 +11,7 @@ use tch::{Kind, Tensor};
 use super::adapter::Adapter;
 use super::attention::key_mask;
 use super::bert::{self, BertDropout};
+use super::beside::BesideBert;
 use super::block::Block;
 use super::layer::{Embeddings, Layer};
 use super::parameters::Scope;
@@ -27,8 +28,8 @@ pub struct Encoded {
     pub memory: Tensor,
     /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
     pub mask: Tensor,
-    /// What the BERT that the model has beside it made of them: `[B, S, E]`.
-    pub bert: Option<Tensor>,
+    /// What the BERT that the model has beside it made of them.
+    pub bert: Option<BertMemory>,
     /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
     pub length_log_probs: Option<Tensor>,
 }
@@ -39,7 +40,7 @@ pub struct Encoder {
     embeddings: Embeddings,
     layers: Vec<(Layer, Option<Adapter>)>,
     length_embedding: Option<Tensor>, // [classes, D]
-    bert: Option<Box<Encoder>>,
+    beside: Option<Box<BesideBert>>,
     switch: Option<Switch>,
     kind: Kind,
 }
@@ -88,29 +89,25 @@ impl Encoder {
         let length = "length_embedding.weight";
         let length_embedding = scope.has(length).then(|| scope.get(length));
         let switch = scope.has("switch.own.weight").then(|| Switch::new(&scope.enter("switch")));
-        Self { embeddings, layers, length_embedding, bert: None, switch, kind }
+        Self { embeddings, layers, length_embedding, beside: None, switch, kind }
     }
 
-    /// This encoder with a BERT that reads the same ids: fused with it, or trained together with it.
-    pub fn with(self, bert: Self) -> Self {
-        Self { bert: Some(Box::new(bert)), ..self }
+    /// This encoder with a BERT beside it.
+    pub fn beside(self, bert: BesideBert) -> Self {
+        Self { beside: Some(Box::new(bert)), ..self }
     }
 
     /// Source ids `[B, S]` and which of them are real, booleans `[B, S]`.
     pub fn forward(&self, ids: &Tensor, is_real: &Tensor, pass: &Pass) -> Encoded {
         let embedded = self.embeddings.forward(ids, 0, self.kind, pass); // [B, S, D]
         let mask = key_mask(is_real, self.kind);
-        let bert = self.bert.as_ref().map(|bert| {
-            let hidden = bert.forward(ids, is_real, pass).memory;
-            BertMemory { hidden, mask: mask.shallow_clone() }
-        });
+        let bert = self.beside.as_ref().map(|bert| bert.forward(ids, is_real, pass));
         let embedded = match (&self.switch, &bert) {
             (Some(switch), Some(bert)) => switch.forward(&bert.hidden, &embedded),
             _ => embedded,
         };
         let Some(table) = &self.length_embedding else {
             let memory = self.layers(embedded, &mask, bert.as_ref(), None, pass);
-            let bert = bert.map(|bert| bert.hidden);
             return Encoded { memory, mask, bert, length_log_probs: None };
         };
         let (batch, length, width) = embedded.size3().expect("embedded is [B, S, D]");
@@ -126,7 +123,7 @@ impl Encoder {
         Encoded {
             memory: hidden.narrow(1, 1, length),
             mask,
-            bert: bert.map(|bert| bert.hidden),
+            bert,
             length_log_probs: Some(Tensor::cat(&[never, possible], 1)),
         }
     }

@@ -7,6 +7,7 @@ pub mod adapter;
 pub mod attention;
 pub mod bert;
 pub mod bert_fused;
+pub mod beside;
 pub mod block;
 pub mod cross_attention;
 pub mod decoder;

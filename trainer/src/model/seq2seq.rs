@@ -5,6 +5,7 @@ use tandem_config::model::{Decoder as DecoderConfig, Encoder as EncoderConfig, M
 use tch::{Kind, Tensor};
 
 use super::bert::BertDropout;
+use super::beside::BesideBert;
 use super::gpt2::Gpt2Dropout;
 use super::{Decoder, Encoded, Encoder, LmHead, Parameters, Pass, Positions};
 
@@ -39,11 +40,18 @@ pub struct Seq2Seq {
 }
 
 impl Seq2Seq {
-    /// The model that a run's config describes, over `parameters`; computes in `kind`.
+    /// The model that a run's config describes, over `parameters`; computes in `kind`. A BERT beside
+    /// its encoder reads `cls` before each sentence.
     ///
     /// # Panics
     /// If the config passed no validation or the bases are of another one.
-    pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
+    pub fn new(
+        model: &Model,
+        bases: &Bases,
+        cls: i64,
+        parameters: &Parameters,
+        kind: Kind,
+    ) -> Self {
         let (source, target) = (parameters.scope("encoder"), parameters.scope("decoder"));
         let causal = matches!(model.objective, Objective::Autoregressive(_));
         let encoder = match (&model.encoder, &bases.encoder) {
@@ -57,7 +65,9 @@ impl Seq2Seq {
                     Some(bert) => {
                         let (scope, config) = (parameters.scope("fused"), &bert.config);
                         let dropout = BertDropout::new(config, None);
-                        encoder.with(Encoder::bert(&scope, config, None, dropout, kind))
+                        let bert = Encoder::bert(&scope, config, None, dropout, kind);
+                        let keeps_cls = model.ct_nmt().is_none();
+                        encoder.beside(BesideBert { bert, cls, keeps_cls })
                     }
                     None => encoder,
                 }

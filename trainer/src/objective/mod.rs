@@ -64,12 +64,19 @@ pub struct Loss {
 }
 
 impl Objective {
-    /// The objective that a run's config names, over `parameters`; computes in `kind`.
+    /// The objective that a run's config names, over `parameters`; computes in `kind`. `cls` is the
+    /// source's [CLS].
     ///
     /// # Panics
     /// If the config passed no validation, e.g. for a translation without a decoder.
-    pub fn new(run: &RunConfig, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
-        match Translation::new(&run.model, bases, parameters, kind) {
+    pub fn new(
+        run: &RunConfig,
+        bases: &Bases,
+        cls: i64,
+        parameters: &Parameters,
+        kind: Kind,
+    ) -> Self {
+        match Translation::new(&run.model, bases, cls, parameters, kind) {
             Some(translation) => Self::Translation(translation),
             None => Self::Mlm(mlm::Mlm::new(&run.model, bases, parameters, kind)),
         }

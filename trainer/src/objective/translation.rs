@@ -27,8 +27,14 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// None for an objective that does not translate.
-    pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Option<Self> {
+    /// None for an objective that does not translate. `cls` is the source's [CLS].
+    pub fn new(
+        model: &Model,
+        bases: &Bases,
+        cls: i64,
+        parameters: &Parameters,
+        kind: Kind,
+    ) -> Option<Self> {
         let (length_loss, label_smoothing) = match &model.objective {
             Objective::Masked(config) => (config.length_loss, config.label_smoothing),
             Objective::Autoregressive(config) => (0.0, config.label_smoothing),
@@ -36,7 +42,7 @@ impl Translation {
         };
         let distillation = model.ct_nmt().map_or(0.0, |ct_nmt| ct_nmt.distillation);
         let soft_labels = model.soft_labels().cloned();
-        let model = Seq2Seq::new(model, bases, parameters, kind);
+        let model = Seq2Seq::new(model, bases, cls, parameters, kind);
         let plain = Self::over(model, length_loss, label_smoothing);
         Some(Self { distillation, soft_labels, ..plain })
     }
@@ -80,7 +86,7 @@ impl Translation {
             surrogate += nll * self.length_loss;
         }
         if let Some(bert) = encoded.bert.as_ref().filter(|_| self.distillation > 0.0) {
-            let distance = distance(&encoded.memory, bert, &tensors.source_real);
+            let distance = distance(&encoded.memory, &bert.hidden, &tensors.source_real);
             sums.distillation = distance.double_value(&[]);
             let share = 1.0 - self.distillation;
             let weight = self.distillation * sums.denominator / sums.source_tokens.max(1.0);

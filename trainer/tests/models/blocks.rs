@@ -15,7 +15,9 @@ use tandem_trainer::objective::mlm::Mlm;
 use tandem_trainer::objective::{MicroBatch, Objective, Translation};
 use tch::{Device, Kind, no_grad};
 
-use crate::support::{SOURCE_WORDS, bert, bert_encoder, ct_nmt, fused, gpt2, parts, transformer};
+use crate::support::{
+    CLS, SOURCE_WORDS, bert, bert_encoder, ct_nmt, fused, gpt2, parts, transformer,
+};
 
 /// Entries of the target's vocabulary; the golden GPT-2 has more.
 const TARGET_WORDS: usize = 19;
@@ -69,7 +71,7 @@ fn needs_before_it_uses(name: &str, parameters: &Parameters, objective: &Objecti
 
 fn translation(name: &str, encoder: Value, decoder: Value, objective: Value) {
     let (run, bases, parameters) = parts(encoder, decoder, objective, TARGET_WORDS, 1);
-    let translation = Translation::new(&run.model, &bases, &parameters, Kind::Float);
+    let translation = Translation::new(&run.model, &bases, CLS, &parameters, Kind::Float);
     let objective = Objective::Translation(translation.expect("a translation"));
     let needed = needs_before_it_uses(name, &parameters, &objective);
     assert!(needed.is_sorted(), "{name}: {needed:?}");

@@ -15,7 +15,7 @@ use tandem_trainer::objective::Translation;
 use tch::{Device, Kind, Tensor};
 
 use crate::support::{
-    SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
+    CLS, SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
 };
 
 pub const TARGET_WORDS: usize = 19;
@@ -204,7 +204,7 @@ fn an_encoder_trained_together_with_a_bert_is_pytorchs() {
     let (run, bases, parameters) = parts(ct_nmt(), target, autoregressive(), 0, 1);
     golden.load(&parameters, "weight.");
     let translation =
-        Translation::new(&run.model, &bases, &parameters, Kind::Float).expect("a translation");
+        Translation::new(&run.model, &bases, CLS, &parameters, Kind::Float).expect("a translation");
     let target_real = golden.get("target").ne(0);
     let input = golden.get("autoregressive.input");
     let batch = golden.batch(input, &target_real);

@@ -158,8 +158,8 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     let (source, target) = (transformer(WORDS, "sinusoidal"), transformer(WORDS, "learned"));
     let (run, bases, parameters) = parts(source, target, objective, 0, 1);
     golden.load(&parameters, "student.weight.");
-    let student =
-        Translation::new(&run.model, &bases, &parameters, Kind::Float).expect("a student");
+    let student = Translation::new(&run.model, &bases, CLS.into(), &parameters, Kind::Float)
+        .expect("a student");
     let examples = PairExamples {
         corpus: Arc::clone(&corpus),
         prediction: Prediction::Autoregressive,

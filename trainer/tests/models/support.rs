@@ -18,6 +18,9 @@ use tch::{Device, Kind, Tensor, no_grad};
 /// Entries of the vocabulary that a fused BERT reads.
 pub const SOURCE_WORDS: usize = 23;
 
+/// What a BERT beside an encoder reads before a sentence.
+pub const CLS: i64 = 2;
+
 /// A model and its tensors.
 pub struct Tiny {
     pub parameters: Parameters,
@@ -92,7 +95,7 @@ pub fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -
 }
 
 fn of_parts((run, bases, parameters): (RunConfig, Bases, Parameters)) -> Tiny {
-    let model = Seq2Seq::new(&run.model, &bases, &parameters, Kind::Float);
+    let model = Seq2Seq::new(&run.model, &bases, CLS, &parameters, Kind::Float);
     Tiny { parameters, model }
 }
 
