@@ -187,6 +187,10 @@ fn every_row_is_trained_resumed_decoded_and_scored() {
             // Tokenised BLEU, or milliseconds for a sentence.
             let column = if is_about_speed { 9 } else { 3 };
             for row in found {
+                let last = row.last().map_or("", String::as_str);
+                if is_about_speed && last.starts_with("no GPU here") {
+                    continue;
+                }
                 assert!(row[column].parse::<f64>().is_ok(), "{table}: {row:?}\n{said}");
             }
         }

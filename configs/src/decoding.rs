@@ -28,7 +28,7 @@ impl Decoding {
 impl Decoding {
     /// Whether the lengths of references decide translations, which only an evaluation has.
     pub fn needs_references(&self) -> bool {
-        matches!(self, Self::MaskPredict(config) if config.lengths == Lengths::Oracle)
+        matches!(self, Self::MaskPredict(config) if config.lengths != Lengths::Predicted)
     }
 }
 
@@ -45,7 +45,7 @@ pub struct MaskPredict {
     /// The released code's T: in iteration i of T, `floor(L · (T − i) / T)` positions are masked.
     #[schemars(range(min = 1, max = 1000))]
     pub iterations: usize,
-    /// How many of the most probable lengths are tried.
+    /// How many lengths are tried, the most probable ones or those around the reference's.
     #[schemars(range(min = 1, max = 64))]
     pub length_candidates: usize,
     /// Which lengths are tried.
@@ -85,6 +85,9 @@ pub enum Lengths {
     Predicted,
     /// The reference's alone: an analysis of what better lengths would bring, for evaluation only.
     Oracle,
+    /// `length_candidates` around the reference's: what trying several costs a model that has not learnt
+    /// to predict them, for evaluation only.
+    Around,
 }
 
 /// By what Mask-Predict compares candidates of L tokens.

@@ -179,10 +179,16 @@ pub struct Test {
 }
 
 /// Time to translate one sentence alone; reads the workers' `latency.json`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
     /// Sentences timed.
     pub sentences: usize,
+    /// What computed: `cpu` or `gpu`; empty where an older version did not say.
+    #[serde(default)]
+    pub device: String,
+    /// With so many CPU threads.
+    #[serde(default)]
+    pub threads: usize,
     /// Half of them took at most so many milliseconds.
     pub median_ms: f64,
     /// Nine tenths took at most so many.
@@ -299,6 +305,8 @@ mod tests {
                 length_accuracy: Some(0.415),
                 latency: Some(Latency {
                     sentences: 20,
+                    device: "cpu".into(),
+                    threads: 1,
                     median_ms: 31.4,
                     p90_ms: 55.0,
                     mean_ms: 36.0,

@@ -238,7 +238,7 @@ impl Evaluator {
         }
         sums.insert("decode_seconds".into(), seconds);
         if worker.is_first() && self.latency_sentences > 0 {
-            let Some(latency) = self.latency(&translator, poll, worker.threads()) else {
+            let Some(latency) = self.latency(worker, &translator, poll) else {
                 return Ok(Ending::Stopped);
             };
             std::fs::write(part.with_file_name("latency.json"), format!("{latency:#}\n"))?;
@@ -250,9 +250,9 @@ impl Evaluator {
     /// says to give up.
     fn latency(
         &self,
+        worker: &Worker,
         translator: &Translator,
         poll: &mut dyn FnMut() -> bool,
-        threads: usize,
     ) -> Option<serde_json::Value> {
         let count = self.corpus.len().min(self.latency_sentences);
         let mut times = Vec::with_capacity(count);
@@ -266,7 +266,8 @@ impl Evaluator {
         let at = |share: f64| times[((count - 1) as f64 * share).round() as usize];
         Some(serde_json::json!({
             "sentences": count,
-            "threads": threads,
+            "device": if worker.device.is_cuda() { "gpu" } else { "cpu" },
+            "threads": worker.threads(),
             "median_ms": at(0.5),
             "p90_ms": at(0.9),
             "mean_ms": times.iter().sum::<f64>() / count as f64,

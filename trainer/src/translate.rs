@@ -61,7 +61,7 @@ impl<'a> Translating<'a> {
         let (model, decoding) = (&translation.model, &task.decoding);
         if decoding.needs_references() {
             bail!(
-                "decoding.mask_predict.lengths is oracle, which is for evaluation only: a new \
+                "decoding.mask_predict.lengths is not predicted, which is for evaluation only: a new \
                  text has no references"
             );
         }

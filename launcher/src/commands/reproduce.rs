@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_config::RunConfig;
+use tandem_config::cluster::Device;
 
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
@@ -101,7 +102,7 @@ impl Args {
 
     /// A row's run, or why there is none.
     fn config(&self, row: &Row) -> Result<RunConfig, String> {
-        let overrides = [&row.set[..], &self.overrides].concat();
+        let overrides = row.overrides(&self.overrides);
         prepare::load(&row.file(&self.configs), &overrides).map_err(|error| {
             let text = error.to_string();
             let lines: Vec<&str> = text.lines().collect();
@@ -134,6 +135,9 @@ impl Args {
             }
             other @ Outcome::Other { goes_on: false, .. } => return (other, Exit::Usage),
             _ => {}
+        }
+        if row.device == Some(Device::Cuda) && speed::lacks_gpu(&config) {
+            return (Outcome::Nothing("no GPU here".into()), Exit::Done);
         }
         eprintln!("{}: {}", row.data, row.system);
         let ended = match table.untrained {

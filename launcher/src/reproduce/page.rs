@@ -173,6 +173,7 @@ mod tests {
             system: system.into(),
             run: "run".into(),
             set: Vec::new(),
+            device: None,
             paper: Paper { bleu, ..Paper::default() },
             x,
             note: Some("a | b".into()),

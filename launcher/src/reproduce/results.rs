@@ -143,7 +143,7 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
         bleu: figure("bleu"),
         chrf: figure("chrf"),
         parameters: state.trained,
-        latency_ms: latency(&test),
+        latency_ms: latency(&test).map(|latency| latency.median_ms),
         test: Some(test),
         difference: None,
         sentences_per_second: figure("sentences_per_second"),
@@ -154,8 +154,8 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
     }
 }
 
-/// Median milliseconds for a sentence, of an evaluation in a folder.
-pub fn latency(folder: &Path) -> Option<f64> {
+/// How long a sentence takes, of an evaluation in a folder.
+pub fn latency(folder: &Path) -> Option<Latency> {
     let text = fs::read_to_string(folder.join("latency.json")).ok()?;
-    serde_json::from_str(&text).ok().map(|latency: Latency| latency.median_ms)
+    serde_json::from_str(&text).ok()
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
 use tandem_config::bases::Bases;
 use tandem_config::parameters;
@@ -14,6 +15,7 @@ use super::results::{Measured, Outcome, latency};
 use crate::coordinator::evaluation;
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
+use crate::report::Latency;
 use crate::score::Scoring;
 use crate::session::Session;
 use crate::worker::Work;
@@ -48,12 +50,32 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         let parameters = parameters::model(&config, &bases);
         parameters::trained_count(&parameters) as u64
     });
+    let latency = latency(&folder);
     Outcome::Measured(Measured {
         parameters: trained.ok(),
-        latency_ms: latency(&folder),
+        latency_ms: latency.as_ref().map(|latency| latency.median_ms),
+        notes: latency.iter().map(machine).collect(),
         sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
         ..Measured::default()
     })
+}
+
+/// What computed, in words.
+fn machine(latency: &Latency) -> String {
+    let threads = match latency.threads {
+        1 => "1 thread".into(),
+        threads => format!("{threads} threads"),
+    };
+    match latency.device.as_str() {
+        "gpu" => format!("on a GPU, with {threads}"),
+        _ => format!("on {threads} of a CPU"),
+    }
+}
+
+/// Whether a config asks for a GPU where there is none.
+pub fn lacks_gpu(config: &RunConfig) -> bool {
+    let found = Topology::find_now(&config.cluster);
+    matches!(found, Err(TopologyError::NoGpu { .. }))
 }
 
 /// Measures how fast a row's model is, with random weights.

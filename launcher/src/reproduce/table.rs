@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tandem_config::cluster::Device;
 
 use crate::exit::Refused;
 
@@ -59,6 +60,8 @@ pub struct Row {
     /// What is changed in the run file.
     #[serde(default)]
     pub set: Vec<String>,
+    /// What it is to be timed on, whatever else is set; left out where that does not matter.
+    pub device: Option<Device>,
     /// The paper's numbers, as far as they are known.
     #[serde(default)]
     pub paper: Paper,
@@ -113,6 +116,16 @@ impl Row {
     pub fn file(&self, configs: &Path) -> PathBuf {
         configs.join(&self.run).with_extension("yaml")
     }
+
+    /// What is changed in its run file, `more` among it.
+    pub fn overrides(&self, more: &[String]) -> Vec<String> {
+        let device = self.device.map(|device| match device {
+            Device::Auto => "cluster.device=auto".to_owned(),
+            Device::Cpu => "cluster.device=cpu".to_owned(),
+            Device::Cuda => "cluster.device=cuda".to_owned(),
+        });
+        self.set.iter().chain(more).cloned().chain(device).collect()
+    }
 }
 
 /// The names of all tables in a folder.
@@ -144,7 +157,7 @@ mod tests {
             let table = Table::read(configs, name).unwrap();
             for row in &table.rows {
                 let file = row.file(configs);
-                let (run, problems) = tandem_config::read(&file, &row.set)
+                let (run, problems) = tandem_config::read(&file, &row.overrides(&[]))
                     .unwrap_or_else(|problems| panic!("{name}: {}: {problems}", row.system));
                 assert!(problems.only_missing_inputs(), "{name}: {}: {problems}", row.system);
                 runs.insert((run.run.name, file, row.set.clone()));

@@ -103,8 +103,8 @@ impl<'a> Translator<'a> {
     }
 
     /// Translates a batch of sources that end with [SEP]. A source without words has an empty
-    /// translation. `references` are the lengths of the reference translations, which
-    /// `lengths: oracle` needs. `poll` is called before each pass, and ends the work by answering
+    /// translation. `references` are the lengths of the reference translations, which all
+    /// `lengths` but predicted ones need. `poll` is called before each pass, and ends the work by answering
     /// false.
     pub fn translate(
         &self,
@@ -120,8 +120,14 @@ impl<'a> Translator<'a> {
         let padded: Vec<&[u32]> = full.iter().map(|&i| sources[i]).collect();
         let (ids, real) = rows(&Padded::new(&padded, self.source_pad), self.device);
         let given = |config: &MaskPredict| {
-            (config.lengths == ReferenceLengths::Oracle)
-                .then(|| full.iter().map(|&i| vec![references[i]]).collect())
+            let references = full.iter().map(|&i| references[i]);
+            match config.lengths {
+                ReferenceLengths::Predicted => None,
+                ReferenceLengths::Oracle => Some(references.map(|length| vec![length]).collect()),
+                ReferenceLengths::Around => Some(
+                    references.map(|length| around(length, config.length_candidates)).collect(),
+                ),
+            }
         };
         let mut batch = Sources { ids, real, lengths: None };
         let (model, ids, positions) = (self.model, self.ids, self.positions);
@@ -138,5 +144,24 @@ impl<'a> Translator<'a> {
             translations[i] = translation;
         }
         Some(translations)
+    }
+}
+
+/// So many lengths, of which the middle one is this; the first is at least 2.
+fn around(length: usize, count: usize) -> Vec<usize> {
+    let first = length.saturating_sub(count.saturating_sub(1) / 2).max(2);
+    (first..first + count).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_lie_around_a_length() {
+        assert_eq!(around(9, 4), [8, 9, 10, 11]);
+        assert_eq!(around(9, 5), [7, 8, 9, 10, 11]);
+        assert_eq!(around(9, 1), [9]);
+        assert_eq!(around(2, 4), [2, 3, 4, 5]);
     }
 }
