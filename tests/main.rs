@@ -16,4 +16,5 @@ mod paper;
 mod parity;
 mod pipeline;
 mod reproduce;
+mod score;
 mod teachers;

@@ -10,8 +10,8 @@
 //! - [`recipes`] makes the paper's corpora ready, [`reproduce`] its tables. [`logs`] reads the ranks'
 //!   logs as one.
 //! - [`session`]: a group of workers that evaluates or translates with a trained model.
-//! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`exit`]: how
-//!   the launcher ends.
+//! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`text`]: lines that
+//!   people hand over. [`exit`]: how the launcher ends.
 
 pub mod changes;
 pub mod commands;
@@ -33,4 +33,5 @@ pub mod score;
 pub mod session;
 pub mod takeover;
 pub mod tensorboard;
+pub mod text;
 pub mod worker;

@@ -9,6 +9,7 @@ mod launch;
 mod logs;
 mod plan;
 mod reproduce;
+mod score;
 mod slurm;
 mod status;
 mod stop;
@@ -48,6 +49,7 @@ enum Command {
     Stop(stop::Args),
     Translate(translate::Args),
     Evaluate(evaluate::Args),
+    Score(score::Args),
     Average(average::Args),
     Export(export::Args),
     Reproduce(reproduce::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Stop(args) => args.run(),
         Command::Translate(args) => args.run(),
         Command::Evaluate(args) => args.run(),
+        Command::Score(args) => args.run(),
         Command::Average(args) => args.run(),
         Command::Export(args) => args.run(),
         Command::Reproduce(args) => args.run(),

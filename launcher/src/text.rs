@@ -1,0 +1,29 @@
+//! Text that people hand over: lines in UTF-8.
+
+use crate::exit::Refused;
+
+/// The text of bytes that came from `origin`.
+///
+/// # Errors
+/// The line that is not UTF-8.
+pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        Refused(format!(
+            "{origin}, line {line}: not UTF-8; convert it, for example with `iconv -f LATIN1 -t UTF-8`"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_bad_byte_is_named() {
+        assert_eq!(utf8("eins\nzwölf\n".into(), "input").unwrap(), "eins\nzwölf\n");
+        let error = utf8(b"eins\nzw\xc3\xb6lf\nf\xfcnf\n".to_vec(), "input").unwrap_err();
+        assert!(error.to_string().starts_with("input, line 3: not UTF-8"), "{error}");
+    }
+}
