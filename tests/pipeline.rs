@@ -1,5 +1,7 @@
 //! The whole way from YAML to BLEU, at tiny size: the demo's pipeline.
 
+use std::path::Path;
+
 use tandem_tests::{Tiny, expect_code, program, translate};
 
 #[test]
@@ -52,6 +54,39 @@ fn two_berts_become_a_translator() {
     assert_eq!(translations.len(), 4, "{translations:?}");
     assert_eq!(translations[1], "");
     assert!(!translations[3].is_empty(), "{translations:?}");
+    assert_lines_are_translated_as_asked(&tiny, &run);
+
+    let mut command = program("tandem");
+    command.arg("average").arg(&run).args(["--last", "0"]);
+    let refused = expect_code(&mut command, 2);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 1 checkpoint"));
+}
+
+/// `tandem translate` with other settings of decoding, and with lines that it refuses.
+fn assert_lines_are_translated_as_asked(tiny: &Tiny, run: &Path) {
+    let input = tiny.path("lines.txt");
+    let translate = |lines: &[u8], setting: &str, code: i32| {
+        std::fs::write(&input, lines).expect("a file");
+        let mut command = program("tandem");
+        command.arg("translate").arg(run).arg("--input").arg(&input).args(["--set", setting]);
+        let output = expect_code(&mut command, code);
+        let [text, said] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        (text, said)
+    };
+    let lines = "eins zwei drei vier fünf .\n".as_bytes();
+    let once = "decoding.mask_predict.iterations=1";
+    let (text, _) = translate(lines, once, 0);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for (lines, setting, reason) in [
+        (lines, "training.steps=1", "only keys of decoding"),
+        (lines, "decoding.mask_predict.iterations=0", "iterations"),
+        (lines, "decoding.mask_predict.lengths=oracle", "have no references"),
+        (b"eins\nf\xfcnf\n", once, "lines.txt, line 2: not UTF-8"),
+    ] {
+        let (_, said) = translate(lines, setting, 2);
+        assert!(said.contains(reason), "{said}");
+    }
 }
 
 #[test]

@@ -40,6 +40,18 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
     Ok(config)
 }
 
+/// Loads the config of a run that is to be used, with other ways to translate.
+///
+/// # Errors
+/// The config's problems, or a change of anything but decoding, as a refusal.
+pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> Result<RunConfig, Refused> {
+    let is_other = |text: &&String| !text.starts_with("decoding.");
+    if let Some(text) = overrides.iter().find(is_other) {
+        return Err(Refused(format!("--set {text}: only keys of decoding can be changed here")));
+    }
+    load(&run.config(), overrides)
+}
+
 /// The run folder that a person means: a path, or a name below `runs`.
 ///
 /// # Errors

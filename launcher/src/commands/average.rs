@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::coordinator::journal::read_state;
 use crate::coordinator::training::extra;
-use crate::exit::Exit;
+use crate::exit::{Exit, Refused};
 use crate::prepare;
 
 /// Average the newest checkpoints of a run into checkpoints/average.
@@ -12,7 +12,7 @@ use crate::prepare;
 pub struct Args {
     /// The run's folder, or its name below `runs`.
     run: PathBuf,
-    /// How many; by default what the config says.
+    /// How many, at least 1; by default what the config says.
     #[arg(long, value_name = "COUNT")]
     last: Option<usize>,
 }
@@ -23,6 +23,10 @@ impl Args {
     /// # Errors
     /// No such run, a launcher that works on it, or no good checkpoint.
     pub fn run(self) -> anyhow::Result<Exit> {
+        if self.last == Some(0) {
+            let message = "--last 0: an average is of at least 1 checkpoint";
+            return Err(Refused(message.into()).into());
+        }
         let run = prepare::find(&self.run)?;
         let _lock = run.lock()?;
         let config = prepare::load(&run.config(), &[])?;

@@ -48,12 +48,7 @@ impl Args {
     /// No such run or checkpoint, no such split, or workers that fail.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let other = |text: &&String| !text.starts_with("decoding.");
-        if let Some(text) = self.overrides.iter().find(other) {
-            let message = format!("--set {text}: only keys of decoding can be changed here");
-            return Err(Refused(message).into());
-        }
-        let config = prepare::load(&run.config(), &self.overrides)?;
+        let config = prepare::load_to_use(&run, &self.overrides)?;
         let (split, text) = match self.split {
             Split::Valid => ("valid", &config.data.valid),
             Split::Test => ("test", &config.data.test),

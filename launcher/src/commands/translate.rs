@@ -1,18 +1,19 @@
 //! `tandem translate`: lines in, translations out.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use tandem_cluster::shards::Shards;
 use tandem_cluster::task::{Input, Task, TooLong};
 
-use crate::exit::Exit;
+use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::prepare;
 use crate::score::Translation;
 use crate::session::Session;
+use crate::text;
 use crate::worker::Work;
 
 /// Translate lines from a file or from standard input, in their order.
@@ -29,6 +30,9 @@ pub struct Args {
     /// `average`, `best`, `latest` or a step.
     #[arg(long, default_value = "average")]
     checkpoint: String,
+    /// Change how translations are found: decoding.path.to.key=value.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
 }
 
 impl Args {
@@ -38,13 +42,23 @@ impl Args {
     /// No such run or checkpoint, input that is not UTF-8, or workers that fail.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let config = prepare::load(&run.config(), &[])?;
+        let config = prepare::load_to_use(&run, &self.overrides)?;
+        if config.decoding.needs_references() {
+            let message = "decoding.mask_predict.lengths must be predicted here: these lines have no \
+                           references";
+            return Err(Refused(message.into()).into());
+        }
         let checkpoint = run.store().open(&self.checkpoint)?;
         let text = match &self.input {
-            Some(path) => fs::read_to_string(path)
-                .with_context(|| format!("cannot read {} as UTF-8", path.display()))?,
+            Some(path) => {
+                let origin = path.display().to_string();
+                let bytes = fs::read(path).with_context(|| format!("cannot read {origin}"))?;
+                text::utf8(bytes, &origin)?
+            }
             None => {
-                io::read_to_string(io::stdin()).context("cannot read standard input as UTF-8")?
+                let mut bytes = Vec::new();
+                io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+                text::utf8(bytes, "standard input")?
             }
         };
         let mut translations = String::new();
