@@ -171,28 +171,36 @@ fn attempts(run: &Path) -> Vec<(u64, u64)> {
     attempts.map(|attempt| (step(attempt, "from"), step(attempt, "to"))).collect()
 }
 
+/// Every row of a table has a number when it has been launched up to so many steps.
+fn check_rows(paper: &Paper, table: &Path, steps: u64) {
+    let text = read(table);
+    let table = table.file_stem().expect("a name").to_string_lossy().into_owned();
+    let is_about_speed = text.contains("\nuntrained: true\n");
+    if is_about_speed && steps > STEPS {
+        return; // it has measured other runs
+    }
+    let rows = text.matches("\n  - data: ").count();
+    assert!(rows > 2, "{table}");
+    let (found, said) = paper.reproduce(&table, steps);
+    assert_eq!(found.len(), rows, "{table}: {said}");
+    // Tokenised BLEU, or milliseconds for a sentence.
+    let column = if is_about_speed { 9 } else { 3 };
+    for row in found {
+        let last = row.last().map_or("", String::as_str);
+        if is_about_speed && last.starts_with("no GPU here") {
+            continue;
+        }
+        assert!(row[column].parse::<f64>().is_ok(), "{table}: {row:?}\n{said}");
+    }
+}
+
 #[test]
 fn every_row_is_trained_resumed_decoded_and_scored() {
     let paper = Paper::new();
-    for table in yaml_files(&committed().join("tables")) {
-        let text = read(&table);
-        let table = table.file_stem().expect("a name").to_string_lossy().into_owned();
-        let is_about_speed = text.contains("\nuntrained: true\n");
-        let rows = text.matches("\n  - data: ").count();
-        assert!(rows > 2, "{table}");
-        let launches = if is_about_speed { &[STEPS][..] } else { &[STEPS, MORE_STEPS] };
-        for &steps in launches {
-            let (found, said) = paper.reproduce(&table, steps);
-            assert_eq!(found.len(), rows, "{table}: {said}");
-            // Tokenised BLEU, or milliseconds for a sentence.
-            let column = if is_about_speed { 9 } else { 3 };
-            for row in found {
-                let last = row.last().map_or("", String::as_str);
-                if is_about_speed && last.starts_with("no GPU here") {
-                    continue;
-                }
-                assert!(row[column].parse::<f64>().is_ok(), "{table}: {row:?}\n{said}");
-            }
+    // All tables make few steps before any makes more: some share runs, which do not go back.
+    for steps in [STEPS, MORE_STEPS] {
+        for table in yaml_files(&committed().join("tables")) {
+            check_rows(&paper, &table, steps);
         }
     }
     let runs = fs::read_dir(paper.tiny.path("runs")).expect("a folder");
