@@ -8,8 +8,8 @@ const PAPER: &str = "#94a3b8";
 const HERE: &str = "#2563eb";
 /// Colours of curves, in turn.
 const COLOURS: [&str; 6] = ["#2563eb", "#ea580c", "#059669", "#9333ea", "#0f172a", "#db2777"];
-/// Widths of the labels and of the longest bar, and the height of a row.
-const LABELS: f64 = 360.0;
+/// About the width of a letter of a label, the width of the longest bar, and the height of a row.
+const LETTER: f64 = 6.8;
 const LONGEST: f64 = 460.0;
 const ROW: f64 = 34.0;
 
@@ -93,35 +93,45 @@ fn here(outcome: &Outcome) -> Option<f64> {
 
 /// Bars of each row's value in the paper and here.
 fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
+    // Rows of the same data need not say so each.
+    let has_one_data = table.rows.iter().all(|row| row.data == table.rows[0].data);
+    let labels = table.rows.iter().map(|row| match has_one_data {
+        true => row.system.clone(),
+        false => format!("{}: {}", row.data, row.system),
+    });
+    let labels: Vec<String> = labels.collect();
+    let letters = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0);
+    let left = letters as f64 * LETTER + 16.0;
     let highest = values.iter().flatten().flatten().copied().fold(1.0, f64::max);
-    let (width, height) = (LABELS + LONGEST + 80.0, ROW * values.len() as f64 + 50.0);
+    let (width, height) = (left + LONGEST + 80.0, ROW * values.len() as f64 + 50.0);
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\" font-size=\"12\" fill=\"#475569\" font-family=\"system-ui, sans-serif\">\n\
-         <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"#ffffff\"/>\n\
-         <rect x=\"{LABELS}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{PAPER}\"/>\
-         <text x=\"{}\" y=\"22\">{unit} in the paper</text>\n\
-         <rect x=\"{}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{HERE}\"/>\
-         <text x=\"{}\" y=\"22\">{unit} here</text>\n",
-        LABELS + 18.0,
-        LABELS + 150.0,
-        LABELS + 168.0,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height}\" \
+         width=\"{width:.0}\" height=\"{height}\" font-size=\"12\" fill=\"#475569\" \
+         font-family=\"system-ui, sans-serif\">\n\
+         <rect width=\"{width:.0}\" height=\"{height}\" rx=\"8\" fill=\"#ffffff\"/>\n\
+         <rect x=\"{left:.0}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{PAPER}\"/>\
+         <text x=\"{:.0}\" y=\"22\">{unit} in the paper</text>\n\
+         <rect x=\"{:.0}\" y=\"12\" width=\"12\" height=\"12\" fill=\"{HERE}\"/>\
+         <text x=\"{:.0}\" y=\"22\">{unit} here</text>\n",
+        left + 18.0,
+        left + 190.0,
+        left + 208.0,
     );
-    for (place, (row, values)) in table.rows.iter().zip(values).enumerate() {
+    for (place, (label, values)) in labels.iter().zip(values).enumerate() {
         let y = 40.0 + ROW * place as f64;
-        let label = super::page::escaped(&format!("{}: {}", row.data, row.system));
         svg += &format!(
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text>\n",
-            LABELS - 8.0,
-            y + 17.0
+            "<text x=\"{:.0}\" y=\"{}\" text-anchor=\"end\">{}</text>\n",
+            left - 8.0,
+            y + 17.0,
+            super::page::escaped(label)
         );
         for ((value, colour), offset) in values.iter().zip([PAPER, HERE]).zip([1.0, 14.0]) {
             let Some(value) = value else { continue };
             let (length, top) = (LONGEST * (value / highest).max(0.0), y + offset);
             svg += &format!(
-                "<rect x=\"{LABELS}\" y=\"{top}\" width=\"{length:.1}\" height=\"12\" \
+                "<rect x=\"{left:.0}\" y=\"{top}\" width=\"{length:.1}\" height=\"12\" \
                  fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\">{value:.2}</text>\n",
-                LABELS + length + 6.0,
+                left + length + 6.0,
                 top + 10.0
             );
         }

@@ -243,6 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn labels_have_the_room_that_the_longest_takes() {
+        let mut table = table(Figure::Bars);
+        let left = |table: &Table| {
+            let picture = draw(table, &outcomes());
+            let (before, _) = picture.split_once("\" y=\"12\"").expect("a legend");
+            before.rsplit('"').next().expect("a place").parse::<f64>().expect("a number")
+        };
+        let short = left(&table);
+        table.rows[1].system =
+            "a system with a name of sixty letters, as latency's rows have".into();
+        assert!(left(&table) > short + 300.0);
+    }
+
+    #[test]
     fn a_row_without_a_place_is_a_level() {
         let mut table = table(Figure::Points { x: "width".into() });
         assert!(!draw(&table, &outcomes()).contains("dash"));
