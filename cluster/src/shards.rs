@@ -6,8 +6,9 @@
 //! workers starts, removes the damaged and the foreign ones, and the workers do what is not there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -183,7 +184,10 @@ impl Shards {
     pub fn link(&self, other: &Self) -> io::Result<()> {
         let beside = other.folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(beside)?;
-        let draft = tempfile::Builder::new().prefix("shards-").tempdir_in(beside)?;
+        // Others may use the cache, too: open as any folder is, within the umask.
+        let permissions = Permissions::from_mode(0o777);
+        let mut draft = tempfile::Builder::new();
+        let draft = draft.prefix("shards-").permissions(permissions).tempdir_in(beside)?;
         for entry in fs::read_dir(&self.folder)? {
             let (from, to) = (entry?.path(), draft.path());
             let to = to.join(from.file_name().unwrap_or_default());
@@ -311,6 +315,8 @@ mod tests {
             1,
             "a draft is left"
         );
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&other.folder), mode(&first.folder), "others may read it as well");
         fs::remove_dir_all(&first.folder).unwrap();
         assert_eq!(other.merge().unwrap(), items);
     }

@@ -240,8 +240,12 @@ pub fn notes(config: &RunConfig) -> Vec<String> {
         let (key, teacher) = (lesson.key, lesson.teacher.display());
         match (made::verified(&lesson.folder).is_some(), lesson.teacher.is_dir()) {
             (true, _) => format!("{key}: made already, in {}", lesson.folder.display()),
-            (false, true) => format!("{key}: {teacher} translates first"),
-            (false, false) => format!("{key}: {teacher} is launched first, then translates"),
+            (false, true) => {
+                format!("{key}: {teacher} translates first, if it has not for another run")
+            }
+            (false, false) => {
+                format!("{key}: {teacher} is launched first, then translates, if it has not before")
+            }
         }
     };
     let missing = Teacher::of_soft_labels(config).ok().flatten().filter(Teacher::is_missing);

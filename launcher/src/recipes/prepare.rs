@@ -18,8 +18,6 @@ use crate::progress::Progress;
 
 /// What a folder of data says about itself.
 pub const MANIFEST: &str = "manifest.json";
-/// The parts of a corpus, each of which becomes a table.
-const PARTS: [&str; 3] = ["train", "valid", "test"];
 
 /// Why there are no tables.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +175,7 @@ pub fn prepare(
     {
         return Ok(Outcome::There(manifest));
     }
-    refuse_what_is_not_ours(&target)?;
+    refuse_what_is_not_ours(&target, recipe)?;
     let draft = folder.join(format!(".{name}.draft"));
     remove(&draft)?;
     make_folder(&draft)?;
@@ -214,7 +212,7 @@ fn standing(target: &Path, recipe: &Recipe) -> Result<Option<Manifest>, PrepareE
 }
 
 /// Nothing that people have put there may go with the folder.
-fn refuse_what_is_not_ours(target: &Path) -> Result<(), PrepareError> {
+fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), PrepareError> {
     let occupied =
         |what, advice| Err(PrepareError::Occupied { folder: target.to_owned(), what, advice });
     let entries = match fs::read_dir(target) {
@@ -230,7 +228,8 @@ fn refuse_what_is_not_ours(target: &Path) -> Result<(), PrepareError> {
             "move it away, or give another folder with `--folder`",
         );
     }
-    let is_own = |name: &str| name == MANIFEST || PARTS.iter().any(|part| table(part) == name);
+    let tables = recipe.parts().map(|(part, _)| table(part));
+    let is_own = |name: &String| name == MANIFEST || tables.contains(name);
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     match names.filter(|name| !is_own(name)).min() {
         Some(name) => occupied(
