@@ -3,10 +3,15 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 
 use crate::job::Ending;
+
+/// How often it is looked whether an ending is known.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Counts the signals that ask to stop.
 #[derive(Debug, Clone, Default)]
@@ -80,8 +85,53 @@ impl Interrupts {
         self.ending.get().cloned()
     }
 
+    /// The same; where a signal has ended the job and why is not known yet, that is waited for.
+    pub fn ending_within(&self, patience: Duration) -> Option<Ending> {
+        let started = Instant::now();
+        while self.ending().is_none()
+            && self.was_terminated()
+            && !self.kill_requested()
+            && started.elapsed() < patience
+        {
+            thread::sleep(LOOK);
+        }
+        self.ending()
+    }
+
     /// Whether Ctrl-C was pressed again, after which nothing is waited for.
     pub fn kill_requested(&self) -> bool {
         self.interrupts.load(Ordering::SeqCst) > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::job::Next;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn why_a_job_ends_is_waited_for_where_a_signal_has_ended_it() {
+        let interrupts = Interrupts::default();
+        let started = Instant::now();
+        assert_eq!(interrupts.ending_within(10 * PATIENCE), None);
+        assert!(started.elapsed() < PATIENCE, "nothing has ended it");
+
+        interrupts.terminations.fetch_add(1, Ordering::SeqCst);
+        let started = Instant::now();
+        assert_eq!(interrupts.ending_within(PATIENCE), None);
+        assert!(started.elapsed() >= PATIENCE, "Slurm was not given its time");
+
+        let (job, next) = ("7".into(), Next::BySlurm);
+        let ending = Ending { job, restarts: 0, cause: None, next, latest: None, time: 0.0 };
+        let (watcher, told) = (interrupts.clone(), ending.clone());
+        let watching = thread::spawn(move || {
+            thread::sleep(PATIENCE);
+            watcher.end(told);
+        });
+        assert_eq!(interrupts.ending_within(100 * PATIENCE), Some(ending));
+        watching.join().unwrap();
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::slurm::Job;
 use tandem_cluster::store::Checkpoint;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
@@ -30,6 +31,9 @@ use crate::progress::Progress;
 use crate::report;
 use crate::tensorboard::Writer;
 use crate::worker::Work;
+
+/// How long Slurm may take to say why it ends a job.
+const SLURM: Duration = Duration::from_secs(20);
 
 /// A run that is ready to be started.
 pub struct Coordinator {
@@ -112,6 +116,10 @@ impl Coordinator {
     }
 
     fn close(&mut self, status: Status, event: &str, details: serde_json::Value) {
+        // Before anything is written: if the job is killed meanwhile, its next start finds a run that
+        // was lost, and says so.
+        let patience = if Job::this().is_some() { SLURM } else { Duration::ZERO };
+        let ending = self.interrupts.ending_within(patience);
         // It has been heeded, or came too late; there may be none.
         let _ = std::fs::remove_file(self.run.stop_request());
         match status {
@@ -119,7 +127,7 @@ impl Coordinator {
             _ => self.journal.state.ledger.save(Instant::now()),
         }
         self.journal.state.status = status;
-        if let Some(ending) = self.interrupts.ending() {
+        if let Some(ending) = ending {
             self.journal.state.add_ending(ending);
         }
         self.journal.event(event, details);
