@@ -67,6 +67,7 @@ fn test_gpus() -> anyhow::Result<Exit> {
     let topology = Topology {
         ranks: machine.gpus,
         device: Device::Cuda,
+        workers_per_gpu: 1,
         threads: 1,
         engine: EngineKind::Mpirun,
         hosts: vec![Share { host: machine.host, ranks: machine.gpus }],
