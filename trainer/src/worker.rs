@@ -57,7 +57,8 @@ impl Worker {
         (rank, world_size): (usize, usize),
         local_rank: usize,
     ) -> anyhow::Result<Self> {
-        let device = device(config.cluster.device, local_rank)?;
+        let cluster = &config.cluster;
+        let device = device(cluster.device, cluster.workers_per_gpu, local_rank)?;
         let session = Session::from_env(rank, world_size, &format!("{device:?}"))?;
         let generation = std::env::var(GENERATION_VARIABLE).ok();
         let generation = generation.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -137,16 +138,20 @@ impl Worker {
 ///
 /// # Errors
 /// A GPU that is asked for and not there.
-pub fn device(config: DeviceConfig, local_rank: usize) -> anyhow::Result<Device> {
+pub fn device(
+    config: DeviceConfig,
+    workers_per_gpu: usize,
+    local_rank: usize,
+) -> anyhow::Result<Device> {
     if config == DeviceConfig::Cpu {
         return Ok(Device::Cpu);
     }
     let loaded = crate::cuda::load();
     let count = tch::Cuda::device_count().max(0) as usize;
     if count > 0 {
-        let index = if count == 1 { 0 } else { local_rank };
+        let index = local_rank % count;
         anyhow::ensure!(
-            index < count,
+            local_rank < count * workers_per_gpu,
             "local rank {local_rank} has no GPU: {count} are visible; start at most {count} \
              workers per host"
         );
