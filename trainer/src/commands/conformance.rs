@@ -61,7 +61,7 @@ impl Args {
     fn nccl(&self, mpi: &Mpi) -> anyhow::Result<u8> {
         let device = match self.host_memory {
             true => Device::Cpu,
-            false => crate::worker::device(DeviceConfig::Cuda, local_rank())?,
+            false => crate::worker::device(DeviceConfig::Cuda, 1, local_rank())?,
         };
         let nccl = Nccl::start(mpi, device, Duration::from_secs(self.deadline))?;
         self.test(&nccl, device)
