@@ -1,6 +1,7 @@
 //! The verbs of `tandem-worker`.
 
 mod bench;
+mod check_gpu;
 mod conformance;
 mod evaluate;
 mod libraries;
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 /// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench`,
-/// `conformance` and `libraries`.
+/// `conformance`, `check-gpu` and `libraries`.
 #[derive(Debug, Parser)]
 #[command(name = "tandem-worker", version)]
 enum Command {
@@ -29,6 +30,8 @@ enum Command {
     Bench(bench::Command),
     /// Test the collective operations of the ranks that mpirun started.
     Conformance(conformance::Args),
+    /// Compare a GPU's numbers with the CPU's, and measure its speed.
+    CheckGpu(check_gpu::Args),
     /// Say what there is of the libraries that this program loads, in JSON.
     Libraries,
     /// Compare this program with what the authors' released code computed.
@@ -49,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Translate(args) => args.run(),
         Command::Bench(command) => command.run(),
         Command::Conformance(args) => args.run(),
+        Command::CheckGpu(args) => args.run(),
         Command::Libraries => libraries::run(),
         Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
     };
