@@ -1,0 +1,168 @@
+//! What the GPUs do together: the worker's conformance test, started by mpirun.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde::Serialize;
+use tandem_cluster::engine::{self, Job};
+use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
+
+use super::Setting;
+
+/// The largest tensor of the bandwidth test.
+const MEBIBYTES: &str = "256";
+/// The oldest NCCL that lets ranks share a GPU.
+const SHARES: (u32, u32) = (2, 30);
+/// What lets two of its ranks share a GPU: leave to do so, no NVLink SHARP, and so few blocks that the
+/// kernels of both, which wait for each other, fit on the GPU at once.
+const SHARING: [(&str, &str); 3] =
+    [("NCCL_MULTI_RANK_GPU_ENABLE", "1"), ("NCCL_NVLS_ENABLE", "0"), ("NCCL_MAX_CTAS", "2")];
+
+/// What was found of the collective operations.
+#[derive(Debug, Default, Serialize)]
+pub struct Collectives {
+    /// How many ranks were tested; 0 if none could be.
+    pub ranks: usize,
+    /// What the test said.
+    pub lines: Vec<String>,
+    /// What was not tested, and why.
+    pub note: Option<String>,
+    /// Why the test failed, if it did.
+    pub error: Option<String>,
+}
+
+/// Which ranks are tested.
+struct Ranks {
+    count: usize,
+    share: bool,
+    note: Option<String>,
+}
+
+impl Ranks {
+    /// One for each GPU; two for a single one, if they may share it.
+    fn choose(gpus: usize, nccl: Result<&str, &str>) -> Self {
+        match nccl {
+            _ if gpus > 1 => Self { count: gpus, share: false, note: None },
+            Ok(version) if shares(version) => Self { count: 2, share: true, note: None },
+            Ok(version) => {
+                let (major, minor) = SHARES;
+                let note = format!(
+                    "NCCL {version} does not let ranks share a GPU ({major}.{minor} does): with one \
+                     GPU, only one rank was tested"
+                );
+                Self { count: 1, share: false, note: Some(note) }
+            }
+            Err(reason) => {
+                let note = format!(
+                    "the collective operations, which one GPU does not need, were not tested: {reason}"
+                );
+                Self { count: 0, share: false, note: Some(note) }
+            }
+        }
+    }
+}
+
+fn shares(version: &str) -> bool {
+    let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_some_and(|version| version >= SHARES)
+}
+
+impl Collectives {
+    pub(super) fn run(setting: &Setting, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
+        let Ranks { count, share, note } = Ranks::choose(setting.machine.gpus, setting.nccl);
+        let mut found = Self { ranks: count, note, ..Self::default() };
+        if count > 0 {
+            found.test(setting, share)?;
+        }
+        for line in &found.lines {
+            tell(&format!("     {line}"));
+        }
+        match (&found.error, count) {
+            (Some(error), _) => tell(&format!("FAIL {error}")),
+            (None, 0) => {}
+            (None, _) => tell(&format!("ok   collective operations: {}", found.success())),
+        }
+        if let Some(note) = &found.note {
+            tell(&format!("     {note}"));
+        }
+        Ok(found)
+    }
+
+    fn test(&mut self, setting: &Setting, share: bool) -> anyhow::Result<()> {
+        let (host, ranks) = (setting.machine.host.clone(), self.ranks);
+        let topology = Topology {
+            ranks,
+            device: Device::Cuda,
+            threads: 1,
+            engine: EngineKind::Mpirun,
+            hosts: vec![Share { host, ranks }],
+        };
+        let mut arguments = vec!["conformance", "--backend", "nccl"];
+        if ranks > 1 {
+            arguments.extend(["--bandwidth", MEBIBYTES]);
+        }
+        let mut environment = vec![("OMP_NUM_THREADS", "1")];
+        if share {
+            arguments.extend(["--workers-per-gpu", "2"]);
+            environment.extend(SHARING);
+        }
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let job = Job {
+            program: setting.worker.to_owned(),
+            arguments: arguments.into_iter().map(String::from).collect(),
+            environment: environment.into_iter().map(owned).collect(),
+        };
+        let log = std::env::temp_dir().join(format!("tandem-doctor-{}.log", std::process::id()));
+        let longest = setting.deadline.saturating_duration_since(Instant::now());
+        let mut group = engine::start(&topology, &job, &log)?;
+        let status = group.wait(longest.max(Duration::from_secs(1)));
+        if status.is_none() {
+            group.end(&[]);
+        }
+        let text = std::fs::read_to_string(&log).context("cannot read what the test said")?;
+        let _ = std::fs::remove_file(&log);
+        self.lines = text.lines().map(str::to_owned).collect();
+        self.error = match status {
+            Some(status) if status.success() => None,
+            Some(_) => Some("collective operations".into()),
+            None => {
+                let seconds = longest.as_secs_f64();
+                Some(format!("the collective operations did not end within {seconds:.0} s"))
+            }
+        };
+        Ok(())
+    }
+
+    /// What has been shown, for people, if nothing failed.
+    pub fn success(&self) -> String {
+        match self.ranks {
+            0 => "what GPUs do together was not tested".into(),
+            1 => "one rank conforms".into(),
+            ranks => format!("{ranks} ranks work together"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_gpu_is_shared_where_nccl_allows_it() {
+        let ranks = |gpus, nccl| {
+            let Ranks { count, share, note } = Ranks::choose(gpus, nccl);
+            (count, share, note.is_some())
+        };
+        assert_eq!(ranks(8, Ok("2.29.7")), (8, false, false));
+        assert_eq!(ranks(2, Err("too old")), (2, false, false));
+        assert_eq!(ranks(1, Ok("2.30.0")), (2, true, false));
+        assert_eq!(ranks(1, Ok("3.0.1")), (2, true, false));
+        assert_eq!(ranks(1, Ok("2.29.7")), (1, false, true));
+        assert_eq!(ranks(1, Err("too old")), (0, false, true));
+        let note = Ranks::choose(1, Ok("2.29.7")).note.unwrap();
+        assert!(
+            note.starts_with("NCCL 2.29.7 does not let ranks share a GPU (2.30 does)"),
+            "{note}"
+        );
+    }
+}
