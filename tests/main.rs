@@ -12,6 +12,7 @@ mod elastic;
 mod export;
 mod faults;
 mod gaps;
+mod gpu;
 mod hub;
 mod paper;
 mod parity;

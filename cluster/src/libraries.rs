@@ -1,5 +1,7 @@
 //! What the worker program finds of the libraries that it needs, told to `tandem doctor`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// The libraries of `tandem-worker` on this machine.
@@ -17,6 +19,8 @@ pub struct Libraries {
     pub gpus: usize,
     /// NCCL's version, if it can be used.
     pub nccl: Option<String>,
+    /// The file that it was loaded from.
+    pub nccl_file: Option<PathBuf>,
     /// Why it cannot.
     pub no_nccl: Option<String>,
 }

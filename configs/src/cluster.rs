@@ -11,8 +11,12 @@ use serde::{Deserialize, Serialize};
 pub struct Cluster {
     /// What starts the workers.
     pub engine: Engine,
-    /// Number of workers, one per GPU or per CPU share.
+    /// Number of workers, `workers_per_gpu` per GPU or one per CPU share.
     pub workers: Workers,
+    /// The most workers that share a GPU, each with a model of its own; several need NCCL 2.30 or newer.
+    /// On CPUs it means nothing.
+    #[schemars(range(min = 1))]
+    pub workers_per_gpu: usize,
     /// A file with the hosts, as `NAME slots=COUNT` lines, relative to this file; without it Slurm's
     /// nodes, else this machine.
     pub hostfile: Option<PathBuf>,
@@ -41,6 +45,7 @@ impl Default for Cluster {
         Self {
             engine: Engine::Auto,
             workers: Workers::Number(0),
+            workers_per_gpu: 1,
             hostfile: None,
             device: Device::Auto,
             threads: 0,
@@ -58,9 +63,9 @@ impl Default for Cluster {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Workers {
-    /// So many; 0 for one per GPU, or one on CPUs.
+    /// So many; 0 for as many as the GPUs have room for, or one on CPUs.
     Number(usize),
-    /// As many as there are GPUs, or shares of `threads` CPUs, at each start and restart.
+    /// As many as the GPUs have room for, or shares of `threads` CPUs, at each start and restart.
     Within(Bounds),
 }
 

@@ -26,9 +26,10 @@ const SCORED_KEYS: [&str; 5] = [
 ];
 
 /// Free keys that decide how fast a run translates.
-const TIMED_KEYS: [&str; 5] = [
+const TIMED_KEYS: [&str; 6] = [
     "decoding",
     "cluster.workers",
+    "cluster.workers_per_gpu",
     "cluster.device",
     "cluster.threads",
     "evaluation.latency_sentences",

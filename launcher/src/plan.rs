@@ -133,7 +133,7 @@ fn soft_label_note(config: &RunConfig) -> Option<String> {
 
 impl std::fmt::Display for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Topology { ranks, device, threads, .. } = &self.topology;
+        let Topology { ranks, device, threads, workers_per_gpu, .. } = &self.topology;
         writeln!(f, "run      {}", self.run.display())?;
         let plural = |count: usize, one: &str| match count {
             1 => format!("1 {one}"),
@@ -142,6 +142,9 @@ impl std::fmt::Display for Plan {
         let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
         let hosts = self.topology.hosts_in_words();
         write!(f, "workers  {workers} on {hosts}, {device}, {threads} each")?;
+        if self.topology.shares_gpus() {
+            write!(f, ", up to {workers_per_gpu} workers on each GPU")?;
+        }
         match self.topology.collective() {
             Some(collective) => writeln!(f, ", joined by {collective}")?,
             None => writeln!(f)?,
@@ -150,7 +153,12 @@ impl std::fmt::Display for Plan {
         let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
         writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
         let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
-        writeln!(f, "memory   about {memory} a worker, of which activations {activations}")?;
+        write!(f, "memory   about {memory} a worker, of which activations {activations}")?;
+        if self.topology.shares_gpus() {
+            let memory = bytes(size.memory_per_rank.saturating_mul(*workers_per_gpu as u64));
+            write!(f, "; up to {memory} on each GPU")?;
+        }
+        writeln!(f)?;
         let (disk, checkpoint) = (bytes(size.disk), bytes(size.checkpoint));
         writeln!(f, "disk     at most {disk} of checkpoints, {checkpoint} each")?;
         for note in &self.notes {

@@ -101,10 +101,11 @@ impl Work {
             }
             Self::Translate { task } => option("--task", text(task)),
         }
-        let environment = vec![
+        let mut environment = vec![
             ("OMP_NUM_THREADS".to_owned(), topology.threads.to_string()),
             (DEVICE_VARIABLE.to_owned(), topology.device.to_string()),
         ];
+        environment.extend(topology.sharing_environment());
         Job { program: program.to_owned(), arguments, environment }
     }
 }
@@ -119,6 +120,7 @@ mod tests {
         let topology = Topology {
             ranks: 2,
             device: Device::Cpu,
+            workers_per_gpu: 1,
             threads: 3,
             engine: EngineKind::Mpirun,
             hosts: vec![Share { host: "here".into(), ranks: 2 }],
@@ -144,5 +146,37 @@ mod tests {
             line(Work::Translate { task: "/t".into() }),
             "translate --run /runs/a --task /t"
         );
+    }
+
+    #[test]
+    fn workers_that_share_gpus_have_variables_for_nccl() {
+        let topology = |workers_per_gpu, engine| Topology {
+            ranks: 2,
+            device: Device::Cuda,
+            workers_per_gpu,
+            threads: 1,
+            engine,
+            hosts: vec![Share { host: "here".into(), ranks: 2 }],
+        };
+        let works = [
+            Work::Train { resume: None, evaluate_first: false },
+            Work::Evaluate {
+                checkpoint: None,
+                split: "test".into(),
+                output: "/o".into(),
+                decoding: None,
+            },
+            Work::Translate { task: "/t".into() },
+        ];
+        for (work, engine) in
+            works.iter().zip([EngineKind::Mpirun, EngineKind::Srun].iter().cycle())
+        {
+            let has_variable = |workers_per_gpu| {
+                let topology = topology(workers_per_gpu, *engine);
+                let job = work.job(Path::new("/w"), Path::new("/runs/a"), &topology);
+                job.environment.iter().any(|(name, _)| name == "NCCL_MULTI_RANK_GPU_ENABLE")
+            };
+            assert!(has_variable(2) && !has_variable(1), "{work:?}");
+        }
     }
 }

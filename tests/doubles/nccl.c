@@ -4,6 +4,10 @@
 // contributes to an operation is a file in it, which the others wait for. An operation is done when
 // its call returns; one that cannot be done, since a rank left or did not come within the thread's
 // patience, leaves the thread's stream hanging, as NCCL does.
+//
+// As in NCCL, the functions call each other by their public names, and a communicator is laid out as
+// its VERSION wants it: where two copies are in one process, the first one is called, and finds the
+// communicators of the second one corrupted.
 
 #include <stdint.h>
 #include <stdio.h>
@@ -16,6 +20,7 @@ enum { SUCCESS, CUDA_ERROR, SYSTEM_ERROR, INTERNAL_ERROR, INVALID_ARGUMENT, INVA
        REMOTE_ERROR, IN_PROGRESS };
 enum { FLOAT32 = 7, BFLOAT16 = 9 };
 
+int ncclCommAbort();
 void double_hang(void);
 int double_hangs(void);
 int double_is_behind(void);
@@ -32,8 +37,9 @@ typedef struct {
 } config;
 
 typedef struct {
+  int version;
   char folder[128];
-  int rank, ranks, state, operations;
+  int rank, ranks, state, operations, is_finalized;
   int sent[64], received[64];
 } communicator;
 
@@ -122,7 +128,7 @@ static void from_float(float value, char* element, int kind) {
 }
 
 int ncclGetVersion(int* version) {
-  *version = setting("TANDEM_DOUBLE_VERSION", 22907);
+  *version = setting("TANDEM_DOUBLE_VERSION", VERSION);
   return SUCCESS;
 }
 
@@ -140,6 +146,7 @@ int ncclCommInitRankConfig(communicator** made, int ranks, unique_id id, int ran
     return fail(INVALID_ARGUMENT, "not a config of a non-blocking communicator");
   if (access(id.folder, F_OK)) return fail(SYSTEM_ERROR, "no communicator has this id");
   communicator* comm = *made = calloc(1, sizeof *comm);
+  comm->version = VERSION;
   memcpy(comm->folder, id.folder, sizeof id.folder);
   comm->rank = rank, comm->ranks = ranks, comm->state = IN_PROGRESS;
   post(path(comm, "hello", rank, 0, 0), "", 0);
@@ -147,6 +154,7 @@ int ncclCommInitRankConfig(communicator** made, int ranks, unique_id id, int ran
 }
 
 int ncclCommGetAsyncError(communicator* comm, int* state) {
+  if (comm->version != VERSION) return fail(INVALID_ARGUMENT, "corrupted comm object");
   int here = 0;
   for (int rank = 0; comm->state == IN_PROGRESS && rank < comm->ranks; ++rank)
     here += !access(path(comm, "hello", rank, 0, 0), F_OK);
@@ -157,7 +165,9 @@ int ncclCommGetAsyncError(communicator* comm, int* state) {
 
 // What every operation asks for; whether to go on.
 static int begins(communicator* comm, int kind, int* result) {
-  *result = SUCCESS;
+  int state;
+  *result = ncclCommGetAsyncError(comm, &state);
+  if (*result != SUCCESS) return 0;
   if (kind != FLOAT32 && kind != BFLOAT16) *result = fail(INVALID_ARGUMENT, "an unknown type");
   if (comm->state == IN_PROGRESS) *result = fail(INVALID_USAGE, "the communicator is not ready");
   if (!double_is_behind()) *result = fail(INVALID_USAGE, "the stream waited for no event");
@@ -212,6 +222,7 @@ static int enqueue(int receives, const void* elements, size_t count, int kind, i
   int result;
   if (!begins(comm, kind, &result)) return result;
   if (!in_group) return fail(INVALID_USAGE, "a message outside a group can wait for ever");
+  if (peer >= comm->ranks) return fail(INVALID_ARGUMENT, "no rank has this number");
   queue[queued++] = (message){receives, peer, (void*)elements, count * size_of(kind), comm};
   return SUCCESS;
 }
@@ -227,6 +238,7 @@ int ncclRecv(void* to, size_t count, int kind, int peer, communicator* comm, voi
 }
 
 int ncclGroupStart(void) {
+  if (in_group) return fail(INVALID_USAGE, "the thread has a group open already");
   in_group = 1;
   queued = 0;
   return SUCCESS;
@@ -249,13 +261,22 @@ int ncclGroupEnd(void) {
   return IN_PROGRESS;
 }
 
+// NCCL waits here for the other ranks, and so does a destruction that no finalization went before.
+int ncclCommFinalize(communicator* comm) {
+  comm->is_finalized = 1;
+  return IN_PROGRESS;
+}
+
 int ncclCommDestroy(communicator* comm) {
+  if (!comm->is_finalized) sleep(30);
+  return ncclCommAbort(comm);
+}
+
+int ncclCommAbort(communicator* comm) {
   leave(comm);
   free(comm);
   return SUCCESS;
 }
-
-int ncclCommAbort(communicator* comm) { return ncclCommDestroy(comm); }
 
 const char* ncclGetErrorString(int error) {
   static const char* texts[] = {"no error", "unhandled cuda error", "unhandled system error",

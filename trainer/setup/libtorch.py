@@ -99,9 +99,6 @@ def finish(new, version):
     stub = ["cc", "-shared", "-x", "c", "/dev/null", "-o", str(lib / "libtorch.so")]
     subprocess.run(stub + ["-Wl,-soname,libtorch.so"], check=True)
     (new / "libtorch" / "build-version").write_text(version + "\n")
-    nccl = new / "nvidia" / "nccl" / "lib"
-    if nccl.is_dir():
-        (nccl / "libnccl.so").symlink_to("libnccl.so.2")
     for library in [lib / "libtorch_cpu.so", *lib.glob("libtorch_cuda.so")]:
         needs = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True)
         missing = [line.strip() for line in needs.stdout.splitlines() if "not found" in line]

@@ -16,6 +16,7 @@ use tandem_config::cluster::{GradientDtype, Reduction};
 use tandem_config::training::Optimizer;
 use tch::{Device, no_grad};
 
+use crate::cuda;
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
 use crate::data::random::{Purpose, stream};
@@ -33,23 +34,36 @@ use crate::update::Updates;
 
 /// Bytes of a bucket do not matter to a single rank.
 const BUCKET_ELEMENTS: usize = 1 << 19;
-/// Padded source tokens of a decoding batch.
-const DECODE_TOKENS: usize = 2000;
+
+/// What is timed.
+pub struct Workload<'a> {
+    /// A folder of the parity layout.
+    pub model: &'a Path,
+    /// The file of batches.
+    pub batches: &'a Path,
+    /// What computes.
+    pub device: Device,
+    /// What is held and computed in.
+    pub kinds: Kinds,
+    /// How often the batches are run.
+    pub repeats: u32,
+}
 
 /// Times an optimizer step for each batch; the losses are without dropout, before any step.
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or batches that do not fit it.
-pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyhow::Result<Value> {
-    let parity = ParityModel::open(folder, kinds, true)?;
-    let batches = train_batches(batches, &parity)?;
+pub fn train(work: &Workload) -> anyhow::Result<Value> {
+    let device = work.device;
+    let parity = ParityModel::open(work.model, device, work.kinds, true)?;
+    let batches = train_batches(work.batches, &parity)?;
     let (length_loss, smoothing) = parity.loss_settings();
     let ParityModel { model, parameters, .. } = parity;
     let masked = Translation::over(model, length_loss, smoothing);
     let losses: Vec<f64> = batches
         .iter()
         .map(|batch| {
-            let sums = no_grad(|| masked.loss(batch, Device::Cpu, &Pass::eval())).sums;
+            let sums = no_grad(|| masked.loss(batch, device, &Pass::eval())).sums;
             sums.loss / sums.denominator
         })
         .collect();
@@ -66,16 +80,17 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
     let mut updates = Updates::new(adam, reducer, &parameters);
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
         let masks = stream(1, Purpose::Dropout, &[updates.adam.step]);
-        let loss = masked.loss(batch, Device::Cpu, &Pass::train(masks));
+        let loss = masked.loss(batch, device, &Pass::train(masks));
         updates.reducer.begin(0, &loss.sums.to_tensor());
         loss.surrogate.backward();
         updates.reducer.send_rest();
         updates.begin(&parameters, 1.0 / loss.sums.denominator, |_| 5e-4);
         Ok(updates.finish(&parameters)?)
     };
-    // Adam's state and the allocator's blocks are made once.
-    step(&batches[0])?;
-    let (seconds, user_cpu_seconds) = timed(repeats, || batches.iter().try_for_each(&mut step))?;
+    // Adam's state and the allocator's blocks are made once; on a GPU those of each shape.
+    let warm_up = if device == Device::Cpu { &batches[..1] } else { &batches[..] };
+    warm_up.iter().try_for_each(&mut step)?;
+    let (seconds, user_cpu_seconds) = timed(work, || batches.iter().try_for_each(&mut step))?;
     let tokens: i64 = batches.iter().map(|batch| batch.target.tokens()).sum();
     Ok(json!({
         "batches": batches.len(),
@@ -87,21 +102,23 @@ pub fn train(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyho
     }))
 }
 
-/// Times Mask-Predict by the case's rule, with the given length candidates.
+/// Times Mask-Predict by the case's rule, with the given length candidates, in batches of so many
+/// padded source tokens.
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or sentences that do not fit it.
-pub fn decode(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyhow::Result<Value> {
-    let parity = ParityModel::open(folder, kinds, false)?;
-    let sentences = decode_sentences(batches, &parity)?;
+pub fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
+    let device = work.device;
+    let parity = ParityModel::open(work.model, device, work.kinds, false)?;
+    let sentences = decode_sentences(work.batches, &parity)?;
     let decoding = parity.decoding()?;
     let lengths: Vec<Lengths> = sentences.iter().map(|row| (row.0.len() as u32, 0)).collect();
     let mut hypotheses = vec![Vec::new(); sentences.len()];
     let mut run = || -> anyhow::Result<()> {
-        for samples in evaluation_batches(&lengths, DECODE_TOKENS) {
+        for samples in evaluation_batches(&lengths, max_tokens) {
             let row = |&sample: &u32| &sentences[sample as usize];
             let ids: Vec<&[u32]> = samples.iter().map(|sample| &row(sample).0[..]).collect();
-            let (ids, real) = rows(&Padded::new(&ids, parity.source_pad as u32), Device::Cpu);
+            let (ids, real) = rows(&Padded::new(&ids, parity.source_pad as u32), device);
             let lengths = samples.iter().map(|sample| row(sample).1.clone()).collect();
             let sources = Sources { ids, real, lengths: Some(lengths) };
             let positions = parity.config.decoder.max_position_embeddings;
@@ -114,7 +131,7 @@ pub fn decode(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyh
         Ok(())
     };
     run()?;
-    let (seconds, user_cpu_seconds) = timed(repeats, run)?;
+    let (seconds, user_cpu_seconds) = timed(work, run)?;
     Ok(json!({
         "sentences": sentences.len(),
         "sentences_per_second": sentences.len() as f64 / median(&seconds),
@@ -124,15 +141,18 @@ pub fn decode(folder: &Path, batches: &Path, kinds: Kinds, repeats: u32) -> anyh
     }))
 }
 
+/// The seconds of each repeat, until the device has finished, and the user CPU seconds of all.
 fn timed(
-    repeats: u32,
-    mut work: impl FnMut() -> anyhow::Result<()>,
+    work: &Workload,
+    mut run: impl FnMut() -> anyhow::Result<()>,
 ) -> anyhow::Result<(Vec<f64>, f64)> {
+    cuda::synchronize(work.device);
     let before = user_seconds();
     let mut seconds = Vec::new();
-    for _ in 0..repeats {
+    for _ in 0..work.repeats {
         let started = Instant::now();
-        work()?;
+        run()?;
+        cuda::synchronize(work.device);
         seconds.push(started.elapsed().as_secs_f64());
     }
     Ok((seconds, user_seconds() - before))

@@ -1,25 +1,42 @@
 //! CUDA, loaded at start where it is there: one program serves CPUs and GPUs.
 
-use std::ffi::CStr;
+use libloading::os::unix as dl;
+use tch::Device;
 
-/// Loads libtorch's CUDA half, which registers itself.
+use crate::parallel::nccl::library as nccl;
+
+/// Loads libtorch's CUDA half, which registers itself; NCCL first, so that both have the same.
 ///
 /// # Errors
 /// What the dynamic linker says, where it is not installed.
 pub fn load() -> Result<(), String> {
-    // SAFETY: a plain dlopen of a library whose constructors register kernels.
-    let handle =
-        unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
-    if !handle.is_null() {
-        return Ok(());
+    // Without NCCL before it, libtorch loads its own.
+    let nccl = nccl::load();
+    let flags = dl::RTLD_NOW | dl::RTLD_GLOBAL;
+    // SAFETY: runs the constructors of a library that register kernels.
+    match unsafe { dl::Library::open(Some("libtorch_cuda.so"), flags) } {
+        Ok(library) => {
+            // It stays for as long as the process.
+            std::mem::forget(library);
+            Ok(())
+        }
+        Err(error) => Err(match (nccl, nccl::linker_says(&error)) {
+            (Ok(nccl), reason) if reason.contains("undefined symbol: nccl") => format!(
+                "{reason}: libtorch needs a newer NCCL than {} ({}); take its folder out of \
+                 LD_LIBRARY_PATH, or put a newer one before it",
+                nccl.version,
+                nccl.file.display()
+            ),
+            (_, reason) => reason,
+        }),
     }
-    // SAFETY: dlerror's text is valid until the thread's next call.
-    let error = unsafe { libc::dlerror() };
-    if error.is_null() {
-        return Err("libtorch_cuda.so cannot be loaded".into());
+}
+
+/// Waits until a device has done all that was queued; a CPU has.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
     }
-    // SAFETY: a C string, by dlerror's contract.
-    Err(unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned())
 }
 
 #[cfg(test)]

@@ -99,11 +99,16 @@ pub struct ParityModel {
 }
 
 impl ParityModel {
-    /// Opens a folder. With `dropout`, the BERTs have their configs' and the adapters 0.1.
+    /// Opens a folder, with its tensors on `device`. With `dropout`, the BERTs have their configs' and the adapters 0.1.
     ///
     /// # Errors
     /// A missing or damaged file, or adapters of another shape than the case says.
-    pub fn open(folder: &Path, kinds: Kinds, dropout: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        folder: &Path,
+        device: Device,
+        kinds: Kinds,
+        dropout: bool,
+    ) -> anyhow::Result<Self> {
         let case: Case = read_case(folder)?;
         let source = BertFolder::open(&folder.join("source_bert"))?;
         let target = BertFolder::open(&folder.join("target_bert"))?;
@@ -143,7 +148,7 @@ impl ParityModel {
         list.extend(target_list);
         let read = |folder: &BertFolder| Weights::read(&folder.path.join("model.safetensors"));
         let pretrained = [("encoder", read(&source)?), ("decoder", read(&target)?)];
-        let parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, Device::Cpu)?;
+        let parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, device)?;
         let adapters = Weights::read(&folder.join("adapters.safetensors"))?;
         ensure!(
             adapters.count("") == parameters.names.len(),
@@ -189,17 +194,19 @@ impl ParityModel {
     }
 }
 
-/// Compares everything and prints a line per quantity. Answers whether all agree.
+/// Compares everything that `device` computes in f32, and prints a line per quantity. Answers whether
+/// all agree.
 ///
 /// # Errors
 /// A folder that is not of this format.
-pub fn run(folder: &Path) -> anyhow::Result<bool> {
-    let parity = ParityModel::open(folder, Kinds::new(Precision::F32, Device::Cpu), false)?;
+pub fn run(folder: &Path, device: Device) -> anyhow::Result<bool> {
+    let parity = ParityModel::open(folder, device, Kinds::new(Precision::F32, device), false)?;
     let expectation: Expected = read_case(folder)?;
     let path = folder.join("case.safetensors");
     let tensors: std::collections::HashMap<String, Tensor> = Tensor::read_safetensors(&path)
         .with_context(|| format!("cannot read {}", path.display()))?
         .into_iter()
+        .map(|(name, tensor)| (name, tensor.to_device(device)))
         .collect();
     let tensor = |name: &str| {
         tensors.get(name).with_context(|| format!("{} has no tensor `{name}`", path.display()))

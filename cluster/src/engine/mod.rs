@@ -181,7 +181,7 @@ mod tests {
 
     fn topology(ranks: usize, engine: EngineKind) -> Topology {
         let hosts = vec![Share { host: process::host_name(), ranks }];
-        Topology { ranks, device: Device::Cpu, threads: 1, engine, hosts }
+        Topology { ranks, device: Device::Cpu, workers_per_gpu: 1, threads: 1, engine, hosts }
     }
 
     fn shell(script: &str) -> Job {

@@ -156,20 +156,22 @@ impl Allocation {
         Ok(Some(Self { job, nodes, cpus_per_task, tasks_by, gpus_by }))
     }
 
-    /// Refuses tasks that are neither one for each GPU nor one for each node.
+    /// Refuses tasks that are neither `workers_per_gpu` for each GPU nor one for each node.
     ///
     /// # Errors
     /// Both sources.
-    pub fn check_tasks(&self) -> Result<(), SlurmError> {
+    pub fn check_tasks(&self, workers_per_gpu: usize) -> Result<(), SlurmError> {
         let Some(tasks_by) = self.tasks_by else { return Ok(()) };
-        let Some(node) = self.nodes.iter().find(|node| node.gpus != node.tasks) else {
-            return Ok(());
-        };
+        let is_full = |node: &&Node| node.tasks == node.gpus.saturating_mul(workers_per_gpu);
+        let Some(node) = self.nodes.iter().find(|node| !is_full(node)) else { return Ok(()) };
         let Node { name, tasks, gpus, .. } = node;
         Err(SlurmError::Contradiction {
             one: format!("{tasks_by} puts {tasks} tasks on {name}"),
             other: format!("it has {gpus} GPUs ({})", self.gpus_by),
-            remedy: "ask for one task for each GPU, or for --ntasks-per-node=1".into(),
+            remedy: format!(
+                "ask for tasks, {workers_per_gpu} for each GPU, as cluster.workers_per_gpu says, or \
+                 for --ntasks-per-node=1"
+            ),
         })
     }
 }
@@ -281,7 +283,8 @@ mod tests {
         .unwrap();
         assert_eq!(shape(&found), "n1:4t4c4g n2:4t4c4g");
         assert_eq!(found.tasks_by, Some("SLURM_NTASKS_PER_NODE"));
-        assert!(found.check_tasks().is_ok());
+        assert!(found.check_tasks(1).is_ok());
+        assert!(found.check_tasks(2).is_err());
 
         let uneven = "     Nodes=n1 CPU_IDs=0 Mem=0 GRES=gpu:a100:3(IDX:0-2)\n     Nodes=n2 \
                       CPU_IDs=0,2-3 Mem=0 GRES=gpu:a100:1(IDX:0)\n";
@@ -321,9 +324,11 @@ mod tests {
                 .to_string();
         assert!(error.contains("ON_NODE is 2, but SLURM_GPUS_PER_NODE is 4"), "{error}");
         let tasks = "JOB_ID=7 JOB_NODELIST=n1 TASKS_PER_NODE=4 NTASKS=4 GPUS_ON_NODE=8";
-        let error = read(tasks, None).unwrap().check_tasks().unwrap_err().to_string();
+        let error = read(tasks, None).unwrap().check_tasks(1).unwrap_err().to_string();
         assert!(error.contains("SLURM_NTASKS puts 4 tasks on n1"), "{error}");
         assert!(error.contains("8 GPUs (by SLURM_GPUS_ON_NODE)"), "{error}");
+        let tasks = "JOB_ID=7 JOB_NODELIST=n1 TASKS_PER_NODE=4 NTASKS=4 GPUS_ON_NODE=2";
+        assert!(read(tasks, None).unwrap().check_tasks(2).is_ok());
         let error = read("JOB_ID=7 JOB_NODELIST=n[1-", None).unwrap_err().to_string();
         assert!(error.contains("SLURM_JOB_NODELIST is `n[1-`"), "{error}");
     }

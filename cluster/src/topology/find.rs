@@ -13,7 +13,7 @@ pub enum TopologyError {
     /// It is not known what hosts there are.
     #[error(transparent)]
     Room(#[from] RoomError),
-    /// Slurm's tasks are neither one for each GPU nor one for each node.
+    /// Slurm's tasks are neither one for each place on a GPU nor one for each node.
     #[error(transparent)]
     Slurm(#[from] SlurmError),
     /// GPUs were asked for.
@@ -22,16 +22,19 @@ pub enum TopologyError {
         /// How the number was found.
         source_of_count: String,
     },
-    /// One worker per GPU is the rule.
+    /// The GPUs have room for so many workers each.
     #[error(
-        "cluster.workers is {workers}, but there are {gpus} GPUs ({source_of_count}) and each \
-         worker needs one; lower it or set `cluster.device: cpu`"
+        "cluster.workers is {workers}, but there are {gpus} GPUs ({source_of_count}) and \
+         cluster.workers_per_gpu is {workers_per_gpu}; lower the one, raise the other or set \
+         `cluster.device: cpu`"
     )]
     TooManyWorkers {
         /// The setting.
         workers: usize,
         /// What there is.
         gpus: usize,
+        /// How many workers each has room for.
+        workers_per_gpu: usize,
         /// How the number was found.
         source_of_count: String,
     },
@@ -185,8 +188,14 @@ impl Topology {
         let hosts = share_out(settings, room, device, ranks);
         let engine = engine(settings, room, ranks, &hosts)?;
         let threads = threads(settings, room, device, &hosts)?;
-        Ok(Self { ranks, device, threads, engine, hosts })
+        let workers_per_gpu = if device == Device::Cuda { settings.workers_per_gpu } else { 1 };
+        Ok(Self { ranks, device, workers_per_gpu, threads, engine, hosts })
     }
+}
+
+/// How many workers so many GPUs have room for.
+fn places_on(gpus: usize, settings: &Cluster) -> usize {
+    gpus.saturating_mul(settings.workers_per_gpu)
 }
 
 fn device(settings: &Cluster, room: &Room) -> Result<Device, TopologyError> {
@@ -208,8 +217,8 @@ fn device(settings: &Cluster, room: &Room) -> Result<Device, TopologyError> {
 /// How many workers a host has room for.
 fn places(host: &Host, settings: &Cluster, device: Device) -> usize {
     match (device, host.slots) {
-        (Device::Cuda, Some(slots)) => slots.max(1).min(host.gpus),
-        (Device::Cuda, None) => host.gpus,
+        (Device::Cuda, Some(slots)) => slots.max(1).min(places_on(host.gpus, settings)),
+        (Device::Cuda, None) => places_on(host.gpus, settings),
         (Device::Cpu, Some(slots)) => slots,
         (Device::Cpu, None) => host.cpus / settings.threads.max(1),
     }
@@ -217,7 +226,7 @@ fn places(host: &Host, settings: &Cluster, device: Device) -> usize {
 
 fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, TopologyError> {
     if let (Source::Slurm(allocation), Device::Cuda) = (&room.source, device) {
-        allocation.check_tasks()?;
+        allocation.check_tasks(settings.workers_per_gpu)?;
     }
     let places: usize = room.hosts.iter().map(|host| places(host, settings, device)).sum();
     let by_slots = match &room.source {
@@ -237,8 +246,9 @@ fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, Topol
         (Workers::Number(0), _) if settings.engine == cluster::Engine::Solo => Ok(1),
         (Workers::Number(0), Device::Cpu) if by_slots.is_none() => Ok(room.hosts.len()),
         (Workers::Number(0), _) => Ok(places),
-        (Workers::Number(workers), Device::Cuda) if workers > room.gpus() => {
-            Err(TopologyError::TooManyWorkers { workers, gpus: room.gpus(), source_of_count })
+        (Workers::Number(workers), Device::Cuda) if workers > places_on(room.gpus(), settings) => {
+            let (gpus, workers_per_gpu) = (room.gpus(), settings.workers_per_gpu);
+            Err(TopologyError::TooManyWorkers { workers, gpus, workers_per_gpu, source_of_count })
         }
         (Workers::Number(workers), Device::Cuda) if workers > places => {
             let source_of_count = by_slots.unwrap_or(source_of_count);
@@ -470,6 +480,65 @@ mod tests {
         assert!(error.contains("threads is 4") && error.contains("CPUS_PER_TASK is 2"), "{error}");
         let error = said(workers(9), 1, 4);
         assert!(error.contains("workers is 9") && error.contains("8 GPUs (by decree)"), "{error}");
+    }
+
+    #[test]
+    fn gpus_have_as_many_places_as_workers_may_share_one() {
+        let sharing = |settings| Cluster { workers_per_gpu: 2, ..settings };
+        let found = find(sharing(workers(0)), 16, 2).unwrap();
+        assert_eq!((found.ranks, found.workers_per_gpu, found.threads), (4, 2, 4));
+        assert_eq!(find(sharing(workers(3)), 16, 2).unwrap().ranks, 3);
+        assert_eq!(find(sharing(within(1, 3)), 16, 2).unwrap().ranks, 3);
+        assert_eq!(find(sharing(within(1, 8)), 16, 2).unwrap().ranks, 4);
+        let error = find(sharing(workers(5)), 16, 2).unwrap_err().to_string();
+        assert!(error.contains("workers is 5") && error.contains("2 GPUs (by decree)"), "{error}");
+        assert!(error.contains("workers_per_gpu is 2"), "{error}");
+        let error = find(sharing(within(5, 8)), 16, 2).unwrap_err().to_string();
+        assert!(error.contains("room for 4 (by decree)"), "{error}");
+        let cuda = Cluster { device: cluster::Device::Cuda, ..workers(1) };
+        let error = find(sharing(cuda), 16, 0).unwrap_err().to_string();
+        assert!(error.contains("no usable GPU"), "{error}");
+    }
+
+    #[test]
+    fn only_gpus_are_shared() {
+        let found = find(Cluster { workers_per_gpu: 2, ..workers(0) }, 8, 0).unwrap();
+        assert_eq!((found.ranks, found.workers_per_gpu), (1, 1));
+        assert_eq!(find(workers(0), 8, 2).unwrap().workers_per_gpu, 1);
+    }
+
+    #[test]
+    fn slurm_has_a_task_for_each_place_on_a_gpu_or_for_each_node() {
+        let sharing = |settings| Cluster { workers_per_gpu: 2, ..settings };
+        for (tasks, gpus, shares, threads) in
+            [(1, 2, "n1:4 n2:4", 2), (4, 2, "n1:4 n2:4", 2), (2, 1, "n1:2 n2:2", 4)]
+        {
+            let found = slurm(sharing(workers(0)), tasks, gpus).unwrap();
+            assert_eq!((places_of(&found).as_str(), found.threads), (shares, threads));
+            assert_eq!(found.workers_per_gpu, 2);
+        }
+        assert_eq!(places_of(&slurm(sharing(workers(6)), 4, 2).unwrap()), "n1:4 n2:2");
+        assert_eq!(places_of(&slurm(sharing(workers(2)), 1, 1).unwrap()), "n1:2");
+        let error = slurm(sharing(workers(0)), 4, 4).unwrap_err().to_string();
+        assert!(error.contains("puts 4 tasks on n1") && error.contains("4 GPUs"), "{error}");
+        assert!(error.contains("2 for each GPU, as cluster.workers_per_gpu"), "{error}");
+        let error = slurm(sharing(workers(9)), 1, 2).unwrap_err().to_string();
+        assert!(error.contains("workers is 9") && error.contains("4 GPUs (by decree)"), "{error}");
+    }
+
+    #[test]
+    fn slots_bound_the_places_on_gpus() {
+        let host = |name: &str, slots| Host { name: name.into(), cpus: 8, gpus: 2, slots };
+        let room =
+            room(vec![host("n1", Some(3)), host("n2", Some(8))], Source::Hostfile("hosts".into()));
+        let found =
+            |workers: Cluster| Topology::find(&Cluster { workers_per_gpu: 2, ..workers }, &room);
+        assert_eq!(places_of(&found(workers(0)).unwrap()), "n1:3 n2:4");
+        assert_eq!(places_of(&found(workers(4)).unwrap()), "n1:3 n2:1");
+        let error = found(workers(8)).unwrap_err().to_string();
+        assert!(error.contains("7 places (slots by hosts)"), "{error}");
+        let error = found(workers(9)).unwrap_err().to_string();
+        assert!(error.contains("there are 4 GPUs"), "{error}");
     }
 
     #[test]

@@ -90,6 +90,7 @@ impl Seeded {
         let topology = Topology {
             ranks: 2,
             device: Device::Cpu,
+            workers_per_gpu: 1,
             threads: 1,
             engine: EngineKind::Mpirun,
             hosts: vec![Share { host: "here".into(), ranks: 2 }],

@@ -17,7 +17,7 @@ pub struct Request {
     /// How many nodes.
     #[arg(long, default_value_t = 1)]
     nodes: usize,
-    /// GPUs of each node, with a worker each.
+    /// GPUs of each node, with cluster.workers_per_gpu workers each.
     #[arg(long, value_name = "N")]
     gpus_per_node: Option<usize>,
     /// Workers on each node, where they compute on CPUs.
@@ -64,7 +64,7 @@ impl Request {
         let node = |index: usize| Node {
             name: format!("node {}", index + 1),
             tasks,
-            cpus: cpus * tasks.max(gpus),
+            cpus: cpus.saturating_mul(tasks.max(gpus.saturating_mul(settings.workers_per_gpu))),
             gpus,
         };
         let nodes: Vec<Node> = (0..nodes).map(node).collect();
@@ -119,7 +119,7 @@ impl Script<'_> {
         match topology.device {
             Device::Cuda => options.extend([
                 "--ntasks-per-node=1".into(),
-                format!("--gpus-per-node={}", topology.ranks_per_host()),
+                format!("--gpus-per-node={}", topology.gpus_per_host()),
                 format!("--cpus-per-task={}", cpus * topology.ranks_per_host()),
             ]),
             Device::Cpu => options.extend([
@@ -240,6 +240,18 @@ mod tests {
             "'/configs/it'\\''s.yaml' \\\n    --set training.steps=9 \\\n    \
              --set \"run.name=a-$SLURM_ARRAY_TASK_ID\"\n"
         );
+    }
+
+    #[test]
+    fn workers_that_share_gpus_have_cpus_of_their_own() {
+        let request = request("--gpus-per-node 2 --cpus-per-worker 4");
+        for (workers, gpus, cpus) in [(0, 2, 24), (6, 2, 24), (4, 2, 16), (3, 1, 12)] {
+            let settings =
+                Cluster { workers_per_gpu: 3, ..settings(workers, cluster::Device::Auto) };
+            let text = script(&request, &settings).unwrap();
+            let options = format!("--gpus-per-node={gpus}\n#SBATCH --cpus-per-task={cpus}\n");
+            assert!(text.contains(&options), "{text}");
+        }
     }
 
     #[test]

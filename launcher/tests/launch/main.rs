@@ -420,3 +420,49 @@ fn a_plan_starts_nothing() {
     assert!(json["commands"][0].as_str().unwrap().starts_with("mpirun -n 2 "));
     assert!(!bench.run().path().exists());
 }
+
+/// Slurm's variables tell of GPUs where there is none.
+#[test]
+fn a_plan_tells_which_workers_share_a_gpu() {
+    let bench = Bench::new(2)
+        .with("SLURM_JOB_ID", "7")
+        .with("SLURM_JOB_NODELIST", "n1")
+        .with("SLURM_JOB_CPUS_PER_NODE", "8")
+        .with("SLURM_GPUS_ON_NODE", "2")
+        .with("NCCL_MAX_CTAS", "4");
+    let plan = |more: &[&str]| {
+        let mut command = bench.tandem(&["plan", "run.yaml"]);
+        for setting in [
+            "cluster.device=auto",
+            "cluster.workers=0",
+            "cluster.workers_per_gpu=2",
+            "cluster.engine=mpirun",
+            "training.micro_batches=4",
+        ] {
+            command.args(["--set", setting]);
+        }
+        Ended::new(command.args(more).output().unwrap())
+    };
+    let shared = plan(&[]);
+    shared.assert_code(0);
+    let words =
+        "4 workers on n1, cuda, 2 threads each, up to 2 workers on each GPU, joined by NCCL";
+    for words in [
+        words,
+        " on each GPU\ndisk",
+        "-x NCCL_MULTI_RANK_GPU_ENABLE -x NCCL_NVLS_ENABLE -x NCCL_MAX_CTAS ",
+    ] {
+        assert!(shared.printed.contains(words), "{words}: {}", shared.printed);
+    }
+    let json = plan(&["--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.printed).unwrap();
+    assert_eq!(json["topology"]["workers_per_gpu"], 2);
+
+    let alone = plan(&["--set", "cluster.workers_per_gpu=1"]);
+    alone.assert_code(0);
+    assert!(!alone.printed.contains("each GPU"), "{}", alone.printed);
+    assert!(!alone.printed.contains("NCCL_"), "{}", alone.printed);
+    let crowded = plan(&["--set", "cluster.workers=5", "--set", "training.micro_batches=5"]);
+    crowded.assert_code(2);
+    crowded.assert_said("there are 2 GPUs (by SLURM_GPUS_ON_NODE)");
+}

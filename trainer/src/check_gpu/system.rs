@@ -6,7 +6,7 @@ use tandem_cluster::gpu_report::{Card, System};
 use tch::Device;
 
 use crate::native;
-use crate::parallel::nccl::library::{self, NcclError};
+use crate::parallel::nccl::{NcclError, driver as cuda_driver, library};
 
 /// What there is for `device`.
 ///
@@ -21,12 +21,12 @@ pub fn look(device: Device) -> Result<System, NcclError> {
         card,
         libtorch: native::torch_version(),
         cuda: native::cuda_version(),
-        nccl: library::load().ok().map(|version| version.to_string()),
+        nccl: library::load().ok().map(|nccl| nccl.version.to_string()),
     })
 }
 
 fn card(index: usize) -> Result<Card, NcclError> {
-    let gpu = library::gpu(index)?;
+    let gpu = cuda_driver::gpu(index)?;
     // SAFETY: the driver has just named this GPU.
     let attribute = |attribute| unsafe { driver::get_attribute(gpu, attribute) };
     Ok(Card {
@@ -38,7 +38,7 @@ fn card(index: usize) -> Result<Card, NcclError> {
             attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         ],
         driver: driver_version(),
-        driver_cuda: library::load_driver()?,
+        driver_cuda: cuda_driver::load()?,
     })
 }
 

@@ -1,6 +1,6 @@
 //! `tandem-worker bench`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
@@ -8,7 +8,8 @@ use tandem_config::cluster::Reduction;
 use tandem_config::training::Precision;
 use tch::Device;
 
-use crate::bench;
+use super::DeviceArg;
+use crate::bench::{self, Workload};
 use crate::parallel::Collective;
 use crate::precision::Kinds;
 
@@ -18,7 +19,7 @@ pub enum Command {
     /// A step for each batch: forward, backward, Adam, with dropout 0.1.
     Train(Args),
     /// Mask-Predict with given length candidates.
-    Decode(Args),
+    Decode(DecodeArgs),
     /// The reduction of gradients among the ranks that mpirun started, with nothing to compute and
     /// behind a computation.
     Reduce(ReduceArgs),
@@ -33,6 +34,9 @@ pub struct Args {
     /// Batches as tab-separated ids; lines that begin with # are comments.
     #[arg(long)]
     batches: PathBuf,
+    /// What computes.
+    #[arg(long, value_enum, default_value_t)]
+    device: DeviceArg,
     /// Precision of the computation.
     #[arg(long, default_value = "f32")]
     dtype: Dtype,
@@ -42,6 +46,16 @@ pub struct Args {
     /// How often the batches are run.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
+}
+
+/// Settings of decoding.
+#[derive(Debug, clap::Args)]
+pub struct DecodeArgs {
+    #[command(flatten)]
+    args: Args,
+    /// Padded source tokens of a batch; 1 decodes each sentence alone.
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..))]
+    decode_tokens: u32,
 }
 
 /// Settings of the reduction.
@@ -86,7 +100,9 @@ impl Command {
     pub fn run(self) -> anyhow::Result<u8> {
         match self {
             Self::Train(args) => args.run("train", bench::train),
-            Self::Decode(args) => args.run("decode", bench::decode),
+            Self::Decode(DecodeArgs { args, decode_tokens }) => {
+                args.run("decode", |work| bench::decode(work, decode_tokens as usize))
+            }
             Self::Reduce(args) => args.run(),
         }
     }
@@ -96,18 +112,27 @@ impl Args {
     fn run(
         &self,
         verb: &str,
-        measure: impl FnOnce(&Path, &Path, Kinds, u32) -> anyhow::Result<Value>,
+        measure: impl FnOnce(&Workload) -> anyhow::Result<Value>,
     ) -> anyhow::Result<u8> {
         tch::set_num_threads(self.threads);
-        crate::native::tune_cpu();
+        let device = self.device.find()?;
+        if device == Device::Cpu {
+            crate::native::tune_cpu();
+        }
         let (dtype, precision) = match self.dtype {
             Dtype::F32 => ("f32", Precision::F32),
             Dtype::Bf16 => ("bf16", Precision::Bf16),
         };
-        let kinds = Kinds::new(precision, Device::Cpu);
-        let mut measured = measure(&self.model, &self.batches, kinds, self.repeats)?;
+        let mut measured = measure(&Workload {
+            model: &self.model,
+            batches: &self.batches,
+            device,
+            kinds: Kinds::new(precision, device),
+            repeats: self.repeats,
+        })?;
         measured["verb"] = verb.into();
         measured["dtype"] = dtype.into();
+        measured["device"] = if device.is_cuda() { "cuda" } else { "cpu" }.into();
         measured["threads"] = self.threads.into();
         measured["peak_resident_bytes"] = crate::metrics::peak_rss_bytes().into();
         println!("{measured}");

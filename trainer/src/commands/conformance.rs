@@ -27,6 +27,9 @@ pub struct Args {
     /// The longest wait of NCCL, in seconds.
     #[arg(long, default_value_t = 60)]
     deadline: u64,
+    /// How many ranks may share a GPU; several take NCCL 2.30 or newer.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    workers_per_gpu: u32,
     /// Keep NCCL's tensors in main memory: for tests, with stand-ins of NCCL and of CUDA's driver.
     #[arg(long)]
     host_memory: bool,
@@ -59,11 +62,16 @@ impl Args {
     }
 
     fn nccl(&self, mpi: &Mpi) -> anyhow::Result<u8> {
-        let device = match self.host_memory {
-            true => Device::Cpu,
-            false => crate::worker::device(DeviceConfig::Cuda, local_rank())?,
+        let workers_per_gpu = self.workers_per_gpu as usize;
+        let device = if self.host_memory {
+            // As in a run, where libtorch's CUDA half may bring an NCCL of its own.
+            let _ = crate::cuda::load();
+            Device::Cpu
+        } else {
+            crate::worker::device(DeviceConfig::Cuda, workers_per_gpu, local_rank())?
         };
-        let nccl = Nccl::start(mpi, device, Duration::from_secs(self.deadline))?;
+        let deadline = Duration::from_secs(self.deadline);
+        let nccl = Nccl::start(mpi, device, workers_per_gpu, deadline)?;
         self.test(&nccl, device)
     }
 
@@ -73,6 +81,12 @@ impl Args {
         let (backend, ranks) = (format!("{:?}", self.backend).to_lowercase(), world.world_size());
         if world.rank() == 0 {
             println!("{backend} conforms with {ranks} ranks");
+            if self.bandwidth > 0 && ranks == 1 {
+                println!("the bandwidth of all-reduce is between ranks, and there is one");
+            }
+        }
+        if ranks == 1 {
+            return Ok(0);
         }
         let four_times = |mebibytes: &i64| Some(mebibytes * 4);
         for mebibytes in std::iter::successors(Some(1), four_times) {

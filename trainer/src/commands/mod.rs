@@ -12,7 +12,9 @@ mod translate;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
+use tandem_config::cluster::Device as DeviceConfig;
+use tch::Device;
 
 /// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench`,
 /// `conformance`, `check-gpu` and `libraries`.
@@ -38,7 +40,31 @@ enum Command {
     Parity {
         /// A folder of the parity format.
         folder: PathBuf,
+        /// What computes, in f32.
+        #[arg(long, value_enum, default_value_t)]
+        device: DeviceArg,
     },
+}
+
+/// What computes, where no run's config says so.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum DeviceArg {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// The first visible GPU.
+    Cuda,
+}
+
+impl DeviceArg {
+    /// # Errors
+    /// There is no GPU, or CUDA cannot be used.
+    fn find(self) -> anyhow::Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda => crate::worker::device(DeviceConfig::Cuda, 1, 0),
+        }
+    }
 }
 
 /// Runs the verb that the command line names.
@@ -54,7 +80,10 @@ pub fn main() -> ExitCode {
         Command::Conformance(args) => args.run(),
         Command::CheckGpu(args) => args.run(),
         Command::Libraries => libraries::run(),
-        Command::Parity { folder } => crate::parity::run(&folder).map(|agrees| !agrees as u8),
+        Command::Parity { folder, device } => {
+            let agrees = device.find().and_then(|device| crate::parity::run(&folder, device));
+            agrees.map(|agrees| u8::from(!agrees))
+        }
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -132,11 +132,13 @@ pub fn collective(
         None => Box::new(Solo),
         Some(mpi) if worker.device == Device::Cpu => Box::new(mpi),
         Some(mpi) => {
-            let deadlines = &worker.config.cluster.deadlines;
+            let cluster = &worker.config.cluster;
+            let deadlines = &cluster.deadlines;
             // One rank may save or evaluate while another waits for it in the next step. The
             // launcher knows which phase each is in, and comes first.
             let longest = deadlines.step + deadlines.save.max(deadlines.evaluate);
-            Box::new(Nccl::start(&mpi, worker.device, Duration::from_secs_f64(longest))?)
+            let longest = Duration::from_secs_f64(longest);
+            Box::new(Nccl::start(&mpi, worker.device, cluster.workers_per_gpu, longest)?)
         }
     })
 }

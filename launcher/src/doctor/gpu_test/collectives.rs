@@ -13,10 +13,8 @@ use super::Setting;
 const MEBIBYTES: &str = "256";
 /// The oldest NCCL that lets ranks share a GPU.
 const SHARES: (u32, u32) = (2, 30);
-/// What lets two of its ranks share a GPU: leave to do so, no NVLink SHARP, and so few blocks that the
-/// kernels of both, which wait for each other, fit on the GPU at once.
-const SHARING: [(&str, &str); 3] =
-    [("NCCL_MULTI_RANK_GPU_ENABLE", "1"), ("NCCL_NVLS_ENABLE", "0"), ("NCCL_MAX_CTAS", "2")];
+/// What NCCL's own deadline leaves for its words to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// What was found of the collective operations.
 #[derive(Debug, Default, Serialize)]
@@ -34,7 +32,7 @@ pub struct Collectives {
 /// Which ranks are tested.
 struct Ranks {
     count: usize,
-    share: bool,
+    per_gpu: usize,
     note: Option<String>,
 }
 
@@ -42,21 +40,21 @@ impl Ranks {
     /// One for each GPU; two for a single one, if they may share it.
     fn choose(gpus: usize, nccl: Result<&str, &str>) -> Self {
         match nccl {
-            _ if gpus > 1 => Self { count: gpus, share: false, note: None },
-            Ok(version) if shares(version) => Self { count: 2, share: true, note: None },
+            _ if gpus > 1 => Self { count: gpus, per_gpu: 1, note: None },
+            Ok(version) if shares(version) => Self { count: 2, per_gpu: 2, note: None },
             Ok(version) => {
                 let (major, minor) = SHARES;
                 let note = format!(
                     "NCCL {version} does not let ranks share a GPU ({major}.{minor} does): with one \
                      GPU, only one rank was tested"
                 );
-                Self { count: 1, share: false, note: Some(note) }
+                Self { count: 1, per_gpu: 1, note: Some(note) }
             }
             Err(reason) => {
                 let note = format!(
                     "the collective operations, which one GPU does not need, were not tested: {reason}"
                 );
-                Self { count: 0, share: false, note: Some(note) }
+                Self { count: 0, per_gpu: 1, note: Some(note) }
             }
         }
     }
@@ -69,10 +67,10 @@ fn shares(version: &str) -> bool {
 
 impl Collectives {
     pub(super) fn run(setting: &Setting, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
-        let Ranks { count, share, note } = Ranks::choose(setting.machine.gpus, setting.nccl);
+        let Ranks { count, per_gpu, note } = Ranks::choose(setting.machine.gpus, setting.nccl);
         let mut found = Self { ranks: count, note, ..Self::default() };
         if count > 0 {
-            found.test(setting, share)?;
+            found.test(setting, per_gpu)?;
         }
         for line in &found.lines {
             tell(&format!("     {line}"));
@@ -88,32 +86,32 @@ impl Collectives {
         Ok(found)
     }
 
-    fn test(&mut self, setting: &Setting, share: bool) -> anyhow::Result<()> {
+    fn test(&mut self, setting: &Setting, per_gpu: usize) -> anyhow::Result<()> {
         let (host, ranks) = (setting.machine.host.clone(), self.ranks);
         let topology = Topology {
             ranks,
             device: Device::Cuda,
+            workers_per_gpu: per_gpu,
             threads: 1,
             engine: EngineKind::Mpirun,
             hosts: vec![Share { host, ranks }],
         };
-        let mut arguments = vec!["conformance", "--backend", "nccl"];
+        let longest = setting.deadline.saturating_duration_since(Instant::now());
+        let deadline = longest.saturating_sub(LAST_WORDS).as_secs().max(1).to_string();
+        let per_gpu = per_gpu.to_string();
+        let mut arguments = vec!["conformance", "--backend", "nccl", "--deadline", &deadline];
+        arguments.extend(["--workers-per-gpu", &per_gpu]);
         if ranks > 1 {
             arguments.extend(["--bandwidth", MEBIBYTES]);
         }
-        let mut environment = vec![("OMP_NUM_THREADS", "1")];
-        if share {
-            arguments.extend(["--workers-per-gpu", "2"]);
-            environment.extend(SHARING);
-        }
-        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let mut environment = topology.sharing_environment();
+        environment.push(("OMP_NUM_THREADS".into(), "1".into()));
         let job = Job {
             program: setting.worker.to_owned(),
             arguments: arguments.into_iter().map(String::from).collect(),
-            environment: environment.into_iter().map(owned).collect(),
+            environment,
         };
         let log = std::env::temp_dir().join(format!("tandem-doctor-{}.log", std::process::id()));
-        let longest = setting.deadline.saturating_duration_since(Instant::now());
         let mut group = engine::start(&topology, &job, &log)?;
         let status = group.wait(longest.max(Duration::from_secs(1)));
         if status.is_none() {
@@ -150,15 +148,15 @@ mod tests {
     #[test]
     fn a_single_gpu_is_shared_where_nccl_allows_it() {
         let ranks = |gpus, nccl| {
-            let Ranks { count, share, note } = Ranks::choose(gpus, nccl);
-            (count, share, note.is_some())
+            let Ranks { count, per_gpu, note } = Ranks::choose(gpus, nccl);
+            (count, per_gpu, note.is_some())
         };
-        assert_eq!(ranks(8, Ok("2.29.7")), (8, false, false));
-        assert_eq!(ranks(2, Err("too old")), (2, false, false));
-        assert_eq!(ranks(1, Ok("2.30.0")), (2, true, false));
-        assert_eq!(ranks(1, Ok("3.0.1")), (2, true, false));
-        assert_eq!(ranks(1, Ok("2.29.7")), (1, false, true));
-        assert_eq!(ranks(1, Err("too old")), (0, false, true));
+        assert_eq!(ranks(8, Ok("2.29.7")), (8, 1, false));
+        assert_eq!(ranks(2, Err("too old")), (2, 1, false));
+        assert_eq!(ranks(1, Ok("2.30.0")), (2, 2, false));
+        assert_eq!(ranks(1, Ok("3.0.1")), (2, 2, false));
+        assert_eq!(ranks(1, Ok("2.29.7")), (1, 1, true));
+        assert_eq!(ranks(1, Err("too old")), (0, 1, true));
         let note = Ranks::choose(1, Ok("2.29.7")).note.unwrap();
         assert!(
             note.starts_with("NCCL 2.29.7 does not let ranks share a GPU (2.30 does)"),

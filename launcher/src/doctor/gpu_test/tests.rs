@@ -39,7 +39,7 @@ fn test(gpus: usize, nccl: &str, script: &str, seconds: u64) -> (GpuTest, Vec<St
 fn worker(error: f64) -> String {
     let (good, bad) = (report(0.0), report(error));
     format!(
-        "[ $1 = conformance ] && {{ echo \"$*, $NCCL_MAX_CTAS\"; exit 0; }}
+        "[ $1 = conformance ] && {{ shift 5; echo \"$*, $NCCL_MAX_CTAS\"; exit 0; }}
 echo \"     GPU number $4\" >&2
 [ $4 = 1 ] && {{ echo '{bad}'; exit 1; }}
 echo '{good}'"
@@ -56,8 +56,8 @@ fn gpus_that_compute_and_work_together_pass() {
         [
             "GPU 0       GPU number 0",
             "GPU 1       GPU number 1",
-            "     conformance --backend nccl --bandwidth 256, ",
-            "     conformance --backend nccl --bandwidth 256, ",
+            "     --workers-per-gpu 1 --bandwidth 256, ",
+            "     --workers-per-gpu 1 --bandwidth 256, ",
             "ok   collective operations: 2 ranks work together",
         ]
     );
@@ -74,12 +74,12 @@ fn wrong_numbers_are_named_with_their_gpu() {
 fn one_gpu_is_tested_with_as_many_ranks_as_nccl_allows() {
     let (found, told) = test(1, "2.30.7", &worker(0.0), 60);
     assert_eq!(found.success(), "the GPU computes what the CPU does; 2 ranks work together");
-    let shared = "     conformance --backend nccl --bandwidth 256 --workers-per-gpu 2, 2";
+    let shared = "     --workers-per-gpu 2 --bandwidth 256, 2";
     assert_eq!(told.iter().filter(|line| *line == shared).count(), 2, "{told:#?}");
 
     let (found, told) = test(1, "2.29.7", &worker(0.0), 60);
     assert_eq!(found.success(), "the GPU computes what the CPU does; one rank conforms");
-    assert_eq!(told[1], "     conformance --backend nccl, ");
+    assert_eq!(told[1], "     --workers-per-gpu 1, ");
     assert!(told[3].contains("only one rank was tested"), "{told:#?}");
 }
 

@@ -1,90 +1,32 @@
-//! NCCL and the CUDA driver as libraries, loaded at run time by cudarc; what can go wrong there.
+//! NCCL as a library that is loaded at run time.
+//!
+//! There must be one NCCL in a process. Its functions call each other through the dynamic linker,
+//! so of two copies the second one calls into the first, whose communicators are laid out
+//! differently: joining seems to work, and the first operation fails with "invalid argument".
+//! libtorch_cuda brings an NCCL of its own, by a library path (`DT_RPATH`) that comes before
+//! `LD_LIBRARY_PATH`. So [`load`] runs before libtorch_cuda is loaded ([`crate::cuda::load`]),
+//! makes the symbols global, and uses the name that libtorch_cuda asks for, which then finds the
+//! library in place. All functions are taken from that one handle. (cudarc, whose types are used
+//! here, would look for `libnccl.so`: another name, which may be another file.)
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use cudarc::driver::result::{self as driver, DriverError};
-use cudarc::driver::sys::CUdevice;
-use cudarc::nccl::sys::{self as nccl, ncclResult_t};
+use cudarc::nccl::sys::{
+    cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId,
+};
+use libloading::os::unix as dl;
 
+use super::NcclError;
+
+/// NCCL's names; the first is the one that libtorch_cuda asks for.
+const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 /// The oldest NCCL whose communicators can be made without blocking and given up on every thread.
-const OLDEST: Version = Version(21800);
-
-/// Why NCCL cannot be used, or failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NcclError {
-    /// The driver is not installed.
-    #[error("libcuda.so cannot be loaded: NCCL needs NVIDIA's driver, and a GPU")]
-    NoDriver,
-    /// The library is not installed.
-    #[error(
-        "libnccl.so cannot be loaded; `make setup TORCH=cuda` fetches it, another one is found \
-         when LD_LIBRARY_PATH names its folder"
-    )]
-    NoLibrary,
-    /// The library lacks something.
-    #[error("NCCL {found} is too old: {OLDEST} or newer is needed")]
-    TooOld {
-        /// What was loaded.
-        found: Version,
-    },
-    /// A call of the CUDA driver failed.
-    #[error("CUDA: {0}")]
-    Cuda(#[from] DriverError),
-    /// A call of NCCL failed.
-    #[error("NCCL: {operation} failed: {reason}")]
-    Failed {
-        /// What was done.
-        operation: &'static str,
-        /// What NCCL says.
-        reason: String,
-    },
-    /// Nothing happened for too long.
-    #[error(
-        "NCCL: {operation} did not end within {} s: another rank is gone, hangs, or does \
-         something else", deadline.as_secs_f64()
-    )]
-    Deadline {
-        /// What was waited for.
-        operation: &'static str,
-        /// How long.
-        deadline: Duration,
-    },
-    /// Another rank failed.
-    #[error("rank {rank} cannot use NCCL; its log says why")]
-    Peer {
-        /// The rank.
-        rank: usize,
-    },
-    /// The hosts have different libraries.
-    #[error(
-        "rank 0 has NCCL {first} and rank {rank} has NCCL {other}: install the same one on every \
-         host"
-    )]
-    Versions {
-        /// Rank 0's.
-        first: Version,
-        /// A rank with another.
-        rank: usize,
-        /// That rank's.
-        other: Version,
-    },
-    /// One GPU cannot be two ranks.
-    #[error(
-        "ranks {first} and {second} have the same GPU: start one worker per GPU, and let \
-         CUDA_VISIBLE_DEVICES name all of a host's GPUs or one for each rank"
-    )]
-    SharedGpu {
-        /// A rank.
-        first: usize,
-        /// A later one.
-        second: usize,
-    },
-    /// It was used again.
-    #[error("NCCL: the communicator was given up after an earlier error")]
-    GivenUp,
-}
+pub const OLDEST: Version = Version(21800);
+/// The oldest NCCL that lets several ranks share a GPU.
+pub const OLDEST_SHARING: Version = Version(23000);
 
 /// A version of NCCL, as the library says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,74 +39,181 @@ impl fmt::Display for Version {
     }
 }
 
-/// Loads NCCL; its version.
+/// Declares NCCL's functions as fields of one struct, by their names in nccl.h.
+macro_rules! functions {
+    ($($field:ident = $name:literal ($($argument:ty),*) -> $answer:ty;)*) => {
+        /// NCCL's functions, with the types of nccl.h.
+        #[allow(missing_docs, reason = "nccl.h documents them")]
+        pub struct Functions {
+            $(pub $field: unsafe extern "C" fn($($argument),*) -> $answer,)*
+        }
+
+        impl Functions {
+            /// # Safety
+            /// `library` is NCCL, and stays loaded.
+            unsafe fn find(library: &dl::Library) -> Result<Self, libloading::Error> {
+                // SAFETY: the types are those of nccl.h.
+                Ok(unsafe { Self { $($field: *library.get($name)?,)* } })
+            }
+        }
+    };
+}
+
+functions! {
+    get_unique_id = "ncclGetUniqueId" (*mut ncclUniqueId) -> ncclResult_t;
+    comm_init_rank_config = "ncclCommInitRankConfig"
+        (*mut ncclComm_t, c_int, ncclUniqueId, c_int, *mut ncclConfig_t) -> ncclResult_t;
+    comm_get_async_error = "ncclCommGetAsyncError"
+        (ncclComm_t, *mut ncclResult_t) -> ncclResult_t;
+    comm_finalize = "ncclCommFinalize" (ncclComm_t) -> ncclResult_t;
+    comm_destroy = "ncclCommDestroy" (ncclComm_t) -> ncclResult_t;
+    comm_abort = "ncclCommAbort" (ncclComm_t) -> ncclResult_t;
+    all_reduce = "ncclAllReduce"
+        (*const c_void, *mut c_void, usize, ncclDataType_t, ncclRedOp_t, ncclComm_t, cudaStream_t)
+        -> ncclResult_t;
+    all_gather = "ncclAllGather"
+        (*const c_void, *mut c_void, usize, ncclDataType_t, ncclComm_t, cudaStream_t)
+        -> ncclResult_t;
+    send = "ncclSend"
+        (*const c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
+    receive = "ncclRecv"
+        (*mut c_void, usize, ncclDataType_t, c_int, ncclComm_t, cudaStream_t) -> ncclResult_t;
+    group_start = "ncclGroupStart" () -> ncclResult_t;
+    group_end = "ncclGroupEnd" () -> ncclResult_t;
+    get_error_string = "ncclGetErrorString" (ncclResult_t) -> *const c_char;
+    get_last_error = "ncclGetLastError" (ncclComm_t) -> *const c_char;
+}
+
+/// NCCL, loaded.
+pub struct Library {
+    /// Its functions.
+    pub functions: Functions,
+    /// Its version.
+    pub version: Version,
+    /// The file that it was loaded from.
+    pub file: PathBuf,
+}
+
+/// Loads NCCL, once; it stays for as long as the process.
 ///
 /// # Errors
-/// It is not there, or too old.
-pub fn load() -> Result<Version, NcclError> {
-    // SAFETY: loading runs the constructors of a library that NVIDIA made for that.
-    if !unsafe { nccl::is_culib_present() } {
-        return Err(NcclError::NoLibrary);
+/// It is not there, too old, or there are two.
+pub fn load() -> Result<&'static Library, NcclError> {
+    static LOADED: OnceLock<Library> = OnceLock::new();
+    let library = match LOADED.get() {
+        Some(library) => library,
+        // A failure is not kept: libtorch_cuda, loaded in between, may have brought it.
+        None => {
+            let found = Library::open()?;
+            LOADED.get_or_init(|| found)
+        }
+    };
+    library.check_that_it_is_alone()?;
+    Ok(library)
+}
+
+impl Library {
+    fn open() -> Result<Self, NcclError> {
+        // SAFETY: runs the constructors of a library that NVIDIA made for that.
+        let open =
+            |name: &&str| unsafe { dl::Library::open(Some(*name), dl::RTLD_NOW | dl::RTLD_GLOBAL) };
+        let library = match open(&NAMES[0]) {
+            Ok(library) => library,
+            Err(error) => NAMES[1..]
+                .iter()
+                .find_map(|name| open(name).ok())
+                .ok_or_else(|| NcclError::NoLibrary { reason: linker_says(&error) })?,
+        };
+        let (version, address) = version(&library)?;
+        let file = file_of(address);
+        if version < OLDEST {
+            return Err(NcclError::TooOld { found: version, file });
+        }
+        // SAFETY: it is NCCL, and is forgotten below.
+        let functions = match unsafe { Functions::find(&library) } {
+            Ok(functions) => functions,
+            Err(error) => return Err(NcclError::NoFunction { file, reason: linker_says(&error) }),
+        };
+        std::mem::forget(library);
+        Ok(Self { functions, version, file })
     }
+
+    /// Calls among NCCL's functions go to the first copy in the process's global scope.
+    fn check_that_it_is_alone(&self) -> Result<(), NcclError> {
+        let ours = self.functions.comm_get_async_error as *const c_void;
+        // SAFETY: looks up a name.
+        let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"ncclCommGetAsyncError".as_ptr()) };
+        if first.is_null() || ours == first {
+            return Ok(());
+        }
+        Err(NcclError::TwoCopies { used: self.file.clone(), other: file_of(first) })
+    }
+
+    /// Several ranks are to share a GPU, which this version does not let them.
+    pub fn cannot_share(&self, workers: usize) -> NcclError {
+        NcclError::NoSharing { workers, found: self.version, file: self.file.clone() }
+    }
+
+    /// A new name for a communicator.
+    ///
+    /// # Errors
+    /// What NCCL says, as when the host has no network.
+    pub fn unique_id(&self) -> Result<[u8; 128], NcclError> {
+        let mut id = ncclUniqueId { internal: [0; 128] };
+        // SAFETY: the pointer is valid for a write.
+        match unsafe { (self.functions.get_unique_id)(&mut id) } {
+            ncclResult_t::ncclSuccess => Ok(id.internal.map(|byte| byte as u8)),
+            error => Err(self.failed("making a unique id", error)),
+        }
+    }
+
+    /// What NCCL says about a failed call.
+    pub fn failed(&self, operation: &'static str, error: ncclResult_t) -> NcclError {
+        let Functions { get_error_string, get_last_error, .. } = self.functions;
+        // SAFETY: both answer C strings that outlive the copy; the last error is one of all
+        // communicators, and none is asked for.
+        let (kind, detail) =
+            unsafe { (text(get_error_string(error)), text(get_last_error(std::ptr::null_mut()))) };
+        let reason = if detail.is_empty() { kind } else { format!("{kind}: {detail}") };
+        NcclError::Failed { operation, reason, version: self.version, file: self.file.clone() }
+    }
+}
+
+/// What the library says of its version, and an address within it.
+fn version(library: &dl::Library) -> Result<(Version, *const c_void), NcclError> {
+    type GetVersion = unsafe extern "C" fn(*mut c_int) -> ncclResult_t;
+    // SAFETY: the type is that of nccl.h.
+    let function = unsafe { library.get::<GetVersion>("ncclGetVersion") };
+    let function =
+        *function.map_err(|error| NcclError::NoLibrary { reason: linker_says(&error) })?;
     let mut code = 0;
-    // SAFETY: the pointer is valid for a write.
-    let result = unsafe { nccl::ncclGetVersion(&mut code) };
-    let found = Version(code);
-    match result {
-        ncclResult_t::ncclSuccess if found >= OLDEST => Ok(found),
-        ncclResult_t::ncclSuccess => Err(NcclError::TooOld { found }),
-        error => Err(failed("asking for the version", error)),
-    }
+    // SAFETY: the pointer is valid for a write. It cannot fail with one that is not null.
+    unsafe { function(&mut code) };
+    Ok((Version(code), function as *const c_void))
 }
 
-/// Loads the CUDA driver; the newest CUDA that it can serve, as 1000 · major + 10 · minor.
-///
-/// # Errors
-/// It is not there or does not work.
-pub fn load_driver() -> Result<i32, NcclError> {
-    // SAFETY: as in `load`.
-    if !unsafe { cudarc::driver::sys::is_culib_present() } {
-        return Err(NcclError::NoDriver);
-    }
-    let mut version = 0;
-    // SAFETY: the pointer is valid for a write.
-    unsafe { cudarc::driver::sys::cuDriverGetVersion(&mut version) }.result()?;
-    Ok(version)
+/// Why a library or a function could not be had, in the dynamic linker's words.
+pub fn linker_says(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// A visible GPU.
-///
-/// # Errors
-/// There is no driver or no such GPU.
-pub fn gpu(ordinal: usize) -> Result<CUdevice, NcclError> {
-    load_driver()?;
-    driver::init()?;
-    Ok(driver::device::get(ordinal as i32)?)
-}
-
-/// What tells one GPU from all others, of every host.
-pub fn gpu_id(gpu: CUdevice) -> Result<[u8; 16], NcclError> {
-    Ok(driver::device::get_uuid(gpu)?.bytes.map(|byte| byte as u8))
-}
-
-/// A new name for a communicator.
-///
-/// # Errors
-/// What NCCL says, as when the host has no network.
-pub fn unique_id() -> Result<[u8; 128], NcclError> {
-    let mut id = nccl::ncclUniqueId { internal: [0; 128] };
-    // SAFETY: the pointer is valid for a write.
-    match unsafe { nccl::ncclGetUniqueId(&mut id) } {
-        ncclResult_t::ncclSuccess => Ok(id.internal.map(|byte| byte as u8)),
-        error => Err(failed("making a unique id", error)),
-    }
+/// The file whose code or data is at `address`.
+fn file_of(address: *const c_void) -> PathBuf {
+    // SAFETY: all-zero is a value of this struct.
+    let mut found: libc::Dl_info = unsafe { std::mem::zeroed() };
+    // SAFETY: any address may be asked for, and the name lives as long as the library is loaded.
+    let name = unsafe {
+        let is_known = libc::dladdr(address, &mut found) != 0;
+        text(if is_known { found.dli_fname } else { std::ptr::null() })
+    };
+    name.into()
 }
 
 /// The settings of a communicator whose calls do not block: NCCL_CONFIG_INITIALIZER of nccl.h.
-pub fn non_blocking() -> nccl::ncclConfig_t {
+pub fn non_blocking() -> ncclConfig_t {
     let (unset, unnamed) = (i32::MIN, std::ptr::null());
-    nccl::ncclConfig_t {
-        size: size_of::<nccl::ncclConfig_t>(),
+    ncclConfig_t {
+        size: size_of::<ncclConfig_t>(),
         magic: 0xcafe_beef,
         version: 22900, // that of cudarc's declarations
         blocking: 0,
@@ -184,18 +233,6 @@ pub fn non_blocking() -> nccl::ncclConfig_t {
         graphUsageMode: unset,
         numRmaCtx: unset,
     }
-}
-
-/// What NCCL says about a failed call.
-pub fn failed(operation: &'static str, error: ncclResult_t) -> NcclError {
-    // SAFETY: both answer C strings that outlive the copy; the last error is one of all
-    // communicators, and none is asked for.
-    let (kind, detail) = unsafe {
-        let last = nccl::ncclGetLastError(std::ptr::null_mut());
-        (text(nccl::ncclGetErrorString(error)), text(last))
-    };
-    let reason = if detail.is_empty() { kind } else { format!("{kind}: {detail}") };
-    NcclError::Failed { operation, reason }
 }
 
 /// # Safety

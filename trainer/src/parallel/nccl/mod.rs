@@ -11,6 +11,8 @@
 //! host, another version, or one GPU for two ranks is an error of all ranks at once, instead of a
 //! wait without end in NCCL.
 
+pub mod driver;
+mod error;
 pub mod library;
 mod stream;
 
@@ -20,24 +22,27 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::bounded;
 use cudarc::driver::sys::CUdevice;
-use cudarc::nccl::sys::{
-    self, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId,
-};
+use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId};
 use tch::{Device, Kind, Tensor};
 
-pub use library::{NcclError, Version};
+pub use error::NcclError;
+pub use library::Version;
 
 use super::mpi::Mpi;
 use super::{Collective, CollectiveError, Message};
+use library::Library;
 use stream::Stream;
 
 /// How often NCCL is asked how it gets on.
 const LOOK: Duration = Duration::from_micros(50);
+/// How long NCCL may take to end a communicator that all ranks leave.
+const FINALIZE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long NCCL may take to let go of a communicator: it may wait for ranks that are gone.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The ranks that mpirun started, one GPU each.
 pub struct Nccl {
+    library: &'static Library,
     rank: usize,
     world_size: usize,
     device: Device,
@@ -61,27 +66,36 @@ struct Card {
 }
 
 impl Nccl {
-    /// Joins the ranks of `mpi`; no wait is longer than `deadline`. `device` is this rank's GPU.
-    /// (In tests it is the CPU, and stand-ins of the two libraries work on main memory.)
+    /// Joins the ranks of `mpi`; no wait is longer than `deadline`. `device` is this rank's GPU, which
+    /// it shares with at most `workers_per_gpu - 1` others. (In tests it is the CPU, and stand-ins of
+    /// the two libraries work on main memory.)
     ///
     /// # Errors
     /// What keeps this rank or another from using NCCL.
-    pub fn start(mpi: &Mpi, device: Device, deadline: Duration) -> Result<Self, NcclError> {
+    pub fn start(
+        mpi: &Mpi,
+        device: Device,
+        workers_per_gpu: usize,
+        deadline: Duration,
+    ) -> Result<Self, NcclError> {
         let mine = Card::new(device, mpi.rank() == 0);
-        let card = mine.as_ref().map_or(Card::UNUSABLE, |(_, card)| *card);
+        let card = mine.as_ref().map_or(Card::UNUSABLE, |(.., card)| *card);
         let cards: Vec<Card> = mpi.gather(&card.to_bytes()).iter().map(Card::from_bytes).collect();
-        let (gpu, _) = mine?;
-        Self::join(mpi.rank(), &cards, gpu, device, deadline)
+        let (library, gpu, _) = mine?;
+        if workers_per_gpu > 1 && library.version < library::OLDEST_SHARING {
+            return Err(library.cannot_share(workers_per_gpu));
+        }
+        check(&cards, workers_per_gpu)?;
+        Self::join(library, mpi.rank(), &cards, (gpu, device), deadline)
     }
 
     fn join(
+        library: &'static Library,
         rank: usize,
         cards: &[Card],
-        gpu: CUdevice,
-        device: Device,
+        (gpu, device): (CUdevice, Device),
         deadline: Duration,
     ) -> Result<Self, NcclError> {
-        check(cards)?;
         let world_size = cards.len();
         let stream = Stream::new(gpu, device)?;
         let id = ncclUniqueId { internal: cards[0].id.map(|byte| byte as c_char) };
@@ -89,22 +103,23 @@ impl Nccl {
         // SAFETY: the config outlives the call, and the communicator's place is ours.
         let result = unsafe {
             let (size, mut config) = (world_size as i32, library::non_blocking());
-            sys::ncclCommInitRankConfig(&mut communicator, size, id, rank as i32, &mut config)
+            let join = library.functions.comm_init_rank_config;
+            join(&mut communicator, size, id, rank as i32, &mut config)
         };
         let communicator = Cell::new(communicator);
-        let nccl = Self { rank, world_size, device, deadline, communicator, stream };
+        let nccl = Self { library, rank, world_size, device, deadline, communicator, stream };
         nccl.queued("joining the other ranks", result)?;
         Ok(nccl)
     }
 
-    /// Waits out a call that NCCL goes on with in the background.
+    /// Waits out a call that NCCL may go on with in the background.
     fn queued(&self, operation: &'static str, result: ncclResult_t) -> Result<(), NcclError> {
         let outcome = match result {
-            ncclResult_t::ncclSuccess => Ok(()),
-            ncclResult_t::ncclInProgress => {
+            // Even after a success the communicator may say otherwise: its word counts.
+            ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress => {
                 self.wait(operation, |state| Ok(state == ncclResult_t::ncclSuccess))
             }
-            error => Err(library::failed(operation, error)),
+            error => Err(self.library.failed(operation, error)),
         };
         self.or_give_up(outcome)
     }
@@ -115,21 +130,31 @@ impl Nccl {
         operation: &'static str,
         done: impl Fn(ncclResult_t) -> Result<bool, NcclError>,
     ) -> Result<(), NcclError> {
+        self.wait_within(self.deadline, operation, done)
+    }
+
+    fn wait_within(
+        &self,
+        deadline: Duration,
+        operation: &'static str,
+        done: impl Fn(ncclResult_t) -> Result<bool, NcclError>,
+    ) -> Result<(), NcclError> {
         let (started, communicator) = (Instant::now(), self.usable()?);
         loop {
             let mut state = ncclResult_t::ncclSuccess;
+            let ask = self.library.functions.comm_get_async_error;
             // SAFETY: the communicator is alive and the place is ours.
-            let asked = unsafe { sys::ncclCommGetAsyncError(communicator, &mut state) };
+            let asked = unsafe { ask(communicator, &mut state) };
             for result in [asked, state] {
                 if !matches!(result, ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress) {
-                    return Err(library::failed(operation, result));
+                    return Err(self.library.failed(operation, result));
                 }
             }
             if done(state)? {
                 return Ok(());
             }
-            if started.elapsed() > self.deadline {
-                return Err(NcclError::Deadline { operation, deadline: self.deadline });
+            if started.elapsed() > deadline {
+                return Err(NcclError::Deadline { operation, deadline });
             }
             std::thread::sleep(LOOK);
         }
@@ -141,11 +166,25 @@ impl Nccl {
     }
 
     fn or_give_up(&self, outcome: Result<(), NcclError>) -> Result<(), NcclError> {
-        outcome.inspect_err(|_| self.release(sys::ncclCommAbort))
+        outcome.inspect_err(|_| self.release(self.library.functions.comm_abort))
+    }
+
+    /// Ends the communicator in good order: NCCL flushes what it has queued first.
+    fn finalize(&self) -> Result<(), NcclError> {
+        let operation = "leaving the other ranks";
+        // SAFETY: the communicator is alive.
+        match unsafe { (self.library.functions.comm_finalize)(self.usable()?) } {
+            ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress => {
+                self.wait_within(FINALIZE_DEADLINE, operation, |state| {
+                    Ok(state == ncclResult_t::ncclSuccess)
+                })
+            }
+            error => Err(self.library.failed(operation, error)),
+        }
     }
 
     /// Lets go of the communicator, without waiting for ranks that are gone.
-    fn release(&self, how: unsafe fn(ncclComm_t) -> ncclResult_t) {
+    fn release(&self, how: unsafe extern "C" fn(ncclComm_t) -> ncclResult_t) {
         let communicator = self.communicator.replace(std::ptr::null_mut());
         if communicator.is_null() {
             return;
@@ -178,26 +217,37 @@ impl Nccl {
 
     fn group(&self, sends: &[Message], receives: &[Message]) -> Result<(), NcclError> {
         let (communicator, stream) = (self.usable()?, self.stream.handle());
+        let library::Functions { group_start, group_end, send, receive, .. } =
+            self.library.functions;
         let here = |message: &Message| {
             let (start, count, kind) = self.elements(&message.elements);
             (start, count, kind, message.peer as i32)
         };
         let result = |result, operation| match result {
             ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress => Ok(()),
-            error => Err(library::failed(operation, error)),
+            error => Err(self.library.failed(operation, error)),
         };
+        let operation = "exchanging messages";
         // SAFETY: the tensors are alive until the stream has been waited for, by the contract.
         unsafe {
-            result(sys::ncclGroupStart(), "exchanging messages")?;
-            for (start, count, kind, peer) in sends.iter().map(here) {
-                let sent = sys::ncclSend(start, count, kind, peer, communicator, stream);
-                result(sent, "sending a message")?;
-            }
-            for (start, count, kind, peer) in receives.iter().map(here) {
-                let received = sys::ncclRecv(start, count, kind, peer, communicator, stream);
-                result(received, "receiving a message")?;
-            }
-            self.queued("exchanging messages", sys::ncclGroupEnd())
+            result(group_start(), operation)?;
+            let mut sends = sends.iter().map(here);
+            let mut receives = receives.iter().map(here);
+            let queued = sends
+                .try_for_each(|(start, count, kind, peer)| {
+                    let sent = send(start, count, kind, peer, communicator, stream);
+                    result(sent, "sending a message")
+                })
+                .and_then(|()| {
+                    receives.try_for_each(|(start, count, kind, peer)| {
+                        let received = receive(start, count, kind, peer, communicator, stream);
+                        result(received, "receiving a message")
+                    })
+                });
+            // The group is the thread's, and would swallow its next calls if it stayed open.
+            let ended = group_end();
+            queued?;
+            self.queued(operation, ended)
         }
     }
 }
@@ -214,10 +264,9 @@ impl Collective for Nccl {
     fn all_reduce_sum(&self, tensor: &mut Tensor) -> Result<(), CollectiveError> {
         let (start, count, kind) = self.elements(tensor);
         let (communicator, stream) = (self.usable()?, self.stream.handle());
-        let sum = ncclRedOp_t::ncclSum;
+        let (sum, all_reduce) = (ncclRedOp_t::ncclSum, self.library.functions.all_reduce);
         // SAFETY: the tensor is alive until the stream has been waited for, by the contract.
-        let result =
-            unsafe { sys::ncclAllReduce(start, start, count, kind, sum, communicator, stream) };
+        let result = unsafe { all_reduce(start, start, count, kind, sum, communicator, stream) };
         Ok(self.queued("summing over the ranks", result)?)
     }
 
@@ -232,9 +281,9 @@ impl Collective for Nccl {
         let slice = count / self.world_size;
         let mine =
             start.cast::<u8>().wrapping_add(self.rank * slice * tensor.kind().elt_size_in_bytes());
+        let all_gather = self.library.functions.all_gather;
         // SAFETY: as above; in place, which NCCL allows where a rank's slice lies in its own place.
-        let result =
-            unsafe { sys::ncclAllGather(mine.cast(), start, slice, kind, communicator, stream) };
+        let result = unsafe { all_gather(mine.cast(), start, slice, kind, communicator, stream) };
         Ok(self.queued("gathering from the ranks", result)?)
     }
 
@@ -253,7 +302,8 @@ impl Collective for Nccl {
 
 impl Drop for Nccl {
     fn drop(&mut self) {
-        self.release(sys::ncclCommDestroy);
+        let library::Functions { comm_destroy, comm_abort, .. } = self.library.functions;
+        self.release(if self.finalize().is_ok() { comm_destroy } else { comm_abort });
     }
 }
 
@@ -262,12 +312,15 @@ impl Card {
     const BYTES: usize = 4 + 16 + 128;
 
     /// This rank's, with its GPU.
-    fn new(device: Device, names_the_communicator: bool) -> Result<(CUdevice, Self), NcclError> {
+    fn new(
+        device: Device,
+        names_the_communicator: bool,
+    ) -> Result<(&'static Library, CUdevice, Self), NcclError> {
         let ordinal = if let Device::Cuda(index) = device { index } else { 0 };
-        let version = library::load()?;
-        let gpu = library::gpu(ordinal)?;
-        let id = if names_the_communicator { library::unique_id()? } else { [0; 128] };
-        Ok((gpu, Self { version, gpu: library::gpu_id(gpu)?, id }))
+        let library = library::load()?;
+        let gpu = driver::gpu(ordinal)?;
+        let id = if names_the_communicator { library.unique_id()? } else { [0; 128] };
+        Ok((library, gpu, Self { version: library.version, gpu: driver::gpu_id(gpu)?, id }))
     }
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
@@ -288,8 +341,8 @@ impl Card {
     }
 }
 
-/// What keeps the ranks with these cards from working together.
-fn check(cards: &[Card]) -> Result<(), NcclError> {
+/// What keeps the ranks with these cards from working together, so many on a GPU.
+fn check(cards: &[Card], workers_per_gpu: usize) -> Result<(), NcclError> {
     if let Some(rank) = cards.iter().position(|card| card.version == Version(0)) {
         return Err(NcclError::Peer { rank });
     }
@@ -298,7 +351,10 @@ fn check(cards: &[Card]) -> Result<(), NcclError> {
         return Err(NcclError::Versions { first, rank, other: cards[rank].version });
     }
     for (second, card) in cards.iter().enumerate() {
-        if let Some(first) = cards[..second].iter().position(|other| other.gpu == card.gpu) {
+        let mut before = (0..second).filter(|&rank| cards[rank].gpu == card.gpu);
+        let first = before.next();
+        let sharing = first.iter().count() + before.count() + 1;
+        if let Some(first) = first.filter(|_| sharing > workers_per_gpu) {
             return Err(NcclError::SharedGpu { first, second });
         }
     }

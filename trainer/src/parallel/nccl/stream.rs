@@ -75,14 +75,20 @@ impl Stream {
 
     /// Remembers what has been queued in this stream so far.
     pub fn mark(&self) -> Result<(), DriverError> {
-        // SAFETY: event and stream live as long as `self`.
-        unsafe { event::record(self.communicated, self.handle()) }
+        // SAFETY: context, event and stream live as long as `self`.
+        unsafe {
+            ctx::set_current(self.context)?;
+            event::record(self.communicated, self.handle())
+        }
     }
 
     /// Whether all that was marked is done.
     pub fn is_done(&self) -> Result<bool, DriverError> {
-        // SAFETY: the event lives as long as `self`.
-        match unsafe { event::query(self.communicated) } {
+        // SAFETY: context and event live as long as `self`.
+        let found = unsafe {
+            ctx::set_current(self.context).and_then(|()| event::query(self.communicated))
+        };
+        match found {
             Err(driver::DriverError(CUresult::CUDA_ERROR_NOT_READY)) => Ok(false),
             other => other.map(|()| true),
         }

@@ -20,7 +20,7 @@ fn load_doubles() {
         let folder = tempfile::tempdir().unwrap();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/doubles/build.sh");
         assert!(Command::new(script).arg(folder.path()).status().unwrap().success());
-        for library in ["libcuda.so", "libnccl.so"] {
+        for library in ["libcuda.so", "libnccl.so.2"] {
             dlopen(&folder.path().join(library));
         }
     });
@@ -35,7 +35,7 @@ fn dlopen(path: &Path) {
 /// The cards of so many ranks, each with a GPU of its own.
 fn cards(ranks: usize) -> Vec<Card> {
     load_doubles();
-    let (_, first) = Card::new(Device::Cpu, true).unwrap();
+    let (.., first) = Card::new(Device::Cpu, true).unwrap();
     let card = |rank: usize| Card { gpu: [rank as u8; 16], ..first };
     (0..ranks).map(card).collect()
 }
@@ -45,15 +45,15 @@ fn on_ranks<T: Send>(ranks: usize, deadline: Duration, body: impl Fn(&Nccl) -> T
     let cards = cards(ranks);
     let (cards, body) = (&cards, &body);
     std::thread::scope(|scope| {
-        let start = |rank: usize| {
-            scope.spawn(move || {
-                let gpu = library::gpu(0).unwrap();
-                body(&Nccl::join(rank, cards, gpu, Device::Cpu, deadline).unwrap())
-            })
-        };
+        let start = |rank: usize| scope.spawn(move || body(&join(rank, cards, deadline).unwrap()));
         let threads: Vec<_> = (0..ranks).map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
+}
+
+fn join(rank: usize, cards: &[Card], deadline: Duration) -> Result<Nccl, NcclError> {
+    let (library, gpu) = (library::load()?, driver::gpu(0)?);
+    Nccl::join(library, rank, cards, (gpu, Device::Cpu), deadline)
 }
 
 #[test]
@@ -81,8 +81,7 @@ fn adds_bf16() {
 #[test]
 fn a_rank_that_never_comes_ends_the_start_at_the_deadline() {
     let cards = cards(2);
-    let gpu = library::gpu(0).unwrap();
-    let error = Nccl::join(0, &cards, gpu, Device::Cpu, SOON).err().unwrap();
+    let error = join(0, &cards, SOON).err().unwrap();
     assert!(matches!(error, NcclError::Deadline { operation: "joining the other ranks", .. }));
 }
 
@@ -92,18 +91,17 @@ fn a_rank_that_left_is_an_error_at_once_and_for_ever() {
     let outcomes = on_ranks(2, LATE, |nccl| {
         let mut tensor = Tensor::ones([5], (Kind::Float, Device::Cpu));
         if nccl.rank() == 1 {
-            nccl.release(sys::ncclCommAbort);
+            nccl.release(nccl.library.functions.comm_abort);
             left.wait();
             return (String::new(), String::new());
         }
         left.wait();
         nccl.begin().unwrap();
-        nccl.all_reduce_sum(&mut tensor).unwrap();
-        let first = nccl.settle().unwrap_err().to_string();
+        let first = nccl.all_reduce_sum(&mut tensor).unwrap_err().to_string();
         (first, nccl.all_reduce_sum(&mut tensor).unwrap_err().to_string())
     });
     let (first, later) = &outcomes[0];
-    assert!(first.starts_with("NCCL: the reduction of a step failed: remote process"), "{first}");
+    assert!(first.starts_with("NCCL: summing over the ranks failed: remote process"), "{first}");
     assert_eq!(later, "NCCL: the communicator was given up after an earlier error");
 }
 
@@ -145,12 +143,10 @@ fn what_was_not_waited_for_is_not_communicated() {
 #[test]
 fn an_id_of_no_communicator_is_refused_with_what_nccl_says() {
     let card = Card { id: [b'x'; 128], ..cards(1)[0] };
-    let gpu = library::gpu(0).unwrap();
-    let error = Nccl::join(0, &[card], gpu, Device::Cpu, SOON).err().unwrap().to_string();
-    assert_eq!(
-        error,
-        "NCCL: joining the other ranks failed: unhandled system error: no communicator has this id"
-    );
+    let error = join(0, &[card], SOON).err().unwrap().to_string();
+    let expected = "NCCL: joining the other ranks failed: unhandled system error: no communicator \
+                    has this id (NCCL 2.29.7, ";
+    assert!(error.starts_with(expected) && error.ends_with("libnccl.so.2)"), "{error}");
 }
 
 #[test]
@@ -162,8 +158,8 @@ fn cards_survive_their_journey() {
 #[test]
 fn ranks_that_cannot_work_together_say_why() {
     let card = |rank: u8| Card { version: Version(22907), gpu: [rank; 16], id: [0; 128] };
-    let said = |cards: &[Card]| check(cards).unwrap_err().to_string();
-    assert!(check(&[card(0), card(1), card(2)]).is_ok());
+    let said = |cards: &[Card]| check(cards, 1).unwrap_err().to_string();
+    assert!(check(&[card(0), card(1), card(2)], 1).is_ok());
     assert!(said(&[card(0), Card::UNUSABLE]).starts_with("rank 1 cannot use NCCL"));
     let older = Card { version: Version(22705), ..card(2) };
     assert!(
@@ -171,4 +167,41 @@ fn ranks_that_cannot_work_together_say_why() {
             .starts_with("rank 0 has NCCL 2.29.7 and rank 2 has NCCL 2.27.5")
     );
     assert!(said(&[card(0), card(1), card(0)]).starts_with("ranks 0 and 2 have the same GPU"));
+}
+
+#[test]
+fn so_many_ranks_may_share_a_gpu_and_no_more() {
+    let card = |gpu: u8| Card { version: Version(23007), gpu: [gpu; 16], id: [0; 128] };
+    let four = [card(0), card(1), card(0), card(1)];
+    assert!(check(&four, 2).is_ok());
+    let refused = check(&[&four[..], &[card(1)]].concat(), 2);
+    assert!(matches!(refused, Err(NcclError::SharedGpu { first: 1, second: 4 })));
+}
+
+#[test]
+fn a_message_that_is_refused_leaves_no_group_open() {
+    on_ranks(1, LATE, |nccl| {
+        nccl.begin().unwrap();
+        let elements = Tensor::ones([5], (Kind::Float, Device::Cpu));
+        let to = |peer| Message { peer, elements: elements.shallow_clone() };
+        let error = nccl.exchange(&[to(1)], &mut []).unwrap_err().to_string();
+        assert!(error.contains("sending a message failed: invalid argument"), "{error}");
+        // SAFETY: begins and ends a group of nothing.
+        let started = unsafe { (nccl.library.functions.group_start)() };
+        assert_eq!(started, ncclResult_t::ncclSuccess);
+        // SAFETY: as above.
+        unsafe { (nccl.library.functions.group_end)() };
+    });
+}
+
+#[test]
+fn a_communicator_is_finalized_before_it_is_destroyed() {
+    // The stand-in's destruction waits for 30 s otherwise, and its folder stays meanwhile.
+    let cards = cards(1);
+    let folder = cards[0].id.iter().take_while(|byte| **byte != 0).copied().collect();
+    let folder = std::path::PathBuf::from(String::from_utf8(folder).unwrap());
+    let nccl = join(0, &cards, LATE).unwrap();
+    assert!(folder.is_dir());
+    drop(nccl);
+    assert!(!folder.exists());
 }
