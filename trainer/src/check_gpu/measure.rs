@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tandem_cluster::gpu_report::Measurement;
-use tch::{Cuda, Device, Kind, Tensor, no_grad};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::subject::Subject;
+use crate::cuda::synchronize;
 use crate::precision::Kinds;
 
 /// How long a measurement lasts at least, after shorter ones that warm the device up.
@@ -66,10 +67,10 @@ fn steps(device: Device, kinds: Kinds) -> anyhow::Result<f64> {
     let mut subject = Subject::new(device, kinds)?;
     let (before, timed) = steps_of(device);
     (0..before).try_for_each(|_| subject.step())?;
-    wait_for(device);
+    synchronize(device);
     let started = Instant::now();
     (0..timed).try_for_each(|_| subject.step())?;
-    wait_for(device);
+    synchronize(device);
     Ok(f64::from(timed) / started.elapsed().as_secs_f64())
 }
 
@@ -77,20 +78,14 @@ fn steps(device: Device, kinds: Kinds) -> anyhow::Result<f64> {
 fn seconds(device: Device, mut work: impl FnMut()) -> f64 {
     let mut repeats = 1;
     loop {
-        wait_for(device);
+        synchronize(device);
         let started = Instant::now();
         (0..repeats).for_each(|_| work());
-        wait_for(device);
+        synchronize(device);
         let elapsed = started.elapsed();
         if elapsed >= LONG_ENOUGH && repeats > 1 {
             return elapsed.as_secs_f64() / f64::from(repeats);
         }
         repeats *= 2;
-    }
-}
-
-fn wait_for(device: Device) {
-    if let Device::Cuda(index) = device {
-        Cuda::synchronize(index as i64);
     }
 }

@@ -18,9 +18,6 @@ use crate::precision::Kinds;
 use compare::{BF16, F32, compare};
 use subject::{Subject, replayed};
 
-/// More threads than this only wait for each other in a model so small.
-const THREADS: i32 = 4;
-
 /// The visible GPU of this number.
 ///
 /// # Errors
@@ -43,7 +40,8 @@ pub fn device(index: usize) -> anyhow::Result<Device> {
 /// # Errors
 /// The driver does not answer.
 pub fn run(device: Device, tell: &dyn Fn(&dyn Display)) -> anyhow::Result<GpuReport> {
-    tch::set_num_threads(THREADS.min(tch::get_num_threads()));
+    // Several would wait for each other most of the time, in a model so small.
+    tch::set_num_threads(1);
     let system = system::look(device)?;
     tell(&system);
     let mut report = GpuReport { system, ..GpuReport::default() };
