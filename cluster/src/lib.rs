@@ -9,6 +9,7 @@
 //! - [`engine`]: what starts them, and ends them.
 //! - [`libraries`]: what the worker program finds of the libraries that it needs.
 //! - [`process`]: process groups and their end.
+//! - [`temporary`]: files and folders that go with their owner, and files replaced in one step.
 
 pub mod control;
 pub mod engine;
@@ -21,4 +22,5 @@ pub mod shards;
 pub mod slurm;
 pub mod store;
 pub mod task;
+pub mod temporary;
 pub mod topology;
