@@ -10,7 +10,7 @@ use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 
 use crate::doctor::{CHECKS, Level, Site, examine};
 use crate::exit::{Exit, Refused};
-use crate::worker;
+use crate::{output, worker};
 
 /// How long the test of the GPUs may take.
 const GPU_DEADLINE: Duration = Duration::from_secs(180);
@@ -42,11 +42,13 @@ impl Args {
         let findings = examine(&Site::look(self.config.as_deref(), &self.overrides));
         let failures = findings.iter().filter(|finding| finding.level == Level::Fail).count();
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&findings)?);
+            output::print(serde_json::to_string_pretty(&findings)?)?;
         } else {
-            findings.iter().for_each(|finding| println!("{finding}"));
-            let warnings = findings.len() - failures;
-            println!("{} checks: {failures} failures, {warnings} warnings", CHECKS.len());
+            let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+            let (checks, warnings) = (CHECKS.len(), findings.len() - failures);
+            output::print(format_args!(
+                "{lines}{checks} checks: {failures} failures, {warnings} warnings"
+            ))?;
         }
         let exit = if failures == 0 { Exit::Done } else { Exit::Failed };
         if self.gpu { Ok(worse(exit, test_gpus()?)) } else { Ok(exit) }
@@ -86,13 +88,13 @@ fn test_gpus() -> anyhow::Result<Exit> {
     }
     let text = std::fs::read_to_string(&log).context("cannot read what the test said")?;
     let _ = std::fs::remove_file(&log);
-    print!("{text}");
+    output::write(text)?;
     let passed = status.is_some_and(|status| status.success());
     let seconds = GPU_DEADLINE.as_secs();
-    match (passed, status) {
-        (true, _) => println!("pass: {} GPUs work together", topology.ranks),
-        (false, Some(_)) => println!("fail: {} GPUs do not work together", topology.ranks),
-        (false, None) => println!("fail: the test did not end within {seconds} s"),
-    }
+    output::print(match (passed, status) {
+        (true, _) => format!("pass: {} GPUs work together", topology.ranks),
+        (false, Some(_)) => format!("fail: {} GPUs do not work together", topology.ranks),
+        (false, None) => format!("fail: the test did not end within {seconds} s"),
+    })?;
     Ok(if passed { Exit::Done } else { Exit::Failed })
 }
