@@ -10,6 +10,7 @@
 //! - [`libraries`]: what the worker program finds of the libraries that it needs;
 //!   [`gpu_report`]: what it finds out about a GPU.
 //! - [`process`]: process groups and their end.
+//! - [`temporary`]: files and folders that go with their owner, and files replaced in one step.
 
 pub mod control;
 pub mod engine;
@@ -23,4 +24,5 @@ pub mod shards;
 pub mod slurm;
 pub mod store;
 pub mod task;
+pub mod temporary;
 pub mod topology;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tandem_config::data::Text;
 
 use crate::store::hash_file;
+use crate::temporary;
 
 const PAIRS: &str = "train.jsonl";
 const RECORD: &str = "made.json";
@@ -64,11 +65,8 @@ pub fn write(
     }
     file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     let record = Record { sha256: hash_file(&path)?.1, ..record };
-    let draft = folder.join(RECORD).with_extension("next");
-    let mut file = File::create(&draft)?;
-    writeln!(file, "{}", serde_json::to_string_pretty(&record)?)?;
-    file.sync_all()?;
-    fs::rename(&draft, folder.join(RECORD))?;
+    let text = serde_json::to_string_pretty(&record)?;
+    temporary::replace(&folder.join(RECORD), |file| writeln!(file, "{text}"))?;
     Ok(record)
 }
 

@@ -4,6 +4,7 @@
 
 use std::ffi::CString;
 use std::io::{self, Read, Write};
+use std::net::{ToSocketAddrs, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,6 +19,36 @@ const LOOK: Duration = Duration::from_millis(5);
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
+}
+
+/// A name that nobody guesses: 32 hexadecimal digits.
+///
+/// # Errors
+/// Where the system has no random numbers.
+pub fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether a name or an address is one of this machine's own. A name server may take its time.
+pub fn is_this_host(name: &str) -> bool {
+    if name == host_name() {
+        return true;
+    }
+    let addresses = (name, 0).to_socket_addrs().into_iter().flatten();
+    // No machine lets a socket have an address of another one.
+    addresses.map(UdpSocket::bind).any(|bound| bound.is_ok())
+}
+
+/// Whether this process ignores a signal, as one that was started under `nohup` does SIGHUP.
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: without a new action `sigaction` only writes the old one, for which zeros will do.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Writes a line to standard error, which may be a file on a full disk: then it is lost, and the
@@ -211,6 +242,12 @@ pub fn host_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn random_names_differ() {
+        assert_ne!(random_name().unwrap(), random_name().unwrap());
+        assert_eq!(random_name().unwrap().len(), 32);
+    }
 
     #[test]
     fn a_group_dies_as_one() {

@@ -1,9 +1,12 @@
 //! The hosts that there are for a run, and what each of them has.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tandem_config::cluster::{Cluster, Engine};
 
@@ -234,7 +237,7 @@ fn srun_has_pmix() -> bool {
 fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| RoomError::Read { path: path.into(), source })?;
-    let mut hosts: Vec<Host> = Vec::new();
+    let mut lines = Vec::new();
     for (index, text) in text.lines().enumerate() {
         let words = text.split('#').next().unwrap_or_default().trim();
         if words.is_empty() {
@@ -245,6 +248,12 @@ fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
             line: index + 1,
             text: text.trim().into(),
         })?;
+        lines.push((name, slots));
+    }
+    let here = ours(lines.iter().map(|(name, _)| *name), &like.name);
+    let mut hosts: Vec<Host> = Vec::new();
+    for (name, slots) in lines {
+        let name = if here.contains(name) { &like.name } else { name };
         match hosts.iter_mut().find(|host| host.name == name) {
             // As for mpirun, a host that is named twice has twice as many.
             Some(host) => host.slots = host.slots.map(|known| known + slots),
@@ -257,10 +266,33 @@ fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
     Ok(hosts)
 }
 
+/// Those of the names that mean the machine whose own one is `here`, as `localhost` does.
+fn ours<'a>(names: impl Iterator<Item = &'a str>, here: &str) -> BTreeSet<&'a str> {
+    let (sender, answers) = mpsc::channel();
+    let mut asked = BTreeSet::new();
+    for name in names.filter(|name| *name != here) {
+        if asked.insert(name) {
+            let (sender, name) = (sender.clone(), name.to_owned());
+            // In a thread of its own, which a name server that is silent may hold up.
+            thread::spawn(move || sender.send((process::is_this_host(&name), name)));
+        }
+    }
+    drop(sender);
+    let deadline = Instant::now() + HOST_DEADLINE;
+    let mut ours = BTreeSet::new();
+    while let Ok((is_here, name)) =
+        answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
+    {
+        ours.extend(asked.get(&*name).filter(|_| is_here));
+    }
+    ours
+}
+
 fn host_line(words: &str) -> Option<(&str, usize)> {
     let mut words = words.split_whitespace();
     let name = words.next()?;
-    let (name, mut slots) = match name.rsplit_once(':') {
+    let is_address = name.parse::<IpAddr>().is_ok();
+    let (name, mut slots) = match name.rsplit_once(':').filter(|_| !is_address) {
         Some((name, count)) => (name, count.parse().ok()?),
         None => (name, 1),
     };
@@ -271,7 +303,8 @@ fn host_line(words: &str) -> Option<(&str, usize)> {
             _ => return None,
         }
     }
-    let good = slots > 0 && name.chars().all(|c| c.is_alphanumeric() || ".-_".contains(c));
+    let good =
+        slots > 0 && (is_address || name.chars().all(|c| c.is_alphanumeric() || ".-_".contains(c)));
     good.then_some((name, slots))
 }
 
@@ -292,6 +325,14 @@ mod tests {
         let shown: Vec<_> = hosts.iter().map(|host| (&*host.name, host.slots.unwrap())).collect();
         assert_eq!(shown, [("n1", 3), ("n2", 3), ("n3", 1)]);
         assert_eq!((hosts[0].cpus, hosts[0].gpus), (8, 2));
+    }
+
+    #[test]
+    fn other_names_of_this_machine_are_this_machine() {
+        let names = "localhost slots=2\n127.0.0.1:1\n::1\n127.0.1.1 slots=3\nlocalhost\n";
+        let hosts = read(&format!("{names}here\nno.such.host.invalid\n")).unwrap();
+        let shown: Vec<_> = hosts.iter().map(|host| (&*host.name, host.slots.unwrap())).collect();
+        assert_eq!(shown, [("here", 9), ("no.such.host.invalid", 1)]);
     }
 
     #[test]

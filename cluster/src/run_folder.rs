@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::process;
 use crate::slurm::Job;
 use crate::store::Store;
+use crate::temporary;
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,22 +48,31 @@ pub struct Holder {
     /// How often Slurm had started that job again.
     #[serde(default)]
     pub restarts: u64,
+    /// A name that no other launcher has or had.
+    #[serde(default)]
+    pub id: String,
 }
 
 impl Holder {
     /// This process.
-    fn this() -> Self {
-        Self {
+    fn this() -> io::Result<Self> {
+        Ok(Self {
+            id: process::random_name()?,
             host: process::host_name(),
             pid: std::process::id(),
             job: Job::this().map(|job| job.id),
             restarts: Job::restarts(),
-        }
+        })
     }
 
     /// Whether it belongs to an earlier start of the job of Slurm's in which this process runs.
     pub fn is_of_an_earlier_start(&self) -> bool {
-        self.is_of_an_earlier_start_than(&Self::this())
+        let job = Job::this().map(|job| job.id);
+        self.is_of_an_earlier_start_than(&Self {
+            job,
+            restarts: Job::restarts(),
+            ..Self::default()
+        })
     }
 
     fn is_of_an_earlier_start_than(&self, other: &Self) -> bool {
@@ -86,6 +96,29 @@ pub struct RunFolder {
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+    request: StopRequest,
+}
+
+impl Lock {
+    /// Where this process is asked to stop.
+    pub fn stop_request(&self) -> &StopRequest {
+        &self.request
+    }
+}
+
+/// The place where one launcher is asked to write a checkpoint and stop. A request that was meant
+/// for another launcher is none.
+#[derive(Debug, Clone)]
+pub struct StopRequest {
+    path: PathBuf,
+    id: String,
+}
+
+impl StopRequest {
+    /// Whether somebody has asked.
+    pub fn is_made(&self) -> bool {
+        fs::read_to_string(&self.path).is_ok_and(|id| id.trim_end() == self.id)
+    }
 }
 
 impl RunFolder {
@@ -174,7 +207,7 @@ impl RunFolder {
         self.path.join("job.sh")
     }
 
-    /// Its presence asks the launcher to write a checkpoint and stop.
+    /// Names the launcher that is to write a checkpoint and stop.
     pub fn stop_request(&self) -> PathBuf {
         self.path.join("stop.request")
     }
@@ -205,14 +238,16 @@ impl RunFolder {
             }
             Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
         }
-        let holder = Holder::this();
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| Ok(serde_json::to_vec(&holder)?))
-            .and_then(|text| file.write_all(&text));
-        written.map_err(|source| self.io("write", &path, source))?;
-        Ok(Lock { _file: file })
+        let write = |file: &mut File| {
+            let holder = Holder::this()?;
+            let text = serde_json::to_vec(&holder)?;
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(&text)?;
+            Ok(holder.id)
+        };
+        let id = write(&mut file).map_err(|source| self.io("write", &path, source))?;
+        Ok(Lock { _file: file, request: StopRequest { path: self.stop_request(), id } })
     }
 
     /// The launcher that works in this folder now.
@@ -224,17 +259,20 @@ impl RunFolder {
         }
     }
 
+    /// Asks a launcher to write a checkpoint and stop.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn ask_to_stop(&self, holder: &Holder) -> Result<(), RunFolderError> {
+        self.replace(&self.stop_request(), &format!("{}\n", holder.id))
+    }
+
     /// Replaces a file of the run folder in one operation: readers see the old or the new.
     ///
     /// # Errors
     /// Where the file system refuses; the old file stays.
     pub fn replace(&self, path: &Path, content: &str) -> Result<(), RunFolderError> {
-        let next = path.with_extension("next");
-        let written = File::create(&next).and_then(|mut file| {
-            file.write_all(content.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&next, path)
-        });
+        let written = temporary::replace(path, |file| file.write_all(content.as_bytes()));
         written.map_err(|source| self.io("write", path, source))
     }
 
@@ -337,17 +375,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_replaced_whole_or_not_at_all() {
+    fn a_request_to_stop_is_meant_for_one_launcher() {
         let folder = TempDir::new().unwrap();
-        let run = RunFolder::new(folder.path().to_owned());
-        run.replace(&run.state(), "1").unwrap();
-        run.replace(&run.state(), "2").unwrap();
-        assert_eq!(fs::read_to_string(run.state()).unwrap(), "2");
-        // A full disk: the next file's name leads to a device that takes nothing.
-        std::os::unix::fs::symlink("/dev/full", folder.path().join("state.next")).unwrap();
-        let error = run.replace(&run.state(), "3").unwrap_err().to_string();
-        assert!(error.contains("state.json"), "{error}");
-        assert_eq!(fs::read_to_string(run.state()).unwrap(), "2");
+        let run = RunFolder::new(folder.path().join("run"));
+        let first = run.lock().unwrap();
+        run.ask_to_stop(&run.holder().unwrap()).unwrap();
+        assert!(first.stop_request().is_made());
+        drop(first);
+        let second = run.lock().unwrap();
+        assert!(!second.stop_request().is_made(), "it died with the one that was asked");
+        run.ask_to_stop(&run.holder().unwrap()).unwrap();
+        assert!(second.stop_request().is_made());
     }
 
     #[test]

@@ -6,15 +6,15 @@
 //! workers starts, removes the damaged and the foreign ones, and the workers do what is not there.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::store::hex;
+use crate::temporary::Scratch;
 
 /// Why shards cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -184,10 +184,7 @@ impl Shards {
     pub fn link(&self, other: &Self) -> io::Result<()> {
         let beside = other.folder.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(beside)?;
-        // Others may use the cache, too: open as any folder is, within the umask.
-        let permissions = Permissions::from_mode(0o777);
-        let mut draft = tempfile::Builder::new();
-        let draft = draft.prefix("shards-").permissions(permissions).tempdir_in(beside)?;
+        let draft = Scratch::new_in(beside)?;
         for entry in fs::read_dir(&self.folder)? {
             let (from, to) = (entry?.path(), draft.path());
             let to = to.join(from.file_name().unwrap_or_default());
@@ -239,6 +236,8 @@ fn io_error(action: &'static str, path: &Path, source: io::Error) -> ShardError 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
     use tempfile::TempDir;
 

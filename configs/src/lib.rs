@@ -4,8 +4,8 @@
 //!   (with [`transformer`] and [`soft_labels`]), [`training`], [`decoding`], [`evaluation`],
 //!   [`checkpoints`], [`cluster`].
 //! - [`load()`] reads and validates a YAML file: `yaml` gives a tree with places, `overrides`
-//!   changes it, `shape` compares it with the [`schema`] of the types, `resolve` makes paths
-//!   absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
+//!   changes it, `shape` compares it with the [`schema`] of the types, `paths` expands `~` and
+//!   variables, `resolve` makes paths absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
 //!   the schema. All of it becomes [`Problems`], each with its place.
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
 //!   folder's shape without loading its weights.
@@ -28,6 +28,7 @@ pub mod load;
 pub mod model;
 mod overrides;
 pub mod parameters;
+mod paths;
 pub mod problem;
 pub mod reduction;
 mod resolve;

@@ -7,6 +7,7 @@ use crate::checks;
 use crate::decoding::Decoding;
 use crate::inputs;
 use crate::overrides;
+use crate::paths;
 use crate::problem::{Kind, Place, Problem, Problems};
 use crate::resolve::resolve;
 use crate::run::RunConfig;
@@ -76,12 +77,15 @@ pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), 
 
 /// The config of a tree that fits the schema, and everything in it that does not go together.
 fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serde_json::Error> {
+    let mut problems = Vec::new();
+    let mut root = root.clone();
+    paths::expand_all(&mut root, &mut problems);
+    let root = &root;
     let mut run: RunConfig = serde_json::from_value(root.to_value())?;
     if root.entry("decoding").is_none() {
         run.decoding = Decoding::of(&run.model.objective);
     }
     resolve(&mut run, folder);
-    let mut problems = Vec::new();
     let mut report = checks::Report { root, problems: &mut problems };
     let shapes = inputs::check(&run, &mut report);
     checks::check(&run, &shapes, &mut report);

@@ -14,6 +14,9 @@ const MAX_DEPTH: usize = 64;
 /// More nodes are refused: aliases of aliases can otherwise fill the memory.
 const MAX_NODES: usize = 100_000;
 
+/// The key by which a map takes over another's entries.
+const MERGE: &str = "<<";
+
 /// A value and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -198,6 +201,7 @@ impl Builder<'_> {
             Event::SequenceStart(anchor, tag) => (Content::List(Vec::new()), anchor, tag),
             Event::MappingStart(anchor, tag) => (Content::Map(Vec::new()), anchor, tag),
             Event::SequenceEnd | Event::MappingEnd => {
+                self.merge();
                 return match self.open.pop() {
                     Some(open) => self.complete(open.node, open.anchor, span),
                     None => Ok(None),
@@ -235,6 +239,34 @@ impl Builder<'_> {
         }
         self.open.push(Open { node, anchor, key: None });
         Ok(None)
+    }
+
+    /// Puts what `<<` names into the innermost open map, where that has no such keys of its own.
+    fn merge(&mut self) {
+        let Some(Open { node: Node { content: Content::Map(entries), .. }, .. }) =
+            self.open.last_mut()
+        else {
+            return;
+        };
+        let Some(index) = entries.iter().position(|entry| entry.key == MERGE) else { return };
+        let Entry { place, value, .. } = entries.remove(index);
+        let sources = match value.content {
+            Content::List(items) => items,
+            _ => vec![value],
+        };
+        for source in sources {
+            let Content::Map(named) = source.content else {
+                let message = "must be a map that has a name, as in `<<: *name`, or a list of such";
+                let (message, path) = (message.to_owned(), path(&self.open, MERGE));
+                self.problems.push(Problem { kind: Kind::Schema, place, path, message });
+                return;
+            };
+            for entry in named {
+                if entries.iter().all(|own| own.key != entry.key) {
+                    entries.push(entry);
+                }
+            }
+        }
     }
 
     /// Puts a complete node where it belongs.

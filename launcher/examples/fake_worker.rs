@@ -4,7 +4,7 @@
 //! `FAKE_FAULT` is `kind:rank:step`, or several of them with commas between; `kind` is `die`,
 //! `error`, `panic`, `memory`, `batch`, `exit`, `starve`, `hang` or `stopped`. With a `!` behind it a fault strikes each time, otherwise
 //! once in a run. `FAKE_STEPS` is the number of steps, `FAKE_STEP_MS` how long one takes,
-//! `FAKE_START_MS` how long it loads before.
+//! `FAKE_START_MS` how long it loads before, `FAKE_LINE_MS` how long a line takes to translate.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -51,10 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             worker.evaluate("test", checkpoint.step(), &output)?;
             0
         }
-        Some("translate") => {
-            worker.translate(&option("--task").ok_or("no task")?)?;
-            0
-        }
+        Some("translate") => worker.translate(&option("--task").ok_or("no task")?)?,
         other => return Err(format!("unknown verb {other:?}").into()),
     };
     worker.session.goodbye(code);
@@ -169,7 +166,7 @@ impl Worker {
     }
 
     /// Each line is a shard, and its translation is it in capitals.
-    fn translate(&self, folder: &Path) -> Result<(), Box<dyn Error>> {
+    fn translate(&self, folder: &Path) -> Result<i32, Box<dyn Error>> {
         self.session.phase(Phase::Translate, 0);
         let task = Task::read(folder)?;
         let Input::Lines(path) = &task.input else { return Err("no lines".into()) };
@@ -182,8 +179,12 @@ impl Worker {
             });
             let writer = format!("{}-{}", self.generation, self.rank);
             task.shards(folder).write(index, cut, &format!("{item}\n"), &writer)?;
+            std::thread::sleep(Duration::from_millis(number("FAKE_LINE_MS", 0)));
+            if self.session.stop_requested() {
+                return Ok(75);
+            }
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Rank 0 decides for all, as a reduced flag would.

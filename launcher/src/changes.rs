@@ -67,6 +67,11 @@ pub fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     bound(old, new).or_else(|| among(&TIMED_KEYS, old, new))
 }
 
+/// Whether teachers make the same training pairs for both.
+pub fn has_same_pairs(old: &RunConfig, new: &RunConfig) -> bool {
+    old.data == new.data
+}
+
 fn among(keys: &[&str], old: &RunConfig, new: &RunConfig) -> Option<Change> {
     let (old, new) = (value(old), value(new));
     keys.iter().find_map(|key| {

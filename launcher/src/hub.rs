@@ -6,20 +6,38 @@ use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use tandem_config::RunConfig;
 use tandem_config::bases::{hub_cache, locate};
 
+const WEIGHTS: &str = "model.safetensors";
+
 /// Why a model is not on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// The hub was not to be asked.
     #[error(
-        "`{name}` is neither a folder nor in the hub's cache {}, and HF_HUB_OFFLINE is set; unset \
-         it, or give the path of a folder with config.json, model.safetensors and vocab.txt",
+        "`{name}` is neither a folder nor in the hub's cache {}, and {variable} is set; unset it, \
+         or give the path of a folder with config.json, model.safetensors and vocab.txt",
         cache.display()
     )]
     Offline {
         /// What the config says.
         name: String,
+        /// The variable that says so.
+        variable: &'static str,
         /// Where the cache lies.
         cache: PathBuf,
+    },
+    /// The hub has its weights in another form.
+    #[error(
+        "`{name}` has its weights on the hub as {file} only, which is never loaded; write \
+         model.safetensors into a folder, with the vocabulary beside it, and give the folder: \
+         python -c 'from transformers import AutoModelForMaskedLM as M, AutoTokenizer as T; \
+         M.from_pretrained(\"{name}\").save_pretrained(\"FOLDER\", max_shard_size=\"100GB\"); \
+         T.from_pretrained(\"{name}\").save_pretrained(\"FOLDER\")'"
+    )]
+    Kind {
+        /// What the config says.
+        name: String,
+        /// What there is.
+        file: &'static str,
     },
     /// The hub did not give it.
     #[error(
@@ -37,6 +55,13 @@ pub enum HubError {
         /// Where the cache lies.
         cache: PathBuf,
     },
+}
+
+impl HubError {
+    /// Whether trying again cannot help.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Kind { .. })
+    }
 }
 
 /// Whether a pre-trained model is to be fetched. A path never is: its folder is here, or is made by a
@@ -71,9 +96,8 @@ pub fn find(config: &mut RunConfig) {
 
 fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
     let cache = hub_cache();
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|set| !set.is_empty() && set != "0");
-    if offline {
-        return Err(HubError::Offline { name: name.into(), cache });
+    if let Some(variable) = offline(|name| std::env::var(name).ok()) {
+        return Err(HubError::Offline { name: name.into(), variable, cache });
     }
     let failed = |file: &'static str, error: ApiError| HubError::Fetch {
         name: name.into(),
@@ -88,10 +112,29 @@ fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
         .map_err(|error| failed("config.json", error))?;
     let model = api.model(name.into());
     say(&format!("fetching `{name}` from the hub into {}", cache.display()));
-    for file in ["config.json", "model.safetensors"] {
-        model.get(file).map_err(|error| failed(file, error))?;
-    }
+    model.get("config.json").map_err(|error| failed("config.json", error))?;
+    model.get(WEIGHTS).map_err(|error| match kept_otherwise(&model) {
+        Some(file) => HubError::Kind { name: name.into(), file },
+        None => failed(WEIGHTS, error),
+    })?;
     fetch_vocabulary(&model).map_err(|error| failed("vocab.txt", error))
+}
+
+/// The variable by which a person, as for Hugging Face's own programs, says that the hub is not to
+/// be asked.
+pub fn offline(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let is_set = |name: &&str| {
+        let no = ["", "0", "false", "no", "off"];
+        variable(name).is_some_and(|value| !no.contains(&&*value.to_lowercase()))
+    };
+    ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_set)
+}
+
+/// The form of a model's weights on the hub, where it is none that is loaded.
+fn kept_otherwise(model: &ApiRepo) -> Option<&'static str> {
+    let files = model.info().ok()?.siblings;
+    let known = ["model.safetensors.index.json", "pytorch_model.bin", "tf_model.h5"];
+    known.into_iter().find(|known| files.iter().any(|file| file.rfilename == *known))
 }
 
 /// Either form will do.

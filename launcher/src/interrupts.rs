@@ -1,12 +1,13 @@
 //! Signals to the launcher: workers never see them.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use tandem_cluster::process::is_ignored;
+use tandem_cluster::run_folder::StopRequest;
 
 use crate::job::Ending;
 
@@ -20,12 +21,13 @@ pub struct Interrupts {
     terminations: Arc<AtomicUsize>,
     warnings: Arc<AtomicUsize>,
     ending: Arc<OnceLock<Ending>>,
-    /// Each asks to stop by being there.
-    files: Vec<PathBuf>,
+    /// Where else this process is asked to stop.
+    requests: Vec<StopRequest>,
 }
 
 impl Interrupts {
-    /// From now on SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are counted and do nothing else.
+    /// From now on SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are counted and do nothing else. A
+    /// SIGHUP that was ignored before, as under `nohup`, stays ignored.
     ///
     /// # Errors
     /// Where the system refuses.
@@ -38,6 +40,9 @@ impl Interrupts {
             (SIGUSR1, &caught.warnings),
             (SIGUSR2, &caught.warnings),
         ] {
+            if signal == SIGHUP && is_ignored(signal) {
+                continue;
+            }
             let count = Arc::clone(count);
             let increment = move || {
                 count.fetch_add(1, Ordering::SeqCst);
@@ -48,16 +53,16 @@ impl Interrupts {
         Ok(caught)
     }
 
-    /// The same signals, besides which the presence of a file asks to stop.
-    pub fn or_file(&self, file: PathBuf) -> Self {
+    /// The same signals, besides which a request asks to stop.
+    pub fn or_request(&self, request: &StopRequest) -> Self {
         let mut both = self.clone();
-        both.files.push(file);
+        both.requests.push(request.clone());
         both
     }
 
     /// Whether somebody asked for a checkpoint and an end.
     pub fn stop_requested(&self) -> bool {
-        self.files.iter().any(|file| file.exists())
+        self.requests.iter().any(StopRequest::is_made)
             || self.interrupts.load(Ordering::SeqCst) > 0
             || self.was_terminated()
             || self.was_warned()

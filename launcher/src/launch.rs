@@ -31,14 +31,15 @@ pub fn launch(
 
     let run = RunFolder::new(config.run.path());
     let patience = Duration::from_secs_f64(config.cluster.deadlines.hosts);
-    let (_lock, before) = takeover::take(&run, patience, &interrupts, &mut progress)?;
+    let (lock, before) = takeover::take(&run, patience, &interrupts, &mut progress)?;
+    let interrupts = interrupts.or_request(lock.stop_request());
     if restart {
         prepare::start_over(&run)?;
     }
     hub::resolve(&mut config, &mut |text| progress.say(text))?;
-    prepare::check(&run, &config)?;
-    // An old request is not meant for this launch.
-    let _ = std::fs::remove_file(run.stop_request());
+    if let Some(note) = prepare::check(&run, &config)? {
+        progress.say(&format!("note: {note}"));
+    }
 
     let mut journal = Journal::open(run.clone());
     let more = config.training.steps > journal.state.steps;

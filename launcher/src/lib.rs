@@ -11,7 +11,10 @@
 //!   logs as one.
 //! - [`session`]: a group of workers that evaluates or translates with a trained model.
 //! - [`worker`]: the worker program and its command lines. [`interrupts`]: signals. [`text`]: lines that
-//!   people hand over. [`exit`]: how the launcher ends.
+//!   people hand over, [`output`] what is printed. [`exit`]: how the launcher ends.
+
+// They panic where nobody reads or the disk is full: see `output`, and `process::say`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod changes;
 pub mod commands;
@@ -23,6 +26,7 @@ pub mod interrupts;
 pub mod job;
 pub mod launch;
 pub mod logs;
+pub mod output;
 pub mod plan;
 pub mod prepare;
 pub mod progress;

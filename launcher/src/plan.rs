@@ -13,6 +13,7 @@ use tandem_config::model::{Decoder, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 
 use crate::coordinator::teacher;
+use crate::job::script::quoted;
 use crate::worker::Work;
 
 /// What a run would do.
@@ -68,6 +69,7 @@ impl Plan {
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
             let work = Work::Evaluate {
+                model: None,
                 checkpoint: Some(run.store().folder().join("average")),
                 split: "test".into(),
                 output: run.evaluation("test", config.training.steps),
@@ -86,7 +88,8 @@ impl Plan {
 }
 
 fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &RunFolder) -> String {
-    engine::command_line(topology, &work.job(program, run.path(), topology)).join(" ")
+    let words = engine::command_line(topology, &work.job(program, run.path(), topology));
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn size(config: &RunConfig, bases: &Bases, topology: &Topology) -> Result<Size, BaseError> {

@@ -11,7 +11,7 @@ use crate::changes::{self, Change};
 use crate::exit::Refused;
 
 /// What a run leaves in its folder; `--restart` removes it.
-const PRODUCTS: [&str; 14] = [
+const PRODUCTS: [&str; 12] = [
     "config.yaml",
     "state.json",
     "events.jsonl",
@@ -22,11 +22,11 @@ const PRODUCTS: [&str; 14] = [
     "vocabulary",
     "checkpoints",
     "tensorboard",
-    "distilled",
-    "back_translated",
     "evaluation",
     "export",
 ];
+/// What teachers leave there.
+const MADE: [&str; 2] = ["distilled", "back_translated"];
 
 /// Loads a config whose every problem would be printed.
 ///
@@ -96,22 +96,40 @@ pub fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
     read.map(|(config, _)| config).map_err(|problems| Refused(problems.to_string()))
 }
 
-/// Checks that of a run that exists only such keys are changed as do not change what is learnt.
+/// Checks that of a run that was trained only such keys are changed as do not change what is learnt.
+/// Before the first checkpoint nothing is: then what is there of the old config goes. Answers what
+/// people should know of it.
 ///
 /// # Errors
-/// The first key that differs and may not, as a refusal.
-pub fn check(run: &RunFolder, config: &RunConfig) -> Result<(), Refused> {
+/// The first key that differs and may not, as a refusal; or a file system that refuses.
+pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<String>> {
     if !run.config().exists() || !run.state().exists() {
-        return Ok(());
+        return Ok(None);
     }
-    let Some(Change { key, was, is }) = changes::bound(&launched(run)?, config) else {
-        return Ok(());
+    let is_trained = !run.store().steps()?.is_empty();
+    let old = match launched(run) {
+        Ok(old) => old,
+        Err(_) if !is_trained => {
+            start_over(run)?;
+            return Ok(Some("nothing was trained yet: starting over with this config".into()));
+        }
+        Err(refused) => return Err(refused.into()),
     };
+    let Some(change) = changes::bound(&old, config) else { return Ok(None) };
+    if !is_trained {
+        let others_stay = changes::has_same_pairs(&old, config);
+        remove(run, PRODUCTS.iter().chain(MADE.iter().filter(|_| !others_stay)))?;
+        return Ok(Some(format!(
+            "nothing was trained yet: starting over with this config ({change})"
+        )));
+    }
+    let Change { key, was, is } = change;
     Err(Refused(format!(
         "{} holds another run: `{key}` was {was} and is {is} now; give the new run another name \
          with `--set run.name=...`, or start over with `--restart`",
         run.path().display()
-    )))
+    ))
+    .into())
 }
 
 /// Writes the config into the run folder.
@@ -129,7 +147,14 @@ pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
 /// # Errors
 /// Where the file system refuses.
 pub fn start_over(run: &RunFolder) -> anyhow::Result<()> {
-    for name in PRODUCTS {
+    remove(run, PRODUCTS.iter().chain(&MADE))
+}
+
+fn remove<'a>(
+    run: &RunFolder,
+    names: impl Iterator<Item = &'a &'static str>,
+) -> anyhow::Result<()> {
+    for name in names {
         let path = run.path().join(name);
         let removed =
             if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };

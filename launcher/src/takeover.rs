@@ -44,7 +44,7 @@ pub fn take(
         }
         if before == Before::Nobody {
             before = Before::CutOff;
-            run.replace(&run.stop_request(), "stop\n")?;
+            run.ask_to_stop(holder)?;
             progress.say(&format!(
                 "waiting for {holder} of an earlier start of this job, at most {} s \
                  (cluster.deadlines.hosts)",

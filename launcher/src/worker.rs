@@ -48,6 +48,8 @@ pub enum Work {
     },
     /// Decodes and scores a split.
     Evaluate {
+        /// The folder of the run whose model it is, where that is not the run at work.
+        model: Option<PathBuf>,
         /// The verified checkpoint; none to measure the speed of untrained weights.
         checkpoint: Option<PathBuf>,
         /// `valid` or `test`.
@@ -88,7 +90,10 @@ impl Work {
                     arguments.push("--evaluate-first".into());
                 }
             }
-            Self::Evaluate { checkpoint, split, output, decoding } => {
+            Self::Evaluate { model, checkpoint, split, output, decoding } => {
+                if let Some(model) = model {
+                    option("--model", text(model));
+                }
                 if let Some(checkpoint) = checkpoint {
                     option("--checkpoint", text(checkpoint));
                 }
@@ -139,7 +144,7 @@ mod tests {
         let (checkpoint, output) = (Some(PathBuf::from("/c")), PathBuf::from("/o"));
         let split = "test".into();
         assert_eq!(
-            line(Work::Evaluate { checkpoint, split, output, decoding: None }),
+            line(Work::Evaluate { model: None, checkpoint, split, output, decoding: None }),
             "evaluate --run /runs/a --checkpoint /c --split test --output /o"
         );
         assert_eq!(
@@ -161,6 +166,7 @@ mod tests {
         let works = [
             Work::Train { resume: None, evaluate_first: false },
             Work::Evaluate {
+                model: None,
                 checkpoint: None,
                 split: "test".into(),
                 output: "/o".into(),

@@ -5,14 +5,14 @@
 //! shards, as long as each computes with as many threads.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::shards::{Cut, Shards};
 use tandem_cluster::task::{Input, Task, TooLong};
+use tandem_cluster::temporary;
 use tandem_config::data::{BadLines, Data, Text, TooLong as DataTooLong};
 
 use crate::corpora::wait_for;
@@ -212,17 +212,18 @@ fn chosen(
             path.display()
         ));
     }
-    let draft = file.with_extension("tmp");
-    let unwritable = || format!("cannot write {}", draft.display());
-    let mut writer = BufWriter::new(File::create(&draft).with_context(unwritable)?);
-    for (line, place) in Lines::open(path)?.zip(0..) {
-        if is_chosen(place, wanted, all) {
-            writer.write_all(&line?).with_context(unwritable)?;
-            writer.write_all(b"\n").with_context(unwritable)?;
+    let mut lines = Lines::open(path)?;
+    temporary::replace(&file, |writer| {
+        for (line, place) in lines.by_ref().zip(0..) {
+            let line = line.map_err(std::io::Error::other)?;
+            if is_chosen(place, wanted, all) {
+                writer.write_all(&line)?;
+                writer.write_all(b"\n")?;
+            }
         }
-    }
-    writer.into_inner().map_err(|error| error.into_error()).with_context(unwritable)?.sync_all()?;
-    std::fs::rename(&draft, &file).with_context(unwritable)?;
+        Ok(())
+    })
+    .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
 }
 

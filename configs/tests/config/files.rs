@@ -70,6 +70,55 @@ fn anchors_repeat_values() {
     assert_eq!(run.data.valid.as_ref(), Some(&run.data.train));
 }
 
+#[test]
+fn merged_maps_are_as_if_written_out() {
+    let merged = VALID
+        .replace(
+            "tsv: {path: train.tsv, source: 1, target: 2}",
+            "tsv: &pairs {target: 2, path: train.tsv, source: 1}",
+        )
+        .replace(
+            "    files:\n      source: valid.de\n      target: valid.en\n",
+            "    tsv: {<<: *pairs, source: 3}\n",
+        );
+    let written = VALID.replace(
+        "    files:\n      source: valid.de\n      target: valid.en\n",
+        "    tsv: {path: train.tsv, source: 3, target: 2}\n",
+    );
+    let folder = Folder::new();
+    assert_eq!(load(&folder, &merged, &[]), load(&folder, &written, &[]));
+    // Of several maps the first that has a key counts.
+    let several = merged.replace("<<: *pairs, source: 3", "<<: [{source: 3}, *pairs, {source: 4}]");
+    assert_eq!(load(&folder, &several, &[]), load(&folder, &written, &[]));
+    let said = problem(merged.replace("<<: *pairs", "<<: pairs"));
+    let must =
+        "data.valid.tsv.<<: must be a map that has a name, as in `<<: *name`, or a list of such";
+    assert!(said.contains(&format!("run.yaml:9:11: {must}")), "{said}");
+    let foreign = merged.replace("&pairs {", "&pairs {sources: 1, ");
+    assert!(problem(foreign).contains("data.valid.tsv.sources"));
+}
+
+#[test]
+fn homes_and_variables_in_paths_are_expanded() {
+    let folder = Folder::new();
+    let home = std::env::var("HOME").expect("a home");
+    let run = load(&folder, VALID, &["run.folder=~/runs", "data.cache=\"${HOME}/$HOME\""]);
+    assert_eq!(run.run.path(), Path::new(&home).join("runs/valid"));
+    assert_eq!(run.data.cache, Some(format!("{home}/{home}").into()));
+    for (key, path) in [
+        ("run.folder", "$TANDEM_NOT_SET/runs"),
+        ("data.train.tsv.path", "$TANDEM_NOT_SET/a.tsv"),
+        ("model.encoder.bert.pretrained", "$TANDEM_NOT_SET/bert"),
+        ("cluster.hostfile", "$TANDEM_NOT_SET/hosts"),
+    ] {
+        let said = folder.load(VALID, &[&format!("{key}={path}")]).unwrap_err();
+        let start = format!("--set {key}={path}: {key}: `{path}` has the variable TANDEM_NOT_SET,");
+        assert!(said.starts_with(&start), "{said}");
+    }
+    let said = folder.load(VALID, &["run.folder=~anna/runs"]).unwrap_err();
+    assert!(said.contains("somebody's home"), "{said}");
+}
+
 fn load(folder: &Folder, text: &str, overrides: &[&str]) -> RunConfig {
     folder.load(text, overrides).unwrap();
     let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();

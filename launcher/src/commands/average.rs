@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::coordinator::journal::read_state;
 use crate::coordinator::training::extra;
 use crate::exit::{Exit, Refused};
-use crate::prepare;
+use crate::{output, prepare};
 
 /// Average the newest checkpoints of a run into checkpoints/average.
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,8 @@ impl Args {
         let store = run.store();
         let average = store.average(count, &extra(&config, &store.steps()?), attempt)?;
         let steps = &average.manifest().average_of;
-        println!("{}: the average of steps {steps:?}", average.folder().display());
+        let folder = average.folder().display();
+        output::print(format_args!("{folder}: the average of steps {steps:?}"))?;
         Ok(Exit::Done)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tandem_cluster::process::say;
+
 use crate::exit::{Exit, Refused};
+use crate::output;
 use crate::progress::Progress;
 use crate::recipes::archives::{Supplier, Trust, hosts, mebibytes};
 use crate::recipes::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, surprises};
@@ -40,7 +43,7 @@ impl Args {
     /// disk.
     pub fn run(self) -> anyhow::Result<Exit> {
         let Some(recipe) = &self.recipe else {
-            list(self.folder.as_deref().unwrap_or(Path::new(RECIPES)));
+            output::write(list(self.folder.as_deref().unwrap_or(Path::new(RECIPES))))?;
             return Ok(Exit::Done);
         };
         let path = match recipe.extension().is_some_and(|extension| extension == "yaml") {
@@ -62,15 +65,16 @@ impl Args {
             Err(error) if error.may_pass() => anyhow::bail!("{error}"),
             Err(error) => return Err(Refused(error.to_string()).into()),
         };
-        println!("{}", told(&manifest, &folder.join(name), is_new));
+        output::print(told(&manifest, &folder.join(name), is_new))?;
         for surprise in surprises(&manifest) {
-            eprintln!("warning: {surprise}");
+            say(format_args!("warning: {surprise}"));
         }
         Ok(Exit::Done)
     }
 }
 
-fn list(folder: &Path) {
+fn list(folder: &Path) -> String {
+    let mut lines = String::new();
     for name in names(Path::new(RECIPES)) {
         let path = Path::new(RECIPES).join(&name).with_added_extension("yaml");
         match Recipe::read(&path) {
@@ -85,11 +89,12 @@ fn list(folder: &Path) {
                         )
                     }
                 };
-                println!("{name:<16} {:<26} {state}", recipe.title);
+                lines += &format!("{name:<16} {:<26} {state}\n", recipe.title);
             }
-            Err(error) => println!("{name:<16} {error}"),
+            Err(error) => lines += &format!("{name:<16} {error}\n"),
         }
     }
+    lines
 }
 
 /// What has to be fetched, as far as it is known.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::doctor::gpu_test::{self, Collectives, GpuTest, Setting, Tested};
 use crate::doctor::{CHECKS, Finding, Level, Site, examine};
 use crate::exit::{Exit, Refused};
-use crate::worker;
+use crate::{output, worker};
 
 /// Find out what keeps this machine, or a run on it, from working, and what helps.
 #[derive(Debug, clap::Args)]
@@ -47,15 +47,17 @@ impl Args {
         let failed = |finding: &&Finding| finding.level == Level::Fail;
         let failures = findings.iter().filter(failed).count();
         if !self.json {
-            findings.iter().for_each(|finding| println!("{finding}"));
-            let warnings = findings.len() - failures;
-            println!("{} checks: {failures} failures, {warnings} warnings", CHECKS.len());
+            let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+            let (checks, warnings) = (CHECKS.len(), findings.len() - failures);
+            output::print(format_args!(
+                "{lines}{checks} checks: {failures} failures, {warnings} warnings"
+            ))?;
         }
         if self.gpu {
             return self.test_gpus(&site, findings, deadline);
         }
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&findings)?);
+            output::print(serde_json::to_string_pretty(&findings)?)?;
         }
         Ok(if failures == 0 { Exit::Done } else { Exit::Failed })
     }
@@ -86,7 +88,8 @@ impl Args {
         let setting = Setting { machine, worker: &worker::find()?, nccl, deadline };
         let test = GpuTest::run(&setting, &mut |line| {
             if !self.json {
-                println!("{line}");
+                // The verdict tells of an output that is closed.
+                let _ = output::print(line);
             }
         })?;
         let failed = findings.iter().filter(|finding| finding.level == Level::Fail);
@@ -100,15 +103,14 @@ impl Args {
             let GpuTest { gpus, collectives } = test;
             Found { findings, gpus, collectives: Some(collectives), verdict }.print()?;
         } else {
-            println!("{verdict}");
+            output::print(verdict)?;
         }
         Ok(exit)
     }
 }
 
 impl Found {
-    fn print(&self) -> serde_json::Result<()> {
-        println!("{}", serde_json::to_string_pretty(self)?);
-        Ok(())
+    fn print(&self) -> anyhow::Result<()> {
+        output::print(serde_json::to_string_pretty(self)?).map(drop)
     }
 }

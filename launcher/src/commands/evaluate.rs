@@ -8,10 +8,10 @@ use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
-use crate::prepare;
 use crate::score::Scoring;
 use crate::session::Session;
 use crate::worker::Work;
+use crate::{output, prepare};
 
 /// Score a checkpoint on the validation or the test split.
 #[derive(Debug, clap::Args)]
@@ -63,24 +63,25 @@ impl Args {
             let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());
             run.path().join("evaluation").join(name)
         });
-        let output = std::path::absolute(&folder)?;
+        let folder = std::path::absolute(&folder)?;
         let work = Work::Evaluate {
+            model: Some(run.path().to_owned()),
             checkpoint: Some(checkpoint.folder().to_owned()),
             split: split.into(),
-            output: output.clone(),
+            output: folder.clone(),
             decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
         };
         let scoring = Scoring::from(&config.evaluation);
-        let parts = match Session::new(run, config, Interrupts::catch()?)?.work(&work)? {
-            Ok(parts) => parts,
+        let done = match Session::new(&run, config, Interrupts::catch()?)?.work(&work)? {
+            Ok(done) => done,
             Err(exit) => return Ok(exit),
         };
         let (evaluation, _) =
-            evaluation::finish(&output, split, checkpoint.step(), &parts, scoring)?;
+            evaluation::finish(&folder, split, checkpoint.step(), &done.parts, scoring)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&evaluation)?);
+            output::print(serde_json::to_string_pretty(&evaluation)?)?;
         } else {
-            println!("{}\n{}", table(&evaluation), output.display());
+            output::print(format_args!("{}\n{}", table(&evaluation), folder.display()))?;
         }
         Ok(Exit::Done)
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::coordinator::finish;
 use crate::exit::Exit;
-use crate::prepare;
+use crate::{output, prepare};
 
 /// Write a checkpoint as a folder that explains itself: adapters, config, README.
 #[derive(Debug, clap::Args)]
@@ -30,7 +30,7 @@ impl Args {
         let checkpoint = run.store().open(&self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| run.export());
         finish::export(&config, &checkpoint, &folder)?;
-        println!("{}", folder.display());
+        output::print(folder.display())?;
         Ok(Exit::Done)
     }
 }

@@ -1,12 +1,13 @@
 //! `tandem logs`: what the ranks have said.
 
-use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tandem_cluster::process::say;
+
 use crate::exit::{Exit, Refused};
 use crate::logs::Logs;
-use crate::prepare;
+use crate::{output, prepare};
 
 /// How often the logs are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -42,7 +43,8 @@ impl Args {
             let followed = loop {
                 let (newest, live) = (run.newest_attempt(), run.holder().is_some());
                 let goes_on = self.follow && live && newest == attempt;
-                if !print(&logs.read(!goes_on)?)? {
+                let lines = logs.read(!goes_on)?;
+                if !lines.is_empty() && !output::print(lines.join("\n"))? {
                     return Ok(Exit::Done);
                 }
                 if !goes_on {
@@ -54,19 +56,7 @@ impl Args {
                 return Ok(Exit::Done);
             }
             attempt += 1;
-            eprintln!("attempt {attempt}");
+            say(format_args!("attempt {attempt}"));
         }
     }
-}
-
-/// Whether anybody still reads.
-fn print(lines: &[String]) -> anyhow::Result<bool> {
-    let mut output = std::io::stdout().lock();
-    for line in lines {
-        match writeln!(output, "{line}") {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(false),
-            other => other?,
-        }
-    }
-    Ok(true)
 }

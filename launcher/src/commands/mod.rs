@@ -19,7 +19,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::exit::{Exit, Refused};
+use tandem_cluster::process::{end_on_panic, say};
+
+use crate::exit::of_error;
+use crate::text::in_words;
 
 /// Trains translation models out of two frozen BERTs, on one machine or many.
 #[derive(Debug, Parser)]
@@ -58,7 +61,7 @@ enum Command {
 
 /// Runs the launcher with this process's arguments.
 pub fn main() -> ExitCode {
-    tandem_cluster::process::end_on_panic();
+    end_on_panic();
     let result = match Cli::parse().command {
         Command::Launch(args) => args.run(),
         Command::Slurm(args) => args.run(),
@@ -78,8 +81,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("error: {error:#}");
-            if error.is::<Refused>() { Exit::Usage.into() } else { Exit::Failed.into() }
+            say(format_args!("error: {}", in_words(&error)));
+            of_error(&error).into()
         }
     }
 }

@@ -7,7 +7,7 @@ use tandem_cluster::topology::Topology;
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
 use crate::plan::Plan;
-use crate::{prepare, worker};
+use crate::{output, prepare, worker};
 
 /// Print what a launch would do: workers, parameters, memory, disk, command lines.
 #[derive(Debug, clap::Args)]
@@ -35,9 +35,9 @@ impl Args {
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());
         let plan = Plan::new(&config, topology, program)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&plan)?);
+            output::print(serde_json::to_string_pretty(&plan)?)?;
         } else {
-            println!("{plan}");
+            output::print(plan)?;
         }
         Ok(Exit::Done)
     }

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tandem_cluster::process::say;
 use tandem_config::RunConfig;
 use tandem_config::cluster::Device;
 
 use crate::coordinator::teacher;
-use crate::exit::{Exit, Refused};
+use crate::exit::{Exit, Refused, of_error};
 use crate::interrupts::Interrupts;
 use crate::launch::launch;
 use crate::reproduce::chart::draw;
@@ -17,7 +18,8 @@ use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{self, Outcome};
 use crate::reproduce::speed;
 use crate::reproduce::table::{Row, Table};
-use crate::{prepare, worker};
+use crate::text::in_words;
+use crate::{output, prepare, worker};
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///
@@ -91,7 +93,7 @@ impl Args {
         write(&base.with_extension("svg"), &draw(&table, &outcomes))?;
         let page = base.with_extension("html");
         write(&page, &html(&table, &outcomes, &self.overrides))?;
-        println!("{text}\n{}", page.display());
+        output::print(format_args!("{text}\n{}", page.display()))?;
         Ok(exit)
     }
 
@@ -139,7 +141,7 @@ impl Args {
         if row.device == Some(Device::Cuda) && speed::lacks_gpu(&config) {
             return (Outcome::Nothing("no GPU here".into()), Exit::Done);
         }
-        eprintln!("{}: {}", row.data, row.system);
+        say(format_args!("{}: {}", row.data, row.system));
         let ended = match table.untrained {
             true => speed::measure(config, interrupts),
             false => teacher::check(&config)
@@ -152,9 +154,9 @@ impl Args {
                 (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
             }
             Err(error) => {
-                eprintln!("error: {error:#}");
-                let exit = if error.is::<Refused>() { Exit::Usage } else { Exit::Failed };
-                (Outcome::Nothing(format!("its run failed: {error:#}")), exit)
+                say(format_args!("error: {}", in_words(&error)));
+                let exit = of_error(&error);
+                (Outcome::Nothing(format!("its run failed: {}", in_words(&error))), exit)
             }
         }
     }

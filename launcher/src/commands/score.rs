@@ -1,14 +1,12 @@
 //! `tandem score`: scores of translations that no run has made.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use serde_json::json;
 
 use crate::exit::{Exit, Refused};
 use crate::score::{Scores, Scoring, Translation, corpus};
-use crate::text;
+use crate::{output, text};
 
 /// Score translations of any origin against references, on the same terms as evaluations.
 ///
@@ -38,7 +36,8 @@ impl Args {
     /// # Errors
     /// Files that cannot be read, or that have other numbers of lines.
     pub fn run(self) -> anyhow::Result<Exit> {
-        let [hypotheses, references] = [read(&self.hypotheses)?, read(&self.references)?];
+        let [hypotheses, references] =
+            [text::read(&self.hypotheses)?, text::read(&self.references)?];
         let counts = [&hypotheses, &references].map(|text| text.lines().count());
         if counts[0] != counts[1] || counts[0] == 0 {
             let [hypotheses, references] =
@@ -62,17 +61,11 @@ impl Args {
         let Self { lowercase, split_compounds, json, .. } = self;
         let scores = corpus(&translations, Scoring { lowercase, split_compounds });
         match json {
-            true => println!("{:#}", as_json(&scores)),
-            false => println!("{}", in_words(&scores)),
-        }
+            true => output::print(format_args!("{:#}", as_json(&scores)))?,
+            false => output::print(in_words(&scores))?,
+        };
         Ok(Exit::Done)
     }
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let bytes = fs::read(path).map_err(|error| Refused(error.to_string()));
-    let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(text::utf8(bytes, &path.display().to_string())?)
 }
 
 fn as_json(scores: &Scores) -> serde_json::Value {

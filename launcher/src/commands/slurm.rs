@@ -11,7 +11,7 @@ use tandem_cluster::topology::Topology;
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused};
 use crate::job::script::{Request, Script};
-use crate::prepare;
+use crate::{output, prepare};
 
 /// Write a batch script that launches a run, and submit it to Slurm.
 #[derive(Debug, clap::Args)]
@@ -54,7 +54,7 @@ impl Args {
         }
         .to_string();
         if self.print {
-            print!("{script}");
+            output::write(script)?;
             return Ok(Exit::Done);
         }
         std::fs::create_dir_all(run.path())
@@ -67,12 +67,12 @@ impl Args {
             Refused(format!("sbatch does not take the job: {error}\nthe script is {script}"))
         })?;
         let job = job.trim();
-        println!(
-            "job {job} is in the queue: {} workers, script {}",
+        output::print(format_args!(
+            "job {job} is in the queue: {} workers, script {}\n`tandem status {}` tells how it goes",
             topology.ranks,
-            path.display()
-        );
-        println!("`tandem status {}` tells how it goes", run.path().display());
+            path.display(),
+            run.path().display()
+        ))?;
         Ok(Exit::Done)
     }
 }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::coordinator::journal::{Stage, State, Status, read_state};
 use crate::exit::{Exit, Refused};
-use crate::prepare;
 use crate::progress::duration;
+use crate::{output, prepare};
 
 /// Print where a run stands.
 #[derive(Debug, clap::Args)]
@@ -37,35 +37,37 @@ impl Args {
             let mut value = serde_json::to_value(&state)?;
             value["launcher"] = json!(holder);
             value["checkpoints"] = json!(checkpoints);
-            println!("{}", serde_json::to_string_pretty(&value)?);
+            output::print(serde_json::to_string_pretty(&value)?)?;
             return Ok(Exit::Done);
         }
-        println!("run         {}", run.path().display());
-        println!("state       {}", words(&state, holder.is_some()));
-        println!("step        {} of {}", state.step, state.steps);
+        let mut lines = Vec::new();
+        lines.push(format!("run         {}", run.path().display()));
+        lines.push(format!("state       {}", words(&state, holder.is_some())));
+        lines.push(format!("step        {} of {}", state.step, state.steps));
         if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
-            println!("loss        {loss:.4}, {rate:.0} tokens/s");
+            lines.push(format!("loss        {loss:.4}, {rate:.0} tokens/s"));
         }
         if let (Some(left), true) = (state.seconds_left, holder.is_some()) {
-            println!("time left   {}", duration(left));
+            lines.push(format!("time left   {}", duration(left)));
         }
-        println!("attempt     {}, after {} restarts", state.attempt, state.restarts);
+        lines.push(format!("attempt     {}, after {} restarts", state.attempt, state.restarts));
         let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
         let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
-        println!("checkpoints latest {}, best {}", step(state.latest), step(state.best));
-        println!("            of steps {}", all.join(", "));
+        lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
+        lines.push(format!("            of steps {}", all.join(", ")));
         for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
             if let Some(value) = state.test.get(name) {
-                println!("test        {label} {value:.2}");
+                lines.push(format!("test        {label} {value:.2}"));
             }
         }
         if let Some(failure) = &state.failure {
             let cause = failure.message.lines().next().unwrap_or_default();
-            println!("last fault  {}: {cause}", failure.headline());
+            lines.push(format!("last fault  {}: {cause}", failure.headline()));
         }
         if let Some(ending) = state.job_endings.last() {
-            println!("last job    {ending}");
+            lines.push(format!("last job    {ending}"));
         }
+        output::print(lines.join("\n"))?;
         Ok(Exit::Done)
     }
 }

@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tandem_cluster::process::say;
+
 use crate::coordinator::journal::read_state;
 use crate::exit::{Exit, Refused};
 use crate::prepare;
 
 /// How often the run is looked at.
 const LOOK: Duration = Duration::from_millis(50);
+/// How long a launcher may take to say who it is.
+const WORDS: Duration = Duration::from_secs(1);
 
 /// Ask a running launch to write a checkpoint and stop, and wait until it has.
 #[derive(Debug, clap::Args)]
@@ -27,24 +31,37 @@ impl Args {
     /// No such run, or nobody works on it.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let Some(holder) = run.holder() else {
-            return Err(Refused(format!("{} is not running", run.path().display())).into());
+        let begun = Instant::now();
+        let holder = loop {
+            match run.holder() {
+                None => {
+                    let path = run.path().display();
+                    return Err(Refused(format!("{path} is not running")).into());
+                }
+                // It has just taken the folder, and not yet said who it is.
+                Some(holder) if holder.id.is_empty() && begun.elapsed() < WORDS => {
+                    std::thread::sleep(LOOK);
+                }
+                Some(holder) => break holder,
+            }
         };
         // A file and no signal: it reaches launchers on other machines, and nobody else.
-        run.replace(&run.stop_request(), "stop\n")?;
-        eprintln!("asked {holder} to write a checkpoint and stop");
+        run.ask_to_stop(&holder)?;
+        say(format_args!("asked {holder} to write a checkpoint and stop"));
         let deadline = Instant::now() + Duration::from_secs(self.wait);
-        while run.holder().is_some() {
+        while run.holder().is_some_and(|now| now.id == holder.id) {
             if Instant::now() > deadline {
-                eprintln!("error: it has not stopped within {} s", self.wait);
+                say(format_args!("error: it has not stopped within {} s", self.wait));
                 return Ok(Exit::Deadline);
             }
             std::thread::sleep(LOOK);
         }
         let latest = read_state(&run).and_then(|state| state.latest);
         match latest {
-            Some(step) => eprintln!("stopped; the newest checkpoint is of step {step}"),
-            None => eprintln!("stopped; there is no checkpoint"),
+            Some(step) => {
+                say(format_args!("stopped; the newest checkpoint is of step {step}"));
+            }
+            None => say("stopped; there is no checkpoint"),
         }
         Ok(Exit::Done)
     }

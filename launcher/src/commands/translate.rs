@@ -1,7 +1,7 @@
 //! `tandem translate`: lines in, translations out.
 
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -10,11 +10,10 @@ use tandem_cluster::task::{Input, Task, TooLong};
 
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
-use crate::prepare;
 use crate::score::Translation;
 use crate::session::Session;
-use crate::text;
 use crate::worker::Work;
+use crate::{output, prepare, text};
 
 /// Translate lines from a file or from standard input, in their order.
 #[derive(Debug, clap::Args)]
@@ -50,11 +49,7 @@ impl Args {
         }
         let checkpoint = run.store().open(&self.checkpoint)?;
         let text = match &self.input {
-            Some(path) => {
-                let origin = path.display().to_string();
-                let bytes = fs::read(path).with_context(|| format!("cannot read {origin}"))?;
-                text::utf8(bytes, &origin)?
-            }
+            Some(path) => text::read(path)?,
             None => {
                 let mut bytes = Vec::new();
                 io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
@@ -63,13 +58,15 @@ impl Args {
         };
         let mut translations = String::new();
         if !text.is_empty() {
-            let name = format!("translate-{}", std::process::id());
-            let folder = run.path().join(name);
+            let model = run.path().to_owned();
+            let decoding = config.decoding.clone();
+            let session = Session::new(&run, config, Interrupts::catch()?)?;
+            let folder = session.task();
             let input = folder.join("input.txt");
             let task = Task {
-                model: run.path().to_owned(),
+                model,
                 checkpoint: checkpoint.folder().to_owned(),
-                decoding: config.decoding.clone(),
+                decoding,
                 input: Input::Lines(input.clone()),
                 too_long: TooLong::Cut,
                 shard: 1,
@@ -78,19 +75,17 @@ impl Args {
             task.write(&folder)
                 .and_then(|()| fs::write(&input, &text))
                 .with_context(|| format!("cannot write {}", input.display()))?;
-            let work = Work::Translate { task: folder.clone() };
-            let ended = Session::new(run, config, Interrupts::catch()?)?.work(&work)?;
-            let merged = ended.map(|_| lines_of(&task.shards(&folder)));
-            let _ = fs::remove_dir_all(&folder);
-            translations = match merged {
-                Ok(merged) => merged?,
+            let done = match session.work(&Work::Translate { task: folder.clone() })? {
+                Ok(done) => done,
                 Err(exit) => return Ok(exit),
             };
+            translations = lines_of(&task.shards(&folder))?;
+            drop(done);
         }
         match &self.output {
             Some(path) => fs::write(path, translations)
                 .with_context(|| format!("cannot write {}", path.display()))?,
-            None => io::stdout().write_all(translations.as_bytes())?,
+            None => drop(output::write(translations)?),
         }
         Ok(Exit::Done)
     }

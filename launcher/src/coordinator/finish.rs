@@ -58,6 +58,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
         coordinator.journal.state.ledger.turn(Activity::Evaluate, Instant::now());
         let output = coordinator.run.evaluation("test", average.step());
         let work = Work::Evaluate {
+            model: None,
             checkpoint: Some(average.folder().to_owned()),
             split: "test".into(),
             output: output.clone(),

@@ -106,7 +106,8 @@ pub fn run(
     listener: &mut dyn Listener,
 ) -> Result<End, GroupError> {
     let Setting { run, topology, deadlines, interrupts } = setting;
-    let server = Server::bind(topology.remote_host(), generation, secret()?, topology.ranks)?;
+    let secret = process::random_name()?;
+    let server = Server::bind(topology.remote_host(), generation, secret, topology.ranks)?;
     let variables = server.environment();
     job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
     let log = run.engine_log(generation);
@@ -145,7 +146,7 @@ pub fn run(
             break Some(End::Interrupted);
         }
         match stopping {
-            None if interrupts.stop_requested() || run.stop_request().exists() => {
+            None if interrupts.stop_requested() => {
                 stopping = Some(now);
                 server.stop();
                 watch.listener.stopping();
@@ -394,22 +395,4 @@ impl Watch<'_> {
 /// What the engine has said.
 fn text_of(engine_log: &Path) -> String {
     fs::read_to_string(engine_log).unwrap_or_default()
-}
-
-/// A secret that nobody guesses.
-fn secret() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_differ() {
-        assert_ne!(secret().unwrap(), secret().unwrap());
-        assert_eq!(secret().unwrap().len(), 32);
-    }
 }

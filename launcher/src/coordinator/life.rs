@@ -30,6 +30,7 @@ use crate::interrupts::Interrupts;
 use crate::progress::Progress;
 use crate::report;
 use crate::tensorboard::Writer;
+use crate::text::in_words;
 use crate::worker::Work;
 
 /// How long Slurm may take to say why it ends a job.
@@ -85,7 +86,7 @@ impl Coordinator {
             Ok(()) => Exit::Done,
             Err(Halt::Exit(exit)) => exit,
             Err(Halt::Error(error)) => {
-                self.close(Status::Failed, "error", json!({ "message": format!("{error:#}") }));
+                self.close(Status::Failed, "error", json!({ "message": in_words(&error) }));
                 return Err(error);
             }
         };
@@ -286,20 +287,8 @@ impl Coordinator {
     ) -> Result<bool, Halt> {
         match end? {
             End::Done => Ok(true),
-            End::Stopped if self.journal.state.stage == Stage::Data => {
-                self.progress.say("stopped; the same command goes on with what is not translated");
-                Err(Halt::Exit(Exit::Stopped))
-            }
             End::Stopped => {
-                let store = self.run.store();
-                self.progress.say(&match store.linked_step("latest") {
-                    Some(step) => format!(
-                        "stopped with a checkpoint at step {step}; the same command goes on from \
-                         there"
-                    ),
-                    None => "stopped before the first checkpoint; the same command starts again"
-                        .to_owned(),
-                });
+                self.say_stopped();
                 Err(Halt::Exit(Exit::Stopped))
             }
             End::StopOverdue => {
@@ -319,8 +308,21 @@ impl Coordinator {
         }
     }
 
+    fn say_stopped(&mut self) {
+        let words = match self.run.store().linked_step("latest") {
+            _ if self.journal.state.stage == Stage::Data => {
+                "stopped; the same command goes on with what is not translated".to_owned()
+            }
+            Some(step) => format!(
+                "stopped with a checkpoint at step {step}; the same command goes on from there"
+            ),
+            None => "stopped before the first checkpoint; the same command starts again".into(),
+        };
+        self.progress.say(&words);
+    }
+
     fn failed(&mut self, failure: Failure, restarts: &mut Restarts) -> Result<(), Halt> {
-        let decision = match self.interrupts.stop_requested() || self.run.stop_request().exists() {
+        let decision = match self.interrupts.stop_requested() {
             true => {
                 let reason = "a stop was asked for".into();
                 Decision::GiveUp { exit: Exit::Failed, reason }
@@ -358,9 +360,6 @@ impl Coordinator {
                     return Ok(());
                 }
                 Err(TopologyError::Silent { names, why }) if started.elapsed() < patience => {
-                    if self.interrupts.stop_requested() || self.run.stop_request().exists() {
-                        break "a stop was asked for".to_owned();
-                    }
                     if !has_said {
                         self.progress.say(&format!(
                             "waiting for {}, at most {} s (cluster.deadlines.hosts): {why}",
@@ -368,6 +367,10 @@ impl Coordinator {
                             patience.as_secs()
                         ));
                         has_said = true;
+                    }
+                    if self.interrupts.stop_requested() {
+                        self.say_stopped();
+                        return Err(Halt::Exit(Exit::Stopped));
                     }
                     thread::sleep(Duration::from_secs(1));
                 }

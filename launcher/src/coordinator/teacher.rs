@@ -302,8 +302,8 @@ fn trained(coordinator: &mut Coordinator, lesson: &Lesson) -> Result<(Teacher, C
 fn train(coordinator: &mut Coordinator, key: &str, teacher: Teacher) -> Result<(), Halt> {
     let run = teacher.run.path().display();
     coordinator.progress.say(&format!("{key}: the teacher {run} first"));
-    let interrupts = coordinator.interrupts.or_file(coordinator.run.stop_request());
-    match launch(teacher.config, false, coordinator.program.clone(), interrupts)? {
+    let (program, interrupts) = (coordinator.program.clone(), coordinator.interrupts.clone());
+    match launch(teacher.config, false, program, interrupts)? {
         Exit::Done => Ok(()),
         exit => Err(Halt::Exit(exit)),
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Site, Trouble, fail, warn};
 use crate::coordinator::journal::{Status, read_state};
-use crate::hub::is_missing;
+use crate::hub::{is_missing, offline};
 
 /// What a run without a config that says more is taken to write.
 const SOME: u64 = 1 << 30;
@@ -19,16 +19,15 @@ pub fn hub(site: &Site) -> Option<Trouble> {
     let mut config = site.run.as_ref()?.config.clone();
     let names = config.model.berts_mut();
     let name = names.iter().find(|name| is_missing(name))?;
-    let offline = site.variable("HF_HUB_OFFLINE").is_some_and(|it| !it.is_empty() && it != "0");
-    if !offline {
+    let Some(variable) = offline(|name| site.variable(name).map(Into::into)) else {
         return warn(
             format!("`{name}` is neither a folder nor in the hub's cache: launching fetches it"),
             "launch where the hub can be reached, or copy its folder here",
         );
-    }
+    };
     fail(
-        format!("`{name}` is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE is set"),
-        "unset HF_HUB_OFFLINE, or give the path of a folder",
+        format!("`{name}` is neither a folder nor in the hub's cache, and {variable} is set"),
+        format!("unset {variable}, or give the path of a folder"),
     )
 }
 

@@ -1,7 +1,7 @@
 //! What there is on this machine, and what a run on it would be.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use tandem_cluster::libraries::Libraries;
 use tandem_cluster::process::{free_bytes, output_within};
 use tandem_cluster::room::Machine;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::temporary;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
@@ -196,10 +197,7 @@ fn connect_to_self() -> io::Result<()> {
 
 /// Writes a file and removes it; by how much its time differs from now.
 fn try_to_write(folder: &Path) -> io::Result<Duration> {
-    let path = folder.join(format!(".tandem-doctor-{}", std::process::id()));
-    let written = File::create(&path).and_then(|file| file.metadata()?.modified());
+    let time = temporary::file_in(folder)?.as_file().metadata()?.modified()?;
     let now = SystemTime::now();
-    let _ = fs::remove_file(&path);
-    let time = written?;
     Ok(now.duration_since(time).unwrap_or_else(|error| error.duration()))
 }

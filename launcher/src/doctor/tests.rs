@@ -403,12 +403,21 @@ fn models_that_the_hub_is_to_give_are_found() {
     let online = found(named);
     assert_eq!(online.len(), 1, "{online:#?}");
     assert_eq!((online[0].check, online[0].level), ("hub", Level::Warn));
-    let offline = found(|it| {
-        named(it);
-        it.set("HF_HUB_OFFLINE", "1");
-    });
-    assert_eq!(offline.len(), 1, "{offline:#?}");
-    assert_eq!((offline[0].check, offline[0].level), ("hub", Level::Fail));
+    let offline = [
+        found(|it| {
+            named(it);
+            it.set("HF_HUB_OFFLINE", "1");
+        }),
+        found(|it| {
+            named(it);
+            it.set("TRANSFORMERS_OFFLINE", "TRUE");
+        }),
+    ];
+    for (offline, variable) in offline.iter().zip(["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]) {
+        assert_eq!(offline.len(), 1, "{offline:#?}");
+        assert_eq!((offline[0].check, offline[0].level), ("hub", Level::Fail));
+        assert!(offline[0].to_string().contains(variable), "{offline:#?}");
+    }
     let made_by_a_teacher = found(|it| {
         it.named_model("/runs/teacher/export");
         it.set("HF_HUB_OFFLINE", "1");

@@ -11,6 +11,9 @@ use tandem_config::cluster::{self, Cluster};
 
 use crate::exit::Refused;
 
+/// How the names of Slurm's variables begin.
+const OURS: &str = "$SLURM_";
+
 /// What is asked of Slurm.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Request {
@@ -42,8 +45,13 @@ impl Request {
     /// Numbers that are missing or contradict the config.
     pub fn room(&self, settings: &Cluster) -> Result<Room, Refused> {
         let nodes = self.nodes;
-        if nodes == 0 {
-            return Err(Refused("--nodes is 0, must be at least 1".into()));
+        let counts = [
+            ("--nodes", Some(nodes)),
+            ("--workers-per-node", self.workers_per_node),
+            ("--cpus-per-worker", self.cpus_per_worker),
+        ];
+        if let Some((option, _)) = counts.iter().find(|(_, count)| *count == Some(0)) {
+            return Err(Refused(format!("{option} is 0, must be at least 1")));
         }
         let most = settings.workers.most();
         let (tasks, gpus) = match (self.gpus_per_node, settings.device) {
@@ -135,11 +143,24 @@ impl Script<'_> {
             // Should the controller not say in time when the job ends.
             format!("--signal=B:USR1@{}", settings.slurm.margin.ceil()),
         ]);
-        let names_output = |option: &String| option.starts_with("--output");
+        let mut options: Vec<String> = options.iter().map(|option| for_sbatch(option)).collect();
+        let names_output =
+            |option: &String| option.starts_with("--output") || option.starts_with("-o");
         if !self.sbatch.iter().any(names_output) {
-            options.push(format!("--output={}", self.run.path().join("slurm-%j.out").display()));
+            // To sbatch `%j` is the job's number, and `%%` a percent sign.
+            let folder = self.run.path().to_string_lossy().replace('%', "%%");
+            options.push(for_sbatch(&format!("--output={folder}/slurm-%j.out")));
         }
-        options.extend(self.sbatch.iter().cloned());
+        for word in self.sbatch {
+            match options.last_mut() {
+                // The value of the option before, as in `--account nlp`.
+                Some(option) if !word.starts_with('-') => {
+                    option.push(' ');
+                    option.push_str(&for_sbatch(word));
+                }
+                _ => options.push(for_sbatch(word)),
+            }
+        }
         options
     }
 }
@@ -155,23 +176,44 @@ impl Display for Script<'_> {
         // In the shell's place, so that Slurm's signals reach the launcher.
         write!(f, "\nexec {} launch {}", words(&launcher), words(&self.config))?;
         for setting in self.overrides {
-            write!(f, " \\\n    --set {}", quoted(setting))?;
+            write!(f, " \\\n    --set {}", quoted_setting(setting))?;
         }
         writeln!(f)
     }
 }
 
-/// A word as the shell takes it. Variables of Slurm's are left to it, as in
-/// `run.name=seed-$SLURM_ARRAY_TASK_ID`.
-fn quoted(word: &str) -> String {
+/// A word of an `#SBATCH` line, where spaces separate words, `#` begins a comment, and quotes and
+/// backslashes mean what they mean to a shell.
+fn for_sbatch(word: &str) -> String {
+    let is_plain = |c: char| !c.is_whitespace() && !"#\"'\\".contains(c);
+    let escaped = |c: char| if is_plain(c) { c.to_string() } else { format!("\\{c}") };
+    word.chars().map(escaped).collect()
+}
+
+/// A word as the shell takes it.
+pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
     if word.chars().all(is_plain) && !word.is_empty() {
         word.to_owned()
-    } else if word.contains("$SLURM_") && !word.contains(['"', '`', '\\']) {
-        format!("\"{word}\"")
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
     }
+}
+
+/// A setting as the shell takes it. Variables of Slurm's are left to it, as in
+/// `run.name=seed-$SLURM_ARRAY_TASK_ID`.
+fn quoted_setting(word: &str) -> String {
+    if !word.contains(OURS) {
+        return quoted(word);
+    }
+    let parts = word.split(OURS).map(|part| {
+        let escaped = |c: char| match c {
+            '"' | '`' | '\\' | '$' => format!("\\{c}"),
+            _ => c.to_string(),
+        };
+        part.chars().map(escaped).collect::<String>()
+    });
+    format!("\"{}\"", parts.collect::<Vec<_>>().join(OURS))
 }
 
 #[cfg(test)]
@@ -243,6 +285,37 @@ mod tests {
     }
 
     #[test]
+    fn words_reach_sbatch_and_the_shell_as_they_are() {
+        let request = request("");
+        let settings = settings(1, cluster::Device::Cpu);
+        let room = request.room(&settings).unwrap();
+        let topology = Topology::find(&settings, &room).unwrap();
+        let run = RunFolder::new("/my runs/Anna's \"50%j\" #1/a".into());
+        let words = |text: &str| text.split('|').map(str::to_owned).collect::<Vec<_>>();
+        let overrides =
+            words("data.cache=/a b|run.name=a-$SLURM_JOB_ID|x=\"$SLURM_JOB_ID `$HOME`\"");
+        let sbatch = words("--comment=two words|--account|n l p|-C|a&b");
+        let config = "/my configs/50% $HOME.yaml".into();
+        let (settings, topology) = (&settings, &topology);
+        let (overrides, sbatch, request, run) = (&overrides, &sbatch, &request, &run);
+        let script = Script { config, overrides, request, sbatch, run, settings, topology };
+        let script = script.to_string();
+        let output = r#"#SBATCH --output=/my\ runs/Anna\'s\ \"50%%j\"\ \#1/a/slurm-%j.out"#;
+        let passed = "#SBATCH --comment=two\\ words\n#SBATCH --account n\\ l\\ p\n#SBATCH -C a&b\n";
+        assert!(script.contains(&format!("{output}\n{passed}")), "{script}");
+
+        // What a shell makes of the last command, with `printf` in the launcher's place.
+        let (_, command) = script.split_once("\nexec ").unwrap();
+        let (_, arguments) = command.split_once(" launch ").unwrap();
+        let shell = format!("SLURM_JOB_ID=7; HOME=/h; printf '%s|' {arguments}");
+        let said = std::process::Command::new("bash").args(["-c", &shell]).output().unwrap();
+        assert_eq!(
+            String::from_utf8(said.stdout).unwrap(),
+            "/my configs/50% $HOME.yaml|--set|data.cache=/a b|--set|run.name=a-7|--set|x=\"7 `$HOME`\"|"
+        );
+    }
+
+    #[test]
     fn workers_that_share_gpus_have_cpus_of_their_own() {
         let request = request("--gpus-per-node 2 --cpus-per-worker 4");
         for (workers, gpus, cpus) in [(0, 2, 24), (6, 2, 24), (4, 2, 16), (3, 1, 12)] {
@@ -279,6 +352,9 @@ mod tests {
         assert!(error.contains("--gpus-per-node"), "{error}");
         let error = refused("--nodes 2 --workers-per-node 2", 3, cluster::Device::Cpu);
         assert!(error.contains("workers is 3") && error.contains("--workers-per-node"), "{error}");
-        assert!(refused("--nodes 0", 0, cluster::Device::Auto).contains("--nodes is 0"));
+        for option in ["--nodes", "--workers-per-node", "--cpus-per-worker"] {
+            let error = refused(&format!("{option} 0"), 0, cluster::Device::Cpu);
+            assert_eq!(error, format!("{option} is 0, must be at least 1"));
+        }
     }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tandem_cluster::temporary;
 
 use super::download::{DownloadError, download, host};
 use super::recipe::{Archive, Kind, UNKNOWN};
@@ -244,12 +245,7 @@ impl Shelf {
         }
         let path = self.folder.join(LOCK);
         let text = serde_json::to_string_pretty(&self.remembered).unwrap_or_default() + "\n";
-        let next = path.with_added_extension("next");
-        let written = File::create(&next).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&next, &path)
-        });
+        let written = temporary::replace(&path, |file| file.write_all(text.as_bytes()));
         written.map_err(|source| ArchiveError::Io { action: "write", path, source })
     }
 

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tandem_cluster::process::say;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
@@ -84,21 +85,23 @@ pub fn lacks_gpu(config: &RunConfig) -> bool {
 /// A run folder in use, a BERT that cannot be had, or workers that cannot be started.
 pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
     let run = RunFolder::new(config.run.path());
-    let _lock = run.lock()?;
-    hub::resolve(&mut config, &mut |text| eprintln!("{text}"))?;
+    let lock = run.lock()?;
+    hub::resolve(&mut config, &mut |text| say(text))?;
     let output = folder(&run);
     // Before the config is another: what an interrupted measurement leaves is nobody's figures.
     remove(&output)?;
     prepare::write_config(&run, &config)?;
     let work = Work::Evaluate {
+        model: Some(run.path().to_owned()),
         checkpoint: None,
         split: SPLIT.into(),
         output: output.clone(),
         decoding: None,
     };
     let scoring = Scoring::from(&config.evaluation);
-    match Session::new(run, config, interrupts.clone())?.work(&work)? {
-        Ok(parts) => evaluation::finish(&output, SPLIT, 0, &parts, scoring)?,
+    let interrupts = interrupts.or_request(lock.stop_request());
+    match Session::new(&run, config, interrupts)?.work(&work)? {
+        Ok(done) => evaluation::finish(&output, SPLIT, 0, &done.parts, scoring)?,
         Err(exit) => return Ok(exit),
     };
     Ok(Exit::Done)

@@ -6,10 +6,11 @@
 //! tag and step.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use tandem_cluster::temporary;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 
 use super::records::Records;
@@ -87,7 +88,7 @@ fn cut_file(file: &Path, end: &mut u64, last_steps: &mut HashMap<String, u64>) -
     if !has_points {
         fs::remove_file(file)
     } else if kept.len() < found.len() {
-        replace(file, &kept)
+        temporary::replace(file, |new| new.write_all(&kept))
     } else {
         Ok(())
     }
@@ -96,20 +97,4 @@ fn cut_file(file: &Path, end: &mut u64, last_steps: &mut HashMap<String, u64>) -
 fn is_start(event: &Event) -> bool {
     event.has_session_log()
         && event.get_session_log().get_status() == SessionLog_SessionStatus::START
-}
-
-/// Replaces `file` at once or not at all.
-fn replace(file: &Path, content: &[u8]) -> io::Result<()> {
-    // TensorBoard takes any file with "tfevents" in its name for a log.
-    let draft = file.with_file_name("rewritten.tmp");
-    let written = File::create(&draft).and_then(|mut new| {
-        new.write_all(content)?;
-        new.sync_all()
-    });
-    let replaced = written.and_then(|()| fs::rename(&draft, file));
-    if replaced.is_err() {
-        // The draft may hold the last free bytes; if it cannot be removed, the first error counts.
-        let _ = fs::remove_file(&draft);
-    }
-    replaced
 }

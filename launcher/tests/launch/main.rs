@@ -2,7 +2,10 @@
 
 mod causes;
 mod orphans;
+mod starts;
+mod streams;
 mod support;
+mod using;
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -107,6 +107,17 @@ impl Bench {
         Live { child: self.launch_command().spawn().unwrap() }
     }
 
+    /// The same, with another program that becomes the launcher.
+    pub fn start_by(&self, program: &str) -> Live {
+        let launch = self.launch_command();
+        let mut command = Command::new(program);
+        command.arg(launch.get_program()).args(launch.get_args());
+        command.envs(launch.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Live { child: command.spawn().unwrap() }
+    }
+
     pub fn state(&self) -> Value {
         let text = fs::read_to_string(self.run().state()).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or(Value::Null)

@@ -15,6 +15,9 @@ pub struct Args {
     /// The run's folder, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
+    /// The folder of the run whose model it is; by default the same.
+    #[arg(long)]
+    model: Option<PathBuf>,
     /// The checkpoint's folder; by default untrained weights, whose speed can be measured.
     #[arg(long)]
     checkpoint: Option<PathBuf>,
@@ -43,7 +46,8 @@ impl Args {
                 config.decoding =
                     serde_json::from_str(decoding).context("--decoding is no decoding")?;
             }
-            let worker = &worker.with_run(&self.run, config);
+            let model = self.model.as_ref().unwrap_or(&self.run);
+            let worker = &worker.with_run(model, config);
             let Trained { languages, objective, step } =
                 Trained::open(worker, self.checkpoint.as_deref())?;
             let split = match self.split {

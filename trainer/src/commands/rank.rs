@@ -19,6 +19,8 @@ use crate::build_id;
 use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
+use crate::data::read::ReadError;
+use crate::data::wordpiece::WordpieceError;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
 use crate::parallel::solo::Solo;
@@ -151,7 +153,15 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             DataError::Refused { .. } | DataError::Nothing { .. } | DataError::WrongKind { .. },
         ) => true,
     };
-    if unusable || error.is::<BatchError>() || error.is::<Misfit>() {
+    let read = match (error.downcast_ref(), error.downcast_ref()) {
+        (Some(DataError::Read(read)), _) | (_, Some(WordpieceError::Read(read))) => Some(read),
+        _ => error.downcast_ref::<ReadError>(),
+    };
+    if unusable
+        || read.is_some_and(ReadError::is_final)
+        || error.is::<BatchError>()
+        || error.is::<Misfit>()
+    {
         2
     } else if error.is::<Diverged>() {
         93

@@ -10,7 +10,7 @@ use super::cache::{Draft, Key};
 use super::corpus::{DataError, Side, Sides, Split};
 use super::parallel::map_slices;
 use super::read::{Problem, ReadError, Record, Records};
-use super::report::{DataReport, shorten};
+use super::report::DataReport;
 use super::tokenizer::{Encoder, TokenizerError};
 
 /// Lines that are tokenised at a time.
@@ -235,7 +235,7 @@ impl Builder<'_> {
         let Line { record, samples, problem, is_cut } = line;
         report.read += 1;
         if let Some(problem) = problem {
-            report.add(problem, record.line, &record.source, &record.target);
+            report.add(problem, record.line, record.shown());
             let (is_refused, key) = match problem {
                 Problem::TooLong => (self.data.too_long == TooLong::Refuse, "data.too_long"),
                 _ => (self.data.bad_lines == BadLines::Refuse, "data.bad_lines"),
@@ -245,7 +245,7 @@ impl Builder<'_> {
                     file: text.files()[0].to_owned(),
                     line: record.line,
                     problem,
-                    text: shorten(&record.source, &record.target),
+                    text: record.shown(),
                     key,
                 });
             }

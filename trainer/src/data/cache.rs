@@ -9,13 +9,14 @@
 //! sources, of targets and of texts (u64 each), ids of sources and of targets (u32), texts, report.
 
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
+use tandem_cluster::temporary;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
 const HEADER: usize = 8 + 32 + 6 * 8 + 32;
@@ -159,7 +160,7 @@ impl Cache {
             return Ok(cache);
         }
         let (draft, report) = make()?;
-        write_in_one_step(&path, |file| draft.write(file, key, &report))
+        temporary::replace(&path, |file| draft.write(file, key, &report))
             .map_err(|source| CacheError::Write { path: path.clone(), source })?;
         Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
     }
@@ -277,30 +278,6 @@ fn wait_for_turn(lock: &File) {
         }
         std::thread::sleep(LOCK_POLL);
     }
-}
-
-/// Has a file written beside its place and renames it, so that a half-written one is never seen.
-///
-/// # Errors
-/// Where the file system refuses; then the file is as it was.
-pub fn write_in_one_step(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> std::io::Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    let temporary = path.with_extension(format!("tmp-{}-{now}", std::process::id()));
-    let written = File::create(&temporary).and_then(|file| {
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        write(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)
-    });
-    if written.is_err() {
-        // The message about the full disk matters more than a draft that cannot be removed.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written
 }
 
 #[cfg(test)]

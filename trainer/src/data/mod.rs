@@ -14,6 +14,7 @@ pub mod corpus;
 pub mod corrupt;
 pub mod detokenize;
 pub mod example;
+mod form;
 pub mod parallel;
 pub mod prefetch;
 pub mod random;

@@ -1,11 +1,14 @@
 //! Records out of text files as they are: bad lines are values here, not errors.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tandem_config::data::Text;
+
+use super::form;
+use super::report::shorten;
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +21,20 @@ pub enum ReadError {
         /// Why.
         source: std::io::Error,
     },
+    /// The file is something else than its name says.
+    #[error(
+        "{} is{} {found}; {advice}", path.display(), if *is_inside { ", unpacked," } else { "" }
+    )]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is, in words.
+        found: &'static str,
+        /// Whether that is what was packed in it.
+        is_inside: bool,
+        /// What is to be done.
+        advice: &'static str,
+    },
     /// Reading stopped in the middle: a damaged disk or a damaged archive.
     #[error("cannot read {} after line {line}; is the file complete?", path.display())]
     Broken {
@@ -28,6 +45,18 @@ pub enum ReadError {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl ReadError {
+    /// Whether the file itself is at fault, so that reading it again cannot help.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Open { .. } => false,
+            Self::Form { .. } => true,
+            // What the system says of the disk has a number, what unpacks has none.
+            Self::Broken { source, .. } => source.raw_os_error().is_none(),
+        }
+    }
 }
 
 /// What is wrong with a record.
@@ -79,6 +108,8 @@ pub struct Record {
     pub target: String,
     /// What is wrong with the line, if anything is.
     pub problem: Option<Problem>,
+    /// The keys of a JSON object that lacks one.
+    pub keys: Vec<String>,
 }
 
 /// One of a record's two texts.
@@ -91,6 +122,14 @@ pub enum Column {
 }
 
 impl Record {
+    /// The beginning of the line, or the keys that it has in the place of others, for messages.
+    pub fn shown(&self) -> String {
+        match &self.keys[..] {
+            [] => shorten(&self.source, &self.target),
+            keys => shorten(&format!("its keys are {}", keys.join(", ")), ""),
+        }
+    }
+
     /// The text of a column.
     pub fn text(&self, column: Column) -> &str {
         match column {
@@ -112,22 +151,9 @@ impl Lines {
     /// Opens a file.
     ///
     /// # Errors
-    /// The file does not exist or cannot be read.
+    /// The file does not exist, cannot be read, or is not what its name says.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let failed = |source| ReadError::Open { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.is_dir() {
-            return Err(failed(std::io::ErrorKind::IsADirectory.into()));
-        }
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        let unpacked: Box<dyn Read + Send> = match extension {
-            Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(BufReader::new(file))),
-            Some("xz") => Box::new(liblzma::read::XzDecoder::new_multi_decoder(file)),
-            Some("zst") => Box::new(zstd::Decoder::new(file).map_err(failed)?),
-            _ => Box::new(file),
-        };
-        let reader = Box::new(BufReader::with_capacity(1 << 18, unpacked));
-        Ok(Self { path: path.to_owned(), reader, line: 0 })
+        Ok(Self { path: path.to_owned(), reader: form::open(path)?, line: 0 })
     }
 
     /// The next line's bytes; `None` at the end of the file.
@@ -197,6 +223,7 @@ impl Records {
             line: self.line,
             source,
             target,
+            keys: Vec::new(),
             problem: source_problem.or(target_problem).or(uneven.then_some(Problem::Uneven)),
         };
         match &self.text {
@@ -234,20 +261,42 @@ impl Record {
         self.target = target.unwrap_or_default().to_owned();
     }
 
-    /// Takes source and target out of a JSON object.
+    /// Takes source and target out of a JSON object, in which `translation.de` is the key `de` of the
+    /// object `translation`, or else a key with a dot.
     fn pick_keys(&mut self, source: &str, target: &str) {
         let line = std::mem::take(&mut self.source);
-        let Ok(object) = serde_json::from_str::<serde_json::Map<_, _>>(&line) else {
+        let Ok(object) = serde_json::from_str::<Map<String, Value>>(&line) else {
             self.problem.get_or_insert(Problem::BrokenJson);
             return;
         };
-        let value = |key: &str| object.get(key).and_then(|value| value.as_str());
-        let (source, target) = (value(source), value(target));
+        let (source, target) = (at(&object, source), at(&object, target));
         if source.is_none() || target.is_none() {
             self.problem.get_or_insert(Problem::MissingKey);
+            list_keys(&object, "", &mut self.keys);
         }
         self.source = source.unwrap_or_default().to_owned();
         self.target = target.unwrap_or_default().to_owned();
+    }
+}
+
+/// The text at a key, whose dots lead into objects.
+fn at<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    if let Some(value) = object.get(key) {
+        return value.as_str();
+    }
+    key.match_indices('.').find_map(|(dot, _)| {
+        let inner = object.get(&key[..dot])?.as_object()?;
+        at(inner, &key[dot + 1..])
+    })
+}
+
+/// The keys of an object and of those in it, as the config would name them.
+fn list_keys(object: &Map<String, Value>, before: &str, keys: &mut Vec<String>) {
+    for (key, value) in object {
+        match value {
+            Value::Object(inner) => list_keys(inner, &format!("{before}{key}."), keys),
+            _ => keys.push(format!("{before}{key}")),
+        }
     }
 }
 
@@ -295,6 +344,7 @@ mod tests {
             source: source.into(),
             target: target.into(),
             problem: None,
+            keys: Vec::new(),
         };
         assert_eq!(found, [expected(1, "one", "eins"), expected(2, "two", "zwei")]);
     }
@@ -345,6 +395,24 @@ mod tests {
             problems(&Text::Jsonl { path, source: "s".into(), target: "t".into() }),
             expected
         );
+    }
+
+    #[test]
+    fn keys_with_dots_lead_into_objects() {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = "{\"id\":1,\"translation\":{\"de\":\"a\",\"en\":\"b\"}}\n\
+                     {\"translation.de\":\"c\",\"translation\":{\"en\":\"d\"}}\n";
+        let path = write(folder.path(), "a.jsonl", lines.as_bytes());
+        let read = |source: &str, target: &str| {
+            let (source, target) = (source.into(), target.into());
+            records(&Text::Jsonl { path: path.clone(), source, target })
+        };
+        let found = read("translation.de", "translation.en");
+        let texts: Vec<_> = found.iter().map(|it| (&*it.source, &*it.target)).collect();
+        assert_eq!(texts, [("a", "b"), ("c", "d")]);
+        let missing = read("de", "en");
+        assert_eq!(missing[0].problem, Some(Problem::MissingKey));
+        assert_eq!(missing[0].shown(), "its keys are id, translation.de, translation.en");
     }
 
     #[test]

@@ -56,18 +56,19 @@ pub struct Example {
 
 impl DataReport {
     /// Counts a line with a problem.
-    pub fn add(&mut self, problem: Problem, line: u64, source: &str, target: &str) {
+    pub fn add(&mut self, problem: Problem, line: u64, text: String) {
         let counted = self.problems.entry(problem).or_default();
         counted.count += 1;
         if counted.examples.len() < EXAMPLES {
-            counted.examples.push(Example { line, text: shorten(source, target) });
+            counted.examples.push(Example { line, text });
         }
     }
 }
 
-/// The beginning of a line's text, for messages.
+/// The beginning of a line's text, for messages: without what would control a terminal.
 pub fn shorten(source: &str, target: &str) -> String {
     let whole = if target.is_empty() { source.to_owned() } else { format!("{source} | {target}") };
+    let whole = whole.replace('\t', " ").replace(char::is_control, "\u{fffd}");
     match whole.char_indices().nth(EXAMPLE_LENGTH) {
         Some((end, _)) => format!("{}...", &whole[..end]),
         None => whole,
@@ -103,7 +104,7 @@ mod tests {
     fn only_the_first_examples_are_kept_and_all_are_counted() {
         let mut report = DataReport { split: "train".into(), ..Default::default() };
         for line in 1..=9 {
-            report.add(Problem::Empty, line, "ß".repeat(100).as_str(), "b");
+            report.add(Problem::Empty, line, shorten(&"ß".repeat(100), "b"));
         }
         let counted = &report.problems[&Problem::Empty];
         assert_eq!((counted.count, counted.examples.len()), (9, 3));
@@ -123,7 +124,7 @@ mod tests {
             target_tokens: 8,
             ..Default::default()
         };
-        report.add(Problem::TooLong, 2, "a", "b");
+        report.add(Problem::TooLong, 2, shorten("a", "b"));
         let expected = "train: 3 lines read, 1 dropped, 2 samples, 7 source and 8 target tokens\n  \
             1 too long\n    line 2: a | b";
         assert_eq!(report.to_string(), expected);

@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
+use tandem_cluster::temporary;
 
-use super::cache::{CacheError, Key, write_in_one_step};
+use super::cache::{CacheError, Key};
 use super::corpus::Corpus;
 
 const MAGIC: &[u8; 8] = b"TANDEMS1";
@@ -97,7 +98,7 @@ impl Store {
         let failed = |source| CacheError::Write { path: path.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         let sections: [&[u8]; 2] = [bytemuck::cast_slice(ids), bytemuck::cast_slice(logits)];
-        write_in_one_step(&path, |file| {
+        temporary::replace(&path, |file| {
             file.write_all(MAGIC)?;
             file.write_all(&self.key)?;
             file.write_all(&hash(&self.key, &sections))?;

@@ -6,8 +6,10 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use tandem_cluster::temporary;
 use tandem_config::data::Text;
 use tokenizers::decoders::wordpiece::WordPiece;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -157,9 +159,7 @@ impl Vocabulary {
 
 /// Replaces a file in one step: nobody sees half of it.
 fn replace(path: &Path, text: &str) -> Result<(), WordpieceError> {
-    let draft = path.with_extension(format!("tmp-{}", std::process::id()));
-    std::fs::write(&draft, text)
-        .and_then(|()| std::fs::rename(&draft, path))
+    temporary::replace(path, |file| file.write_all(text.as_bytes()))
         .map_err(|source| WordpieceError::Write { path: path.to_owned(), source })
 }
 

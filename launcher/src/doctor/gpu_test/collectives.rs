@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 use tandem_cluster::engine::{self, Job};
+use tandem_cluster::temporary::Scratch;
 use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 
 use super::Setting;
@@ -111,14 +112,14 @@ impl Collectives {
             arguments: arguments.into_iter().map(String::from).collect(),
             environment,
         };
-        let log = std::env::temp_dir().join(format!("tandem-doctor-{}.log", std::process::id()));
+        let scratch = Scratch::new().context("no place for what the test says")?;
+        let log = scratch.path().join("conformance.log");
         let mut group = engine::start(&topology, &job, &log)?;
         let status = group.wait(longest.max(Duration::from_secs(1)));
         if status.is_none() {
             group.end(&[]);
         }
         let text = std::fs::read_to_string(&log).context("cannot read what the test said")?;
-        let _ = std::fs::remove_file(&log);
         self.lines = text.lines().map(str::to_owned).collect();
         self.error = match status {
             Some(status) if status.success() => None,

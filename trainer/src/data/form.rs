@@ -1,0 +1,198 @@
+//! What a file is, which its first bytes tell and its name must agree with; and the text in it.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use super::read::ReadError;
+
+/// First bytes that tell what a file is.
+const START: usize = 512;
+/// Bytes read from the disk at a time.
+const BUFFER: usize = 1 << 18;
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Empty,
+    Text,
+    Gzip,
+    Xz,
+    Zstd,
+    /// Something that is not read, in words.
+    Other(&'static str),
+}
+
+/// What files begin with that are no text.
+const MARKS: [(&[u8], Form); 15] = [
+    (b"\x1f\x8b", Form::Gzip),
+    (b"\xfd7zXZ\0", Form::Xz),
+    (b"\x28\xb5\x2f\xfd", Form::Zstd),
+    (b"PK\x03\x04", Form::Other("a zip archive")),
+    (b"PK\x05\x06", Form::Other("an empty zip archive")),
+    (b"BZh", Form::Other("compressed by bzip2")),
+    (b"7z\xbc\xaf\x27\x1c", Form::Other("a 7z archive")),
+    (b"Rar!\x1a\x07", Form::Other("a rar archive")),
+    (b"\x04\x22\x4d\x18", Form::Other("compressed by lz4")),
+    (b"\x1f\x9d", Form::Other("compressed by compress")),
+    (b"\xff\xfe", Form::Other("text in UTF-16")),
+    (b"\xfe\xff", Form::Other("text in UTF-16")),
+    (b"PAR1", Form::Other("a Parquet table")),
+    (b"ARROW1", Form::Other("an Arrow table")),
+    (b"%PDF-", Form::Other("a PDF")),
+];
+
+impl Form {
+    fn of(start: &[u8]) -> Self {
+        if start.is_empty() {
+            return Self::Empty;
+        }
+        if let Some((_, form)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
+            return *form;
+        }
+        if start.get(257..262) == Some(b"ustar") {
+            return Self::Other("a tar archive");
+        }
+        if start.contains(&0) { Self::Other("binary data") } else { Self::Text }
+    }
+
+    /// What a file of this name is read as.
+    fn by_name(path: &Path) -> Self {
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("gz") => Self::Gzip,
+            Some("xz") => Self::Xz,
+            Some("zst") => Self::Zstd,
+            _ => Self::Text,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Text => "text that is not compressed",
+            Self::Gzip => "compressed by gzip",
+            Self::Xz => "compressed by xz",
+            Self::Zstd => "compressed by zstd",
+            Self::Other(words) => words,
+        }
+    }
+
+    /// What is to be done about a file of this form that has another one's name.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Empty => "make it again",
+            Self::Text => "leave the ending of its name out",
+            Self::Gzip => "let its name end with .gz",
+            Self::Xz => "let its name end with .xz",
+            Self::Zstd => "let its name end with .zst",
+            Self::Other("text in UTF-16") => "convert it with `iconv -f UTF-16 -t UTF-8`",
+            Self::Other(_) => "unpack it to text, which may be compressed by gzip, xz or zstd",
+        }
+    }
+}
+
+/// The text of a file, unpacked as its name says.
+///
+/// # Errors
+/// The file cannot be read, or is not what its name says.
+pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
+    let failed = |source| ReadError::Open { path: path.to_owned(), source };
+    let misnamed = |found: Form, is_inside: bool| ReadError::Form {
+        path: path.to_owned(),
+        is_inside,
+        found: found.in_words(),
+        advice: found.advice(),
+    };
+    let file = File::open(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_dir() {
+        return Err(failed(io::ErrorKind::IsADirectory.into()));
+    }
+    let (found, reader) = peek(file).map_err(failed)?;
+    let named = Form::by_name(path);
+    let unpacked: Box<dyn Read + Send> = match (found, named) {
+        (Form::Empty | Form::Text, Form::Text) => return Ok(Box::new(reader)),
+        (Form::Gzip, Form::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        (Form::Xz, Form::Xz) => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(reader)),
+        (Form::Zstd, Form::Zstd) => Box::new(zstd::Decoder::with_buffer(reader).map_err(failed)?),
+        (found, _) => return Err(misnamed(found, false)),
+    };
+    let broken = |source| ReadError::Broken { path: path.to_owned(), line: 0, source };
+    match peek(unpacked).map_err(broken)? {
+        (Form::Empty | Form::Text, reader) => Ok(Box::new(reader)),
+        (found, _) => Err(misnamed(found, true)),
+    }
+}
+
+/// What begins here, and all of it.
+fn peek<R: Read + Send>(
+    mut reader: R,
+) -> io::Result<(Form, BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>)> {
+    let mut start = Vec::with_capacity(START);
+    reader.by_ref().take(START as u64).read_to_end(&mut start)?;
+    let form = Form::of(&start);
+    let whole = io::Cursor::new(start).chain(reader);
+    Ok((form, BufReader::with_capacity(BUFFER, whole)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn gzip(text: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+        encoder.write_all(text).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn said(name: &str, bytes: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        match open(&path) {
+            Ok(mut reader) => {
+                let mut text = String::new();
+                reader.read_to_string(&mut text).unwrap();
+                format!("text: {text}")
+            }
+            Err(error) => {
+                assert!(matches!(error, ReadError::Form { .. }), "{error}");
+                error.to_string().replace(&format!("{}/", folder.path().display()), "")
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_what_its_name_says() {
+        let plain = "ein Satz\ta sentence\n".repeat(40);
+        assert_eq!(said("a.tsv", plain.as_bytes()), format!("text: {plain}"));
+        assert_eq!(said("a.tsv.gz", &gzip(plain.as_bytes())), format!("text: {plain}"));
+        assert_eq!(said("a.tsv", b""), "text: ");
+        let xz = b"\xfd7zXZ\0\0\x04";
+        for (name, bytes, words) in [
+            ("a.gz", plain.as_bytes(), "a.gz is text that is not compressed; leave the ending"),
+            ("a.zst", b"", "a.zst is empty; make it again"),
+            ("a.tsv", &gzip(b"a\tb\n"), "a.tsv is compressed by gzip; let its name end with .gz"),
+            ("a.gz", xz, "a.gz is compressed by xz; let its name end with .xz"),
+            ("a.tsv", b"PK\x03\x04\x0a\0", "a.tsv is a zip archive; unpack it to text"),
+            ("a.tsv", b"BZh91AY", "a.tsv is compressed by bzip2; unpack it"),
+            ("a.tsv", b"\xff\xfea\0\t\0", "a.tsv is text in UTF-16; convert it with `iconv"),
+            ("a.tsv", b"a\tb\0", "a.tsv is binary data; unpack it"),
+        ] {
+            let found = said(name, bytes);
+            assert!(found.starts_with(words), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_is_inside_is_looked_at_too() {
+        let mut tar = vec![0; 512];
+        tar[..5].copy_from_slice(b"a.tsv");
+        tar[257..262].copy_from_slice(b"ustar");
+        let found = said("a.tar.gz", &gzip(&tar));
+        assert!(found.starts_with("a.tar.gz is, unpacked, a tar archive; "), "{found}");
+        let found = said("a.gz", &gzip(&gzip(b"a\tb\n")));
+        assert!(found.starts_with("a.gz is, unpacked, compressed by gzip; "), "{found}");
+    }
+}
