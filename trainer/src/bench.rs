@@ -28,7 +28,7 @@ use crate::objective::{Sums, Translation, rows};
 use crate::optim::Adam;
 use crate::parallel::solo::Solo;
 use crate::parallel::{Reducer, reducer};
-use crate::parity::ParityModel;
+use crate::parity::{ParityModel, Use};
 use crate::precision::Kinds;
 use crate::update::Updates;
 
@@ -55,7 +55,7 @@ pub struct Workload<'a> {
 /// A folder that is not of the parity layout, or batches that do not fit it.
 pub fn train(work: &Workload) -> anyhow::Result<Value> {
     let device = work.device;
-    let parity = ParityModel::open(work.model, device, work.kinds, true)?;
+    let parity = ParityModel::open(work.model, device, work.kinds, Use::Train)?;
     let batches = train_batches(work.batches, &parity)?;
     let (length_loss, smoothing) = parity.loss_settings();
     let ParityModel { model, parameters, .. } = parity;
@@ -109,7 +109,7 @@ pub fn train(work: &Workload) -> anyhow::Result<Value> {
 /// A folder that is not of the parity layout, or sentences that do not fit it.
 pub fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
     let device = work.device;
-    let parity = ParityModel::open(work.model, device, work.kinds, false)?;
+    let parity = ParityModel::open(work.model, device, work.kinds, Use::Decode)?;
     let sentences = decode_sentences(work.batches, &parity)?;
     let decoding = parity.decoding()?;
     let lengths: Vec<Lengths> = sentences.iter().map(|row| (row.0.len() as u32, 0)).collect();

@@ -98,17 +98,23 @@ pub struct ParityModel {
     pub target_ids: TargetIds,
 }
 
+/// What a model of the parity layout is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// To be compared, without dropout.
+    Compare,
+    /// To be trained, with the dropout of the BERTs' configs, and 0.1 in the adapters.
+    Train,
+    /// To decode with.
+    Decode,
+}
+
 impl ParityModel {
-    /// Opens a folder, with its tensors on `device`. With `dropout`, the BERTs have their configs' and the adapters 0.1.
+    /// Opens a folder, with its tensors on `device`.
     ///
     /// # Errors
     /// A missing or damaged file, or adapters of another shape than the case says.
-    pub fn open(
-        folder: &Path,
-        device: Device,
-        kinds: Kinds,
-        dropout: bool,
-    ) -> anyhow::Result<Self> {
+    pub fn open(folder: &Path, device: Device, kinds: Kinds, purpose: Use) -> anyhow::Result<Self> {
         let case: Case = read_case(folder)?;
         let source = BertFolder::open(&folder.join("source_bert"))?;
         let target = BertFolder::open(&folder.join("target_bert"))?;
@@ -117,6 +123,7 @@ impl ParityModel {
         let layers = source.config.num_hidden_layers;
         let first = case.model.encoder_adapter_first_layer;
         ensure!(first <= layers, "the case's first adapter layer {first} is beyond {layers}");
+        let dropout = purpose == Use::Train;
         let off = (!dropout).then_some(0.0);
         let config = AbNetConfig {
             adapters: Some(EncoderAdapters {
@@ -148,7 +155,7 @@ impl ParityModel {
         list.extend(target_list);
         let read = |folder: &BertFolder| Weights::read(&folder.path.join("model.safetensors"));
         let pretrained = [("encoder", read(&source)?), ("decoder", read(&target)?)];
-        let parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, device)?;
+        let mut parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, device)?;
         let adapters = Weights::read(&folder.join("adapters.safetensors"))?;
         ensure!(
             adapters.count("") == parameters.names.len(),
@@ -157,6 +164,9 @@ impl ParityModel {
             parameters.names.len()
         );
         parameters.load(&parameters.weights, &adapters, "")?;
+        if let Use::Decode = purpose {
+            parameters.only_used(kinds.compute);
+        }
         Ok(Self {
             model: config.model(&parameters, kinds.compute),
             case,
@@ -200,7 +210,8 @@ impl ParityModel {
 /// # Errors
 /// A folder that is not of this format.
 pub fn run(folder: &Path, device: Device) -> anyhow::Result<bool> {
-    let parity = ParityModel::open(folder, device, Kinds::new(Precision::F32, device), false)?;
+    let kinds = Kinds::new(Precision::F32, device);
+    let parity = ParityModel::open(folder, device, kinds, Use::Compare)?;
     let expectation: Expected = read_case(folder)?;
     let path = folder.join("case.safetensors");
     let tensors: std::collections::HashMap<String, Tensor> = Tensor::read_safetensors(&path)

@@ -19,12 +19,16 @@ impl Linear {
     /// The layer called `name`.
     pub fn new(scope: &Scope, name: &str) -> Self {
         let scope = scope.enter(name);
-        Self { weight: scope.get("weight"), bias: Some(scope.get("bias")), transposed: false }
+        Self {
+            weight: scope.get_for_layer("weight"),
+            bias: Some(scope.get_for_layer("bias")),
+            transposed: false,
+        }
     }
 
     /// The layer called `name`, which has no bias.
     pub fn without_bias(scope: &Scope, name: &str) -> Self {
-        Self { weight: scope.enter(name).get("weight"), bias: None, transposed: false }
+        Self { weight: scope.enter(name).get_for_layer("weight"), bias: None, transposed: false }
     }
 
     /// The layer called `name`, whose weight is stored as `[inputs, outputs]`.
@@ -110,7 +114,7 @@ impl LayerNorm {
     /// The norm called `name`.
     pub fn new(scope: &Scope, name: &str, eps: f64) -> Self {
         let scope = scope.enter(name);
-        Self { weight: scope.get("weight"), bias: scope.get("bias"), eps }
+        Self { weight: scope.get_for_layer("weight"), bias: scope.get_for_layer("bias"), eps }
     }
 
     /// `[.., D]` to `[.., D]`.

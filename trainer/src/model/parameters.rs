@@ -101,6 +101,8 @@ pub struct Parameters {
     pub trained: Vec<Tensor>,
     /// All trained weights, one after another: `[N]`, f32.
     pub weights: Tensor,
+    /// What layers hold trained weights in that do not change any more.
+    held: Option<Kind>,
 }
 
 impl Parameters {
@@ -140,7 +142,13 @@ impl Parameters {
             };
             by_name.insert(parameter.name.clone(), tensor);
         }
-        Ok(Self { by_name, names, trained, weights })
+        Ok(Self { by_name, names, trained, weights, held: None })
+    }
+
+    /// Models that are made from now on are only used: their layers hold trained weights in `kind`, in
+    /// which they compute, instead of turning them into it in each pass.
+    pub fn only_used(&mut self, kind: Kind) {
+        self.held = Some(kind);
     }
 
     /// The names below `prefix`.
@@ -199,6 +207,20 @@ impl Scope<'_> {
         match self.parameters.by_name.get(&name) {
             Some(tensor) => tensor.shallow_clone(),
             None => panic!("the list of parameters lacks `{name}`"),
+        }
+    }
+
+    /// As [`get`](Self::get), for a layer that computes in the model's kind.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn get_for_layer(&self, name: &str) -> Tensor {
+        let weight = self.get(name);
+        match self.parameters.held {
+            Some(kind) if weight.requires_grad() && weight.kind() != kind => {
+                weight.detach().to_kind(kind)
+            }
+            _ => weight,
         }
     }
 }
