@@ -19,3 +19,4 @@ mod pipeline;
 mod reproduce;
 mod score;
 mod teachers;
+mod used;

@@ -45,10 +45,14 @@ fn a_verb_that_cannot_print_says_so_or_ends_quietly() {
             command.stdout(writer);
         });
         assert_eq!((closed.code, &closed.said), (plain.code, &plain.said), "{words:?}");
-        let lost = tandem(&|command| drop(command.stdout(full())));
+        let lost = tandem(&|command| {
+            command.stdout(full());
+        });
         assert_eq!(lost.code, Some(1), "{words:?}: {}", lost.said);
         lost.assert_said("error: cannot write to standard output: No space left on device");
-        let silent = tandem(&|command| drop(command.stderr(full())));
+        let silent = tandem(&|command| {
+            command.stderr(full());
+        });
         assert_eq!((silent.code, &silent.printed), (plain.code, &plain.printed), "{words:?}");
     }
     for words in [&["stop", "runs/test"][..], &["plan", "nowhere.yaml"], &["launch", "run.yaml"]] {

@@ -123,10 +123,11 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     }
 }
 
+/// What was looked at first, and what follows.
+type Whole<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
+
 /// What begins here, and all of it.
-fn peek<R: Read + Send>(
-    mut reader: R,
-) -> io::Result<(Form, BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>)> {
+fn peek<R: Read + Send>(mut reader: R) -> io::Result<(Form, Whole<R>)> {
     let mut start = Vec::with_capacity(START);
     reader.by_ref().take(START as u64).read_to_end(&mut start)?;
     let form = Form::of(&start);
