@@ -34,6 +34,28 @@ fn a_model_needs_neither_its_texts_nor_the_machine_that_trained_it() {
 }
 
 #[test]
+fn a_run_moves_with_its_project() {
+    let tiny = Tiny::new();
+    let config = tiny.ab_net("moved", 1, 0.1);
+    expect_code(program("tandem").arg("launch").arg(config), 0);
+    let lines = "eins zwei .\n\nneun .\n";
+    let before = translate(&tiny.path("moved"), lines);
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    for entry in fs::read_dir(tiny.path("")).expect("a folder").flatten() {
+        fs::rename(entry.path(), elsewhere.path().join(entry.file_name()))
+            .expect("one file system");
+    }
+    assert_eq!(translate(&elsewhere.path().join("moved"), lines), before);
+    // The training goes on there, too.
+    let mut command = program("tandem");
+    command.arg("launch").arg(elsewhere.path().join("moved.yaml"));
+    command.args(["--set", "training.steps=15", "--set"]);
+    command.arg(format!("run.folder={}", elsewhere.path().display()));
+    let said = String::from_utf8_lossy(&expect_code(&mut command, 0).stderr).into_owned();
+    assert!(said.contains("resuming from the checkpoint of step 12 of 15"), "{said}");
+}
+
+#[test]
 fn a_file_that_is_not_what_its_name_says_ends_a_run_at_once() {
     let tiny = Tiny::new();
     let config = tiny.ab_net("misnamed", 1, 0.1);

@@ -89,6 +89,7 @@ fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serd
     let mut problems = Vec::new();
     let mut root = root.clone();
     paths::expand_all(&mut root, &mut problems);
+    paths::follow(&mut root, folder);
     let root = &root;
     let mut run: RunConfig = serde_json::from_value(root.to_value())?;
     if root.entry("decoding").is_none() {
