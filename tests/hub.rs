@@ -43,6 +43,13 @@ fn answer(mut stream: TcpStream, models: &Path) -> Option<()> {
             range = value.split_once('-').map(|(from, to)| (from.to_owned(), to.to_owned()));
         }
     }
+    if request.contains(" /api/models/") {
+        let list = r#"{"siblings":[{"rfilename":"config.json"},{"rfilename":"pytorch_model.bin"}],"sha":"0"}"#;
+        let length = list.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        return stream.write_all((head + list).as_bytes()).ok();
+    }
     let (model, file) = request.split(' ').nth(1)?.split_once("/resolve/main/")?;
     let path = models.join(model.trim_start_matches('/')).join(file);
     let Ok(bytes) = std::fs::read(path) else {
@@ -136,4 +143,27 @@ fn a_model_that_the_hub_lacks_is_named() {
     assert!(said.contains("cannot fetch config.json of `tandem/nothing`"), "{said}");
     assert!(said.contains("404"), "{said}");
     assert!(!folder.path().join("run/logs").exists(), "nothing started");
+}
+
+#[test]
+fn a_model_that_the_hub_has_as_a_pickle_is_told_with_the_way_out() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let model = folder.path().join("hub/tandem/pickled");
+    std::fs::create_dir_all(&model).expect("a folder");
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny-a/source_bert"));
+    std::fs::copy(golden.join("config.json"), model.join("config.json")).expect("a file");
+    let hub = Hub::new(&folder.path().join("hub"));
+    let config = config(folder.path(), "tandem/pickled");
+    let launch = |variable: &str, code: i32| {
+        let mut command = program("tandem");
+        command.arg("launch").arg(&config).env("HF_ENDPOINT", &hub.endpoint).env(variable, "1");
+        command.env("HF_HOME", folder.path().join("cache"));
+        let output = expect_code(&mut command, code);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = launch("TRANSFORMERS_OFFLINE", 1);
+    assert!(said.contains("and TRANSFORMERS_OFFLINE is set; unset it"), "{said}");
+    let said = launch("TANDEM_NOTHING", 2);
+    assert!(said.contains("as pytorch_model.bin only, which is never loaded; write"), "{said}");
+    assert!(said.contains("M.from_pretrained(\"tandem/pickled\")"), "{said}");
 }

@@ -20,3 +20,4 @@ mod pipeline;
 mod reproduce;
 mod score;
 mod teachers;
+mod used;

@@ -41,6 +41,6 @@ pub mod training;
 pub mod transformer;
 mod yaml;
 
-pub use load::{check_overrides, load, load_trained, read};
+pub use load::{check_overrides, load, load_to_use, load_trained, read};
 pub use problem::{Kind, Place, Problem, Problems};
 pub use run::RunConfig;

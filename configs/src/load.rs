@@ -14,7 +14,7 @@ use crate::run::RunConfig;
 use crate::schema::schema;
 use crate::sections::{self, is_own};
 use crate::shape;
-use crate::yaml::{self, Node};
+use crate::yaml::{self, Content, Node};
 
 /// Loads and validates a run file; `overrides` are `path.to.key=value`.
 ///
@@ -47,12 +47,21 @@ pub fn check_overrides(overrides: &[String]) -> Result<(), Problems> {
 /// # Errors
 /// Everything that is wrong with the keys and values.
 pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), Problems> {
+    read_without(&[], path, overrides)
+}
+
+/// The same, as if the file did not have these sections.
+fn read_without(
+    sections: &[&str],
+    path: &Path,
+    overrides: &[String],
+) -> Result<(RunConfig, Problems), Problems> {
     let mut problems = Vec::new();
     let all = |mut list: Vec<Problem>| {
         list.sort_by_key(|problem| problem.place);
         Problems { file: path.to_owned(), overrides: overrides.to_owned(), list }
     };
-    let root = match tree(path, overrides, &mut problems) {
+    let root = match tree(path, sections, overrides, &mut problems) {
         Ok(root) => root,
         Err(problem) => {
             problems.push(*problem);
@@ -80,6 +89,7 @@ fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serd
     let mut problems = Vec::new();
     let mut root = root.clone();
     paths::expand_all(&mut root, &mut problems);
+    paths::follow(&mut root, folder);
     let root = &root;
     let mut run: RunConfig = serde_json::from_value(root.to_value())?;
     if root.entry("decoding").is_none() {
@@ -101,6 +111,16 @@ pub fn load_trained(path: &Path) -> Result<RunConfig, Problems> {
     if problems.only_missing_inputs() { Ok(run) } else { Err(problems) }
 }
 
+/// Loads the run file of a trained model that is to be used, perhaps on another machine: its
+/// `cluster` is that of the overrides, and its texts need not be there any more.
+///
+/// # Errors
+/// As [`load_trained`].
+pub fn load_to_use(path: &Path, overrides: &[String]) -> Result<RunConfig, Problems> {
+    let (run, problems) = read_without(&["cluster"], path, overrides)?;
+    if problems.only_missing_inputs() { Ok(run) } else { Err(problems) }
+}
+
 impl RunConfig {
     /// The whole config as YAML, every default written out; [`load`] reads it back.
     ///
@@ -114,9 +134,10 @@ impl RunConfig {
     }
 }
 
-/// The file's tree with the overrides applied.
+/// The file's tree without some sections, with the overrides applied.
 fn tree(
     path: &Path,
+    without: &[&str],
     overrides: &[String],
     problems: &mut Vec<Problem>,
 ) -> Result<Node, Box<Problem>> {
@@ -140,6 +161,9 @@ fn tree(
     let mut root = root.ok_or_else(|| {
         unreadable("the file is empty, a run needs at least run, data, model and training".into())
     })?;
+    if let Content::Map(entries) = &mut root.content {
+        entries.retain(|entry| !without.contains(&&*entry.key));
+    }
     overrides::apply(&mut root, overrides, problems);
     Ok(root)
 }

@@ -1,9 +1,16 @@
-//! `~` and variables in paths, which mean what they mean to a shell.
+//! `~` and variables in paths, which mean what they mean to a shell; and paths that have moved
+//! together with a run.
+
+use std::path::Path;
 
 use serde_json::Value;
 
+use crate::bases::hub_cache;
 use crate::problem::{Kind, Problem};
 use crate::yaml::{Content, Node, join};
+
+/// What the folder of a run, or of a model that was exported, has beside its config.
+const MARKS: [&str; 3] = ["state.json", "checkpoints", "adapters.safetensors"];
 
 /// Whether a key holds a path, or the name of a model, which may be one.
 fn is_path(key: &str) -> bool {
@@ -24,30 +31,69 @@ fn is_path(key: &str) -> bool {
 
 /// Expands all paths of a run file; what cannot be expanded is added to `problems`.
 pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
-    below(root, "", &|name| std::env::var(name).ok(), problems);
+    let variable = |name: &str| std::env::var(name).ok();
+    below(root, "", &mut |path| expand(path, &variable), problems);
+}
+
+/// In the folder `now` of a run replaces the paths of its config that are not there any more: by those
+/// that lie to the folder as they did when it was written, or by the same model in this machine's
+/// cache of the hub.
+pub fn follow(root: &mut Node, now: &Path) {
+    let text = |key: &str| Some(root.entry("run")?.value.entry(key)?.value.to_value());
+    let then = match (text("folder"), text("name")) {
+        (Some(Value::String(folder)), Some(Value::String(name))) => Path::new(&folder).join(name),
+        _ => return,
+    };
+    let Ok(now) = std::path::absolute(now) else { return };
+    // Any other run file says where its run shall be, and not where it was.
+    let is_run = MARKS.iter().any(|mark| now.join(mark).exists());
+    if !is_run || !then.is_absolute() || then == now {
+        return;
+    }
+    let mut moved = |path: &str| Ok(found(Path::new(path), &then, &now).unwrap_or(path.into()));
+    below(root, "", &mut moved, &mut Vec::new());
+}
+
+fn found(path: &Path, then: &Path, now: &Path) -> Option<String> {
+    if !path.is_absolute() || path.exists() {
+        return None;
+    }
+    let pairs = then.ancestors().zip(now.ancestors());
+    // What has only the root in common has not moved along.
+    let beside = pairs.filter(|(then, _)| then.parent().is_some()).find_map(|(then, now)| {
+        let path = now.join(path.strip_prefix(then).ok()?);
+        path.exists().then_some(path)
+    });
+    let in_the_hub = || {
+        let of_the_hub = |place: &&Path| {
+            place.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"))
+        };
+        let cache = path.ancestors().find(of_the_hub)?.parent()?;
+        let path = hub_cache().join(path.strip_prefix(cache).ok()?);
+        path.exists().then_some(path)
+    };
+    Some(beside.or_else(in_the_hub)?.to_string_lossy().into_owned())
 }
 
 fn below(
     node: &mut Node,
     key: &str,
-    variable: &dyn Fn(&str) -> Option<String>,
+    change: &mut dyn FnMut(&str) -> Result<String, String>,
     problems: &mut Vec<Problem>,
 ) {
     match &mut node.content {
         Content::Map(entries) => {
             for entry in entries {
-                below(&mut entry.value, &join(key, &entry.key), variable, problems);
+                below(&mut entry.value, &join(key, &entry.key), change, problems);
             }
         }
-        Content::Scalar { value: Value::String(path), .. } if is_path(key) => {
-            match expand(path, variable) {
-                Ok(expanded) => *path = expanded,
-                Err(message) => {
-                    let (place, path) = (node.place, key.to_owned());
-                    problems.push(Problem { kind: Kind::Conflict, place, path, message });
-                }
+        Content::Scalar { value: Value::String(path), .. } if is_path(key) => match change(path) {
+            Ok(expanded) => *path = expanded,
+            Err(message) => {
+                let (place, path) = (node.place, key.to_owned());
+                problems.push(Problem { kind: Kind::Conflict, place, path, message });
             }
-        }
+        },
         Content::Scalar { .. } | Content::List(_) => {}
     }
 }
@@ -114,6 +160,25 @@ mod tests {
         assert!(error.contains("`$WORK/runs`") && error.contains("WORK, which is"), "{error}");
         assert!(expand("$EMPTY/runs", &variable).is_err());
         assert!(expand("~bert/runs", &variable).unwrap_err().contains("somebody's home"));
+    }
+
+    #[test]
+    fn what_has_moved_with_a_run_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let now = folder.path().join("new/runs/a");
+        for made in ["new/runs/a", "new/bert", "new/runs/teacher"] {
+            std::fs::create_dir_all(folder.path().join(made)).unwrap();
+        }
+        let then = Path::new("/old/project/runs/a");
+        let found = |path: &str| {
+            let found = found(Path::new(path), then, &now)?;
+            Some(found.strip_prefix(folder.path().to_str().unwrap())?.to_owned())
+        };
+        assert_eq!(found("/old/project/bert").as_deref(), Some("/new/bert"));
+        assert_eq!(found("/old/project/runs/teacher").as_deref(), Some("/new/runs/teacher"));
+        for lost in ["/old/project/gone", "/elsewhere/bert", "name/on-the-hub", "/"] {
+            assert_eq!(found(lost), None, "{lost}");
+        }
     }
 
     #[test]

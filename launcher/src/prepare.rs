@@ -40,16 +40,20 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
     Ok(config)
 }
 
-/// Loads the config of a run that is to be used, with other ways to translate.
+/// Loads the config of a run that is to be used, with other ways to translate. What computes is this
+/// machine's or the overrides' business, and the texts that it was trained on may be gone.
 ///
 /// # Errors
-/// The config's problems, or a change of anything but decoding, as a refusal.
+/// The config's problems, or a change of anything but decoding and cluster, as a refusal.
 pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> Result<RunConfig, Refused> {
-    let is_other = |text: &&String| !text.starts_with("decoding.");
+    let is_other = |text: &&String| !text.starts_with("decoding.") && !text.starts_with("cluster.");
     if let Some(text) = overrides.iter().find(is_other) {
-        return Err(Refused(format!("--set {text}: only keys of decoding can be changed here")));
+        return Err(Refused(format!(
+            "--set {text}: only keys of decoding and cluster can be changed here"
+        )));
     }
-    load(&run.config(), overrides)
+    tandem_config::load_to_use(&run.config(), overrides)
+        .map_err(|problems| Refused(format!("the run's config does not work here\n{problems}")))
 }
 
 /// The run folder that a person means: a path, or a name below `runs`.

@@ -170,10 +170,8 @@ const KEYS: &[Case] = &[
         ],
     ),
     (
-        &[("seed: 7", "<<: {seed: 7}")],
-        &[
-            "4:1: <<: unknown key, allowed: run | seed | data | model | training | decoding | evaluation | checkpoints | cluster",
-        ],
+        &[("seed: 7", "<<: 7")],
+        &["4:1: <<: must be a map that has a name, as in `<<: *name`, or a list of such"],
     ),
 ];
 

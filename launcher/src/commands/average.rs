@@ -29,7 +29,7 @@ impl Args {
         }
         let run = prepare::find(&self.run)?;
         let _lock = run.lock()?;
-        let config = prepare::load(&run.config(), &[])?;
+        let config = prepare::load_to_use(&run, &[])?;
         let attempt = read_state(&run).map_or(0, |state| state.attempt);
         let count = self.last.unwrap_or(config.checkpoints.average);
         let store = run.store();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tandem_cluster::process::say;
 
+use super::in_repository;
 use crate::exit::{Exit, Refused};
 use crate::output;
 use crate::progress::Progress;
@@ -42,13 +43,14 @@ impl Args {
     /// No such recipe, archives that are not to be had or are others than they should be, a full
     /// disk.
     pub fn run(self) -> anyhow::Result<Exit> {
+        let recipes = in_repository(Path::new(RECIPES));
         let Some(recipe) = &self.recipe else {
-            output::write(list(self.folder.as_deref().unwrap_or(Path::new(RECIPES))))?;
+            output::write(list(&recipes, self.folder.as_deref().unwrap_or(&recipes)))?;
             return Ok(Exit::Done);
         };
         let path = match recipe.extension().is_some_and(|extension| extension == "yaml") {
             true => recipe.clone(),
-            false => Path::new(RECIPES).join(recipe).with_added_extension("yaml"),
+            false => recipes.join(recipe).with_added_extension("yaml"),
         };
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let recipe = Recipe::read(&path).map_err(|error| Refused(error.to_string()))?;
@@ -73,10 +75,10 @@ impl Args {
     }
 }
 
-fn list(folder: &Path) -> String {
+fn list(recipes: &Path, folder: &Path) -> String {
     let mut lines = String::new();
-    for name in names(Path::new(RECIPES)) {
-        let path = Path::new(RECIPES).join(&name).with_added_extension("yaml");
+    for name in names(recipes) {
+        let path = recipes.join(&name).with_added_extension("yaml");
         match Recipe::read(&path) {
             Ok(recipe) => {
                 let state = match folder.join(&name).join(MANIFEST).is_file() {

@@ -27,7 +27,8 @@ pub struct Args {
     /// Where translations and scores go; by default below `evaluation` in the run's folder.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Change how translations are found: decoding.path.to.key=value.
+    /// Change how translations are found, or what computes: decoding.path.to.key=value or
+    /// cluster.key=value. What computes is found here, and not as in training.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Print JSON.

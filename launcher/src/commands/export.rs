@@ -26,7 +26,7 @@ impl Args {
     /// No such run, no such checkpoint, or a damaged one.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let config = prepare::load(&run.config(), &[])?;
+        let config = prepare::load_to_use(&run, &[])?;
         let checkpoint = run.store().open(&self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| run.export());
         finish::export(&config, &checkpoint, &folder)?;

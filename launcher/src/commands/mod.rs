@@ -15,6 +15,7 @@ mod status;
 mod stop;
 mod translate;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,14 @@ use crate::text::in_words;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// A path of the repository: from here, or else from where this program was built.
+fn in_repository(path: &Path) -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let places = program.ancestors().skip(1).map(|place| place.join(path));
+    let found = [path.to_owned()].into_iter().chain(places).find(|path| path.exists());
+    found.unwrap_or_else(|| path.to_owned())
 }
 
 const EXIT_CODES: &str = "Exit codes:

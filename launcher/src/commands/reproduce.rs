@@ -8,6 +8,7 @@ use tandem_cluster::process::say;
 use tandem_config::RunConfig;
 use tandem_config::cluster::Device;
 
+use super::in_repository;
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused, of_error};
 use crate::interrupts::Interrupts;
@@ -62,7 +63,8 @@ impl Args {
     ///
     /// # Errors
     /// No such table, or a folder that cannot be written.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub fn run(mut self) -> anyhow::Result<Exit> {
+        self.configs = in_repository(&self.configs);
         let table = Table::read(&self.configs, &self.table)?;
         tandem_config::check_overrides(&self.overrides)
             .map_err(|problems| Refused(problems.to_string()))?;

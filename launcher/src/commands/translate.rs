@@ -29,7 +29,8 @@ pub struct Args {
     /// `average`, `best`, `latest` or a step.
     #[arg(long, default_value = "average")]
     checkpoint: String,
-    /// Change how translations are found: decoding.path.to.key=value.
+    /// Change how translations are found, or what computes: decoding.path.to.key=value or
+    /// cluster.key=value. What computes is found here, and not as in training.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }

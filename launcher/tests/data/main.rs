@@ -664,10 +664,13 @@ fn a_run_names_the_command_that_makes_its_texts() {
 
 #[test]
 fn without_a_name_the_corpora_are_listed() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
-    let output = command.arg("data").current_dir(root).output().expect("the program");
-    let said = String::from_utf8(output.stdout).expect("UTF-8");
+    let list = |folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        let output = command.arg("data").current_dir(folder).output().expect("the program");
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let said = list(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    assert_eq!(list(Path::new("/")), said, "from anywhere");
     for name in ["iwslt14.de-en", "iwslt14.en-nl", "wmt14.en-de", "wmt14.en-fr", "wmt16.ro-en"] {
         assert!(said.lines().any(|line| line.starts_with(name)), "{name}: {said}");
     }

@@ -40,7 +40,7 @@ enum HeldOut {
 
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
-        super::rank::run(&self.run, |worker, _| {
+        super::rank::run_trained(&self.run, |worker, _| {
             let mut config = worker.config.clone();
             if let Some(decoding) = &self.decoding {
                 config.decoding =

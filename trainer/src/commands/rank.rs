@@ -11,7 +11,7 @@ use tandem_cluster::control::{
     ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
 use tandem_cluster::process;
-use tandem_config::Problems;
+use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
 
 use crate::blame;
@@ -40,13 +40,32 @@ pub fn run(
     run: &Path,
     body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
 ) -> anyhow::Result<u8> {
+    run_as(|path| load(path, &[]), run, body)
+}
+
+/// The same, to use a trained model, whose texts need not be there.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_trained(
+    run: &Path,
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
+    run_as(load_trained, run, body)
+}
+
+fn run_as(
+    load: impl FnOnce(&Path) -> Result<RunConfig, Problems>,
+    run: &Path,
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
+) -> anyhow::Result<u8> {
     let rank = number("OMPI_COMM_WORLD_RANK").or_else(|| number("SLURM_PROCID")).unwrap_or(0);
     let world_size = number(WORLD_SIZE_VARIABLE).unwrap_or(1);
     if std::env::var_os(ADDRESS_VARIABLE).is_some() {
         log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
     }
     // Before MPI, which waits for all ranks: the launcher is to know which of them are there.
-    let worker = match join(run, (rank, world_size)) {
+    let worker = match join(load, run, (rank, world_size)) {
         Ok(worker) => worker,
         Err(error) => return decline(&error, (rank, world_size)),
     };
@@ -82,8 +101,12 @@ pub fn run(
 }
 
 /// This rank, with all that its host has to have for it.
-fn join(run: &Path, (rank, world_size): (usize, usize)) -> anyhow::Result<Worker> {
-    let config = tandem_config::load(&run.join("config.yaml"), &[])?;
+fn join(
+    load: impl FnOnce(&Path) -> Result<RunConfig, Problems>,
+    run: &Path,
+    (rank, world_size): (usize, usize),
+) -> anyhow::Result<Worker> {
+    let config = load(&run.join("config.yaml"))?;
     Worker::join(run, config, (rank, world_size), local_rank())
 }
 

@@ -22,7 +22,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         let task = Task::read(&self.task)
             .with_context(|| format!("there is no task in {}", self.task.display()))?;
-        super::rank::run(&self.run, |worker, _| {
+        super::rank::run_trained(&self.run, |worker, _| {
             Ok(Translating::open(worker, &task, &self.task)?.run()?.code())
         })
     }
