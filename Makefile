@@ -6,7 +6,7 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-slurm chaos test-nccl bench-venv bench
+.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-gpu bench-venv bench bench-gpu
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
@@ -14,7 +14,9 @@ help:
 	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
 	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
 	@echo 'make test-nccl     test what can be of NCCL without a GPU (206 MB to download)'
+	@echo 'make test-gpu      test what takes GPUs: numbers, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
+	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
 	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
 
@@ -56,9 +58,19 @@ test-nccl: setup
 	cargo build --release
 	cargo test --release --package tandem-tests -- --ignored real_nccl
 
+# Ranks share a GPU where there are fewer than four, which takes NCCL 2.30 in LD_LIBRARY_PATH.
+test-gpu:
+	@$(MAKE) --no-print-directory setup-test TORCH=cuda
+	cargo build --release
+	cargo test --release --package tandem-tests --test tests -- --ignored --test-threads=1 gpu::
+
 bench-venv: setup
 	@trainer/setup/venv.sh .deps/bench-venv trainer/bench/requirements.txt
 
 bench: bench-venv
 	cargo build --release --package tandem-trainer
 	.deps/bench-venv/bin/python trainer/bench/compare.py
+
+bench-gpu: bench-venv
+	cargo build --release --package tandem-trainer
+	.deps/bench-venv/bin/python trainer/bench/gpu.py

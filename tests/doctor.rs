@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_tests::{Tiny, expect_code, program};
 
 /// The findings of a doctor that ends with this code.
@@ -67,8 +67,13 @@ fn gpus_are_tested_where_there_are_any() {
         let said = expect_code(&mut command, 0).stdout;
         assert!(String::from_utf8_lossy(&said).contains("\npass: "));
     } else {
+        let reason = "there is no GPU to test (there is no /dev/nvidia0)";
         let said = expect_code(&mut command, 2).stderr;
         let said = String::from_utf8_lossy(&said);
-        assert!(said.contains("there is no GPU to test (there is no /dev/nvidia0)"), "{said}");
+        assert!(said.contains(reason), "{said}");
+        let found = expect_code(command.arg("--json"), 2).stdout;
+        let found: Value = serde_json::from_slice(&found).expect("an object");
+        assert_eq!((&found["verdict"], &found["gpus"]), (&json!(reason), &json!([])));
+        assert!(found["findings"].is_array(), "{found:#}");
     }
 }

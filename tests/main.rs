@@ -4,6 +4,7 @@ mod bench;
 mod bits;
 mod causes;
 mod chaos;
+mod check_gpu;
 mod collectives;
 mod compositions;
 mod doctor;

@@ -7,12 +7,14 @@
 //! - [`room`]: the hosts that there are; [`slurm`]: what Slurm gives and says.
 //! - [`topology`]: how many ranks, on what, where.
 //! - [`engine`]: what starts them, and ends them.
-//! - [`libraries`]: what the worker program finds of the libraries that it needs.
+//! - [`libraries`]: what the worker program finds of the libraries that it needs;
+//!   [`gpu_report`]: what it finds out about a GPU.
 //! - [`process`]: process groups and their end.
 //! - [`temporary`]: files and folders that go with their owner, and files replaced in one step.
 
 pub mod control;
 pub mod engine;
+pub mod gpu_report;
 pub mod libraries;
 pub mod made;
 pub mod process;

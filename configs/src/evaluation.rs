@@ -15,7 +15,7 @@ pub struct Evaluation {
     /// Which score decides the best checkpoint; always `loss` for the `mlm` objective.
     pub metric: Metric,
     /// Whether BLEU and chrF ignore the case of letters: for targets whose vocabulary has only small
-    /// ones.
+    /// ones, and as the paper scores IWSLT14.
     pub lowercase: bool,
     /// Whether BLEU is computed in one more form, that of the paper's predecessors on English-German:
     /// hyphenated words are split (`a ##AT##-##AT## b`), without smoothing, on 13a tokens.

@@ -144,9 +144,9 @@ pub enum Train {
     /// The adapters; the BERT stays frozen (AB-Net).
     #[default]
     Adapters,
-    /// Everything, starting from the pre-trained BERT (AB-Net-FB).
+    /// Everything, starting from the pre-trained BERT (AB-Net FB).
     All,
-    /// Everything, starting from random weights (AB-Net-SC).
+    /// Everything, starting from random weights (AB-Net SC).
     Scratch,
     /// Nothing: the BERT stays as it is, without adapters (ablations of AB-Net).
     Frozen,

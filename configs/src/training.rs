@@ -22,7 +22,7 @@ pub struct Training {
     pub optimizer: Optimizer,
     /// The learning rate of each step.
     pub schedule: Schedule,
-    /// Largest Euclidean norm of a step's gradient; 0 for no clipping, as in the paper.
+    /// Largest Euclidean norm of a step's gradient; 0 for no clipping, as in the released code.
     #[serde(default)]
     #[schemars(range(min = 0.0))]
     pub clip_norm: f64,

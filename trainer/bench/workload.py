@@ -1,33 +1,51 @@
 """What the benchmarks run on: a model folder in the parity layout, and files of batches.
 
 Everything is a function of SEED. Weights are random; lengths are spread like those of real
-sentences. Shapes of the mini model: 4 layers, 256 wide, a vocabulary of 30,522 words.
+sentences. Models of all sizes have the same vocabulary and can run the same batches.
 """
 
 import json
+from dataclasses import dataclass
 
 import numpy
 from safetensors.numpy import save_file
 
 SEED = 20
-LAYERS, WIDTH, HEADS, INNER, VOCABULARY, POSITIONS = 4, 256, 4, 1024, 30522, 512
-ADAPTER, FEED_FORWARD, LENGTHS = 192, 192, 1024
+VOCABULARY, POSITIONS, LENGTHS = 30522, 512, 1024
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Two BERTs of one shape, and the adapters."""
+
+    layers: int
+    width: int
+    heads: int  # also of cross-attention
+    inner: int
+    adapter: int
+    feed_forward: int  # of the decoder's adapters; 0 is none
+
+
+MINI = Sizes(layers=4, width=256, heads=4, inner=1024, adapter=192, feed_forward=192)
+# The paper's model for IWSLT14: 38,608,896 trained weights, no feed-forward block.
+BASE = Sizes(layers=12, width=768, heads=12, inner=3072, adapter=512, feed_forward=0)
+
 SPECIAL = {"pad": 0, "unk": 1, "sep": 3, "mask": 4}
 FIRST_WORD = 5
 LONGEST, CANDIDATES = 100, 4
 
 
-def write_model(folder):
+def write_model(folder, sizes=MINI):
     random = numpy.random.Generator(numpy.random.PCG64(SEED))
     for side in ("source_bert", "target_bert"):
-        write_bert(folder / side, random)
-    save_file(adapters(random), folder / "adapters.safetensors")
+        write_bert(folder / side, random, sizes)
+    save_file(adapters(random, sizes), folder / "adapters.safetensors")
     case = {
         "model": {
-            "encoder_adapter_dim": ADAPTER,
+            "encoder_adapter_dim": sizes.adapter,
             "encoder_adapter_first_layer": 0,
-            "decoder_cross_attention_heads": HEADS,
-            "decoder_feed_forward_dim": FEED_FORWARD,
+            "decoder_cross_attention_heads": sizes.heads,
+            "decoder_feed_forward_dim": sizes.feed_forward,
             "max_target_lengths": LENGTHS,
         },
         "loss": {"label_smoothing": 0.1, "length_loss_weight": 0.1},
@@ -47,7 +65,7 @@ def normal(random, *shape):
     return (random.standard_normal(shape) * 0.04).astype(numpy.float32)
 
 
-def norm(tensors, name, width=WIDTH):
+def norm(tensors, name, width):
     tensors[f"{name}.weight"] = numpy.ones(width, numpy.float32)
     tensors[f"{name}.bias"] = numpy.zeros(width, numpy.float32)
 
@@ -57,25 +75,26 @@ def linear(tensors, random, name, out, into):
     tensors[f"{name}.bias"] = normal(random, out)
 
 
-def write_bert(folder, random):
+def write_bert(folder, random, sizes):
+    width, inner = sizes.width, sizes.inner
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {}
     embeddings = "bert.embeddings"
-    tensors[f"{embeddings}.word_embeddings.weight"] = normal(random, VOCABULARY, WIDTH)
-    tensors[f"{embeddings}.position_embeddings.weight"] = normal(random, POSITIONS, WIDTH)
-    tensors[f"{embeddings}.token_type_embeddings.weight"] = normal(random, 2, WIDTH)
-    norm(tensors, f"{embeddings}.LayerNorm")
-    for i in range(LAYERS):
+    tensors[f"{embeddings}.word_embeddings.weight"] = normal(random, VOCABULARY, width)
+    tensors[f"{embeddings}.position_embeddings.weight"] = normal(random, POSITIONS, width)
+    tensors[f"{embeddings}.token_type_embeddings.weight"] = normal(random, 2, width)
+    norm(tensors, f"{embeddings}.LayerNorm", width)
+    for i in range(sizes.layers):
         layer = f"bert.encoder.layer.{i}"
         for part in ("self.query", "self.key", "self.value", "output.dense"):
-            linear(tensors, random, f"{layer}.attention.{part}", WIDTH, WIDTH)
-        norm(tensors, f"{layer}.attention.output.LayerNorm")
-        linear(tensors, random, f"{layer}.intermediate.dense", INNER, WIDTH)
-        linear(tensors, random, f"{layer}.output.dense", WIDTH, INNER)
-        norm(tensors, f"{layer}.output.LayerNorm")
-    linear(tensors, random, "bert.pooler.dense", WIDTH, WIDTH)
-    linear(tensors, random, "cls.predictions.transform.dense", WIDTH, WIDTH)
-    norm(tensors, "cls.predictions.transform.LayerNorm")
+            linear(tensors, random, f"{layer}.attention.{part}", width, width)
+        norm(tensors, f"{layer}.attention.output.LayerNorm", width)
+        linear(tensors, random, f"{layer}.intermediate.dense", inner, width)
+        linear(tensors, random, f"{layer}.output.dense", width, inner)
+        norm(tensors, f"{layer}.output.LayerNorm", width)
+    linear(tensors, random, "bert.pooler.dense", width, width)
+    linear(tensors, random, "cls.predictions.transform.dense", width, width)
+    norm(tensors, "cls.predictions.transform.LayerNorm", width)
     tensors["cls.predictions.bias"] = normal(random, VOCABULARY)
     words = tensors[f"{embeddings}.word_embeddings.weight"]
     tensors["cls.predictions.decoder.weight"] = words.copy()
@@ -84,10 +103,10 @@ def write_bert(folder, random):
         "architectures": ["BertForMaskedLM"],
         "model_type": "bert",
         "vocab_size": VOCABULARY,
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "intermediate_size": INNER,
+        "hidden_size": width,
+        "num_hidden_layers": sizes.layers,
+        "num_attention_heads": sizes.heads,
+        "intermediate_size": inner,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.1,
         "attention_probs_dropout_prob": 0.1,
@@ -103,21 +122,23 @@ def write_bert(folder, random):
     (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
 
 
-def adapters(random):
-    tensors = {"encoder.length_embedding.weight": normal(random, LENGTHS, WIDTH)}
-    for i in range(LAYERS):
+def adapters(random, sizes):
+    width = sizes.width
+    tensors = {"encoder.length_embedding.weight": normal(random, LENGTHS, width)}
+    for i in range(sizes.layers):
         adapter = f"encoder.layer.{i}.adapter"
-        norm(tensors, f"{adapter}.norm")
-        tensors[f"{adapter}.down.weight"] = normal(random, ADAPTER, WIDTH)
-        tensors[f"{adapter}.up.weight"] = normal(random, WIDTH, ADAPTER)
+        norm(tensors, f"{adapter}.norm", width)
+        tensors[f"{adapter}.down.weight"] = normal(random, sizes.adapter, width)
+        tensors[f"{adapter}.up.weight"] = normal(random, width, sizes.adapter)
         cross = f"decoder.layer.{i}.cross_attention"
         for part in ("query", "key", "value", "output"):
-            linear(tensors, random, f"{cross}.{part}", WIDTH, WIDTH)
-        norm(tensors, f"{cross}.norm")
-        feed_forward = f"decoder.layer.{i}.feed_forward"
-        linear(tensors, random, f"{feed_forward}.up", FEED_FORWARD, WIDTH)
-        linear(tensors, random, f"{feed_forward}.down", WIDTH, FEED_FORWARD)
-        norm(tensors, f"{feed_forward}.norm")
+            linear(tensors, random, f"{cross}.{part}", width, width)
+        norm(tensors, f"{cross}.norm", width)
+        if sizes.feed_forward:
+            feed_forward = f"decoder.layer.{i}.feed_forward"
+            linear(tensors, random, f"{feed_forward}.up", sizes.feed_forward, width)
+            linear(tensors, random, f"{feed_forward}.down", width, sizes.feed_forward)
+            norm(tensors, f"{feed_forward}.norm", width)
     return tensors
 
 

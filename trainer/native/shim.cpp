@@ -10,6 +10,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
+#include <torch/version.h>
 
 #include "shim.h"
 
@@ -33,6 +34,10 @@ extern "C" {
 
 void tandem_free(char* message) {
   std::free(message);
+}
+
+const char* tandem_torch_version() {
+  return TORCH_VERSION;
 }
 
 char* tandem_set_grad(at::Tensor* parameter, at::Tensor* grad) {

@@ -5,10 +5,12 @@
 //! trained: a model and its [`loss`]), [`data`], [`optim`] and [`parallel`] (ranks and the reduction
 //! of gradients; [`update`] joins the two), and these on [`model`], which knows no ranks and no files.
 //! [`blame`] knows which samples a thread works on when it fails, [`build_id`] which program this is.
+//! [`parity`] compares the model with its authors' code, [`check_gpu`] a GPU with the CPU.
 
 pub mod bench;
 pub mod blame;
 pub mod build_id;
+pub mod check_gpu;
 pub mod checkpoint;
 pub mod commands;
 pub mod corpora;

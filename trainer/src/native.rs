@@ -1,11 +1,12 @@
 //! The C++ shim: what libtorch offers and tch does not.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
 
 unsafe extern "C" {
     fn tandem_free(message: *mut c_char);
+    fn tandem_torch_version() -> *const c_char;
     fn tandem_set_grad(parameter: *mut c_void, grad: *mut c_void) -> *mut c_char;
     fn tandem_on_accumulated(
         parameter: *mut c_void,
@@ -188,6 +189,28 @@ pub unsafe fn bound_caches() {
 pub fn tune_cpu() {
     // SAFETY: no arguments.
     check(unsafe { tandem_tune_cpu() });
+}
+
+/// libtorch's version.
+pub fn torch_version() -> String {
+    // SAFETY: a C string that lives as long as the program.
+    unsafe { CStr::from_ptr(tandem_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The CUDA that libtorch was built with, as 1000 · major + 10 · minor, by libcudart, which it loads
+/// on CPUs as well; 0 for none.
+pub fn cuda_version() -> i32 {
+    // SAFETY: looks up a name.
+    let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaRuntimeGetVersion".as_ptr()) };
+    let mut version = 0;
+    if !function.is_null() {
+        // SAFETY: the function has this type in every version of CUDA, and needs no driver.
+        unsafe {
+            let function: extern "C" fn(*mut c_int) -> c_int = std::mem::transmute(function);
+            function(&mut version);
+        }
+    }
+    version
 }
 
 fn raw(tensor: &Tensor) -> *mut c_void {

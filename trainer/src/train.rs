@@ -209,7 +209,9 @@ impl<'a> Trainer<'a> {
         self.finish_update()?;
         let updates = self.updates.get_mut();
         updates.reducer.send_rest();
+        self.worker.phase(Phase::Reduce, step);
         let sums = updates.wait(Reducer::sums)?;
+        self.worker.phase(Phase::Train, step);
         self.times.gradients_ready(updates.take_waited());
         Ok(Sums::from_array(std::array::from_fn(|index| sums[index])))
     }

@@ -134,7 +134,7 @@ impl Worker {
     }
 }
 
-/// The GPU of this rank, or the CPU. With one visible GPU per rank, its index is 0.
+/// The GPU of this rank, or the CPU. Up to `workers_per_gpu` ranks of a host share a GPU.
 ///
 /// # Errors
 /// A GPU that is asked for and not there.
@@ -149,13 +149,7 @@ pub fn device(
     let loaded = crate::cuda::load();
     let count = tch::Cuda::device_count().max(0) as usize;
     if count > 0 {
-        let index = local_rank % count;
-        anyhow::ensure!(
-            local_rank < count * workers_per_gpu,
-            "local rank {local_rank} has no GPU: {count} are visible; start at most {count} \
-             workers per host"
-        );
-        return Ok(Device::Cuda(index));
+        return gpu_index(count, local_rank, workers_per_gpu).map(Device::Cuda);
     }
     match (config, loaded) {
         (DeviceConfig::Cuda, Err(reason)) => {
@@ -165,5 +159,50 @@ pub fn device(
             anyhow::bail!("cluster.device is cuda, but no GPU is visible")
         }
         _ => Ok(Device::Cpu),
+    }
+}
+
+/// Which of `count` visible GPUs, at least one, a rank takes: in turn, so that none has two ranks before
+/// all have one. A single one is taken whatever the rank, which may see only its own.
+///
+/// # Errors
+/// The GPUs have no room for this rank.
+fn gpu_index(count: usize, local_rank: usize, workers_per_gpu: usize) -> anyhow::Result<usize> {
+    let room = count.saturating_mul(workers_per_gpu);
+    anyhow::ensure!(
+        count == 1 || local_rank < room,
+        "local rank {local_rank} has no GPU: {count} are visible and cluster.workers_per_gpu is \
+         {workers_per_gpu}; start at most {room} workers per host"
+    );
+    Ok(local_rank % count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_take_gpus_in_turn() {
+        let indices = |count, workers_per_gpu, ranks: usize| {
+            let index = |rank| gpu_index(count, rank, workers_per_gpu).unwrap();
+            (0..ranks).map(index).collect::<Vec<_>>()
+        };
+        assert_eq!(indices(2, 1, 2), [0, 1]);
+        assert_eq!(indices(2, 2, 4), [0, 1, 0, 1]);
+        assert_eq!(indices(1, 3, 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn a_rank_that_sees_one_gpu_takes_it() {
+        assert_eq!(gpu_index(1, 3, 1).unwrap(), 0);
+    }
+
+    #[test]
+    fn ranks_without_room_are_refused() {
+        for (workers_per_gpu, rank) in [(1, 2), (2, 4)] {
+            let error = gpu_index(2, rank, workers_per_gpu).unwrap_err().to_string();
+            assert!(error.contains(&format!("local rank {rank} has no GPU: 2 are")), "{error}");
+            assert!(error.contains(&format!("workers_per_gpu is {workers_per_gpu}")), "{error}");
+        }
     }
 }

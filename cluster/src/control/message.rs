@@ -20,6 +20,8 @@ pub enum Phase {
     Train,
     /// Waiting for a batch of the step.
     Data,
+    /// Waiting for the other ranks' part of the step's sums.
+    Reduce,
     /// Writing a checkpoint.
     Save,
     /// Scoring a split.
@@ -31,10 +33,11 @@ pub enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Start,
         Self::Train,
         Self::Data,
+        Self::Reduce,
         Self::Save,
         Self::Evaluate,
         Self::Translate,
@@ -56,6 +59,7 @@ impl std::fmt::Display for Phase {
             Self::Start => "start",
             Self::Train => "train",
             Self::Data => "data",
+            Self::Reduce => "reduce",
             Self::Save => "save",
             Self::Evaluate => "evaluate",
             Self::Translate => "translate",

@@ -1,21 +1,14 @@
 //! `tandem doctor`: whether this machine works, or a run on it would.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::Instant;
 
-use anyhow::Context;
-use tandem_cluster::engine::{self, Job};
-use tandem_cluster::room::Machine;
-use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
+use serde::Serialize;
 
-use crate::doctor::{CHECKS, Level, Site, examine};
+use crate::doctor::gpu_test::{self, Collectives, GpuTest, Setting, Tested};
+use crate::doctor::{CHECKS, Finding, Level, Site, examine};
 use crate::exit::{Exit, Refused};
 use crate::{output, worker};
-
-/// How long the test of the GPUs may take.
-const GPU_DEADLINE: Duration = Duration::from_secs(180);
-/// The largest tensor of the bandwidth test.
-const MEBIBYTES: &str = "256";
 
 /// Find out what keeps this machine, or a run on it, from working, and what helps.
 #[derive(Debug, clap::Args)]
@@ -25,12 +18,21 @@ pub struct Args {
     /// Change a key of the config: path.to.key=value.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     overrides: Vec<String>,
-    /// Test the collective operations of all visible GPUs, and their bandwidth.
+    /// Compare all visible GPUs with the CPU, let them work together, and measure them: in 90 s at most.
     #[arg(long)]
     gpu: bool,
     /// Print JSON.
-    #[arg(long, conflicts_with = "gpu")]
+    #[arg(long)]
     json: bool,
+}
+
+/// All that is found with `--gpu`.
+#[derive(Serialize)]
+struct Found {
+    findings: Vec<Finding>,
+    gpus: Vec<Tested>,
+    collectives: Option<Collectives>,
+    verdict: String,
 }
 
 impl Args {
@@ -39,62 +41,76 @@ impl Args {
     /// # Errors
     /// A test of the GPUs that cannot be started.
     pub fn run(self) -> anyhow::Result<Exit> {
-        let findings = examine(&Site::look(self.config.as_deref(), &self.overrides));
-        let failures = findings.iter().filter(|finding| finding.level == Level::Fail).count();
-        if self.json {
-            output::print(serde_json::to_string_pretty(&findings)?)?;
-        } else {
+        let deadline = Instant::now() + gpu_test::LONGEST;
+        let site = Site::look(self.config.as_deref(), &self.overrides);
+        let findings = examine(&site);
+        let failed = |finding: &&Finding| finding.level == Level::Fail;
+        let failures = findings.iter().filter(failed).count();
+        if !self.json {
             let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
             let (checks, warnings) = (CHECKS.len(), findings.len() - failures);
             output::print(format_args!(
                 "{lines}{checks} checks: {failures} failures, {warnings} warnings"
             ))?;
         }
-        let exit = if failures == 0 { Exit::Done } else { Exit::Failed };
-        if self.gpu { Ok(worse(exit, test_gpus()?)) } else { Ok(exit) }
+        if self.gpu {
+            return self.test_gpus(&site, findings, deadline);
+        }
+        if self.json {
+            output::print(serde_json::to_string_pretty(&findings)?)?;
+        }
+        Ok(if failures == 0 { Exit::Done } else { Exit::Failed })
+    }
+
+    /// Has the worker test all GPUs, and says what has come of it and of the findings.
+    fn test_gpus(
+        &self,
+        site: &Site,
+        findings: Vec<Finding>,
+        deadline: Instant,
+    ) -> anyhow::Result<Exit> {
+        let machine = &site.machine;
+        if machine.gpus == 0 {
+            let refused = Refused(format!("there is no GPU to test ({})", machine.gpus_by));
+            if self.json {
+                let verdict = refused.to_string();
+                Found { findings, gpus: Vec::new(), collectives: None, verdict }.print()?;
+            }
+            return Err(refused.into());
+        }
+        let nccl = match site.found_libraries() {
+            Some(libraries) => {
+                let reason = libraries.no_nccl.as_deref().unwrap_or("NCCL cannot be used");
+                libraries.nccl.as_deref().ok_or(reason)
+            }
+            None => Err("the worker does not start"),
+        };
+        let setting = Setting { machine, worker: &worker::find()?, nccl, deadline };
+        let test = GpuTest::run(&setting, &mut |line| {
+            if !self.json {
+                // The verdict tells of an output that is closed.
+                let _ = output::print(line);
+            }
+        })?;
+        let failed = findings.iter().filter(|finding| finding.level == Level::Fail);
+        let mut failures: Vec<String> = failed.map(|finding| finding.check.into()).collect();
+        failures.extend(test.failures());
+        let (exit, verdict) = match failures.is_empty() {
+            true => (Exit::Done, format!("pass: {}", test.success())),
+            false => (Exit::Failed, format!("fail: {}", failures.join("; "))),
+        };
+        if self.json {
+            let GpuTest { gpus, collectives } = test;
+            Found { findings, gpus, collectives: Some(collectives), verdict }.print()?;
+        } else {
+            output::print(verdict)?;
+        }
+        Ok(exit)
     }
 }
 
-fn worse(one: Exit, other: Exit) -> Exit {
-    if one == Exit::Done { other } else { one }
-}
-
-/// Runs the worker's own test on all GPUs, and prints what it says.
-fn test_gpus() -> anyhow::Result<Exit> {
-    let machine = Machine::this();
-    if machine.gpus == 0 {
-        let reason = machine.gpus_by;
-        return Err(Refused(format!("there is no GPU to test ({reason})")).into());
+impl Found {
+    fn print(&self) -> anyhow::Result<()> {
+        output::print(serde_json::to_string_pretty(self)?).map(drop)
     }
-    let topology = Topology {
-        ranks: machine.gpus,
-        device: Device::Cuda,
-        workers_per_gpu: 1,
-        threads: 1,
-        engine: EngineKind::Mpirun,
-        hosts: vec![Share { host: machine.host, ranks: machine.gpus }],
-    };
-    let arguments = ["conformance", "--backend", "nccl", "--bandwidth", MEBIBYTES];
-    let job = Job {
-        program: worker::find()?,
-        arguments: arguments.map(String::from).into(),
-        environment: vec![("OMP_NUM_THREADS".into(), "1".into())],
-    };
-    let log = std::env::temp_dir().join(format!("tandem-doctor-{}.log", std::process::id()));
-    let mut group = engine::start(&topology, &job, &log)?;
-    let status = group.wait(GPU_DEADLINE);
-    if status.is_none() {
-        group.end(&[]);
-    }
-    let text = std::fs::read_to_string(&log).context("cannot read what the test said")?;
-    let _ = std::fs::remove_file(&log);
-    output::write(text)?;
-    let passed = status.is_some_and(|status| status.success());
-    let seconds = GPU_DEADLINE.as_secs();
-    output::print(match (passed, status) {
-        (true, _) => format!("pass: {} GPUs work together", topology.ranks),
-        (false, Some(_)) => format!("fail: {} GPUs do not work together", topology.ranks),
-        (false, None) => format!("fail: the test did not end within {seconds} s"),
-    })?;
-    Ok(if passed { Exit::Done } else { Exit::Failed })
 }

@@ -160,9 +160,13 @@ impl Members {
         let misses = |member: &Member| unheard(member) > MISSED * HEARTBEAT;
         let stuck = here().filter(|(_, member)| stands(member, 2 * HEARTBEAT)).min_by_key(
             |(_, member)| {
-                // Who waits for data keeps those waiting who wait for its gradients.
-                let has_data = member.phase != Phase::Data;
-                (!misses(member), member.step, has_data, member.moved)
+                // Who waits for data, or computes, keeps those waiting who wait for its gradients.
+                let waits_for_others = match member.phase {
+                    Phase::Data => 0,
+                    Phase::Reduce => 2,
+                    _ => 1,
+                };
+                (!misses(member), member.step, waits_for_others, member.moved)
             },
         )?;
         let (rank, member) = stuck;
@@ -185,7 +189,7 @@ impl Members {
 fn deadline(phase: Phase, deadlines: &Deadlines) -> Duration {
     Duration::from_secs_f64(match phase {
         Phase::Start => deadlines.start,
-        Phase::Train | Phase::Data => deadlines.step,
+        Phase::Train | Phase::Data | Phase::Reduce => deadlines.step,
         Phase::Save | Phase::Finish => deadlines.save,
         Phase::Evaluate | Phase::Translate => deadlines.evaluate,
     })
@@ -194,7 +198,7 @@ fn deadline(phase: Phase, deadlines: &Deadlines) -> Duration {
 fn deadline_key(phase: Phase) -> &'static str {
     match phase {
         Phase::Start => "start",
-        Phase::Train | Phase::Data => "step",
+        Phase::Train | Phase::Data | Phase::Reduce => "step",
         Phase::Save | Phase::Finish => "save",
         Phase::Evaluate | Phase::Translate => "evaluate",
     }
@@ -291,6 +295,18 @@ mod tests {
         let overdue = members.overdue(&DEADLINES, at(start, 40)).unwrap();
         assert_eq!(overdue.rank, 1);
         assert!(overdue.reason.contains("phase data for 38.0 s (cluster.deadlines.step)"));
+    }
+
+    #[test]
+    fn one_that_computes_is_blamed_before_those_that_wait_for_its_gradients() {
+        let start = Instant::now();
+        let mut members = two(start);
+        for second in 1..=40 {
+            members.beat(0, Phase::Reduce, 5, 10, at(start, second));
+            let progress = if second > 1 { 10 } else { 9 };
+            members.beat(1, Phase::Train, 5, progress, at(start, second));
+        }
+        assert_eq!(blamed(&members, at(start, 40)), Some(1));
     }
 
     #[test]

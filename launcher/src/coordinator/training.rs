@@ -64,7 +64,7 @@ impl Listener for Training<'_> {
         }
         let activity = match phase {
             Phase::Start => return,
-            Phase::Train | Phase::Data => Activity::Train,
+            Phase::Train | Phase::Data | Phase::Reduce => Activity::Train,
             Phase::Save | Phase::Finish => Activity::Save,
             Phase::Evaluate | Phase::Translate => Activity::Evaluate,
         };

@@ -1,5 +1,6 @@
 //! GPUs: which are visible, the driver, CUDA and NCCL.
 
+use tandem_cluster::gpu_report::cuda_version;
 use tandem_cluster::topology::Device;
 
 use super::programs::joins_gpus;
@@ -55,10 +56,6 @@ pub fn driver(site: &Site) -> Option<Trouble> {
     )
 }
 
-fn version(code: i32) -> String {
-    format!("{}.{}", code / 1000, code % 1000 / 10)
-}
-
 /// Minor versions of CUDA work with each other.
 fn is_too_old(site: &Site) -> bool {
     site.found_libraries().is_some_and(|libraries| {
@@ -74,8 +71,8 @@ pub fn driver_version(site: &Site) -> Option<Trouble> {
     fail(
         format!(
             "the driver serves CUDA {}, and libtorch needs CUDA {}",
-            version(libraries.driver?),
-            version(libraries.cuda)
+            cuda_version(libraries.driver?),
+            cuda_version(libraries.cuda)
         ),
         "update NVIDIA's driver, or set `cluster.device: cpu`",
     )

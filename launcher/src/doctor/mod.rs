@@ -1,10 +1,11 @@
 //! Whether this machine, and a run on it, would work: found out before anything starts.
 //!
 //! [`Site`] is what there is, gathered within a second; a check is a function of it that finds at
-//! most one thing, so that each can be tested without breaking a machine.
+//! most one thing, so that each can be tested without breaking a machine. [`gpu_test`] makes GPUs work.
 
 mod environment;
 mod files;
+pub mod gpu_test;
 mod gpus;
 mod limits;
 mod network;

@@ -11,7 +11,7 @@ use tandem_cluster::store::hash_file;
 
 use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust, hex};
 use super::clean::{Cleaner, Reason};
-use super::recipe::{Expect, Format, Kind, Part, Recipe, Source};
+use super::recipe::{Expect, Kind, Part, Recipe, Source};
 use super::texts::{self, Member, TextError};
 use super::unpack::{self, Inner, UnpackError};
 use crate::progress::Progress;
@@ -347,7 +347,8 @@ impl Maker<'_> {
         for (number, (name, archive)) in found.iter().enumerate() {
             let sources = || {
                 let parts = self.recipe.parts().into_iter();
-                parts.flat_map(|(_, part)| &part.sources).filter(|source| source.archive == *name)
+                let sources = parts.flat_map(|(_, part)| &part.sources);
+                sources.filter(|source| source.archives().any(|archive| archive == *name))
             };
             if sources().next().is_none() {
                 continue;
@@ -482,11 +483,14 @@ impl Unpacked {
 
     /// The members of a source, if the archive has them.
     fn members(&self, source: &Source) -> Option<Vec<Member>> {
-        let archive = &source.archive;
-        if source.format == Format::Tmx && source.files.is_empty() {
-            let path = self.get(archive, "")?.clone();
-            return Some(vec![Member { name: archive.clone(), path }]);
+        if source.is_whole() {
+            let whole = |archive: &str| {
+                let path = self.get(archive, "")?.clone();
+                Some(Member { name: archive.to_owned(), path })
+            };
+            return source.archives().map(whole).collect();
         }
+        let archive = &source.archive;
         let member = |file: &String| {
             let path = self.get(archive, file)?.clone();
             Some(Member { name: format!("{archive}: {file}"), path })

@@ -121,8 +121,10 @@ pub struct Part {
 pub struct Source {
     /// The archive, as named in `archives`.
     pub archive: String,
+    /// Where each language is an archive of its own, one compressed file: that of the second.
+    pub second_archive: Option<String>,
     /// The members of both languages, in the order of `languages`; ending in `.gz` they are
-    /// unpacked. None for `tmx` that is the archive itself.
+    /// unpacked. None where the archives are the files.
     #[serde(default)]
     pub files: Vec<String>,
     /// How sentences stand in them.
@@ -215,14 +217,15 @@ impl Recipe {
         for (name, part) in self.parts() {
             problems.extend(part.problems(name));
             for source in &part.sources {
-                match self.archives.contains_key(&source.archive) {
-                    true => problems.extend(source.problems(name)),
-                    false => problems.push(format!(
-                        "{name}: there is no archive `{}`; there are: {}",
-                        source.archive,
-                        self.archives.keys().cloned().collect::<Vec<_>>().join(", ")
-                    )),
+                let unknown: Vec<&str> =
+                    source.archives().filter(|name| !self.archives.contains_key(*name)).collect();
+                if unknown.is_empty() {
+                    problems.extend(source.problems(name));
                 }
+                let known = || self.archives.keys().cloned().collect::<Vec<_>>().join(", ");
+                problems.extend(unknown.iter().map(|archive| {
+                    format!("{name}: there is no archive `{archive}`; there are: {}", known())
+                }));
             }
         }
         if self.languages[0] == self.languages[1] {
@@ -300,18 +303,37 @@ impl Part {
 }
 
 impl Source {
+    /// The archives that it takes its texts from.
+    pub fn archives(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.archive).chain(self.second_archive.as_deref())
+    }
+
+    /// Whether its archives are its files, and have no members.
+    pub fn is_whole(&self) -> bool {
+        Kind::of(&self.archive) == Some(Kind::Gzip)
+    }
+
     fn problems(&self, part: &str) -> Vec<String> {
         let mut problems = Vec::new();
-        let whole = Kind::of(&self.archive) == Some(Kind::Gzip);
-        let (count, wanted) = match (self.format, whole) {
-            (Format::Tmx, true) => (0, "must have no `files`: the archive is the file"),
-            (Format::Tmx, false) => (1, "must have one file in `files`"),
-            (_, true) => {
-                let message = "is one file, which only `format: tmx` can be";
+        let second = self.second_archive.as_deref();
+        if second.is_some_and(|name| Kind::of(name) != Some(Kind::Gzip)) {
+            problems.push(format!("{part}: `second_archive` must be one file, ending in .gz"));
+        }
+        let (count, wanted) = match (self.format, self.is_whole(), second) {
+            (Format::Tmx, _, Some(_)) | (_, false, Some(_)) => {
+                let message = "must be one file in one language to have a `second_archive`";
                 problems.push(format!("{part}: {} {message}", self.archive));
                 return problems;
             }
-            (_, false) => (2, "must have two files in `files`, one for each language"),
+            (_, true, Some(_)) => (0, "must have no `files`: the archives are the files"),
+            (Format::Tmx, true, None) => (0, "must have no `files`: the archive is the file"),
+            (Format::Tmx, false, None) => (1, "must have one file in `files`"),
+            (_, true, None) => {
+                let message = "is one file: it must be `format: tmx`, or have a `second_archive`";
+                problems.push(format!("{part}: {} {message}", self.archive));
+                return problems;
+            }
+            (_, false, None) => (2, "must have two files in `files`, one for each language"),
         };
         if self.files.len() != count {
             problems.push(format!("{part}: a source of {} {wanted}", self.archive));
@@ -378,10 +400,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad.yaml");
         let text = "title: bad\nlanguages: [de, de]\narchives:\n  \
-             ../a.zip: {urls: [ftp://a], sha256: 12}\n  b.tgz: {urls: [http://b], sha256: unknown}\n\
+             ../a.zip: {urls: [ftp://a], sha256: 12}\n  b.tgz: {urls: [http://b], sha256: unknown}\n  \
+             d.gz: {urls: [http://d], sha256: unknown}\n  e.gz: {urls: [http://e], sha256: unknown}\n\
              train: {every: 3, sources: [{archive: c.tgz, format: lines}]}\n\
              valid: {every: 1}\n\
-             test: {sources: [{archive: b.tgz, format: lines, files: [a], drop: [url]}]}\n";
+             test: {sources: [{archive: b.tgz, format: lines, files: [a], drop: [url]}, \
+             {archive: b.tgz, second_archive: d.gz, format: lines}, \
+             {archive: e.gz, format: lines}, {archive: e.gz, second_archive: b.tgz, format: lines}]}\n";
         fs::write(&path, text).unwrap();
         let error = Recipe::read(&path).unwrap_err().to_string();
         for part in [
@@ -389,10 +414,13 @@ mod tests {
             "must be http://",
             "must be 64 small hexadecimal digits",
             "train.every: only `valid`",
-            "there is no archive `c.tgz`; there are: ../a.zip, b.tgz",
+            "there is no archive `c.tgz`; there are: ../a.zip, b.tgz, d.gz, e.gz",
             "valid.every: must be at least 2",
             "must have two files in `files`",
             "`drop` and `strip` are for",
+            "test: b.tgz must be one file in one language to have a `second_archive`",
+            "test: e.gz is one file: it must be `format: tmx`, or have a `second_archive`",
+            "test: `second_archive` must be one file, ending in .gz",
             "two different ones",
         ] {
             assert!(error.contains(part), "{part}: {error}");

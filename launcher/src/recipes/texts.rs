@@ -397,6 +397,7 @@ mod tests {
         let tagged = format == Format::TaggedLines;
         Source {
             archive: "a.tgz".into(),
+            second_archive: None,
             files: Vec::new(),
             format,
             drop: if tagged { words("url talkid keywords") } else { Vec::new() },

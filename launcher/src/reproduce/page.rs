@@ -27,10 +27,12 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-w
                      height:auto}";
 /// What stands in a cell without a number.
 const UNKNOWN: &str = "–";
+/// The paper's mark for "no convergence reached during training" (Table 3b).
+const NO_CONVERGENCE: &str = "×";
 /// Said below each table.
-const LEGEND: &str = "– in a column of the paper: its number is not known here. Milliseconds are the \
-                      median for one sentence at a time, the paper's on its GPU; sentences a second \
-                      are in full batches. BLEU to the first row's: the difference to the first row \
+const LEGEND: &str = "– in a column of the paper: it gives no number; ×: no convergence, as it says. \
+                      Milliseconds are the median for one sentence at a time, the paper's on its \
+                      GPU; sentences a second are in full batches. BLEU to the first row's: the difference to the first row \
                       of the same data, and its 95 % interval by paired bootstrap of the test set \
                       (1,000 resamples).";
 
@@ -59,7 +61,10 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
     vec![
         row.data.clone(),
         row.system.clone(),
-        number(row.paper.bleu, 2),
+        match row.paper.no_convergence {
+            true => NO_CONVERGENCE.into(),
+            false => number(row.paper.bleu, 2),
+        },
         number(measured.bleu_tokenized, 2),
         number(measured.bleu, 2),
         number(measured.chrf, 2),
@@ -164,6 +169,8 @@ pub fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::table::{Figure, Paper};
     use super::*;
 
@@ -211,6 +218,228 @@ mod tests {
         assert!(text.contains("not there; a \\| b |"), "{text}");
         assert!(text.contains("Each run here made 7 updates."), "{text}");
         assert!(text.contains("Changed for all runs: seed=2."), "{text}");
+    }
+
+    type Expected = (&'static str, &'static str, &'static [(&'static str, [&'static str; 3])]);
+
+    /// All numbers of the paper's tables: by data and system its BLEU, trained parameters and
+    /// milliseconds.
+    const PAPER: &[Expected] = &[
+        (
+            "table-1",
+            "WMT14 En-De",
+            &[
+                ("Transformer-Base", ["28.04", "74M", "778"]),
+                ("Mask-Predict", ["27.03", "75M", "161"]),
+                ("BERT-Fused NAT", ["27.73", "90M", "260"]),
+                ("AB-Net", ["28.69", "67M", "327"]),
+                ("AB-Net-Enc", ["28.08", "78M", "165"]),
+            ],
+        ),
+        (
+            "table-1",
+            "WMT14 De-En",
+            &[
+                ("Transformer-Base", ["32.69", "–", "–"]),
+                ("Mask-Predict", ["30.53", "–", "–"]),
+                ("BERT-Fused NAT", ["32.10", "–", "–"]),
+                ("AB-Net", ["33.57", "–", "–"]),
+                ("AB-Net-Enc", ["–", "–", "–"]),
+            ],
+        ),
+        (
+            "table-1",
+            "WMT16 Ro-En",
+            &[
+                ("Transformer-Base", ["34.46", "–", "–"]),
+                ("Mask-Predict", ["33.31", "–", "–"]),
+                ("BERT-Fused NAT", ["34.12", "–", "–"]),
+                ("AB-Net", ["35.63", "–", "–"]),
+                ("AB-Net-Enc", ["–", "–", "–"]),
+            ],
+        ),
+        (
+            "table-1",
+            "IWSLT14 De-En",
+            &[
+                ("Transformer-Base", ["33.59", "–", "–"]),
+                ("Mask-Predict", ["31.71", "–", "–"]),
+                ("BERT-Fused NAT", ["33.14", "–", "–"]),
+                ("AB-Net", ["36.49", "–", "–"]),
+                ("AB-Net-Enc", ["34.45", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 En-It",
+            &[
+                ("Transformer-Base", ["29.26", "–", "–"]),
+                ("Mask-Predict", ["26.05", "–", "–"]),
+                ("AB-Net", ["31.81", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 It-En",
+            &[
+                ("Transformer-Base", ["33.57", "–", "–"]),
+                ("Mask-Predict", ["29.50", "–", "–"]),
+                ("AB-Net", ["34.20", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 En-Es",
+            &[
+                ("Transformer-Base", ["36.04", "–", "–"]),
+                ("Mask-Predict", ["32.15", "–", "–"]),
+                ("AB-Net", ["37.45", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 Es-En",
+            &[
+                ("Transformer-Base", ["39.31", "–", "–"]),
+                ("Mask-Predict", ["35.37", "–", "–"]),
+                ("AB-Net", ["42.66", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 En-Nl",
+            &[
+                ("Transformer-Base", ["31.30", "–", "–"]),
+                ("Mask-Predict", ["25.78", "–", "–"]),
+                ("AB-Net", ["32.52", "–", "–"]),
+            ],
+        ),
+        (
+            "table-2",
+            "IWSLT14 Nl-En",
+            &[
+                ("Transformer-Base", ["36.19", "–", "–"]),
+                ("Mask-Predict", ["32.91", "–", "–"]),
+                ("AB-Net", ["38.94", "–", "–"]),
+            ],
+        ),
+        (
+            "table-3a",
+            "WMT14 En-De",
+            &[
+                ("Transformer-Big", ["28.91", "–", "–"]),
+                ("BERT-Distilled", ["27.53", "–", "–"]),
+                ("CT-NMT", ["30.10", "–", "–"]),
+                ("BERT-Fused", ["30.75", "–", "–"]),
+                ("AB-Net-Enc", ["30.60", "–", "–"]),
+            ],
+        ),
+        (
+            "table-3a",
+            "WMT14 En-Fr",
+            &[
+                ("Transformer-Big", ["42.23", "–", "–"]),
+                ("BERT-Distilled", ["–", "–", "–"]),
+                ("CT-NMT", ["42.30", "–", "–"]),
+                ("BERT-Fused", ["43.78", "–", "–"]),
+                ("AB-Net-Enc", ["43.56", "–", "–"]),
+            ],
+        ),
+        (
+            "table-3a",
+            "WMT16 Ro-En",
+            &[
+                ("Transformer-Big", ["36.46", "–", "–"]),
+                ("BERT-Fused", ["39.10", "–", "–"]),
+                ("AB-Net-Enc", ["39.21", "–", "–"]),
+            ],
+        ),
+        (
+            "table-3a",
+            "IWSLT14 En-De",
+            &[
+                ("AB-Net with a causal BERT decoder", ["26.40", "–", "–"]),
+                ("AB-Net-Enc", ["29.96", "–", "–"]),
+                ("Transformer-Base", ["28.96", "–", "–"]),
+            ],
+        ),
+        (
+            "table-3b",
+            "IWSLT14 De-En",
+            &[
+                ("AB-Net, which is (4): (3) + A-DEC", ["36.49", "–", "–"]),
+                ("Transformer-Base", ["33.59", "–", "–"]),
+                ("(1) X-BERT + Decoder: AB-Net-Enc without adapters", ["×", "–", "–"]),
+                ("(2) (1) + A-ENC: AB-Net-Enc", ["34.45", "–", "–"]),
+                ("(3) (2) + Y-BERT: AB-Net without adapters in the decoder", ["×", "–", "–"]),
+                ("(5) (4) + A-DEC on top 6 layers", ["34.60", "–", "–"]),
+                ("(6) (5) + A-ENC on top 6 layers", ["33.78", "–", "–"]),
+            ],
+        ),
+        (
+            "figure-2",
+            "IWSLT14 De-En",
+            &[
+                ("adapters 64 wide", ["34.81", "–", "–"]),
+                ("adapters 512 wide", ["36.49", "–", "–"]),
+                ("Transformer-Base", ["33.59", "–", "–"]),
+            ],
+        ),
+        (
+            "latency",
+            "WMT14 En-De on a GPU",
+            &[
+                ("AB-Net, 10 passes, 4 lengths", ["–", "67M", "327"]),
+                ("AB-Net-Enc, 10 passes, 4 lengths", ["–", "78M", "165"]),
+                ("BERT-Fused NAT, 10 passes, 4 lengths", ["–", "90M", "260"]),
+                ("Mask-Predict, 10 passes, 4 lengths", ["–", "75M", "161"]),
+                ("Transformer-Base, 6 and 6 layers, beam 5", ["–", "74M", "778"]),
+            ],
+        ),
+    ];
+    /// The numbers that stand in its text.
+    const TEXT: &[(&str, &[&str])] = &[
+        ("table-1", &["2.38", "about 15M", "about 26 %", "3.5/0.88", "4 lengths", "10 iterations"]),
+        ("table-3a", &["1.33 to 2.75", "2.5 BLEU"]),
+        ("figure-2", &["0.4 drop", "5%", "2^6 to 2^10"]),
+        ("figure-3a", &["50 epochs", "29 %", "26 %", "half of the batch", "does not converge"]),
+        ("figure-3b", &["28.96", "over 1M"]),
+    ];
+
+    /// A table of the paper as Markdown, of which nothing has been run.
+    fn nothing_run(name: &str) -> String {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
+        let table = Table::read(&configs, name).expect("a table");
+        let nothing = Outcome::Nothing("its run has not begun".into());
+        let outcomes: Vec<Outcome> = table.rows.iter().map(|_| nothing.clone()).collect();
+        markdown(&table, &outcomes, &[], "t.svg")
+    }
+
+    #[test]
+    fn every_number_of_the_paper_stands_in_its_row() {
+        for (name, data, rows) in PAPER {
+            let text = nothing_run(name);
+            for (system, [bleu, parameters, milliseconds]) in *rows {
+                let row = format!(
+                    "| {data} | {system} | {bleu} | – | – | – | {parameters} | – | {milliseconds} | – |"
+                );
+                assert!(text.contains(&row), "{row}\n{text}");
+            }
+            let prefix = format!("| {data} | ");
+            let found = text.lines().filter(|line| line.starts_with(&prefix));
+            let is_given = |line: &&str| {
+                let cells: Vec<&str> = line.split(" | ").collect();
+                [cells[2], cells[6], cells[8]] != [UNKNOWN; 3]
+            };
+            let is_number = |row: &&(&str, [&str; 3])| row.1 != [UNKNOWN; 3];
+            let expected = rows.iter().filter(is_number).count();
+            let others = if *name == "latency" { 3 } else { 0 }; // with 1 length, which the paper has not
+            assert_eq!(found.filter(is_given).count(), expected + others, "{name}, {data}");
+        }
+        for (name, parts) in TEXT {
+            let text = nothing_run(name);
+            parts.iter().for_each(|part| assert!(text.contains(part), "{name}: {part}\n{text}"));
+        }
     }
 
     #[test]

@@ -295,8 +295,15 @@ fn english_french_reads_compressed_members_of_a_plain_tar() {
     assert_eq!(world.rows("wmt14.en-fr/test.tsv"), ["en un\tfr un"]);
 }
 
-#[test]
-fn romanian_gets_its_own_letters() {
+/// The hashes that the recipes of Romanian-English have.
+const ROMANIAN_PINS: [&str; 3] = [
+    "8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7",
+    "56bfaa2a8c8bdfccb7b50cc926067e2291347d807004e81faab8762ddbf26302",
+    "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
+];
+
+/// The archives of Romanian-English, in the order of [`ROMANIAN_PINS`].
+fn romanian() -> [(&'static str, Vec<u8>); 3] {
     let ep = [
         ("ro", "Şedinţa a început .\n\nŢara noastră\n"),
         ("en", "The session has begun .\nnothing\nThe country\n"),
@@ -314,19 +321,46 @@ fn romanian_gets_its_own_letters() {
             dev.push((name, sgm(kind, language, &["aşa", "b"])));
         }
     }
-    let archives = [
+    [
         ("europarl-v8.tgz", tgz(&ep)),
         ("setimes2.en-ro.tmx.gz", gzip(tmx.as_bytes())),
         ("wmt19-dev.tgz", tgz(&dev)),
-    ];
-    let pinned = [
-        "8917bd3bef3bc894c8519ca1f8a4c7c330aad08a1263655a9d99ee13d532e3c7",
-        "56bfaa2a8c8bdfccb7b50cc926067e2291347d807004e81faab8762ddbf26302",
-        "7a7deccf82ebb05ba508dba5eb21356492224e8f630ec4f992132b029b4b25e7",
-    ];
+    ]
+}
+
+#[test]
+fn back_translations_whose_languages_are_files_of_their_own_follow_the_pairs() {
+    let unpinned = ROMANIAN_PINS.map(|pinned| (pinned, "unknown"));
+    let world = World::new("wmt16-back.ro-en", &unpinned);
+    for (name, bytes) in &romanian() {
+        world.server.serve(name, bytes);
+    }
+    for (language, text) in [("ro", "înapoi şi\nal doilea\n"), ("en", "back and\nthe second\n")] {
+        let name = format!("corpus.bt.ro-en.{language}.gz");
+        world.server.serve(&name, &gzip(text.as_bytes()));
+    }
+    world.fetch("wmt16-back.ro-en", 0);
+    let train = world.rows("wmt16-back.ro-en/train.tsv");
+    assert_eq!(
+        train[2..],
+        ["Europa & noi\tEurope & us", "înapoi și\tback and", "al doilea\tthe second"]
+    );
+
+    let short = gzip(b"back and\n");
+    world.server.serve("corpus.bt.ro-en.en.gz", &short);
+    fs::remove_dir_all(world.path("archives")).expect("a folder");
+    fs::remove_file(world.path("archives.lock")).expect("a file");
+    let said = world.run("wmt16-back.ro-en", &["--again", "--from", &world.server.address], 2);
+    let uneven = "corpus.bt.ro-en.ro.gz has 2 sentences and corpus.bt.ro-en.en.gz has 1";
+    assert!(said.contains(uneven), "{said}");
+}
+
+#[test]
+fn romanian_gets_its_own_letters() {
+    let archives = romanian();
     let own: Vec<String> = archives.iter().map(|(_, bytes)| sha256(bytes)).collect();
     let replace: Vec<(&str, &str)> =
-        pinned.iter().zip(&own).map(|(pinned, own)| (*pinned, own.as_str())).collect();
+        ROMANIAN_PINS.iter().zip(&own).map(|(pinned, own)| (*pinned, own.as_str())).collect();
     let world = World::new("wmt16.ro-en", &replace);
     for (name, bytes) in &archives {
         world.server.serve(name, bytes);

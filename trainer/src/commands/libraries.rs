@@ -1,7 +1,5 @@
 //! `tandem-worker libraries`.
 
-use std::ffi::c_int;
-
 use tandem_cluster::libraries::Libraries;
 
 use crate::parallel::nccl::{driver, library};
@@ -13,7 +11,7 @@ pub fn run() -> anyhow::Result<u8> {
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));
     let libraries = Libraries {
         mpi: mpi::environment::library_version()?.trim_end_matches('\0').trim().to_owned(),
-        cuda: runtime_version(),
+        cuda: crate::native::cuda_version(),
         gpus: if no_cuda.is_none() { tch::Cuda::device_count().max(0) as usize } else { 0 },
         no_cuda,
         driver: driver::load().ok(),
@@ -23,19 +21,4 @@ pub fn run() -> anyhow::Result<u8> {
     };
     println!("{}", serde_json::to_string(&libraries)?);
     Ok(0)
-}
-
-/// That of libcudart, which libtorch loads on CPUs as well.
-fn runtime_version() -> i32 {
-    // SAFETY: looks up a name.
-    let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaRuntimeGetVersion".as_ptr()) };
-    let mut version = 0;
-    if !function.is_null() {
-        // SAFETY: the function has this type in every version of CUDA, and needs no driver.
-        unsafe {
-            let function: extern "C" fn(*mut c_int) -> c_int = std::mem::transmute(function);
-            function(&mut version);
-        }
-    }
-    version
 }

@@ -1,6 +1,7 @@
 //! The verbs of `tandem-worker`.
 
 mod bench;
+mod check_gpu;
 mod conformance;
 mod evaluate;
 mod libraries;
@@ -16,7 +17,7 @@ use tandem_config::cluster::Device as DeviceConfig;
 use tch::Device;
 
 /// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench`,
-/// `conformance` and `libraries`.
+/// `conformance`, `check-gpu` and `libraries`.
 #[derive(Debug, Parser)]
 #[command(name = "tandem-worker", version)]
 enum Command {
@@ -31,6 +32,8 @@ enum Command {
     Bench(bench::Command),
     /// Test the collective operations of the ranks that mpirun started.
     Conformance(conformance::Args),
+    /// Compare a GPU's numbers with the CPU's, and measure its speed.
+    CheckGpu(check_gpu::Args),
     /// Say what there is of the libraries that this program loads, in JSON.
     Libraries,
     /// Compare this program with what the authors' released code computed.
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Translate(args) => args.run(),
         Command::Bench(command) => command.run(),
         Command::Conformance(args) => args.run(),
+        Command::CheckGpu(args) => args.run(),
         Command::Libraries => libraries::run(),
         Command::Parity { folder, device } => {
             let agrees = device.find().and_then(|device| crate::parity::run(&folder, device));

@@ -106,8 +106,8 @@ pub struct Side<'a> {
 /// What the samples are made for.
 #[derive(Clone, Copy)]
 pub enum Sides<'a> {
-    /// Pairs. Each sentence ends with [SEP]; [CLS] is not added, as in the paper. A BERT beside a
-    /// Transformer gets one of its own.
+    /// Pairs. Each sentence ends with [SEP]; [CLS] is not added, as in the released code. A BERT beside
+    /// a Transformer gets one of its own.
     Pair {
         /// The source side.
         source: Side<'a>,

@@ -123,7 +123,7 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     }
 }
 
-/// What was looked at first, and what follows.
+/// A file of which the beginning has been looked at.
 type Whole<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
 /// What begins here, and all of it.

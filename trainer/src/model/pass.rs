@@ -81,6 +81,34 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// `dropout(softmax(q · kᵀ / √d + mask)) · v` in one kernel, which keeps no scores: `[B, H, T, d]`
+    /// queries, `[B, H, S, d]` keys and values, to `[B, H, T, d]`. The mask broadcasts to
+    /// `[B, H, T, S]`.
+    pub fn fused_attention(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        mask: &Tensor,
+        probability: f64,
+    ) -> Tensor {
+        // The mask is determined by the pass's seed, as that of other kernels of libtorch's.
+        let probability = self.mask(probability).map_or(0.0, |_| probability);
+        let (batch, heads, queries, _) = query.size4().expect("queries have four dimensions");
+        let mask = mask.expand([batch, heads, queries, key.size()[2]], false);
+        let (attended, ..) = Tensor::internal_scaled_dot_product_efficient_attention(
+            query,
+            key,
+            value,
+            Some(&mask),
+            query.requires_grad() || key.requires_grad() || value.requires_grad(),
+            probability,
+            false,
+            None,
+        );
+        attended
+    }
+
     /// `dropout(softmax(scale · scores + mask))`: scores `[B, H, T, S]`, an additive mask that
     /// broadcasts over the heads.
     pub fn attention_weights(

@@ -24,7 +24,7 @@ fn a_transformer_behind_a_wider_bert_with_adapters_is_pytorchs() {
     check_autoregressive(&golden, &behind_a_wide_bert(target(), autoregressive(), 0));
 }
 
-/// AB-Net-FB: adapters and both BERTs are trained together.
+/// AB-Net FB: adapters and both BERTs are trained together.
 #[test]
 fn two_berts_with_adapters_trained_as_a_whole_are_pytorchs() {
     let golden = Golden::open("compositions/ab_net");

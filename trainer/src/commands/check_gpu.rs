@@ -1,0 +1,45 @@
+//! `tandem-worker check-gpu`.
+
+use std::fmt::Display;
+
+use clap::ValueEnum;
+
+use crate::check_gpu;
+
+/// Compare a GPU's numbers with the CPU's, and measure its speed.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which of the visible GPUs, counted from 0.
+    #[arg(long, value_name = "INDEX", default_value_t = 0)]
+    gpu: usize,
+    /// Print one JSON object at the end; lines for people go to standard error.
+    #[arg(long)]
+    json: bool,
+    /// Compare the CPU with itself: for tests.
+    #[arg(long, hide = true, value_enum, default_value_t = Device::Cuda)]
+    device: Device,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Device {
+    Cuda,
+    Cpu,
+}
+
+impl Args {
+    pub fn run(self) -> anyhow::Result<u8> {
+        let device = match self.device {
+            Device::Cuda => check_gpu::device(self.gpu)?,
+            Device::Cpu => tch::Device::Cpu,
+        };
+        let tell = |line: &dyn Display| match self.json {
+            true => eprintln!("{line}"),
+            false => println!("{line}"),
+        };
+        let report = check_gpu::run(device, &tell)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+        }
+        Ok(u8::from(report.failures().next().is_some()))
+    }
+}
