@@ -16,6 +16,26 @@ fn checks<'a>(findings: &'a [Value], level: &str) -> Vec<&'a str> {
     findings.iter().filter(of_level).filter_map(|finding| finding["check"].as_str()).collect()
 }
 
+/// The launcher counts GPUs for all workers: one that sees none must not compute on the CPU.
+#[test]
+fn a_worker_that_was_told_of_a_gpu_does_not_go_on_without() {
+    let tiny = Tiny::texts();
+    let side = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
+                vocabulary: { learn: { size: 110, lowercase: false } } } }";
+    let config = tiny.translation("told", 1, side, side, "{ masked: {} }");
+    let text = std::fs::read_to_string(config).expect("a config");
+    let texts = format!("path: {}/", tiny.path("").display());
+    let text = text.replace("device: cpu", "device: auto").replace("path: ", &texts);
+    std::fs::create_dir(tiny.path("told")).expect("a folder");
+    tiny.write("told/config.yaml", &text);
+    let mut command = program("tandem-worker");
+    command.arg("train").arg("--run").arg(tiny.path("told"));
+    command.env("TANDEM_DEVICE", "cuda").env("CUDA_VISIBLE_DEVICES", "-1");
+    let output = expect_code(&mut command, 1);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("there is to be a GPU, but "), "{said}");
+}
+
 #[test]
 fn a_machine_that_tests_is_well() {
     let tiny = Tiny::texts();

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 pub struct Libraries {
     /// MPI's description of itself.
     pub mpi: String,
+    /// The version of libtorch that the worker was built with.
+    pub built_libtorch: String,
+    /// That of the libtorch that it loads, as far as that tells it.
+    pub libtorch: String,
     /// The CUDA that libtorch was built with, as 1000 · major + 10 · minor.
     pub cuda: i32,
     /// Why libtorch cannot use CUDA here.

@@ -110,10 +110,7 @@ impl Machine {
         let installed = (0..64).filter(|i| Path::new(&format!("/dev/nvidia{i}")).exists()).count();
         let (gpus, gpus_by) = match std::env::var("CUDA_VISIBLE_DEVICES") {
             _ if installed == 0 => (0, "there is no /dev/nvidia0"),
-            Ok(visible) => {
-                let named = visible.split(',').filter(|name| !name.trim().is_empty()).count();
-                (named.min(installed), "by CUDA_VISIBLE_DEVICES")
-            }
+            Ok(visible) => (visible_gpus(installed, &visible), "by CUDA_VISIBLE_DEVICES"),
             Err(_) => (installed, "by /dev/nvidia*"),
         };
         Self {
@@ -124,6 +121,19 @@ impl Machine {
             host: process::host_name(),
         }
     }
+}
+
+/// How many of the `installed` GPUs a value of CUDA_VISIBLE_DEVICES leaves, by CUDA's rules: names count
+/// up to the first that is none (`-1`, `none`, an index beyond the last), and one that comes twice
+/// hides all. Whether there is a GPU of a UUID is known to the driver alone.
+pub fn visible_gpus(installed: usize, visible: &str) -> usize {
+    let is_gpu = |name: &&str| match name.parse::<usize>() {
+        Ok(index) => index < installed,
+        Err(_) => name.starts_with("GPU-") || name.starts_with("MIG-"),
+    };
+    let names: Vec<&str> = visible.split(',').map(str::trim).take_while(is_gpu).collect();
+    let is_repeated = |(at, name): (usize, &&str)| names[..at].contains(name);
+    if names.iter().enumerate().any(is_repeated) { 0 } else { names.len() }
 }
 
 impl From<Machine> for Room {
@@ -317,6 +327,25 @@ mod tests {
         std::fs::write(file.path(), text).unwrap();
         let like = Host { name: "here".into(), cpus: 8, gpus: 2, slots: None };
         read_hostfile(file.path(), &like)
+    }
+
+    #[test]
+    fn gpus_are_counted_as_cuda_counts_them() {
+        for (visible, count) in [
+            ("0,1", 2),
+            (" 1 , 0", 2),
+            ("", 0),
+            ("-1", 0),
+            ("none", 0),
+            ("NoDevFiles", 0),
+            ("0,-1,1", 1),
+            ("1,2,0", 1),
+            ("0,0", 0),
+            ("GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", 1),
+            ("MIG-GPU-8932f937/1/2,MIG-3b1", 2),
+        ] {
+            assert_eq!(visible_gpus(2, visible), count, "{visible:?}");
+        }
     }
 
     #[test]

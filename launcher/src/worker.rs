@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use tandem_cluster::control::DEVICE_VARIABLE;
 use tandem_cluster::engine::Job;
 use tandem_cluster::topology::Topology;
 use tandem_config::decoding::Decoding;
@@ -10,8 +11,6 @@ use crate::exit::Refused;
 
 /// Names the worker program where it does not lie beside the launcher.
 const WORKER_VARIABLE: &str = "TANDEM_WORKER";
-/// Tells workers what the launcher found to compute on: `cpu` or `cuda`.
-const DEVICE_VARIABLE: &str = "TANDEM_DEVICE";
 
 /// Finds the worker program.
 ///

@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
+#include <ATen/Version.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function_hook.h>
@@ -38,6 +39,11 @@ void tandem_free(char* message) {
 
 const char* tandem_torch_version() {
   return TORCH_VERSION;
+}
+
+const char* tandem_torch_config() {
+  static const std::string config = at::show_config();
+  return config.c_str();
 }
 
 char* tandem_set_grad(at::Tensor* parameter, at::Tensor* grad) {

@@ -7,6 +7,7 @@ use tch::{Device, Kind, Tensor};
 unsafe extern "C" {
     fn tandem_free(message: *mut c_char);
     fn tandem_torch_version() -> *const c_char;
+    fn tandem_torch_config() -> *const c_char;
     fn tandem_set_grad(parameter: *mut c_void, grad: *mut c_void) -> *mut c_char;
     fn tandem_on_accumulated(
         parameter: *mut c_void,
@@ -191,7 +192,15 @@ pub fn tune_cpu() {
     check(unsafe { tandem_tune_cpu() });
 }
 
-/// libtorch's version.
+/// The version of the libtorch that is loaded, as it tells it; empty if it does not.
+pub fn loaded_torch_version() -> String {
+    // SAFETY: as below.
+    let config = unsafe { CStr::from_ptr(tandem_torch_config()) }.to_string_lossy().into_owned();
+    let version = config.split("TORCH_VERSION=").nth(1).unwrap_or_default();
+    version.split([',', ' ', '\n']).next().unwrap_or_default().to_owned()
+}
+
+/// The version of the libtorch that this program was built with.
 pub fn torch_version() -> String {
     // SAFETY: a C string that lives as long as the program.
     unsafe { CStr::from_ptr(tandem_torch_version()) }.to_string_lossy().into_owned()

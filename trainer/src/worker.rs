@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::control::{GENERATION_VARIABLE, Phase, Report, Session};
+use tandem_cluster::control::{DEVICE_VARIABLE, GENERATION_VARIABLE, Phase, Report, Session};
 use tandem_cluster::process;
 use tandem_config::RunConfig;
 use tandem_config::cluster::Device as DeviceConfig;
@@ -58,7 +58,8 @@ impl Worker {
         local_rank: usize,
     ) -> anyhow::Result<Self> {
         let cluster = &config.cluster;
-        let device = device(cluster.device, cluster.workers_per_gpu, local_rank)?;
+        let wanted = told(cluster.device, std::env::var(DEVICE_VARIABLE).ok().as_deref());
+        let device = device(wanted, cluster.workers_per_gpu, local_rank)?;
         let session = Session::from_env(rank, world_size, &format!("{device:?}"))?;
         let generation = std::env::var(GENERATION_VARIABLE).ok();
         let generation = generation.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -134,6 +135,16 @@ impl Worker {
     }
 }
 
+/// What the launcher has told its workers to compute on, where there is one: it counts GPUs for all of
+/// them, and a worker that sees none must not go on by itself on the CPU.
+fn told(config: DeviceConfig, by_launcher: Option<&str>) -> DeviceConfig {
+    match by_launcher {
+        Some("cuda") => DeviceConfig::Cuda,
+        Some("cpu") => DeviceConfig::Cpu,
+        _ => config,
+    }
+}
+
 /// The GPU of this rank, or the CPU. Up to `workers_per_gpu` ranks of a host share a GPU.
 ///
 /// # Errors
@@ -153,10 +164,16 @@ pub fn device(
     }
     match (config, loaded) {
         (DeviceConfig::Cuda, Err(reason)) => {
-            anyhow::bail!("cluster.device is cuda, but CUDA cannot be used: {reason}")
+            anyhow::bail!(
+                "there is to be a GPU, but CUDA cannot be used: {reason}; `make setup TORCH=cuda` \
+                 fetches libtorch with CUDA, `cluster.device: cpu` does without"
+            )
         }
         (DeviceConfig::Cuda, Ok(())) => {
-            anyhow::bail!("cluster.device is cuda, but no GPU is visible")
+            anyhow::bail!(
+                "there is to be a GPU, but libtorch sees none: see what `nvidia-smi` and \
+                 CUDA_VISIBLE_DEVICES say, or set `cluster.device: cpu`"
+            )
         }
         _ => Ok(Device::Cpu),
     }
@@ -180,6 +197,13 @@ fn gpu_index(count: usize, local_rank: usize, workers_per_gpu: usize) -> anyhow:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_launcher_decides_what_is_computed_on() {
+        assert_eq!(told(DeviceConfig::Auto, Some("cuda")), DeviceConfig::Cuda);
+        assert_eq!(told(DeviceConfig::Auto, Some("cpu")), DeviceConfig::Cpu);
+        assert_eq!(told(DeviceConfig::Auto, None), DeviceConfig::Auto);
+    }
 
     #[test]
     fn ranks_take_gpus_in_turn() {

@@ -25,6 +25,8 @@ pub const ADDRESS_VARIABLE: &str = "TANDEM_CONTROL";
 pub const SECRET_VARIABLE: &str = "TANDEM_SECRET";
 /// The group's generation.
 pub const GENERATION_VARIABLE: &str = "TANDEM_GENERATION";
+/// What the launcher found for the workers to compute on: `cpu` or `cuda`.
+pub const DEVICE_VARIABLE: &str = "TANDEM_DEVICE";
 /// How many workers the launcher started.
 pub const WORLD_SIZE_VARIABLE: &str = "TANDEM_WORLD_SIZE";
 

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tandem_cluster::libraries::Libraries;
+
 use super::{Site, Trouble, fail, warn};
 
 pub fn inside_mpirun(site: &Site) -> Option<Trouble> {
@@ -35,9 +37,15 @@ pub fn other_libtorch(site: &Site) -> Option<Trouble> {
     let folders = site.variable("LD_LIBRARY_PATH")?.split(':').filter(|it| !it.is_empty());
     let has = |folder: &&str| Path::new(folder).join("libtorch_cpu.so").exists();
     let folder = folders.into_iter().find(has)?;
+    // Where the worker does not start, another check says so.
+    let Libraries { built_libtorch, libtorch, .. } = site.found_libraries()?;
+    if libtorch == built_libtorch {
+        return None;
+    }
     fail(
         format!(
-            "LD_LIBRARY_PATH leads to {folder}, where another libtorch lies before Tandem's own"
+            "LD_LIBRARY_PATH leads to {folder}, whose libtorch {libtorch} the worker loads, and it was \
+             built with {built_libtorch}"
         ),
         "take that folder out of it",
     )

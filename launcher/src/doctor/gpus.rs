@@ -1,6 +1,7 @@
 //! GPUs: which are visible, the driver, CUDA and NCCL.
 
 use tandem_cluster::gpu_report::cuda_version;
+use tandem_cluster::room::visible_gpus;
 use tandem_cluster::topology::Device;
 
 use super::programs::joins_gpus;
@@ -24,7 +25,9 @@ pub fn visible_devices(site: &Site) -> Option<Trouble> {
     if installed == 0 {
         return None;
     }
-    if visible.trim().is_empty() || names[0] == "-1" {
+    let is_listed_twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
+    let first_is_there = names[0].parse().map_or(true, |index: usize| index < installed);
+    if visible_gpus(installed, visible) == 0 && first_is_there && !is_listed_twice {
         return warn(
             format!("CUDA_VISIBLE_DEVICES hides all of the {installed} GPUs"),
             "unset it, or let it name the GPUs that are to be used",

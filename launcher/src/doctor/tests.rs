@@ -173,8 +173,11 @@ const SEEDS: &[(&str, Seed, &str)] = &[
         |it| {
             let path = it.write("torch/libtorch_cpu.so", "");
             it.set("LD_LIBRARY_PATH", &format!("/nowhere:{}", path.parent().unwrap().display()));
+            let libraries = it.site.libraries.as_mut().unwrap().as_mut().unwrap();
+            libraries.built_libtorch = "2.13.0".into();
+            libraries.libtorch = "2.11.0".into();
         },
-        "torch",
+        "whose libtorch 2.11.0 the worker loads, and it was built with 2.13.0",
     ),
     ("mpirun", |it| (it.site.machine.mpirun, it.site.mpirun) = (false, None), "no mpirun in PATH"),
     ("mpi-version", |it| it.site.mpirun = Some("mpirun (Open MPI) 5.0.3".into()), "5.0.3"),
@@ -220,6 +223,16 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.site.run = None;
             it.site.machine.gpus = 0;
             it.set("CUDA_VISIBLE_DEVICES", "");
+        },
+        "hides all of the 2 GPUs",
+    ),
+    (
+        "visible-devices",
+        |it| {
+            it.add_gpus();
+            it.site.run = None;
+            it.site.machine.gpus = 0;
+            it.set("CUDA_VISIBLE_DEVICES", "none");
         },
         "hides all of the 2 GPUs",
     ),

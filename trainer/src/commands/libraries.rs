@@ -2,6 +2,7 @@
 
 use tandem_cluster::libraries::Libraries;
 
+use crate::native;
 use crate::parallel::nccl::{driver, library};
 
 /// Says what there is of the libraries that this program loads.
@@ -11,7 +12,9 @@ pub fn run() -> anyhow::Result<u8> {
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));
     let libraries = Libraries {
         mpi: mpi::environment::library_version()?.trim_end_matches('\0').trim().to_owned(),
-        cuda: crate::native::cuda_version(),
+        built_libtorch: native::torch_version(),
+        libtorch: native::loaded_torch_version(),
+        cuda: native::cuda_version(),
         gpus: if no_cuda.is_none() { tch::Cuda::device_count().max(0) as usize } else { 0 },
         no_cuda,
         driver: driver::load().ok(),
