@@ -99,9 +99,16 @@ fn models_are_fetched_once_into_the_usual_cache() {
     let models = folder.path().join("hub/tandem");
     std::fs::create_dir_all(&models).expect("a folder");
     let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny-a"));
-    for side in ["source_bert", "target_bert"] {
-        std::os::unix::fs::symlink(golden.join(side), models.join(side)).expect("a link");
+    std::os::unix::fs::symlink(golden.join("source_bert"), models.join("source_bert"))
+        .expect("a link");
+    let target = models.join("target_bert");
+    std::fs::create_dir(&target).expect("a folder");
+    for file in ["config.json", "model.safetensors", "vocab.txt"] {
+        let from = golden.join("target_bert").join(file);
+        std::os::unix::fs::symlink(from, target.join(file)).expect("a link");
     }
+    let casing = r#"{"do_lower_case": true, "strip_accents": false}"#;
+    std::fs::write(target.join("tokenizer_config.json"), casing).expect("a file");
     let hub = Hub::new(&folder.path().join("hub"));
     let cache = folder.path().join("cache");
     let config = config(folder.path(), "tandem/source_bert");
@@ -125,6 +132,10 @@ fn models_are_fetched_once_into_the_usual_cache() {
     run(0, false);
     let snapshot = cache.join("hub/models--tandem--source_bert/snapshots/0123456789abcdef");
     assert!(snapshot.join("model.safetensors").is_file());
+    assert!(!snapshot.join("tokenizer_config.json").exists(), "the hub has none");
+    let snapshot = cache.join("hub/models--tandem--target_bert/snapshots/0123456789abcdef");
+    let fetched = std::fs::read_to_string(snapshot.join("tokenizer_config.json"));
+    assert_eq!(fetched.expect("the file beside the vocabulary"), casing);
     let requests = hub.requests.load(Ordering::SeqCst);
     run(0, true);
     assert_eq!(hub.requests.load(Ordering::SeqCst), requests, "the cache serves");
@@ -151,7 +162,9 @@ fn a_model_that_the_hub_has_as_a_pickle_is_told_with_the_way_out() {
     let model = folder.path().join("hub/tandem/pickled");
     std::fs::create_dir_all(&model).expect("a folder");
     let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny-a/source_bert"));
-    std::fs::copy(golden.join("config.json"), model.join("config.json")).expect("a file");
+    for file in ["config.json", "vocab.txt"] {
+        std::fs::copy(golden.join(file), model.join(file)).expect("a file");
+    }
     let hub = Hub::new(&folder.path().join("hub"));
     let config = config(folder.path(), "tandem/pickled");
     let launch = |variable: &str, code: i32| {

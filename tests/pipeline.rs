@@ -62,6 +62,35 @@ fn two_berts_become_a_translator() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 1 checkpoint"));
 }
 
+/// Training data that is not what the config says of it is told before the first step.
+#[test]
+fn bad_lines_are_told_at_the_start_and_too_many_are_refused() {
+    let tiny = Tiny::new();
+    let config = tiny.ab_net("bad", 1, 0.1);
+    let train = tiny.path("train.tsv");
+    let good = std::fs::read_to_string(&train).expect("the data");
+    let launch = |text: &str, settings: &[&str], code: i32| {
+        std::fs::write(&train, text).expect("a file");
+        let mut command = program("tandem");
+        command.arg("launch").arg(&config).args(["--set", "training.steps=2"]).args(settings);
+        String::from_utf8_lossy(&expect_code(&mut command, code).stderr).into_owned()
+    };
+    let commas = good.replace('\t', ",");
+    let said = launch(&format!("{commas}{good}"), &[], 2);
+    assert!(said.contains("lines are bad, and data.max_bad is 0.05"), "{said}");
+    assert!(said.contains("too few columns\n") && said.contains("line 1: "), "{said}");
+    let said = launch(&format!("{commas}{good}"), &["--set", "data.max_bad=1"], 0);
+    let lines = good.lines().count();
+    let told = format!("train: {} lines, {lines} dropped ({lines} missing column)", 2 * lines);
+    let place = said.find(&format!("data.{told}")).expect("the data's line");
+    assert!(place < said.find("\nstep ").unwrap_or(said.len()), "{said}");
+    let status = expect_code(program("tandem").arg("status").arg(tiny.path("bad")), 0);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains(&format!("data        {told}")), "{status}");
+    let log = std::fs::read_to_string(tiny.path("bad/logs/attempt-2/rank-0.log"));
+    assert!(log.is_ok_and(|log| log.contains("too few columns")), "the log tells it");
+}
+
 /// `tandem translate` with other settings of decoding, and with lines that it refuses.
 fn assert_lines_are_translated_as_asked(tiny: &Tiny, run: &Path) {
     let input = tiny.path("lines.txt");

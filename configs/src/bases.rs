@@ -240,7 +240,7 @@ fn vocab_size(vocabulary: &Vocabulary) -> Result<usize, BaseError> {
         Vocabulary::File { path, .. } => {
             let entries = std::fs::read_to_string(path)
                 .map_err(|source| BertError::Read { path: path.into(), source })?;
-            entries.lines().count()
+            crate::tokenizer::entries(&entries).lines().count()
         }
         Vocabulary::Learn { size, .. } => *size,
         Vocabulary::Bert(name) => open_folder(name)?.config.vocab_size,

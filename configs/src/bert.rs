@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::tokenizer::TokenizerFiles;
+
 /// Why a folder is not a usable BERT.
 #[derive(Debug, thiserror::Error)]
 pub enum BertError {
@@ -85,6 +87,14 @@ pub enum BertError {
         /// What config.json says.
         vocab_size: usize,
     },
+    /// Text would become other ids than its authors meant.
+    #[error("{} does not describe a usable tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// There is no vocabulary.
     #[error("{} has neither tokenizer.json nor vocab.txt", folder.display())]
     NoVocabulary {
@@ -158,15 +168,9 @@ impl BertFolder {
             .into_iter()
             .find(|file| file.is_file())
             .ok_or_else(|| BertError::NoVocabulary { folder: path.to_owned() })?;
-        if vocabulary.ends_with("vocab.txt") {
-            let entries = std::fs::read_to_string(&vocabulary)
-                .map_err(|source| BertError::Read { path: vocabulary.clone(), source })?
-                .lines()
-                .count();
-            let vocab_size = config.vocab_size;
-            if entries > vocab_size {
-                return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
-            }
+        let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
+        if entries > vocab_size {
+            return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
         }
         let tensors = read_weights_header(path)?;
         let folder = Self { path: path.to_owned(), config, tensors, vocabulary };

@@ -34,6 +34,11 @@ pub struct Data {
     /// What is done with bad lines: not UTF-8, missing columns, an empty side, an absurd ratio.
     #[serde(default)]
     pub bad_lines: BadLines,
+    /// Largest share of the lines of `train` that may be bad; above it, or where one of a split's two
+    /// files is longer than the other, the run is refused. With 1 it goes on all the same.
+    #[serde(default = "twentieth")]
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub max_bad: f64,
     /// Where tokenised text, teachers' translations and soft labels are kept between runs; by default
     /// `cache` beside the run folders.
     pub cache: Option<PathBuf>,
@@ -173,6 +178,10 @@ pub enum BadLines {
 
 fn ratio() -> f64 {
     9.0
+}
+
+fn twentieth() -> f64 {
+    0.05
 }
 
 fn one_to_one() -> f64 {

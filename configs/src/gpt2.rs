@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::bert::{BertError, Role, Tensor, check_tensor, read_weights_header};
+use crate::tokenizer::TokenizerFiles;
 
 /// What config.json says of a GPT-2's shape, by Hugging Face's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,10 @@ impl Gpt2Folder {
         let vocabulary = path.join("tokenizer.json");
         if !vocabulary.is_file() {
             return Err(BertError::NoVocabulary { folder: path.to_owned() });
+        }
+        let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
+        if entries > vocab_size {
+            return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
         }
         let tensors = read_weights_header(path)?;
         let folder = Self { path: path.to_owned(), config, tensors, vocabulary };

@@ -8,7 +8,7 @@
 //!   variables, `resolve` makes paths absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
 //!   the schema. All of it becomes [`Problems`], each with its place.
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
-//!   folder's shape without loading its weights.
+//!   folder's shape without loading its weights, [`tokenizer`] what it says of its text.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
 //!   [`estimate`] tells from it what memory and disk a run needs, [`reduction`] how many buffers of
 //!   gradients.
@@ -37,6 +37,7 @@ pub mod schema;
 mod sections;
 mod shape;
 pub mod soft_labels;
+pub mod tokenizer;
 pub mod training;
 pub mod transformer;
 mod yaml;

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tandem_config::RunConfig;
 
 /// Keys that may change between two launches of one run: they do not change what is learnt.
-const FREE_KEYS: [&str; 7] = [
+const FREE_KEYS: [&str; 8] = [
+    "data.max_bad",
     "run",
     "cluster",
     "checkpoints",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use tandem_config::RunConfig;
 use tandem_config::bases::{hub_cache, locate};
+use tandem_config::tokenizer::BESIDE;
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -112,12 +113,25 @@ fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
         .map_err(|error| failed("config.json", error))?;
     let model = api.model(name.into());
     say(&format!("fetching `{name}` from the hub into {}", cache.display()));
+    // Weights come last: a folder without them is refused, one that lacks any other is not.
     model.get("config.json").map_err(|error| failed("config.json", error))?;
+    fetch_vocabulary(&model).map_err(|error| failed("vocab.txt", error))?;
+    for file in BESIDE {
+        match model.get(file) {
+            Err(error) if !is_absent(&error) => return Err(failed(file, error)),
+            Ok(_) | Err(_) => {}
+        }
+    }
     model.get(WEIGHTS).map_err(|error| match kept_otherwise(&model) {
         Some(file) => HubError::Kind { name: name.into(), file },
         None => failed(WEIGHTS, error),
     })?;
-    fetch_vocabulary(&model).map_err(|error| failed("vocab.txt", error))
+    Ok(())
+}
+
+/// Whether the hub answers that it has no such file.
+fn is_absent(error: &ApiError) -> bool {
+    matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::StatusCode(404)))
 }
 
 /// The variable by which a person, as for Hugging Face's own programs, says that the hub is not to

@@ -94,6 +94,25 @@ pub struct Split {
     pub problems: BTreeMap<String, Counted>,
 }
 
+impl Split {
+    /// In a line: `train: 301 lines, 300 dropped (300 missing column), 1 samples`.
+    pub fn summary(&self) -> String {
+        let Self { split, read, kept, dropped, cut, .. } = self;
+        let mut text = format!("{split}: {read} lines, {dropped} dropped");
+        if *cut > 0 {
+            text += &format!(", {cut} cut to fit");
+        }
+        let problem = |(name, counted): (&String, &Counted)| {
+            format!("{} {}", counted.count, name.replace('_', " "))
+        };
+        let problems: Vec<String> = self.problems.iter().map(problem).collect();
+        if !problems.is_empty() {
+            text += &format!(" ({})", problems.join(", "));
+        }
+        format!("{text}, {kept} samples")
+    }
+}
+
 /// How often a problem was met, and where first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -337,6 +356,7 @@ mod tests {
             "problems":{"too_long":{"count":1,"examples":[{"line":2,"text":"a | b"}]}}}"#;
         let split: Split = serde_json::from_str(json).unwrap();
         assert_eq!((split.read, split.problems["too_long"].count), (3, 1));
+        assert_eq!(split.summary(), "train: 3 lines, 1 dropped (1 too long), 2 samples");
     }
 
     #[test]

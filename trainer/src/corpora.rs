@@ -122,6 +122,7 @@ impl Languages {
         let fact = (format!("data.{} (SHA-256)", split.name()), samples);
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
+            eprintln!("{}", corpus.report());
             let report = serde_json::to_value(corpus.report())?;
             worker.report(Report::Data { report });
         }

@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::bert::BertConfig;
 use tandem_config::model::{Encoder, Objective};
+use tandem_config::tokenizer::BESIDE;
 use tandem_config::training::Precision;
 use tch::Tensor;
 
@@ -59,8 +60,7 @@ fn precision_of(folder: &Path) -> Precision {
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
-    for name in ["vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-    {
+    for name in ["vocab.txt", "tokenizer.json"].into_iter().chain(BESIDE) {
         let path = from.join(name);
         if path.is_file() {
             std::fs::copy(&path, to.join(name))

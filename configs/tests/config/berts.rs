@@ -60,6 +60,48 @@ fn config_json_that_does_not_fit_to_the_weights() {
 }
 
 #[test]
+fn tokenizers_of_another_kind_or_size() {
+    let class = |file: &'static str| {
+        let named = json!({ "model_type": "bert", "tokenizer_class": "BertJapaneseTokenizer" });
+        said(move |folder| match file {
+            "config.json" => write_bert(folder, named.clone()),
+            _ => fs::write(folder.join(file), named.to_string()).unwrap(),
+        })
+    };
+    for file in ["config.json", "tokenizer_config.json"] {
+        assert_eq!(
+            class(file),
+            format!(
+                "german/{file} does not describe a usable tokenizer: tokenizer_class is \
+                 `BertJapaneseTokenizer`, only BertTokenizer, DistilBertTokenizer, \
+                 ElectraTokenizer, GPT2Tokenizer, PreTrainedTokenizer, TokenizersBackend are \
+                 supported"
+            )
+        );
+    }
+    let added =
+        said(|folder| fs::write(folder.join("added_tokens.json"), r#"{"covid": 7}"#).unwrap());
+    let words = "it adds the token `covid` with the id 7, which german/vocab.txt does not; write a";
+    assert!(added.contains(words), "{added}");
+    let tokenizer = json!({
+        "model": { "vocab": { "[PAD]": 0, "a": 11 } },
+        "added_tokens": [{ "id": 12, "content": "<num>" }],
+    });
+    assert_eq!(
+        said(|folder| fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap()),
+        "german/tokenizer.json has 13 entries, config.json says vocab_size 12"
+    );
+}
+
+#[test]
+fn blank_lines_at_the_end_of_a_vocabulary_are_no_entries() {
+    let folder = Folder::new();
+    let blank = (0..12).map(|i| format!("{i}\n")).collect::<String>() + "\n \n";
+    fs::write(folder.path("german").join("vocab.txt"), blank).unwrap();
+    folder.load(VALID, &[]).unwrap();
+}
+
+#[test]
 fn files_that_are_missing() {
     let parts = "a BERT folder has config.json, model.safetensors and vocab.txt or tokenizer.json";
     for file in ["config.json", "model.safetensors"] {

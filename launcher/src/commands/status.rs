@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::coordinator::journal::{Stage, State, Status, read_state};
 use crate::exit::{Exit, Refused};
 use crate::progress::duration;
+use crate::report::Split;
 use crate::{output, prepare};
 
 /// Print where a run stands.
@@ -55,6 +57,9 @@ impl Args {
         let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
         lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
         lines.push(format!("            of steps {}", all.join(", ")));
+        for split in state.data.iter().filter_map(|report| Split::deserialize(report).ok()) {
+            lines.push(format!("data        {}", split.summary()));
+        }
         for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
             if let Some(value) = state.test.get(name) {
                 lines.push(format!("test        {label} {value:.2}"));

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use serde::Deserialize;
 use serde_json::json;
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::run_folder::RunFolder;
@@ -18,6 +19,7 @@ use super::restarts::Restarts;
 use super::stragglers::{Pace, Stragglers};
 use crate::job::Ending;
 use crate::progress::{Progress, Standing};
+use crate::report::Split;
 use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
 
@@ -112,6 +114,10 @@ impl Listener for Training<'_> {
                     self.notice(&error.to_string());
                 }
                 self.journal.event("data", json!({ "report": report }));
+                let is_new = !self.journal.state.data.contains(&report);
+                if let (Ok(split), true) = (Split::deserialize(&report), is_new) {
+                    self.progress.say(&format!("data.{}", split.summary()));
+                }
                 self.journal.state.add_data(report);
             }
             Report::Labelled { shard, shards } => {

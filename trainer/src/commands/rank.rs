@@ -173,7 +173,10 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     let unusable = match error.downcast_ref::<DataError>() {
         Some(DataError::Read(_) | DataError::Tokenizer(_) | DataError::Cache(_)) | None => false,
         Some(
-            DataError::Refused { .. } | DataError::Nothing { .. } | DataError::WrongKind { .. },
+            DataError::Refused { .. }
+            | DataError::Nothing { .. }
+            | DataError::TooManyBad { .. }
+            | DataError::WrongKind { .. },
         ) => true,
     };
     let read = match (error.downcast_ref(), error.downcast_ref()) {

@@ -88,6 +88,30 @@ impl Builder<'_> {
         Ok(())
     }
 
+    /// What is the matter where the lines are too bad to go on without a word, by `data.max_bad`.
+    pub fn is_too_bad(&self, report: &DataReport) -> Option<String> {
+        let max_bad = self.data.max_bad;
+        let count = |problem| report.problems.get(&problem).map_or(0, |found| found.count);
+        let alone = count(Problem::Uneven);
+        if alone > 0 && max_bad < 1.0 {
+            let lines =
+                if alone == 1 { "1 line stands".into() } else { format!("{alone} lines stand") };
+            return Some(format!("its two files have not the same number of lines: {lines} alone"));
+        }
+        // What teachers made is not the config's to mend.
+        if !self.is_training() || !self.texts.contains(&self.data.train) {
+            return None;
+        }
+        let mut bad = report.bad();
+        if let Sides::Passages(_) = self.sides {
+            // Blank lines part documents.
+            bad -= count(Problem::Empty);
+        }
+        (bad as f64 > max_bad * report.read as f64).then(|| {
+            format!("{bad} of {} lines are bad, and data.max_bad is {max_bad}", report.read)
+        })
+    }
+
     fn is_training(&self) -> bool {
         self.split == Split::Train
     }

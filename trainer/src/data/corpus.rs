@@ -50,6 +50,19 @@ pub enum DataError {
         /// What became of the lines.
         report: Box<DataReport>,
     },
+    /// Too many lines are bad, or one file is longer than the other.
+    #[error(
+        "{} is not what the config says of it: {what}\n{report}\nmend the text or data.{}, or set \
+         data.max_bad to 1 to go on without these lines", file.display(), report.split
+    )]
+    TooManyBad {
+        /// The (first) file.
+        file: PathBuf,
+        /// What is the matter.
+        what: String,
+        /// What became of the lines.
+        report: Box<DataReport>,
+    },
     /// Pairs where passages are needed, or the other way round.
     #[error("{} has {found}, but the objective needs {needed}", file.display())]
     WrongKind {
@@ -152,6 +165,10 @@ impl Corpus {
         if cache.is_empty() {
             let file = builder.first_file().to_owned();
             return Err(DataError::Nothing { file, report: Box::new(report) });
+        }
+        if let Some(what) = builder.is_too_bad(&report) {
+            let file = builder.first_file().to_owned();
+            return Err(DataError::TooManyBad { file, what, report: Box::new(report) });
         }
         Ok(Self { cache, report })
     }
@@ -279,6 +296,7 @@ mod tests {
             too_long: TooLong::Drop,
             max_ratio: 2.0,
             bad_lines: BadLines::Drop,
+            max_bad: 1.0,
             cache: None,
         }
     }
@@ -312,6 +330,56 @@ mod tests {
         assert_eq!([0, 1, 2].map(|sample| corpus.line(sample)), [1, 6, 9]);
         assert_eq!(corpus.lengths(), [(3, 2), (2, 2), (2, 2)]);
         assert_eq!(corpus.texts(0), ("", ""));
+    }
+
+    #[test]
+    fn too_many_bad_lines_are_refused_each_time_unless_asked_for() {
+        let fixture = Fixture::new();
+        let lines = |bad: usize| "a\tb\n".repeat(95) + &"a,b\n".repeat(bad);
+        let mut data = fixture.pairs(lines(5));
+        data.max_bad = 0.05;
+        assert_eq!(fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap().len(), 95);
+        fixture.pairs(lines(6));
+        for _ in 0..2 {
+            let error = fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap_err();
+            let said = error.to_string();
+            let parts = [
+                "pairs.tsv is not what the config says of it: 6 of 101 lines are bad, and \
+                 data.max_bad is 0.05\ntrain: 101 lines read, 6 dropped",
+                "\n  6 too few columns\n    line 96: a,b\n",
+                "or set data.max_bad to 1 to go on without these lines",
+            ];
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
+        fixture.open(&data, Split::Test, fixture.pair(8), 1).unwrap();
+        data.max_bad = 1.0;
+        assert_eq!(fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap().len(), 95);
+    }
+
+    #[test]
+    fn long_lines_are_not_bad_and_passages_may_have_blank_lines_between_them() {
+        let fixture = Fixture::new();
+        let mut data = fixture.pairs("a a a a\tb\na\tb\n");
+        data.max_bad = 0.0;
+        assert_eq!(fixture.open(&data, Split::Train, fixture.pair(3), 1).unwrap().len(), 1);
+        data.train = Text::Lines { path: fixture.write("a.txt", "a\n\nb\n\n") };
+        let sides = Sides::Passages(fixture.side(5));
+        assert_eq!(fixture.open(&data, Split::Train, sides, 1).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn uneven_files_are_refused_in_every_split_unless_asked_for() {
+        let fixture = Fixture::new();
+        let (source, target) = (fixture.write("s", "a\n".repeat(99)), "b\n".repeat(100));
+        let mut data = data(Text::Files { source, target: fixture.write("t", target) });
+        data.max_bad = 0.99;
+        for split in [Split::Train, Split::Valid, Split::Test] {
+            let said = fixture.open(&data, split, fixture.pair(8), 1).unwrap_err().to_string();
+            let what = "its two files have not the same number of lines: 1 line stands alone";
+            assert!(said.contains(what) && said.contains("line 100:  | b"), "{said}");
+        }
+        data.max_bad = 1.0;
+        assert_eq!(fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap().len(), 99);
     }
 
     #[test]

@@ -323,6 +323,7 @@ mod tests {
             too_long: TooLong::Drop,
             max_ratio: 9.0,
             bad_lines: BadLines::Drop,
+            max_bad: 0.05,
             cache: None,
         };
         let cache = folder.join("cache");

@@ -165,10 +165,20 @@ impl Lines {
         if read == 0 {
             return Ok(None);
         }
+        let is_ended = bytes.last() == Some(&b'\n');
         for ending in [b'\n', b'\r'] {
             if bytes.last() == Some(&ending) {
                 bytes.pop();
             }
+        }
+        // All in one line that does not end: a carriage return is no line end here.
+        if self.line == 0 && !is_ended && bytes.contains(&b'\r') {
+            return Err(ReadError::Form {
+                path: self.path.clone(),
+                found: "text whose lines end with carriage returns alone, as on old Macs",
+                is_inside: false,
+                advice: "write it with newlines: tr '\\r' '\\n'",
+            });
         }
         if self.line == 0 && bytes.starts_with(b"\xef\xbb\xbf") {
             bytes.drain(..3);
@@ -413,6 +423,25 @@ mod tests {
         let missing = read("de", "en");
         assert_eq!(missing[0].problem, Some(Problem::MissingKey));
         assert_eq!(missing[0].shown(), "its keys are id, translation.de, translation.en");
+    }
+
+    #[test]
+    fn line_ends_of_old_macs_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for bytes in [&b"a\tb\rc\td\r"[..], b"a\tb\rc\td"] {
+            let path = write(folder.path(), "mac.tsv", bytes);
+            let error = Records::open(&tsv(path)).unwrap().next().unwrap().unwrap_err();
+            assert!(error.is_final());
+            let said = error.to_string();
+            assert!(
+                said.contains("mac.tsv is text whose lines end with carriage returns"),
+                "{said}"
+            );
+        }
+        for bytes in [&b"a\tb"[..], b"a\tb\r", b"a\tb\r\nc\td", b"a\rb\tc\nd\te\n"] {
+            let path = write(folder.path(), "a.tsv", bytes);
+            assert!(problems(&tsv(path)).iter().all(Option::is_none));
+        }
     }
 
     #[test]

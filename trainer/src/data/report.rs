@@ -55,6 +55,16 @@ pub struct Example {
 }
 
 impl DataReport {
+    /// Lines that are not what they should be. Those that are too long are fine, but for the model.
+    pub fn bad(&self) -> u64 {
+        let is_bad = |problem: &Problem| *problem != Problem::TooLong;
+        self.problems
+            .iter()
+            .filter(|(kind, _)| is_bad(kind))
+            .map(|(_, counted)| counted.count)
+            .sum()
+    }
+
     /// Counts a line with a problem.
     pub fn add(&mut self, problem: Problem, line: u64, text: String) {
         let counted = self.problems.entry(problem).or_default();

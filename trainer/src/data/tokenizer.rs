@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
+use tandem_config::bert::BertError;
+use tandem_config::tokenizer::{Casing, TokenizerFiles, entries};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
@@ -37,6 +39,9 @@ pub enum TokenizerError {
         /// What is wrong.
         reason: String,
     },
+    /// What lies beside it asks for what is not done here.
+    #[error(transparent)]
+    Files(#[from] BertError),
     /// A special token is missing.
     #[error(
         "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK], a \
@@ -100,20 +105,20 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Opens a tokenizer.json or a vocab.txt.
     ///
-    /// Beside a vocab.txt, tokenizer_config.json says whether text is lower-cased
-    /// (`do_lower_case`) and stripped of accents (`strip_accents`). Where there is none, text is
-    /// lower-cased, as Hugging Face does, unless the vocabulary has entries with upper-case
-    /// letters, which could then never be reached.
+    /// The tokenizer_config.json beside it says whether text is lower-cased (`do_lower_case`) and
+    /// stripped of accents (`strip_accents`), whatever the tokenizer.json says, as in transformers.
+    /// Where there is none, transformers lower-cases; here a tokenizer.json decides, and beside a
+    /// vocab.txt text is lower-cased unless the vocabulary has entries with upper-case letters, which
+    /// could then never be reached.
     ///
     /// # Errors
     /// An unreadable or broken file, or a missing special token.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        let casing = TokenizerFiles::open(path)?.casing;
         let bytes = read(path)?;
         if path.extension().is_some_and(|extension| extension == "json") {
-            return Self::from_json(path, &bytes);
+            return Self::from_json(path, &bytes, casing);
         }
-        let config = path.with_file_name("tokenizer_config.json");
-        let casing = if config.is_file() { Some(Casing::read(&config)?) } else { None };
         Self::from_entries(path, bytes, casing)
     }
 
@@ -126,11 +131,31 @@ impl Tokenizer {
         Self::from_entries(path, read(path)?, Some(casing))
     }
 
-    fn from_json(path: &Path, bytes: &[u8]) -> Result<Self, TokenizerError> {
+    fn from_json(
+        path: &Path,
+        bytes: &[u8],
+        casing: Option<Casing>,
+    ) -> Result<Self, TokenizerError> {
         let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
-        let inner =
+        let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
-        Self::new(path, inner, Sha256::digest(bytes).into())
+        let mut fingerprint = Sha256::new_with_prefix(bytes);
+        if let Some(casing) = casing
+            && let Some(NormalizerWrapper::BertNormalizer(own)) = inner.get_normalizer()
+        {
+            let own_casing = Casing {
+                lowercase: own.lowercase,
+                strip_accents: own.strip_accents,
+                chinese: own.handle_chinese_chars,
+            };
+            let mut decided = normalizer(casing);
+            decided.clean_text = own.clean_text;
+            if own_casing != casing {
+                fingerprint.update(format!("{casing:?}\n"));
+                inner.with_normalizer(Some(decided)).map_err(|error| broken(error.to_string()))?;
+            }
+        }
+        Self::new(path, inner, fingerprint.finalize().into())
     }
 
     fn from_entries(
@@ -140,13 +165,14 @@ impl Tokenizer {
     ) -> Result<Self, TokenizerError> {
         let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
         let text = String::from_utf8(bytes).map_err(|_| broken("it is not UTF-8".into()))?;
-        let casing = casing.unwrap_or_else(|| Casing::guess(&text));
+        let text = entries(&text);
+        let casing = casing.unwrap_or_else(|| guess(text));
         let fingerprint = Sha256::new()
             .chain_update(format!("{casing:?}\n"))
-            .chain_update(&text)
+            .chain_update(text)
             .finalize()
             .into();
-        Self::new(path, bert_tokenizer(&text, casing).map_err(broken)?, fingerprint)
+        Self::new(path, bert_tokenizer(text, casing).map_err(broken)?, fingerprint)
     }
 
     fn new(
@@ -343,43 +369,18 @@ fn splits_at_spaces(tokenizer: &tokenizers::Tokenizer) -> bool {
         && tokenizer.get_added_tokens_decoder().values().all(|token| token.special)
 }
 
-/// What happens to letters before the vocabulary is looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Casing {
-    pub(super) lowercase: bool,
-    /// By default as `lowercase`.
-    pub(super) strip_accents: Option<bool>,
-    /// Whether Chinese characters are words of their own.
-    pub(super) chinese: bool,
+/// The casing that reaches all entries of a vocabulary.
+fn guess(entries: &str) -> Casing {
+    let special = |entry: &str| entry.starts_with('[') && entry.ends_with(']');
+    let cased = entries
+        .lines()
+        .any(|entry| !special(entry.trim_end()) && entry.contains(char::is_uppercase));
+    Casing { lowercase: !cased, strip_accents: None, chinese: true }
 }
 
-impl Casing {
-    fn read(path: &Path) -> Result<Self, TokenizerError> {
-        let config: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_slice(&read(path)?).map_err(|error| TokenizerError::Broken {
-                path: path.to_owned(),
-                reason: error.to_string(),
-            })?;
-        let flag = |key: &str| config.get(key).and_then(serde_json::Value::as_bool);
-        Ok(Self {
-            lowercase: flag("do_lower_case").unwrap_or(true),
-            strip_accents: flag("strip_accents"),
-            chinese: flag("tokenize_chinese_chars").unwrap_or(true),
-        })
-    }
-
-    fn guess(entries: &str) -> Self {
-        let special = |entry: &str| entry.starts_with('[') && entry.ends_with(']');
-        let cased = entries
-            .lines()
-            .any(|entry| !special(entry.trim_end()) && entry.contains(char::is_uppercase));
-        Self { lowercase: !cased, strip_accents: None, chinese: true }
-    }
-
-    /// BERT's own text clean-up.
-    pub(super) fn normalizer(self) -> BertNormalizer {
-        BertNormalizer::new(true, self.chinese, self.strip_accents, self.lowercase)
-    }
+/// BERT's own text clean-up.
+pub(super) fn normalizer(casing: Casing) -> BertNormalizer {
+    BertNormalizer::new(true, casing.chinese, casing.strip_accents, casing.lowercase)
 }
 
 /// BERT's tokenizer over a vocabulary: an entry a line, in the order of their ids.
@@ -391,7 +392,7 @@ pub(super) fn bert_tokenizer(
         .and_then(|entries| WordPiece::builder().vocab(entries).build())
         .map_err(|error| error.to_string())?;
     let mut inner = tokenizers::Tokenizer::new(model);
-    inner.with_normalizer(Some(casing.normalizer())).map_err(|error| error.to_string())?;
+    inner.with_normalizer(Some(normalizer(casing))).map_err(|error| error.to_string())?;
     inner.with_pre_tokenizer(Some(BertPreTokenizer));
     Ok(inner)
 }
@@ -487,6 +488,61 @@ mod tests {
         assert_eq!(open(VOCABULARY, Some(lower)).unwrap().encode("dér").unwrap(), [6]);
         let message = open(VOCABULARY, Some("{")).err().unwrap().to_string();
         assert!(message.contains("tokenizer_config.json"), "{message}");
+    }
+
+    /// tests/golden/tokenizer/make.py asked transformers.
+    #[test]
+    fn folders_are_read_as_transformers_reads_them_or_refused() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tokenizer/golden.json");
+        let golden = std::fs::read_to_string(path).unwrap();
+        let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+        let text = golden["text"].as_str().unwrap();
+        let mut refused = 0;
+        for case in golden["cases"].as_array().unwrap() {
+            let folder = tempfile::tempdir().unwrap();
+            for (name, content) in case["files"].as_object().unwrap() {
+                let bytes = content.as_str().map_or_else(|| content.to_string(), str::to_owned);
+                std::fs::write(folder.path().join(name), bytes).unwrap();
+            }
+            let json = folder.path().join("tokenizer.json");
+            let path = if json.is_file() { json } else { folder.path().join("vocab.txt") };
+            let (beside, expected) = (&case["files"]["tokenizer_config.json"], &case["tokens"]);
+            match Tokenizer::open(&path) {
+                Ok(tokenizer) => {
+                    let ids = tokenizer.encode(text).unwrap();
+                    let tokens = ids.iter().map(|&id| tokenizer.tokens[id as usize].as_str());
+                    let tokens: Vec<&str> = tokens.collect();
+                    assert_eq!(serde_json::json!(tokens), *expected, "{beside} {}", path.display());
+                    assert_eq!(tokenizer.encoder().encode(text).unwrap(), ids);
+                }
+                Err(TokenizerError::Files(error)) => {
+                    refused += 1;
+                    let error = error.to_string();
+                    let adds = error.contains("it adds the token `covid.` with the id 21");
+                    assert!(adds || expected.is_null(), "{beside}: {error}");
+                }
+                Err(error) => panic!("{beside}: {error}"),
+            }
+        }
+        assert_eq!(refused, 8, "each added token outside a tokenizer.json, and a missing one");
+    }
+
+    #[test]
+    fn another_kind_of_tokenizer_is_refused_by_name() {
+        let refused = |config: &str| open(VOCABULARY, Some(config)).err().unwrap().to_string();
+        let said = refused(r#"{"tokenizer_class": "BertJapaneseTokenizer"}"#);
+        assert!(said.contains("tokenizer_class is `BertJapaneseTokenizer`, only Bert"), "{said}");
+        let said = refused(r#"{"unk_token": "<unk>"}"#);
+        assert!(said.contains("unk_token is `<unk>`, only [UNK] is supported"), "{said}");
+        let mask = r#"{"mask_token": {"content": "[MASK]", "lstrip": true}, "pad_token": null}"#;
+        assert!(open(VOCABULARY, Some(mask)).is_ok());
+    }
+
+    #[test]
+    fn blank_lines_at_the_end_are_no_entries() {
+        let blank = open(&format!("{VOCABULARY}\n \r\n"), None).unwrap();
+        let plain = open(VOCABULARY, None).unwrap();
+        assert_eq!((blank.size(), blank.fingerprint()), (plain.size(), plain.fingerprint()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tandem_cluster::temporary;
 use tandem_config::data::Text;
+use tandem_config::tokenizer::{Casing, entries};
 use tokenizers::decoders::wordpiece::WordPiece;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;
@@ -21,7 +22,7 @@ use tokenizers::{
 
 use super::parallel::map_slices;
 use super::read::{Column, ReadError, Records};
-use super::tokenizer::{Casing, bert_tokenizer, is_space};
+use super::tokenizer::{bert_tokenizer, is_space, normalizer};
 
 /// The special tokens, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
@@ -105,7 +106,7 @@ impl Vocabulary {
     pub fn read(path: &Path, lowercase: bool) -> Result<Self, WordpieceError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| WordpieceError::Vocabulary { path: path.to_owned(), source })?;
-        Ok(Self { entries: text.lines().map(str::to_owned).collect(), lowercase })
+        Ok(Self { entries: entries(&text).lines().map(str::to_owned).collect(), lowercase })
     }
 
     /// The entries in the order of their ids.
@@ -192,11 +193,11 @@ fn count_words(
 }
 
 fn clean_and_split(spelt: &[(String, u64)], casing: Casing) -> HashMap<String, u64> {
-    let normalizer = casing.normalizer();
+    let clean = normalizer(casing);
     let mut counts = HashMap::new();
     for (word, times) in spelt {
         let mut word = NormalizedString::from(word.as_str());
-        if normalizer.normalize(&mut word).is_err() {
+        if clean.normalize(&mut word).is_err() {
             continue;
         }
         let mut words = PreTokenizedString::from(word);

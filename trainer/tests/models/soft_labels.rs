@@ -85,6 +85,7 @@ fn corpus(golden: &Golden, folder: &TempDir) -> (Tokenizer, Arc<Corpus>) {
         too_long: TooLong::Refuse,
         max_ratio: 9.0,
         bad_lines: BadLines::Refuse,
+        max_bad: 0.05,
         cache: None,
     };
     let side = Side { tokenizer: &tokenizer, max_length: 32 };
