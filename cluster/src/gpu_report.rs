@@ -1,6 +1,7 @@
 //! What `tandem-worker check-gpu` finds out about one GPU, told to people and to `tandem doctor`.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct System {
     pub cuda: i32,
     /// NCCL's version, if it can be used.
     pub nccl: Option<String>,
+    /// The file that it was loaded from.
+    #[serde(default)]
+    pub nccl_file: Option<PathBuf>,
 }
 
 /// A GPU and its driver.
@@ -113,7 +117,11 @@ impl fmt::Display for System {
             code => format!("with CUDA {}", cuda_version(code)),
         };
         writeln!(f, "     libtorch: {}, {cuda}", self.libtorch)?;
-        write!(f, "     NCCL: {}", self.nccl.as_deref().unwrap_or("none that can be used"))
+        write!(f, "     NCCL: {}", self.nccl.as_deref().unwrap_or("none that can be used"))?;
+        match &self.nccl_file {
+            Some(file) => write!(f, ", {}", file.display()),
+            None => Ok(()),
+        }
     }
 }
 

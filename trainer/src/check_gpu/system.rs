@@ -17,11 +17,13 @@ pub fn look(device: Device) -> Result<System, NcclError> {
         Device::Cuda(index) => Some(card(index)?),
         _ => None,
     };
+    let nccl = library::load().ok();
     Ok(System {
         card,
         libtorch: native::torch_version(),
         cuda: native::cuda_version(),
-        nccl: library::load().ok().map(|nccl| nccl.version.to_string()),
+        nccl: nccl.map(|nccl| nccl.version.to_string()),
+        nccl_file: nccl.map(|nccl| nccl.file.clone()),
     })
 }
 
