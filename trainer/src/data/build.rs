@@ -98,18 +98,18 @@ impl Builder<'_> {
                 if alone == 1 { "1 line stands".into() } else { format!("{alone} lines stand") };
             return Some(format!("its two files have not the same number of lines: {lines} alone"));
         }
-        // What teachers made is not the config's to mend.
-        if !self.is_training() || !self.texts.contains(&self.data.train) {
+        if !self.is_training() {
             return None;
         }
-        let mut bad = report.bad();
+        // What teachers made is not the config's to mend.
+        let read = report.read - report.made_read;
+        let mut bad = report.bad() - report.made_bad;
         if let Sides::Passages(_) = self.sides {
             // Blank lines part documents.
             bad -= count(Problem::Empty);
         }
-        (bad as f64 > max_bad * report.read as f64).then(|| {
-            format!("{bad} of {} lines are bad, and data.max_bad is {max_bad}", report.read)
-        })
+        (bad as f64 > max_bad * read as f64)
+            .then(|| format!("{bad} of {read} lines are bad, and data.max_bad is {max_bad}"))
     }
 
     fn is_training(&self) -> bool {
@@ -167,6 +167,7 @@ impl Builder<'_> {
         let mut report = DataReport::default();
         for text in self.texts {
             let mut records = Records::open(text)?;
+            let before = (report.read, report.bad());
             loop {
                 let chunk: Vec<Record> =
                     records.by_ref().take(CHUNK_LINES).collect::<Result<_, _>>()?;
@@ -179,6 +180,10 @@ impl Builder<'_> {
                         self.admit(text, line, &mut draft, &mut report)?;
                     }
                 }
+            }
+            if *text != self.data.train {
+                report.made_read += report.read - before.0;
+                report.made_bad += report.bad() - before.1;
             }
         }
         report.kept = draft.len() as u64;

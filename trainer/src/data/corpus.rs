@@ -357,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn what_teachers_made_does_not_count_as_bad() {
+        let fixture = Fixture::new();
+        let mut data = fixture.pairs("a\tb\n".repeat(95) + &"a,b\n".repeat(5));
+        data.max_bad = 0.05;
+        let made = fixture.write("made.tsv", "\tb\n".repeat(900));
+        let made = Text::Tsv { path: made, source: 1, target: 2 };
+        let open = |data: &Data| {
+            let (texts, cache) = ([data.train.clone(), made.clone()], fixture.folder.path());
+            Corpus::open(data, &texts, Split::Train, fixture.pair(8), cache, 1)
+        };
+        assert_eq!(open(&data).unwrap().len(), 95);
+        data.max_bad = 0.04;
+        let said = open(&data).unwrap_err().to_string();
+        assert!(said.contains("5 of 100 lines are bad, and data.max_bad is 0.04"), "{said}");
+    }
+
+    #[test]
     fn long_lines_are_not_bad_and_passages_may_have_blank_lines_between_them() {
         let fixture = Fixture::new();
         let mut data = fixture.pairs("a a a a\tb\na\tb\n");

@@ -22,6 +22,12 @@ pub struct DataReport {
     pub files: Vec<PathBuf>,
     /// Lines read.
     pub read: u64,
+    /// Those of them that teachers made.
+    #[serde(default)]
+    pub made_read: u64,
+    /// Of those, the ones that are not what they should be.
+    #[serde(default)]
+    pub made_bad: u64,
     /// Samples kept. More than lines where long passages are split.
     pub kept: u64,
     /// Lines left out.
