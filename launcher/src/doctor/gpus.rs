@@ -25,14 +25,6 @@ pub fn visible_devices(site: &Site) -> Option<Trouble> {
     if installed == 0 {
         return None;
     }
-    let is_listed_twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
-    let first_is_there = names[0].parse().map_or(true, |index: usize| index < installed);
-    if visible_gpus(installed, visible) == 0 && first_is_there && !is_listed_twice {
-        return warn(
-            format!("CUDA_VISIBLE_DEVICES hides all of the {installed} GPUs"),
-            "unset it, or let it name the GPUs that are to be used",
-        );
-    }
     let there = |name: &&str| name.parse().map_or(true, |index: usize| index < installed);
     if let Some(missing) = names.iter().find(|name| !there(name)) {
         return fail(
@@ -41,12 +33,19 @@ pub fn visible_devices(site: &Site) -> Option<Trouble> {
         );
     }
     let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
-    twice.and_then(|(_, name)| {
-        fail(
+    if let Some((_, name)) = twice {
+        return fail(
             format!("CUDA_VISIBLE_DEVICES names GPU `{name}` twice, and so hides them all"),
             "name each GPU once",
-        )
-    })
+        );
+    }
+    if visible_gpus(installed, visible) > 0 {
+        return None;
+    }
+    warn(
+        format!("CUDA_VISIBLE_DEVICES hides all of the {installed} GPUs"),
+        "unset it, or let it name the GPUs that are to be used",
+    )
 }
 
 pub fn driver(site: &Site) -> Option<Trouble> {

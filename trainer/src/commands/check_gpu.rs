@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 
-use clap::ValueEnum;
+use tch::Device;
 
+use super::DeviceArg;
 use crate::check_gpu;
 
 /// Compare a GPU's numbers with the CPU's, and measure its speed.
@@ -16,21 +17,15 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Compare the CPU with itself: for tests.
-    #[arg(long, hide = true, value_enum, default_value_t = Device::Cuda)]
-    device: Device,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Device {
-    Cuda,
-    Cpu,
+    #[arg(long, hide = true, value_enum, default_value_t = DeviceArg::Cuda)]
+    device: DeviceArg,
 }
 
 impl Args {
     pub fn run(self) -> anyhow::Result<u8> {
         let device = match self.device {
-            Device::Cuda => check_gpu::device(self.gpu)?,
-            Device::Cpu => tch::Device::Cpu,
+            DeviceArg::Cuda => check_gpu::device(self.gpu)?,
+            DeviceArg::Cpu => Device::Cpu,
         };
         let tell = |line: &dyn Display| match self.json {
             true => eprintln!("{line}"),

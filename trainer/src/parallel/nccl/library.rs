@@ -43,9 +43,8 @@ impl fmt::Display for Version {
 macro_rules! functions {
     ($($field:ident = $name:literal ($($argument:ty),*) -> $answer:ty;)*) => {
         /// NCCL's functions, with the types of nccl.h.
-        #[allow(missing_docs, reason = "nccl.h documents them")]
         pub struct Functions {
-            $(pub $field: unsafe extern "C" fn($($argument),*) -> $answer,)*
+            $(#[doc = concat!("`", $name, "`.")] pub $field: unsafe extern "C" fn($($argument),*) -> $answer,)*
         }
 
         impl Functions {
