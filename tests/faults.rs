@@ -2,7 +2,7 @@
 //! which nothing happened, and leaves nothing behind.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -28,17 +28,6 @@ const LONG: [&str; 3] = [
     "evaluation.sentences=20",
 ];
 
-/// The BERTs and texts of all tests here, made once.
-fn tiny() -> Arc<Tiny> {
-    static SHARED: Mutex<Weak<Tiny>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let tiny = Arc::new(Tiny::new());
-        *shared = Arc::downgrade(&tiny);
-        tiny
-    })
-}
-
 /// What the undisturbed run of so many workers ends with.
 struct Undisturbed {
     adapters: Vec<u8>,
@@ -50,7 +39,8 @@ impl Undisturbed {
     fn of(workers: usize) -> &'static Self {
         static RUNS: [OnceLock<Undisturbed>; 2] = [const { OnceLock::new() }; 2];
         RUNS[workers - 1].get_or_init(|| {
-            let run = Run::new(&tiny(), &format!("undisturbed-{workers}"), workers, &SETTINGS);
+            let run =
+                Run::new(&Tiny::shared(), &format!("undisturbed-{workers}"), workers, &SETTINGS);
             run.launch(&[], 0);
             Self {
                 adapters: adapters(run.folder(), STEPS),
@@ -87,7 +77,7 @@ fn exported(run: &Path) -> Vec<u8> {
 /// Workers are killed at two points of the training: each time it goes on from the newest
 /// checkpoint.
 fn survives_kills(workers: usize) {
-    let run = Run::new(&tiny(), &format!("killed-{workers}"), workers, &SETTINGS);
+    let run = Run::new(&Tiny::shared(), &format!("killed-{workers}"), workers, &SETTINGS);
     let mut seeded = Seeded(workers as u64);
     let launch = run.start(&[]);
     for attempt in [1, 2] {
@@ -124,7 +114,7 @@ fn killed_workers_are_survived_by_mpirun() {
 fn finds_the_stopped(workers: usize) {
     let mut settings = SETTINGS.to_vec();
     settings.push("cluster.deadlines.step=6");
-    let run = Run::new(&tiny(), &format!("hung-{workers}"), workers, &settings);
+    let run = Run::new(&Tiny::shared(), &format!("hung-{workers}"), workers, &settings);
     let launch = run.start(&[]);
     let rank = workers - 1;
     let pid = run.rank(1, rank);
@@ -161,7 +151,7 @@ fn kill_the_launcher(run: &Run, launch: Launch) -> Ended {
 
 #[test]
 fn a_second_launch_goes_on_where_a_killed_launcher_was() {
-    let run = Run::new(&tiny(), "orphans", 2, &SETTINGS);
+    let run = Run::new(&Tiny::shared(), "orphans", 2, &SETTINGS);
     let launch = run.start(&[]);
     run.wait_for_checkpoint(1, 12);
     kill_the_launcher(&run, launch);
@@ -174,7 +164,7 @@ fn a_second_launch_goes_on_where_a_killed_launcher_was() {
 /// Three launchers are killed, and each time the newest checkpoint is damaged in another way.
 #[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_is_used() {
-    let run = Run::new(&tiny(), "damaged", 1, &SETTINGS);
+    let run = Run::new(&Tiny::shared(), "damaged", 1, &SETTINGS);
     let flip = |folder: &Path| {
         let path = folder.join("optimizer.safetensors");
         let mut bytes = std::fs::read(&path).expect("a file");
@@ -223,7 +213,7 @@ fn stops_an_evaluation(workers: usize, stop: impl Fn(&Run, &Launch)) {
     let mut settings = SETTINGS.to_vec();
     // Neither step 23 nor step 46 is of the schedule of checkpoints, so neither is averaged.
     settings.push("evaluation.every=23");
-    let run = Run::new(&tiny(), &format!("unevaluated-{workers}"), workers, &settings);
+    let run = Run::new(&Tiny::shared(), &format!("unevaluated-{workers}"), workers, &settings);
     let launch = run.start(&LONG);
     // The first rank has a batch for sure; another one may be done already and wait for it.
     let part = run.folder().join("evaluation/valid-step-00000023/rank-0.jsonl");
@@ -258,7 +248,7 @@ fn stops_without_data(workers: usize) {
     settings.push("cluster.deadlines.step=100");
     settings.push("training.steps=100000");
     settings.push("evaluation.every=0");
-    let run = Run::new(&tiny(), &format!("dataless-{workers}"), workers, &settings);
+    let run = Run::new(&Tiny::shared(), &format!("dataless-{workers}"), workers, &settings);
     let launch = run.start(&[]);
     let pid = run.rank(1, workers - 1);
     run.wait_for_checkpoint(1, 8);
@@ -292,7 +282,7 @@ fn a_stop_does_not_wait_for_data_under_mpirun() {
 fn a_stop_gives_up_the_test_and_the_next_launch_makes_it() {
     let mut settings = SETTINGS.to_vec();
     settings.push("evaluation.every=0");
-    let run = Run::new(&tiny(), "untested", 2, &settings);
+    let run = Run::new(&Tiny::shared(), "untested", 2, &settings);
     let launch = run.start(&LONG);
     let folder = run.folder().join("evaluation/test-step-00000048");
     eventually("it translates", || folder.join("rank-0.jsonl").is_file());
@@ -318,7 +308,7 @@ fn any_evaluated_step_can_be_the_best() {
         "training.schedule.constant.rate=0.1",
         "training.steps=24",
     ];
-    let run = Run::new(&tiny(), "best", 1, &settings);
+    let run = Run::new(&Tiny::shared(), "best", 1, &settings);
     run.launch(&[], 0);
     let mut losses: Vec<(f64, u64)> = run
         .events("evaluated")
@@ -342,7 +332,7 @@ fn any_evaluated_step_can_be_the_best() {
 fn a_training_that_diverges_ends_and_says_why() {
     let settings =
         ["training.schedule.constant.rate=1e30", "training.max_non_finite=3", "evaluation.every=0"];
-    let run = Run::new(&tiny(), "diverged", 2, &settings);
+    let run = Run::new(&Tiny::shared(), "diverged", 2, &settings);
     let ended = run.launch(&[], 93);
     // The first step makes the weights absurd.
     for (step, in_a_row) in [(2, 1), (3, 2), (4, 3)] {
@@ -374,7 +364,7 @@ fn first_error(ended: &Ended) -> &str {
 
 #[test]
 fn a_missing_file_is_named_and_nothing_is_started() {
-    let run = Run::new(&tiny(), "absent", 2, &["data.train.tsv.path=absent.tsv"]);
+    let run = Run::new(&Tiny::shared(), "absent", 2, &["data.train.tsv.path=absent.tsv"]);
     let ended = run.launch(&[], 2);
     assert_eq!(first_error(&ended), "error: the config does not work");
     ended.assert_said("data.train.tsv.path: there is no file ");
@@ -383,7 +373,7 @@ fn a_missing_file_is_named_and_nothing_is_started() {
 
 #[test]
 fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
-    let run = Run::new(&tiny(), "empty", 2, &["data.train.tsv.path=empty.tsv"]);
+    let run = Run::new(&Tiny::shared(), "empty", 2, &["data.train.tsv.path=empty.tsv"]);
     std::fs::write(run.beside("empty.tsv"), "nur eine Seite\n").expect("a file");
     let ended = run.launch(&[], 2);
     let first = first_error(&ended);
@@ -396,11 +386,11 @@ fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
 
 #[test]
 fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
-    let cache = tiny().path("poisoned-cache");
+    let cache = Tiny::shared().path("poisoned-cache");
     let mut settings = SETTINGS.to_vec();
     let own_cache = format!("data.cache={}", cache.display());
     settings.push(&own_cache);
-    let run = Run::new(&tiny(), "poisoned", 2, &settings);
+    let run = Run::new(&Tiny::shared(), "poisoned", 2, &settings);
     let launch = run.start(&["training.steps=100000", "evaluation.every=0"]);
     run.wait_for_checkpoint(1, 4);
     launch.signal("TERM");
@@ -439,7 +429,7 @@ fn damaged_bert(run: &Run, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> S
 
 #[test]
 fn an_evaluation_whose_files_cannot_be_written_is_in_the_curves() {
-    let run = Run::new(&tiny(), "unwritten-evaluation", 1, &SETTINGS);
+    let run = Run::new(&Tiny::shared(), "unwritten-evaluation", 1, &SETTINGS);
     let in_the_way = run.folder().join("evaluation/valid-step-00000024/translations.jsonl");
     std::fs::create_dir_all(in_the_way).expect("a folder");
     let said = run.launch(&[], 0).said;
@@ -450,7 +440,7 @@ fn an_evaluation_whose_files_cannot_be_written_is_in_the_curves() {
 
 #[test]
 fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
-    let run = Run::new(&tiny(), "wrong-bert", 2, &[]);
+    let run = Run::new(&Tiny::shared(), "wrong-bert", 2, &[]);
     // The same file with one tensor less, by its name.
     let wrong = damaged_bert(&run, "renamed", |mut bytes| {
         let name = b"bert.encoder.layer.1.output.dense.bias";

@@ -4,7 +4,6 @@
 //! 2.30 or newer in LD_LIBRARY_PATH.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::Value;
 use tandem_tests::live::{Launch, Run, eventually, send};
@@ -14,17 +13,6 @@ use tandem_tests::{Tiny, adapters, expect_code, mpirun, processes, program, trac
 const RANKS: usize = 4;
 /// So many steps that a fault always strikes in the middle.
 const STEPS: u64 = 48;
-
-/// The BERTs and texts of all tests here, made once, on CPUs.
-fn tiny() -> Arc<Tiny> {
-    static SHARED: Mutex<Weak<Tiny>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let tiny = Arc::new(Tiny::new());
-        *shared = Arc::downgrade(&tiny);
-        tiny
-    })
-}
 
 /// How many workers of the most ranks each GPU has.
 fn workers_per_gpu() -> usize {
@@ -50,7 +38,7 @@ fn run(name: &str, workers: usize, settings: &[&str]) -> Run {
         "evaluation.sentences=4",
         "cluster.max_restarts=3",
     ];
-    Run::new(&tiny(), name, workers, &[&common, settings].concat())
+    Run::new(&Tiny::shared(), name, workers, &[&common, settings].concat())
 }
 
 /// The losses of all steps, by the launcher's own events.

@@ -41,6 +41,8 @@ pub enum EngineKind {
     Srun,
 }
 
+/// The oldest NCCL that lets ranks share a GPU: major and minor version.
+pub const OLDEST_SHARING_NCCL: (u32, u32) = (2, 30);
 /// What NCCL has to be told where ranks share a GPU. It refuses such ranks otherwise, has no multicast
 /// (NVLS) for them, and the kernels of all ranks of a GPU must be on it at once to wait for each other.
 const SHARING: [(&str, &str); 3] =

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tempfile::TempDir;
 
@@ -94,6 +95,20 @@ impl Tiny {
             tiny.pre_train(side, 32);
         }
         tiny
+    }
+
+    /// Those that tests share, made anew when no test holds them any more.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Tiny>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let tiny = Arc::new(Self::new());
+            *shared = Arc::downgrade(&tiny);
+            tiny
+        })
     }
 
     /// Pre-trains the BERT `bert-{side}` on `mono.{side}`.

@@ -6,14 +6,12 @@ use anyhow::Context;
 use serde::Serialize;
 use tandem_cluster::engine::{self, Job};
 use tandem_cluster::temporary::Scratch;
-use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
+use tandem_cluster::topology::{Device, EngineKind, OLDEST_SHARING_NCCL, Share, Topology};
 
 use super::Setting;
 
 /// The largest tensor of the bandwidth test.
 const MEBIBYTES: &str = "256";
-/// The oldest NCCL that lets ranks share a GPU.
-const SHARES: (u32, u32) = (2, 30);
 /// What NCCL's own deadline leaves for its words to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
@@ -44,7 +42,7 @@ impl Ranks {
             _ if gpus > 1 => Self { count: gpus, per_gpu: 1, note: None },
             Ok(version) if shares(version) => Self { count: 2, per_gpu: 2, note: None },
             Ok(version) => {
-                let (major, minor) = SHARES;
+                let (major, minor) = OLDEST_SHARING_NCCL;
                 let note = format!(
                     "NCCL {version} does not let ranks share a GPU ({major}.{minor} does): with one \
                      GPU, only one rank was tested"
@@ -63,7 +61,7 @@ impl Ranks {
 
 fn shares(version: &str) -> bool {
     let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
-    numbers.next().zip(numbers.next()).is_some_and(|version| version >= SHARES)
+    numbers.next().zip(numbers.next()).is_some_and(|version| version >= OLDEST_SHARING_NCCL)
 }
 
 impl Collectives {

@@ -18,6 +18,7 @@ use cudarc::nccl::sys::{
     cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId,
 };
 use libloading::os::unix as dl;
+use tandem_cluster::topology::OLDEST_SHARING_NCCL;
 
 use super::NcclError;
 
@@ -26,7 +27,10 @@ const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 /// The oldest NCCL whose communicators can be made without blocking and given up on every thread.
 pub const OLDEST: Version = Version(21800);
 /// The oldest NCCL that lets several ranks share a GPU.
-pub const OLDEST_SHARING: Version = Version(23000);
+pub const OLDEST_SHARING: Version = {
+    let (major, minor) = OLDEST_SHARING_NCCL;
+    Version((major * 10_000 + minor * 100) as i32)
+};
 
 /// A version of NCCL, as the library says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
