@@ -110,7 +110,8 @@ pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<Strin
     if !run.config().exists() || !run.state().exists() {
         return Ok(None);
     }
-    let is_trained = !run.store().steps()?.is_empty();
+    // Of a finished run the checkpoints may have been removed, and the model is still there.
+    let is_trained = run.export().exists() || !run.store().steps()?.is_empty();
     let old = match launched(run) {
         Ok(old) => old,
         Err(_) if !is_trained => {
