@@ -67,3 +67,35 @@ fn a_file_that_is_not_what_its_name_says_ends_a_run_at_once() {
     let words = "plain.tsv.gz is text that is not compressed; leave the ending of its name out";
     assert!(said.contains(words) && !said.contains("starting again"), "{said}");
 }
+
+#[test]
+fn a_text_that_changed_under_its_name_is_not_resumed_with_unless_asked_for() {
+    let tiny = Tiny::new();
+    let config = tiny.ab_net("changed", 1, 0.1);
+    let launch = |sets: &[&str], code| {
+        let mut command = program("tandem");
+        command.arg("launch").arg(&config);
+        for set in sets {
+            command.args(["--set", set]);
+        }
+        String::from_utf8_lossy(&expect_code(&mut command, code).stderr).into_owned()
+    };
+    launch(&[], 0);
+    let files = ["train.tsv", "valid.tsv"].map(|name| tiny.path(name));
+    for file in &files {
+        let text = fs::read_to_string(file).expect("a text");
+        let shorter = text.rsplit_once('\n').and_then(|(rest, _)| rest.rsplit_once('\n'));
+        fs::write(file, shorter.expect("lines").0).expect("a text");
+        let said = launch(&["training.steps=15"], 2);
+        let words = [
+            "data.train",
+            "changed since",
+            "step-00000012 was written; put the old text back, set data.allow_changed",
+        ];
+        assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    }
+    let said = launch(&["training.steps=15", "data.allow_changed=true"], 0);
+    assert!(said.contains("data.train and data.valid changed since"), "{said}");
+    // From there on these are the run's texts.
+    launch(&["training.steps=18"], 0);
+}

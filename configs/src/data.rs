@@ -39,6 +39,10 @@ pub struct Data {
     #[serde(default = "twentieth")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_bad: f64,
+    /// Whether a run may be resumed though a text has changed since its checkpoint; otherwise that is
+    /// refused, whatever the file's name.
+    #[serde(default)]
+    pub allow_changed: bool,
     /// Where tokenised text, teachers' translations and soft labels are kept between runs; by default
     /// `cache` beside the run folders.
     pub cache: Option<PathBuf>,

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tandem_config::RunConfig;
 
 /// Keys that may change between two launches of one run: they do not change what is learnt.
-const FREE_KEYS: [&str; 8] = [
+const FREE_KEYS: [&str; 9] = [
+    "data.allow_changed",
     "data.max_bad",
     "run",
     "cluster",
@@ -70,7 +71,8 @@ pub fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
 
 /// Whether teachers make the same training pairs for both.
 pub fn has_same_pairs(old: &RunConfig, new: &RunConfig) -> bool {
-    old.data == new.data
+    let data = |config| value(config)["data"].take();
+    difference("data", &data(old), &data(new), &FREE_KEYS).is_none()
 }
 
 fn among(keys: &[&str], old: &RunConfig, new: &RunConfig) -> Option<Change> {

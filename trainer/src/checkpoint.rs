@@ -1,5 +1,6 @@
 //! What one rank puts into a checkpoint and takes out of it again.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -34,12 +35,30 @@ pub struct TrainerState {
     pub seed: u64,
     /// Ranks when this was written.
     pub world_size: usize,
+    /// SHA-256 of each split's samples, by the split's name; empty where an older version wrote this.
+    #[serde(default)]
+    pub data: BTreeMap<String, String>,
 }
 
 impl TrainerState {
     /// Before the first step.
     pub fn new(seed: u64, world_size: usize) -> Self {
-        Self { step: 0, position: 0, skipped: 0, skipped_in_a_row: 0, seed, world_size }
+        Self {
+            step: 0,
+            position: 0,
+            skipped: 0,
+            skipped_in_a_row: 0,
+            seed,
+            world_size,
+            data: BTreeMap::new(),
+        }
+    }
+
+    /// The splits whose samples are others here than when this was written.
+    pub fn changed_data(&self, here: &BTreeMap<String, String>) -> Vec<&str> {
+        let differs =
+            |(split, hash): &(&String, &String)| here.get(*split).is_some_and(|now| now != *hash);
+        self.data.iter().filter(differs).map(|(split, _)| split.as_str()).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A run's tokenizers and texts, opened as its objective needs them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use tandem_config::bases::{Base, Bases};
 use tandem_config::data::Text;
 use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined};
 
+use crate::data::cache::Key;
 use crate::data::corpus::{Corpus, Side, Sides, Split};
 use crate::data::corrupt::Replacements;
 use crate::data::example::{MlmExamples, PairExamples, Prediction};
@@ -118,8 +120,7 @@ impl Languages {
         worker.phase(Phase::Start, 0);
         let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
-        let samples: String = corpus.key().iter().map(|byte| format!("{byte:02x}")).collect();
-        let fact = (format!("data.{} (SHA-256)", split.name()), samples);
+        let fact = (format!("data.{} (SHA-256)", split.name()), hex(&corpus.key()));
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
             eprintln!("{}", corpus.report());
@@ -127,6 +128,25 @@ impl Languages {
             worker.report(Report::Data { report });
         }
         Ok(Some(Arc::new(corpus)))
+    }
+
+    /// The SHA-256 of every split's samples, by its name. `train` is the opened corpus of training.
+    ///
+    /// # Errors
+    /// Unreadable files.
+    pub fn data_hashes(
+        &self,
+        worker: &Worker,
+        train: &Corpus,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(&train.key()))].into();
+        for split in [Split::Valid, Split::Test] {
+            if let Some(texts) = Self::texts(worker, split) {
+                let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
+                hashes.insert(split.name().into(), hex(&key));
+            }
+        }
+        Ok(hashes)
     }
 
     /// Makes the objective's micro-batches out of a corpus.
@@ -156,6 +176,10 @@ impl Languages {
             seed,
         }))
     }
+}
+
+fn hex(key: &Key) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in

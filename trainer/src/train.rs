@@ -91,6 +91,11 @@ impl<'a> Trainer<'a> {
             checkpoint::warm_start(run, &parameters, &bases)?;
         }
         let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
+        let data = languages.data_hashes(worker, &corpus)?;
+        if let Some(folder) = resume {
+            check_data(worker, &state, &data, folder)?;
+        }
+        state.data = data;
         let mut examples = languages.examples(worker, Arc::clone(&corpus))?;
         if let (Some(teacher), Examples::Pair(pairs)) = (config.model.soft_labels(), &mut examples)
         {
@@ -383,6 +388,32 @@ impl<'a> Trainer<'a> {
         }
         Ok(ending)
     }
+}
+
+/// Refuses to resume on other texts than the checkpoint's, unless the config allows it.
+fn check_data(
+    worker: &Worker,
+    state: &TrainerState,
+    here: &BTreeMap<String, String>,
+    checkpoint: &Path,
+) -> anyhow::Result<()> {
+    let changed = state.changed_data(here);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let splits = changed.iter().map(|split| format!("data.{split}")).collect::<Vec<_>>();
+    let what =
+        format!("{} changed since {} was written", splits.join(" and "), checkpoint.display());
+    if !worker.config.data.allow_changed {
+        bail!(checkpoint::Misfit(format!(
+            "{what}; put the old text back, set data.allow_changed to resume with this one, or start \
+             over with --restart"
+        )));
+    }
+    if worker.is_first() {
+        worker.notice(format!("{what}; resuming with it, as data.allow_changed says"));
+    }
+    Ok(())
 }
 
 /// Tells the coordinator what has to be the same on every rank.

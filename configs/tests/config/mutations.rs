@@ -101,7 +101,7 @@ const KEYS: &[Case] = &[
     (
         &[("too_long", "too-long")],
         &[
-            "15:3: data.too-long: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | max_bad | cache, did you mean `too_long`?",
+            "15:3: data.too-long: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | max_bad | allow_changed | cache, did you mean `too_long`?",
         ],
     ),
     (
@@ -870,7 +870,7 @@ const SEVERAL: &[Case] = &[
     (
         &[("  valid:\n", "  valdi:\n")],
         &[
-            "8:3: data.valdi: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | max_bad | cache, did you mean `valid`?",
+            "8:3: data.valdi: unknown key, allowed: train | valid | test | distillation | back_translation | max_length | too_long | max_ratio | bad_lines | max_bad | allow_changed | cache, did you mean `valid`?",
         ],
     ),
     (

@@ -173,6 +173,19 @@ impl Corpus {
         Ok(Self { cache, report })
     }
 
+    /// The hash of everything that would decide what a split's samples are; see [`Corpus::key`].
+    ///
+    /// # Errors
+    /// Unreadable files.
+    pub fn key_of(
+        data: &Data,
+        texts: &[Text],
+        split: Split,
+        sides: Sides<'_>,
+    ) -> Result<Key, DataError> {
+        Builder { data, texts, split, sides }.key()
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         self.cache.len()
@@ -297,6 +310,7 @@ mod tests {
             max_ratio: 2.0,
             bad_lines: BadLines::Drop,
             max_bad: 1.0,
+            allow_changed: false,
             cache: None,
         }
     }
