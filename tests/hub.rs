@@ -139,6 +139,27 @@ fn models_are_fetched_once_into_the_usual_cache() {
     let requests = hub.requests.load(Ordering::SeqCst);
     run(0, true);
     assert_eq!(hub.requests.load(Ordering::SeqCst), requests, "the cache serves");
+
+    // The model is used with another cache, which has its BERTs or fetches them by their names.
+    let input = folder.path().join("input");
+    std::fs::write(&input, "a b\n").expect("a file");
+    let translate = |cache: &Path, offline: &str, code: i32| {
+        let mut command = program("tandem");
+        command.arg("translate").arg(folder.path().join("run")).arg("--input").arg(&input);
+        command.env("HF_HOME", cache).env("HF_ENDPOINT", &hub.endpoint);
+        let output = expect_code(command.env("HF_HUB_OFFLINE", offline), code);
+        (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (before, _) = translate(&cache, "1", 0);
+    let moved = folder.path().join("moved");
+    std::fs::rename(&cache, &moved).expect("one file system");
+    assert_eq!(translate(&moved, "1", 0).0, before);
+    let empty = folder.path().join("empty");
+    let (_, said) = translate(&empty, "1", 1);
+    assert!(said.contains("`tandem/source_bert` is neither a folder nor in the hub's"), "{said}");
+    let (after, said) = translate(&empty, "0", 0);
+    assert_eq!(after, before);
+    assert!(said.contains("fetching `tandem/target_bert` from the hub"), "{said}");
 }
 
 #[test]

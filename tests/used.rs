@@ -1,6 +1,8 @@
 //! A finished run is used away from where it was trained; and data that is not what it seems.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use tandem_tests::{Tiny, expect_code, program, translate};
 
@@ -25,12 +27,106 @@ fn a_model_needs_neither_its_texts_nor_the_machine_that_trained_it() {
     for verb in ["export", "average"] {
         expect_code(program("tandem").arg(verb).arg(&run), 0);
     }
+    // Lines that are cut are named.
+    let long = tiny.write("long.txt", &format!("neun .\n{}\n", "eins ".repeat(60)));
+    let mut command = program("tandem");
+    command.arg("translate").arg(&run).arg("--input").arg(long);
+    let said = String::from_utf8_lossy(&expect_code(&mut command, 0).stderr).into_owned();
+    assert!(said.contains("line 2: cut to the model's 24 tokens"), "{said}");
     // What computes can be said where the model is used.
     let mut command = program("tandem");
     command.arg("translate").arg(&run).args(["--set", "cluster.device=cuda", "--input"]);
     let output = expect_code(command.arg(&config), 2);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("cluster.device is `cuda`, but there is no usable GPU"), "{said}");
+}
+
+/// Every file below a folder, with its bytes.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        match entry.path() {
+            path if path.is_dir() => found.extend(contents(&path)),
+            path => drop(found.insert(path.clone(), fs::read(&path).expect("a file"))),
+        }
+    }
+    found
+}
+
+#[test]
+fn an_exported_model_is_used_like_its_run_and_makes_it_needless() {
+    let tiny = Tiny::new();
+    let decoder = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 32, \
+                   max_length: 32, vocabulary: { learn: { size: 110, lowercase: false } } } }";
+    let encoder = "{ bert: { pretrained: ./bert-de/export, adapters: { dim: 16 } } }";
+    let objective = "{ masked: { length_classes: 40 } }";
+    let config = tiny.translation("handed", 1, encoder, decoder, objective);
+    expect_code(program("tandem").arg("launch").arg(config), 0);
+    let (run, lines) = (tiny.path("handed"), "eins zwei .\n\nneun .\n");
+    let before = translate(&run, lines);
+    // Whoever may only read the run can make models of it elsewhere.
+    let untouched = contents(&run);
+    let elsewhere = tempfile::tempdir().expect("a temporary folder");
+    for (verb, more) in [("export", None), ("average", Some("--last=1"))] {
+        let mut command = program("tandem");
+        command.arg(verb).arg(&run).arg("--output").arg(elsewhere.path().join(verb)).args(more);
+        expect_code(&mut command, 0);
+    }
+    assert!(contents(&run) == untouched, "the run was only to be read");
+    fs::rename(run.join("export"), elsewhere.path().join("own")).expect("one file system");
+    fs::remove_dir_all(&run).expect("a run");
+
+    for model in ["own", "export"] {
+        assert_eq!(translate(&elsewhere.path().join(model), lines), before);
+    }
+    let last = elsewhere.path().join("average");
+    assert_eq!(translate(&last, lines).len(), 3);
+    let mut command = program("tandem");
+    expect_code(command.args(["evaluate", "--json"]).arg(&last), 0);
+    let mut command = program("tandem");
+    command.arg("translate").arg(&last).args(["--checkpoint", "best"]);
+    let said = String::from_utf8_lossy(&expect_code(&mut command, 2).stderr).into_owned();
+    assert!(said.contains("there is no checkpoint `best`"), "{said}");
+    // What is damaged is not used.
+    let weights = last.join("adapters.safetensors");
+    let mut bytes = fs::read(&weights).expect("weights");
+    *bytes.last_mut().expect("bytes") ^= 1;
+    fs::write(&weights, bytes).expect("weights");
+    let mut command = program("tandem");
+    let output = expect_code(command.arg("translate").arg(&last), 1);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("is damaged: adapters.safetensors has another content"), "{said}");
+}
+
+#[test]
+fn a_bert_is_known_by_its_hash_wherever_it_lies() {
+    let tiny = Tiny::new();
+    let config = tiny.ab_net("based", 1, 0.1);
+    expect_code(program("tandem").arg("launch").arg(config), 0);
+    let (run, lines) = (tiny.path("based"), "eins zwei .\nneun .\n");
+    let before = translate(&run, lines);
+    // Tests share this BERT, so the run's config loses it instead.
+    let config = run.join("config.yaml");
+    let text = fs::read_to_string(&config).expect("a config");
+    fs::write(&config, text.replace("/bert-de/export", "/lost")).expect("a config");
+    let input = tiny.write("lines.txt", lines);
+    let translate = |bert: Option<&str>, code| {
+        let mut command = program("tandem");
+        command.arg("translate").arg(&run).arg("--input").arg(&input);
+        if let Some(bert) = bert {
+            command.arg("--set").arg(format!(
+                "model.encoder.bert.pretrained={}",
+                tiny.path(bert).join("export").display()
+            ));
+        }
+        let output = expect_code(&mut command, code);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (text(&output.stdout), text(&output.stderr))
+    };
+    assert!(translate(None, 2).1.contains("model.encoder.bert.pretrained: there is no"));
+    assert_eq!(translate(Some("bert-de"), 0).0.lines().collect::<Vec<_>>(), before);
+    let (_, said) = translate(Some("bert-en"), 1);
+    assert!(said.contains("was trained on another encoder BERT (SHA-256"), "{said}");
 }
 
 #[test]

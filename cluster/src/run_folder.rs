@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process;
 use crate::slurm::Job;
-use crate::store::Store;
+use crate::store::{Checkpoint, MANIFEST, Store, StoreError};
 use crate::temporary;
 
 /// Why a run folder cannot be used.
@@ -162,6 +162,30 @@ impl RunFolder {
         self.path.join("export")
     }
 
+    /// The vocabularies that the run has made.
+    pub fn vocabulary(&self) -> PathBuf {
+        self.path.join("vocabulary")
+    }
+
+    /// The files of these, as paths in the run folder.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn vocabulary_files(&self) -> io::Result<Vec<PathBuf>> {
+        let (mut folders, mut files) = (vec![self.vocabulary()], Vec::new());
+        while let Some(folder) = folders.pop().filter(|folder| folder.is_dir()) {
+            for entry in fs::read_dir(folder)? {
+                let path = entry?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if let Ok(file) = path.strip_prefix(&self.path) {
+                    files.push(file.to_owned());
+                }
+            }
+        }
+        Ok(files)
+    }
+
     /// All logs.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
@@ -185,6 +209,23 @@ impl RunFolder {
     /// The checkpoints.
     pub fn store(&self) -> Store {
         Store::new(self.path.join("checkpoints"))
+    }
+
+    /// A trained model by its checkpoint's name, verified: that of the run, or the one that an exported
+    /// folder holds, whose name is `average`.
+    ///
+    /// # Errors
+    /// No such checkpoint, or a damaged one.
+    pub fn model(&self, checkpoint: &str) -> Result<Checkpoint, StoreError> {
+        if !self.path.join(MANIFEST).is_file() {
+            return self.store().open(checkpoint);
+        }
+        let average = "average".to_owned();
+        if checkpoint != average {
+            let (name, folder, present) = (checkpoint.into(), self.path.clone(), vec![average]);
+            return Err(StoreError::Absent { name, folder, present });
+        }
+        Ok(Checkpoint::verify(&self.path)?)
     }
 
     /// The translations and scores of a split at a step.

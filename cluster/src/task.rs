@@ -17,6 +17,9 @@ use crate::store::{hash_file, hex};
 pub struct Task {
     /// The folder of the run whose model translates.
     pub model: PathBuf,
+    /// The config that it is used with, where that is not the run's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
     /// Its verified checkpoint.
     pub checkpoint: PathBuf,
     /// How translations are found.

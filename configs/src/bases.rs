@@ -56,6 +56,12 @@ pub struct TransformerBase {
     pub vocabulary: Option<BertFolder>,
 }
 
+/// Whether a key says where a BERT that the model is built on, or its vocabulary, lies.
+pub fn is_base(key: &str) -> bool {
+    let side = key.starts_with("model.encoder.") || key.starts_with("model.decoder.");
+    side && (key.ends_with(".pretrained") || key.ends_with(".vocabulary.bert"))
+}
+
 /// What both sides of a model are built on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Bases {

@@ -98,9 +98,10 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     }
     if let Some(folder) = &run.model.init
         && !folder.join("checkpoints").is_dir()
+        && !folder.join("adapters.safetensors").is_file()
     {
         let message =
-            format!("{} is not a trained run's folder: it has no checkpoints", folder.display());
+            format!("{} is neither a trained run's folder nor an exported model", folder.display());
         report.missing("model.init", message);
     }
     Shapes { encoder, decoder, fused }

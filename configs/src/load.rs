@@ -107,8 +107,7 @@ fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serd
 /// # Errors
 /// As [`load`], but for inputs that are missing.
 pub fn load_trained(path: &Path) -> Result<RunConfig, Problems> {
-    let (run, problems) = read(path, &[])?;
-    if problems.only_missing_inputs() { Ok(run) } else { Err(problems) }
+    usable(read(path, &[])?)
 }
 
 /// Loads the run file of a trained model that is to be used, perhaps on another machine: its
@@ -117,8 +116,12 @@ pub fn load_trained(path: &Path) -> Result<RunConfig, Problems> {
 /// # Errors
 /// As [`load_trained`].
 pub fn load_to_use(path: &Path, overrides: &[String]) -> Result<RunConfig, Problems> {
-    let (run, problems) = read_without(&["cluster"], path, overrides)?;
-    if problems.only_missing_inputs() { Ok(run) } else { Err(problems) }
+    usable(read_without(&["cluster"], path, overrides)?)
+}
+
+fn usable((run, problems): (RunConfig, Problems)) -> Result<RunConfig, Problems> {
+    let problems = problems.of_using();
+    if problems.list.is_empty() { Ok(run) } else { Err(problems) }
 }
 
 impl RunConfig {

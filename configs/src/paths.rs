@@ -36,8 +36,8 @@ pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
 }
 
 /// In the folder `now` of a run replaces the paths of its config that are not there any more: by those
-/// that lie to the folder as they did when it was written, or by the same model in this machine's
-/// cache of the hub.
+/// that lie to the folder as they did when it was written; or those of models in the hub's cache by the
+/// same model in the cache of today, or by its name on the hub.
 pub fn follow(root: &mut Node, now: &Path) {
     let text = |key: &str| Some(root.entry("run")?.value.entry(key)?.value.to_value());
     let then = match (text("folder"), text("name")) {
@@ -47,7 +47,7 @@ pub fn follow(root: &mut Node, now: &Path) {
     let Ok(now) = std::path::absolute(now) else { return };
     // Any other run file says where its run shall be, and not where it was.
     let is_run = MARKS.iter().any(|mark| now.join(mark).exists());
-    if !is_run || !then.is_absolute() || then == now {
+    if !is_run || !then.is_absolute() {
         return;
     }
     let mut moved = |path: &str| Ok(found(Path::new(path), &then, &now).unwrap_or(path.into()));
@@ -65,12 +65,11 @@ fn found(path: &Path, then: &Path, now: &Path) -> Option<String> {
         path.exists().then_some(path)
     });
     let in_the_hub = || {
-        let of_the_hub = |place: &&Path| {
-            place.file_name().is_some_and(|name| name.to_string_lossy().starts_with("models--"))
-        };
-        let cache = path.ancestors().find(of_the_hub)?.parent()?;
-        let path = hub_cache().join(path.strip_prefix(cache).ok()?);
-        path.exists().then_some(path)
+        let name =
+            |place: &Path| Some(place.file_name()?.to_str()?.strip_prefix("models--")?.to_owned());
+        let (model, name) = path.ancestors().find_map(|place| Some((place, name(place)?)))?;
+        let here = hub_cache().join(path.strip_prefix(model.parent()?).ok()?);
+        Some(if here.exists() { here } else { name.replace("--", "/").into() })
     };
     Some(beside.or_else(in_the_hub)?.to_string_lossy().into_owned())
 }
@@ -176,6 +175,11 @@ mod tests {
         };
         assert_eq!(found("/old/project/bert").as_deref(), Some("/new/bert"));
         assert_eq!(found("/old/project/runs/teacher").as_deref(), Some("/new/runs/teacher"));
+        let cached = "/old/hub/models--tandem--no_such_bert/snapshots/0123";
+        assert_eq!(
+            super::found(Path::new(cached), then, &now).as_deref(),
+            Some("tandem/no_such_bert")
+        );
         for lost in ["/old/project/gone", "/elsewhere/bert", "name/on-the-hub", "/"] {
             assert_eq!(found(lost), None, "{lost}");
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::bases::is_base;
+
 /// Where something stands: in the YAML file, or in a `--set` of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
@@ -60,6 +62,13 @@ impl Problems {
     /// Whether the config is right and only the files that it names are not there.
     pub fn only_missing_inputs(&self) -> bool {
         self.list.iter().all(|problem| problem.kind == Kind::MissingInput)
+    }
+
+    /// Without inputs that are not there and that a trained model does not need: all but its BERTs.
+    #[must_use]
+    pub fn of_using(mut self) -> Self {
+        self.list.retain(|problem| problem.kind != Kind::MissingInput || is_base(&problem.path));
+        self
     }
 }
 

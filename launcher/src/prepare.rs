@@ -4,11 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tandem_cluster::process::say;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::{Checkpoint, StoreError};
 use tandem_config::RunConfig;
+use tandem_config::bases::is_base;
 
 use crate::changes::{self, Change};
 use crate::exit::Refused;
+use crate::hub;
 
 /// What a run leaves in its folder; `--restart` removes it.
 const PRODUCTS: [&str; 12] = [
@@ -41,19 +45,50 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
 }
 
 /// Loads the config of a run that is to be used, with other ways to translate. What computes is this
-/// machine's or the overrides' business, and the texts that it was trained on may be gone.
+/// machine's or the overrides' business, and the texts that it was trained on may be gone. The BERTs may
+/// lie elsewhere: they are known by their hashes.
 ///
 /// # Errors
-/// The config's problems, or a change of anything but decoding and cluster, as a refusal.
-pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> Result<RunConfig, Refused> {
-    let is_other = |text: &&String| !text.starts_with("decoding.") && !text.starts_with("cluster.");
-    if let Some(text) = overrides.iter().find(is_other) {
-        return Err(Refused(format!(
-            "--set {text}: only keys of decoding and cluster can be changed here"
-        )));
+/// The config's problems, or a change of anything but these, as a refusal; or a BERT of the hub that is
+/// neither here nor to be had.
+pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunConfig> {
+    let mut here = Vec::new();
+    for text in overrides {
+        let key = text.split_once('=').map_or(text.as_str(), |(key, _)| key);
+        let is_base = is_base(key);
+        if !is_base && !key.starts_with("decoding.") && !key.starts_with("cluster.") {
+            return Err(Refused(format!(
+                "--set {text}: only keys of decoding and cluster, and where a BERT lies \
+                 (model...pretrained), can be changed here"
+            ))
+            .into());
+        }
+        here.push(if is_base { from_here(text) } else { text.clone() });
     }
-    tandem_config::load_to_use(&run.config(), overrides)
-        .map_err(|problems| Refused(format!("the run's config does not work here\n{problems}")))
+    let mut config = tandem_config::load_to_use(&run.config(), &here)
+        .map_err(|problems| Refused(format!("the run's config does not work here\n{problems}")))?;
+    hub::resolve(&mut config, &mut |text| say(format_args!("{text}")))?;
+    Ok(config)
+}
+
+/// A trained model of a run, or of an exported folder, by its checkpoint's name.
+///
+/// # Errors
+/// No such checkpoint, as a refusal; or a damaged one.
+pub fn model(run: &RunFolder, checkpoint: &str) -> anyhow::Result<Checkpoint> {
+    run.model(checkpoint).map_err(|error| match error {
+        StoreError::Absent { .. } => Refused(error.to_string()).into(),
+        error => error.into(),
+    })
+}
+
+/// A folder is meant from where the command is given, not from the run's folder.
+fn from_here(text: &str) -> String {
+    let Some((key, value)) = text.split_once('=') else { return text.into() };
+    match std::path::absolute(value) {
+        Ok(path) if path.is_dir() => format!("{key}={}", path.display()),
+        _ => text.into(),
+    }
 }
 
 /// The run folder that a person means: a path, or a name below `runs`.

@@ -56,6 +56,11 @@ impl Session {
         self.folder().join(TASK)
     }
 
+    /// Where its config will be.
+    pub fn config(&self) -> PathBuf {
+        RunFolder::new(self.folder().to_owned()).config()
+    }
+
     fn folder(&self) -> &Path {
         self.scratch.path()
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{
     self, ADAPTERS, Base, Checkpoint, OPTIMIZER, Store, StoreError, TRAINER,
 };
@@ -195,9 +196,9 @@ pub fn warm_start(
     parameters: &Parameters,
     bases: &[(String, String)],
 ) -> anyhow::Result<()> {
-    let store = Store::new(run.join("checkpoints"));
-    let checkpoint = match store.open("average") {
-        Err(StoreError::Absent { .. }) => store.open("latest"),
+    let folder = RunFolder::new(run.to_owned());
+    let checkpoint = match folder.model("average") {
+        Err(StoreError::Absent { .. }) => folder.model("latest"),
         found => found,
     };
     let checkpoint = checkpoint.with_context(|| {

@@ -41,9 +41,10 @@ impl Languages {
     pub fn open(worker: &Worker) -> anyhow::Result<Self> {
         let Model { encoder, decoder, .. } = &worker.config.model;
         let bases = Bases::open(&worker.config)?;
+        let vocabulary = RunFolder::new(worker.run.clone()).vocabulary();
         let folder = |side: &str| match decoder {
-            Some(_) => worker.run.join("vocabulary").join(side),
-            None => worker.run.join("vocabulary"),
+            Some(_) => vocabulary.join(side),
+            None => vocabulary.clone(),
         };
         let own = match encoder {
             Encoder::Bert(bert) => bert.new.as_ref().map(|new| &new.vocabulary),

@@ -6,6 +6,7 @@ use anyhow::Context;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+use tandem_cluster::run_folder::RunFolder;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::bert::BertConfig;
 use tandem_config::model::{Encoder, Objective};
@@ -26,7 +27,7 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let Objective::Mlm(_) = &worker.config.model.objective else { return Ok(()) };
     let Encoder::Bert(encoder) = &worker.config.model.encoder else { return Ok(()) };
     let Base::Bert(base) = Bases::open(&worker.config)?.encoder else { return Ok(()) };
-    let vocabulary = worker.run.join("vocabulary");
+    let vocabulary = RunFolder::new(worker.run.clone()).vocabulary();
     let from = base.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
     let precision = encoder.new.as_ref().map_or_else(|| precision_of(from), |new| new.export);
 

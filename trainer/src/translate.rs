@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
+use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::shards::{Cut, Shards};
 use tandem_cluster::task::{Input, Task, TooLong};
 use tandem_cluster::temporary;
@@ -17,7 +18,7 @@ use tandem_config::data::{BadLines, Data, Text, TooLong as DataTooLong};
 
 use crate::corpora::wait_for;
 use crate::data::corpus::{Corpus, Sides, Split};
-use crate::data::read::{Lines, Records};
+use crate::data::read::{Lines, Problem, Records};
 use crate::decode::Translator;
 use crate::evaluate::Line;
 use crate::objective::Objective;
@@ -39,7 +40,8 @@ impl<'a> Translating<'a> {
     /// # Errors
     /// A model that is not usable or does not translate, or unreadable text.
     pub fn open(worker: &Worker, task: &'a Task, folder: &Path) -> anyhow::Result<Self> {
-        let config = tandem_config::load_trained(&task.model.join("config.yaml"))?;
+        let own = || RunFolder::new(task.model.clone()).config();
+        let config = tandem_config::load_trained(&task.config.clone().unwrap_or_else(own))?;
         let worker = worker.with_run(&task.model, config);
         let trained = Trained::open(&worker, Some(&task.checkpoint))?;
         let corpus = corpus(&worker, &trained, task, folder)?;
@@ -109,7 +111,14 @@ impl<'a> Translating<'a> {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            self.worker.notice(format!("line {}{more}: {}", lines.join(", "), problem.describe()));
+            let what = match problem {
+                Problem::TooLong => {
+                    let tokens = self.trained.languages.max_lengths(&self.worker).0;
+                    format!("cut to the model's {tokens} tokens")
+                }
+                problem => problem.describe().to_owned(),
+            };
+            self.worker.notice(format!("line {}{more}: {what}", lines.join(", ")));
         }
     }
 

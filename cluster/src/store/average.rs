@@ -10,16 +10,35 @@ use safetensors::{Dtype, SafeTensors, View};
 use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried};
 
 impl Store {
-    /// Averages the adapters of the newest `count` good checkpoints into `average`. Those of the
-    /// steps in `extra` are left out, unless there are no others: then it is the newest of them.
+    /// Averages the adapters of the newest `count` good checkpoints into `average`; see
+    /// [`Self::average_into`].
+    ///
+    /// # Errors
+    /// As [`Self::average_into`].
+    pub fn average(
+        &self,
+        count: usize,
+        extra: &[u64],
+        generation: u64,
+    ) -> Result<Checkpoint, StoreError> {
+        let folder = self.folder().join(format!("average.tmp-{generation}"));
+        let found = self.average_into(&folder, count, extra, generation)?;
+        let published = self.replace(&folder, "average")?;
+        Ok(found.moved_to(published))
+    }
+
+    /// Averages the adapters of the newest `count` good checkpoints into a folder that holds nothing
+    /// else. Those of the steps in `extra` are left out, unless there are no others: then it is the
+    /// newest of them.
     ///
     /// Each weight is summed in 64 bits and stored in 32; one tensor at a time is in memory. With
     /// fewer checkpoints the average is over those that there are.
     ///
     /// # Errors
     /// No good checkpoint, checkpoints of different models, or where the file system refuses.
-    pub fn average(
+    pub fn average_into(
         &self,
+        folder: &Path,
         count: usize,
         extra: &[u64],
         generation: u64,
@@ -47,17 +66,13 @@ impl Store {
         let steps: Vec<u64> = checkpoints.iter().rev().map(Checkpoint::step).collect();
         let step = newest.step();
 
-        let name = format!("average.tmp-{generation}");
-        let folder = self.folder().join(&name);
-        let draft = super::Draft::create(folder.clone(), step, generation)
-            .tried("make the folder", &folder)?;
+        let draft = super::Draft::create(folder.to_owned(), step, generation)
+            .tried("make the folder", folder)?;
         let inputs: Vec<PathBuf> =
             checkpoints.iter().map(|checkpoint| checkpoint.path(ADAPTERS)).collect();
         average_files(&inputs, &draft.path(ADAPTERS))?;
         draft.finish(bases, steps)?;
-        let found = Checkpoint::verify(&folder)?;
-        let published = self.replace(&folder, "average")?;
-        Ok(found.moved_to(published))
+        Ok(Checkpoint::verify(folder)?)
     }
 }
 

@@ -9,6 +9,7 @@
 mod average;
 mod checkpoint;
 mod draft;
+mod export;
 mod manifest;
 mod retention;
 

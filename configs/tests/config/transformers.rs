@@ -187,7 +187,7 @@ const CONFLICTS: &[Case] = &[
     ),
     (
         &[("objective:\n", "init: ./nowhere\n  objective:\n")],
-        &["26:3: model.init: nowhere is not a trained run's folder: it has no checkpoints"],
+        &["26:3: model.init: nowhere is neither a trained run's folder nor an exported model"],
     ),
 ];
 

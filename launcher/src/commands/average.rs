@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
+use tandem_cluster::temporary::Scratch;
+
+use crate::coordinator::finish;
 use crate::coordinator::journal::read_state;
 use crate::coordinator::training::extra;
 use crate::exit::{Exit, Refused};
 use crate::{output, prepare};
 
-/// Average the newest checkpoints of a run into checkpoints/average.
+/// Average the newest checkpoints of a run into its checkpoints/average, or into a folder of its own.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The run's folder, or its name below `runs`.
@@ -15,6 +19,9 @@ pub struct Args {
     /// How many, at least 1; by default what the config says.
     #[arg(long, value_name = "COUNT")]
     last: Option<usize>,
+    /// Write the average as `tandem export` does, into this folder, and only read the run.
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
 }
 
 impl Args {
@@ -28,14 +35,27 @@ impl Args {
             return Err(Refused(message.into()).into());
         }
         let run = prepare::find(&self.run)?;
-        let _lock = run.lock()?;
-        let config = prepare::load_to_use(&run, &[])?;
-        let attempt = read_state(&run).map_or(0, |state| state.attempt);
+        let config = prepare::launched(&run)?;
         let count = self.last.unwrap_or(config.checkpoints.average);
         let store = run.store();
-        let average = store.average(count, &extra(&config, &store.steps()?), attempt)?;
-        let steps = &average.manifest().average_of;
-        let folder = average.folder().display();
+        let extra = extra(&config, &store.steps()?);
+        let (average, folder) = match self.output {
+            Some(output) => {
+                let scratch = Scratch::new().context("cannot make a temporary folder")?;
+                let average =
+                    store.average_into(&scratch.path().join("average"), count, &extra, 0)?;
+                finish::export(&run, &config, &average, &output)?;
+                (average, output)
+            }
+            None => {
+                let _lock = run.lock()?;
+                let attempt = read_state(&run).map_or(0, |state| state.attempt);
+                let average = store.average(count, &extra, attempt)?;
+                let folder = average.folder().to_owned();
+                (average, folder)
+            }
+        };
+        let (steps, folder) = (&average.manifest().average_of, folder.display());
         output::print(format_args!("{folder}: the average of steps {steps:?}"))?;
         Ok(Exit::Done)
     }

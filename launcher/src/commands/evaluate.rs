@@ -16,7 +16,7 @@ use crate::{output, prepare};
 /// Score a checkpoint on the validation or the test split.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The run's folder, or its name below `runs`.
+    /// The run's folder, or its name below `runs`; or a folder that `tandem export` has written.
     run: PathBuf,
     /// Which split.
     #[arg(long, default_value = "test")]
@@ -27,8 +27,9 @@ pub struct Args {
     /// Where translations and scores go; by default below `evaluation` in the run's folder.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Change how translations are found, or what computes: decoding.path.to.key=value or
-    /// cluster.key=value. What computes is found here, and not as in training.
+    /// Change how translations are found, what computes, or where a BERT lies:
+    /// decoding.path.to.key=value, cluster.key=value or model.path.to.pretrained=FOLDER. What computes
+    /// is found here, and not as in training.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Print JSON.
@@ -57,7 +58,7 @@ impl Args {
         if text.is_none() {
             return Err(Refused(format!("the run has no data.{split}")).into());
         }
-        let checkpoint = run.store().open(&self.checkpoint)?;
+        let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| {
             let decoding: Vec<String> =
                 self.overrides.iter().map(|text| format!("-{}", text.replace('/', "_"))).collect();

@@ -6,7 +6,8 @@ use crate::coordinator::finish;
 use crate::exit::Exit;
 use crate::{output, prepare};
 
-/// Write a checkpoint as a folder that explains itself: adapters, config, README.
+/// Write a checkpoint as a folder that explains itself and can be used like a run's: adapters, config,
+/// README. The BERTs are not in it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The run's folder, or its name below `runs`.
@@ -26,10 +27,10 @@ impl Args {
     /// No such run, no such checkpoint, or a damaged one.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
-        let config = prepare::load_to_use(&run, &[])?;
-        let checkpoint = run.store().open(&self.checkpoint)?;
+        let config = prepare::launched(&run)?;
+        let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| run.export());
-        finish::export(&config, &checkpoint, &folder)?;
+        finish::export(&run, &config, &checkpoint, &folder)?;
         output::print(folder.display())?;
         Ok(Exit::Done)
     }

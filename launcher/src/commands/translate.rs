@@ -18,7 +18,7 @@ use crate::{output, prepare, text};
 /// Translate lines from a file or from standard input, in their order.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The run's folder, or its name below `runs`.
+    /// The run's folder, or its name below `runs`; or a folder that `tandem export` has written.
     run: PathBuf,
     /// The lines; by default standard input.
     #[arg(long, value_name = "FILE")]
@@ -29,8 +29,9 @@ pub struct Args {
     /// `average`, `best`, `latest` or a step.
     #[arg(long, default_value = "average")]
     checkpoint: String,
-    /// Change how translations are found, or what computes: decoding.path.to.key=value or
-    /// cluster.key=value. What computes is found here, and not as in training.
+    /// Change how translations are found, what computes, or where a BERT lies:
+    /// decoding.path.to.key=value, cluster.key=value or model.path.to.pretrained=FOLDER. What computes
+    /// is found here, and not as in training.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -48,7 +49,7 @@ impl Args {
                            references";
             return Err(Refused(message.into()).into());
         }
-        let checkpoint = run.store().open(&self.checkpoint)?;
+        let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let text = match &self.input {
             Some(path) => text::read(path)?,
             None => {
@@ -66,6 +67,7 @@ impl Args {
             let input = folder.join("input.txt");
             let task = Task {
                 model,
+                config: Some(session.config()),
                 checkpoint: checkpoint.folder().to_owned(),
                 decoding,
                 input: Input::Lines(input.clone()),

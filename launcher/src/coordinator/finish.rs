@@ -2,13 +2,16 @@
 //! and the folder that is handed on.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
 use tandem_cluster::control::Report;
+use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::temporary;
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
@@ -28,7 +31,7 @@ pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {
     if coordinator.config.data.test.is_some() {
         score_test(coordinator, &average)?;
     }
-    export(&coordinator.config, &average, &coordinator.run.export())?;
+    export(&coordinator.run, &coordinator.config, &average, &coordinator.run.export())?;
     let folder = coordinator.run.export();
     coordinator.progress.say(&format!("the trained weights are in {}", folder.display()));
     Ok(())
@@ -121,21 +124,35 @@ impl Listener for Parts {
     }
 }
 
-/// Writes the folder that is handed on: adapters, config, and what they are.
+/// Writes the folder that is handed on: the weights, the config, vocabularies that the run has made, and
+/// what all that is. Whatever uses the model of a run uses that of such a folder, too.
 ///
 /// # Errors
 /// Where the file system refuses.
-pub fn export(config: &RunConfig, model: &Checkpoint, folder: &Path) -> anyhow::Result<()> {
-    let write = |name: &str, text: &str| {
+pub fn export(
+    run: &RunFolder,
+    config: &RunConfig,
+    model: &Checkpoint,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let write = |name: &Path, text: &[u8]| {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        temporary::replace(&path, |file| file.write_all(text))
+            .with_context(|| format!("cannot write {}", path.display()))
     };
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let adapters = folder.join(ADAPTERS);
-    fs::copy(model.path(ADAPTERS), &adapters)
-        .with_context(|| format!("cannot write {}", adapters.display()))?;
-    write("config.yaml", &config.to_yaml()?)?;
-    write("README.md", &readme(config, model))
+    model.export(folder)?;
+    let files = run.vocabulary_files();
+    for file in files.with_context(|| format!("cannot read {}", run.vocabulary().display()))? {
+        let from = run.path().join(&file);
+        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        if let Some(parent) = folder.join(&file).parent() {
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        write(&file, &text)?;
+    }
+    write(Path::new("config.yaml"), config.to_yaml()?.as_bytes())?;
+    write(Path::new("README.md"), readme(config, model).as_bytes())
 }
 
 fn readme(config: &RunConfig, model: &Checkpoint) -> String {
@@ -156,7 +173,9 @@ fn readme(config: &RunConfig, model: &Checkpoint) -> String {
          - `{ADAPTERS}`: every trained weight, in 32-bit floats, by the names of the model's \
          parameters. SHA-256 `{adapters}`.\n\
          - `config.yaml`: the whole run; `model` says what the weights belong to, and what they \
-         stand on.\n\n\
+         stand on.\n\
+         - `manifest.json`: what tells damaged weights, and other BERTs.\n\n\
+         `tandem translate` and `evaluate` use this folder as they use a run's.\n\n\
          The weights work with exactly these BERTs (SHA-256 of their model.safetensors) and \
          vocabularies:\n\n\
          {bases}",

@@ -119,7 +119,7 @@ impl Ledger {
             Activity::Evaluate => add(&mut self.unsaved, Account::Evaluate, seconds),
             Activity::Train => {
                 let (data, communication) = self.shares;
-                let compute = 1.0 - data - communication;
+                let compute = (1.0 - data - communication).max(0.0);
                 add(&mut self.unsaved, Account::Data, seconds * data);
                 add(&mut self.unsaved, Account::Communicate, seconds * communication);
                 add(&mut self.unsaved, Account::Compute, seconds * compute);
@@ -166,7 +166,8 @@ impl Ledger {
     /// Seconds by account.
     pub fn totals(&self) -> Vec<(Account, f64)> {
         let of = |account: Account| -> f64 {
-            [&self.seconds, &self.unsaved].into_iter().filter_map(|part| part.get(&account)).sum()
+            let of = |part: &BTreeMap<Account, f64>| part.get(&account).copied().unwrap_or(0.0);
+            of(&self.seconds) + of(&self.unsaved)
         };
         Account::ALL.into_iter().map(|account| (account, of(account))).collect()
     }
@@ -197,6 +198,9 @@ mod tests {
         let seconds: Vec<f64> = ledger.totals().into_iter().map(|(_, seconds)| seconds).collect();
         assert_eq!(seconds, [3.0, 4.0, 10.0, 6.0, 1.0, 2.0, 5.0, 4.0]);
         assert_eq!(seconds.iter().sum::<f64>(), 35.0);
+        // The sum of nothing is -0, which people would see.
+        let nothing = Ledger::default().totals();
+        assert!(nothing.iter().all(|(_, seconds)| seconds.is_sign_positive()), "{nothing:?}");
 
         let text = serde_json::to_string(&ledger).unwrap();
         let mut again: Ledger = serde_json::from_str(&text).unwrap();

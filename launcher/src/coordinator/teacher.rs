@@ -197,7 +197,7 @@ impl Teacher {
     }
 
     fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        self.run.store().open("average").with_context(|| {
+        self.run.model("average").with_context(|| {
             let path = self.run.path().display();
             format!(
                 "{path} is not a finished run: launch it first, or give its run file as teacher"
@@ -353,6 +353,7 @@ fn make(
 fn task(lesson: &Lesson, teacher: &Teacher, checkpoint: &Checkpoint) -> anyhow::Result<Task> {
     let task = Task {
         model: teacher.run.path().to_owned(),
+        config: None,
         checkpoint: checkpoint.folder().to_owned(),
         decoding: teacher.decoding(lesson)?,
         input: lesson.input.clone(),

@@ -74,6 +74,8 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
         number(measured.latency_ms, 1),
         number(measured.sentences_per_second, 1),
         measured.difference.map_or(UNKNOWN.into(), |Difference { bleu, low, high }| {
+            // Rounded first, and without the sign of a zero.
+            let [bleu, low, high] = [bleu, low, high].map(|x| (x * 100.0).round() / 100.0 + 0.0);
             format!("{bleu:+.2} [{low:+.2}, {high:+.2}]")
         }),
         notes.join("; "),

@@ -398,7 +398,7 @@ fn a_finished_run_translates_evaluates_and_exports() {
     exported.assert_code(0);
     assert!(output.join("README.md").is_file());
     let missing = run(&["translate", "test", "--checkpoint", "7", "--input", "input.txt"]);
-    missing.assert_code(1);
+    missing.assert_code(2);
     missing.assert_said("there are: latest, best, average, 10, 15, 20");
     let status = run(&["status", "test", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&status.printed).unwrap();

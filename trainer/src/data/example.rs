@@ -324,6 +324,7 @@ mod tests {
             max_ratio: 9.0,
             bad_lines: BadLines::Drop,
             max_bad: 0.05,
+            allow_changed: false,
             cache: None,
         };
         let cache = folder.join("cache");

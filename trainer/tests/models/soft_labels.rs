@@ -86,6 +86,7 @@ fn corpus(golden: &Golden, folder: &TempDir) -> (Tokenizer, Arc<Corpus>) {
         max_ratio: 9.0,
         bad_lines: BadLines::Refuse,
         max_bad: 0.05,
+        allow_changed: false,
         cache: None,
     };
     let side = Side { tokenizer: &tokenizer, max_length: 32 };
