@@ -13,7 +13,7 @@ use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::{hub, job, prepare, takeover};
+use crate::{hub, job, prepare, takeover, worker};
 
 /// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
 ///
@@ -27,6 +27,7 @@ pub fn launch(
 ) -> anyhow::Result<Exit> {
     let topology =
         Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
+    worker::check_gpus(&program, &topology)?;
     let mut progress = Progress::default();
 
     let run = RunFolder::new(config.run.path());

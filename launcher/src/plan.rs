@@ -156,7 +156,8 @@ impl std::fmt::Display for Plan {
         let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
         writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
         let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
-        write!(f, "memory   about {memory} a worker, of which activations {activations}")?;
+        let place = if *device == Device::Cuda { " on its GPU, besides CUDA's own" } else { "" };
+        write!(f, "memory   about {memory} a worker{place}, of which activations {activations}")?;
         if self.topology.shares_gpus() {
             let memory = bytes(size.memory_per_rank.saturating_mul(*workers_per_gpu as u64));
             write!(f, "; up to {memory} on each GPU")?;

@@ -41,6 +41,7 @@ impl Session {
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find()?;
+        worker::check_gpus(&program, &topology)?;
         // Workers on other hosts see what is shared, as the run is.
         let scratch = match topology.remote_host() {
             None => Scratch::new().context("cannot make a temporary folder (TMPDIR says where)")?,

@@ -1,16 +1,23 @@
 //! The worker program, and the command lines that the launcher gives it.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
 
 use tandem_cluster::control::DEVICE_VARIABLE;
 use tandem_cluster::engine::Job;
-use tandem_cluster::topology::Topology;
+use tandem_cluster::libraries::Libraries;
+use tandem_cluster::process::output_within;
+use tandem_cluster::topology::{Device, Topology};
 use tandem_config::decoding::Decoding;
 
 use crate::exit::Refused;
 
 /// Names the worker program where it does not lie beside the launcher.
 const WORKER_VARIABLE: &str = "TANDEM_WORKER";
+
+/// How long the driver may take to count its GPUs, before workers are started without that.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Finds the worker program.
 ///
@@ -32,6 +39,59 @@ pub fn find() -> Result<PathBuf, Refused> {
         "there is no worker program {place}: {}; build it with `cargo build --release`, or set \
          {WORKER_VARIABLE} to its path",
         path.display()
+    )))
+}
+
+/// What the worker program finds of its libraries on this machine.
+///
+/// # Errors
+/// Why it does not answer, in words.
+pub fn libraries(program: &Path, patience: Duration) -> Result<Libraries, String> {
+    let answer = said(Command::new(program).arg("libraries"), patience)?;
+    serde_json::from_str(&answer)
+        .map_err(|_| format!("{} is no worker of this version of Tandem", program.display()))
+}
+
+/// What a program prints.
+///
+/// # Errors
+/// Its own error if it fails; or it does not end in time.
+pub fn said(command: &mut Command, patience: Duration) -> Result<String, String> {
+    let output = output_within(command, patience).map_err(|error| error.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr).trim().to_owned()),
+    }
+}
+
+/// Asks the worker's own libraries for the GPUs that a topology counts on, where those are this
+/// machine's. A worker that does not answer says itself why when it is started.
+///
+/// # Errors
+/// They see fewer, as a refusal: nothing is computed on CPUs instead.
+pub fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
+    if topology.device != Device::Cuda || topology.remote_host().is_some() {
+        return Ok(());
+    }
+    let Ok(found) = libraries(program, PATIENCE) else { return Ok(()) };
+    let wanted = topology.gpus_per_host();
+    if found.gpus >= wanted {
+        return Ok(());
+    }
+    let (sees, help) = match found.no_cuda {
+        Some(reason) => (
+            format!("its libtorch cannot use CUDA: {reason}"),
+            "fetch one that can with `make setup TORCH=cuda`",
+        ),
+        None => (
+            format!("its libtorch sees {}", found.gpus),
+            "see what `nvidia-smi` and CUDA_VISIBLE_DEVICES say",
+        ),
+    };
+    let counted = if wanted == 1 { "a GPU is".into() } else { format!("{wanted} GPUs are") };
+    Err(Refused(format!(
+        "{counted} to be used, but the worker cannot: {sees}; {help}, or set `cluster.device: cpu`"
     )))
 }
 
@@ -117,7 +177,10 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tandem_cluster::topology::{Device, EngineKind, Share};
+    use std::os::unix::fs::PermissionsExt;
+
+    use tandem_cluster::process::host_name;
+    use tandem_cluster::topology::{EngineKind, Share};
 
     #[test]
     fn command_lines_are_those_that_workers_know() {
@@ -183,5 +246,49 @@ mod tests {
             };
             assert!(has_variable(2) && !has_variable(1), "{work:?}");
         }
+    }
+
+    #[test]
+    fn gpus_that_the_worker_cannot_use_are_no_reason_to_compute_on_cpus() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("worker");
+        let write = |script: &str| {
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+        };
+        let says = |libraries: &Libraries| {
+            write(&format!("echo '{}'", serde_json::to_string(libraries).unwrap()));
+        };
+        let mut topology = Topology {
+            ranks: 4,
+            device: Device::Cuda,
+            workers_per_gpu: 2,
+            threads: 1,
+            engine: EngineKind::Mpirun,
+            hosts: vec![Share { host: host_name(), ranks: 4 }],
+        };
+        let check = |topology: &Topology| {
+            check_gpus(&program, topology).map_err(|refused| refused.to_string())
+        };
+        says(&Libraries { gpus: 2, ..Libraries::default() });
+        assert_eq!(check(&topology), Ok(()));
+        says(&Libraries { gpus: 1, ..Libraries::default() });
+        let said = check(&topology).unwrap_err();
+        assert!(
+            said.starts_with("2 GPUs are to be used, but the worker cannot: its libtorch sees 1")
+        );
+        let no_cuda = Some("libtorch_cuda.so: not found".to_owned());
+        says(&Libraries { no_cuda, ..Libraries::default() });
+        let said = check(&topology).unwrap_err();
+        assert!(said.contains("cannot use CUDA: libtorch_cuda.so: not found; fetch one"), "{said}");
+        // Neither CPUs nor other machines are this worker's business, and it may not answer at all.
+        topology.hosts[0].host = "elsewhere".into();
+        assert_eq!(check(&topology), Ok(()));
+        topology.hosts[0].host = host_name();
+        topology.device = Device::Cpu;
+        assert_eq!(check(&topology), Ok(()));
+        topology.device = Device::Cuda;
+        write("exit 1");
+        assert_eq!(check(&topology), Ok(()));
     }
 }

@@ -33,7 +33,9 @@ impl Args {
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());
-        let plan = Plan::new(&config, topology, program)?;
+        let refused = worker::check_gpus(&program, &topology).err();
+        let mut plan = Plan::new(&config, topology, program)?;
+        plan.notes.extend(refused.map(|refused| format!("cannot be launched: {refused}")));
         if self.json {
             output::print(serde_json::to_string_pretty(&plan)?)?;
         } else {

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use tandem_cluster::libraries::Libraries;
-use tandem_cluster::process::{free_bytes, output_within};
+use tandem_cluster::process::free_bytes;
 use tandem_cluster::room::Machine;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::temporary;
@@ -18,6 +18,7 @@ use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
 use crate::plan::{Plan, Size};
+use crate::worker::said;
 use crate::{prepare, worker};
 
 /// How long a program or the network may take to answer.
@@ -75,8 +76,10 @@ impl Site {
         let machine = Machine::this();
         let worker = worker::find().map_err(|error| error.to_string());
         let (libraries, mpirun, resolves) = std::thread::scope(|scope| {
-            let libraries = scope.spawn(|| worker.as_ref().ok().map(|path| ask_worker(path)));
-            let mpirun = scope.spawn(|| said(Command::new("mpirun").arg("--version")).ok());
+            let libraries =
+                scope.spawn(|| worker.as_ref().ok().map(|path| worker::libraries(path, PATIENCE)));
+            let mpirun =
+                scope.spawn(|| said(Command::new("mpirun").arg("--version"), PATIENCE).ok());
             let resolves = resolves(&machine.host);
             // A thread that panics has ended the process.
             (libraries.join().unwrap_or_default(), mpirun.join().unwrap_or_default(), resolves)
@@ -161,22 +164,6 @@ impl Run {
             |topology: &Topology| Plan::new(&config, topology.clone(), "tandem-worker".into()).ok();
         let size = topology.as_ref().ok().and_then(plan).map(|plan| plan.size);
         Self { config, topology, size }
-    }
-}
-
-fn ask_worker(path: &Path) -> Result<Libraries, String> {
-    let answer = said(Command::new(path).arg("libraries"))?;
-    serde_json::from_str(&answer)
-        .map_err(|_| format!("{} is no worker of this version of Tandem", path.display()))
-}
-
-/// What a program prints; or its error if it fails, or does not end in time.
-fn said(command: &mut Command) -> Result<String, String> {
-    let output = output_within(command, PATIENCE).map_err(|error| error.to_string())?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    match output.status.success() {
-        true => Ok(text(&output.stdout)),
-        false => Err(text(&output.stderr).trim().to_owned()),
     }
 }
 
