@@ -159,6 +159,45 @@ fn a_gpt2_behind_a_bert() {
 }
 
 #[test]
+fn a_roberta_behind_an_xlm_r() {
+    let tiny = Tiny::texts();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/roberta");
+    let encoder = format!("{{ bert: {{ pretrained: {golden}/source, adapters: {{ dim: 4 }} }} }}");
+    let decoder = |from: &str| {
+        format!("{{ bert: {{ pretrained: {from}, cross_attention: {{ heads: 2 }} }} }}")
+    };
+    from_yaml_to_bleu(&tiny, "roberta", &encoder, &decoder(&format!("{golden}/target")), MASKED);
+    let translations = translate(&tiny.path("roberta"), "eins zwei .\n\nneun .\n");
+    assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
+
+    // Trained on, it is still a RoBERTa, which can write.
+    let config = format!(
+        "run: {{ name: on, folder: {} }}
+data: {{ train: {{ lines: {{ path: mono.en }} }}, max_length: 24, too_long: cut }}
+model: {{ encoder: {{ bert: {{ pretrained: {golden}/target, train: all }} }}, objective: {{ mlm: {{}} }} }}
+training: {{ steps: 2, max_tokens: 400, micro_batches: 1, schedule: {{ constant: {{ rate: 0.01 }} }} }}
+evaluation: {{ every: 0 }}
+cluster: {{ engine: solo, workers: 1, threads: 1, device: cpu }}
+",
+        tiny.path("").display()
+    );
+    let config = tiny.write("on.yaml", &config);
+    expect_code(program("tandem").arg("launch").arg(config), 0);
+    let names = |folder: &Path| {
+        let bytes = std::fs::read(folder.join("model.safetensors")).expect("weights");
+        let file = SafeTensors::deserialize(&bytes).expect("weights");
+        file.names().into_iter().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let export = tiny.path("on/export");
+    assert_eq!(names(&export), names(&Path::new(golden).join("target")));
+    let shape = std::fs::read_to_string(export.join("config.json")).expect("a config");
+    assert!(shape.contains("\"model_type\": \"roberta\""), "{shape}");
+    let decoder = decoder("./on/export");
+    let config = tiny.translation("behind", 1, &encoder, &decoder, AUTOREGRESSIVE);
+    expect_code(program("tandem").arg("launch").arg(config), 0);
+}
+
+#[test]
 fn a_transformer_that_learns_from_a_berts_soft_labels() {
     let tiny = Tiny::texts();
     let mono =

@@ -166,7 +166,7 @@ impl Base {
     /// Number of positions: the longest sentence in tokens.
     pub fn positions(&self) -> usize {
         match self {
-            Self::Bert(bert) => bert.config.max_position_embeddings,
+            Self::Bert(bert) => bert.config.positions(),
             Self::Transformer(transformer) => transformer.config.max_length,
             Self::Gpt2(folder) => folder.config.n_positions,
         }
@@ -215,6 +215,7 @@ impl BertBase {
             hidden_dropout_prob: new.dropout,
             attention_probs_dropout_prob: new.dropout,
             max_position_embeddings: new.positions,
+            first_position: 0,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
         };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::family::Family;
 use crate::tokenizer::TokenizerFiles;
 
 /// Why a folder is not a usable BERT.
@@ -96,8 +97,14 @@ pub enum BertError {
         reason: String,
     },
     /// There is no vocabulary.
-    #[error("{} has neither tokenizer.json nor vocab.txt", folder.display())]
+    #[error(
+        "{} has no {}; transformers writes a tokenizer.json: python -c 'from transformers import \
+         AutoTokenizer as T; T.from_pretrained(\"{0}\").save_pretrained(\"{0}\")'",
+        folder.display(), files.join(" or ")
+    )]
     NoVocabulary {
+        /// The files that it could have.
+        files: &'static [&'static str],
         /// The folder.
         folder: PathBuf,
     },
@@ -125,8 +132,11 @@ pub struct BertConfig {
     /// Dropout on attention probabilities.
     #[serde(default = "tenth")]
     pub attention_probs_dropout_prob: f64,
-    /// Number of positions: the longest input in tokens.
+    /// Rows of the position embeddings; see [`Self::positions`].
     pub max_position_embeddings: usize,
+    /// The row that a text begins with.
+    #[serde(skip)]
+    pub first_position: usize,
     /// Number of token types.
     #[serde(default = "two")]
     pub type_vocab_size: usize,
@@ -140,6 +150,8 @@ pub struct BertConfig {
 pub struct BertFolder {
     /// The folder.
     pub path: PathBuf,
+    /// What kind of BERT it is.
+    pub family: &'static Family,
     /// Its shape.
     pub config: BertConfig,
     /// Names and shapes in model.safetensors.
@@ -158,53 +170,50 @@ impl BertFolder {
         let config_path = path.join("config.json");
         let text = std::fs::read_to_string(&config_path)
             .map_err(|source| BertError::Read { path: config_path.clone(), source })?;
-        let config = BertConfig::parse(&text).map_err(|reason| BertError::Config {
+        let (family, config) = BertConfig::parse(&text).map_err(|reason| BertError::Config {
             path: config_path,
             kind: "BERT",
             reason,
         })?;
-        let vocabulary = ["tokenizer.json", "vocab.txt"]
+        let files = family.vocabularies;
+        let vocabulary = files
+            .iter()
             .map(|name| path.join(name))
-            .into_iter()
             .find(|file| file.is_file())
-            .ok_or_else(|| BertError::NoVocabulary { folder: path.to_owned() })?;
+            .ok_or_else(|| BertError::NoVocabulary { files, folder: path.to_owned() })?;
         let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
         if entries > vocab_size {
             return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
         }
         let tensors = read_weights_header(path)?;
-        let folder = Self { path: path.to_owned(), config, tensors, vocabulary };
+        let folder = Self { path: path.to_owned(), family, config, tensors, vocabulary };
         folder.check_tensors()?;
         Ok(folder)
     }
 
-    /// The prefix of the tensors in the file: `bert.`, or nothing in a bare `BertModel`'s.
-    pub fn prefix(&self) -> &'static str {
-        let word_embeddings = "bert.embeddings.word_embeddings.weight";
-        if self.tensors.contains_key(word_embeddings) { "bert." } else { "" }
-    }
-
     /// Whether the file has a masked language modelling head.
     pub fn has_mlm_head(&self) -> bool {
-        self.tensors.contains_key("cls.predictions.transform.dense.weight")
+        self.tensors.contains_key(&self.family.name("cls.predictions.transform.dense.weight"))
     }
 
     /// The name in the file of a tensor of `BertForMaskedLM`.
     ///
-    /// The oldest checkpoints, bert-base-uncased among them, call a norm's weight and bias `gamma`
-    /// and `beta`; some keep the head's bias with its matrix only.
+    /// A bare model's have no `bert.` before them. The oldest checkpoints, bert-base-uncased among
+    /// them, call a norm's weight and bias `gamma` and `beta`; some keep the head's bias with its
+    /// matrix only.
     pub fn stored_name(&self, name: &str) -> Option<String> {
-        let name = match name.strip_prefix("bert.") {
-            Some(bare) => format!("{}{bare}", self.prefix()),
-            None => name.to_owned(),
-        };
-        let old = match name.as_str() {
+        let old = match name {
             "cls.predictions.bias" => "cls.predictions.decoder.bias".to_owned(),
             _ => name
                 .replace("LayerNorm.weight", "LayerNorm.gamma")
                 .replace("LayerNorm.bias", "LayerNorm.beta"),
         };
-        [name, old].into_iter().find(|name| self.tensors.contains_key(name))
+        let bare = |name: &str| name.strip_prefix("bert.").map(str::to_owned);
+        let own = |name: &str| Some(self.family.name(name));
+        [own(name), bare(name), own(&old), bare(&old)]
+            .into_iter()
+            .flatten()
+            .find(|name| self.tensors.contains_key(name))
     }
 
     /// Whether every tensor that will be loaded is there, in the shape of config.json.
@@ -330,8 +339,8 @@ impl List {
 /// What config.json says besides the shape, and what Hugging Face takes if it says nothing.
 #[derive(Deserialize)]
 struct Kind {
-    #[serde(default = "bert")]
-    model_type: String,
+    model_type: Option<String>,
+    pad_token_id: Option<u64>,
     #[serde(default = "absolute")]
     position_embedding_type: String,
     #[serde(default = "yes")]
@@ -342,11 +351,12 @@ struct Kind {
 
 impl BertConfig {
     /// Reads the text of a config.json; an error is a reason for people.
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str) -> Result<(&'static Family, Self), String> {
         let kind: Kind = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        if kind.model_type != "bert" {
-            return Err(format!("model_type is `{}`, only `bert` is supported", kind.model_type));
-        }
+        let Some(family) = Family::of(kind.model_type.as_deref()) else {
+            let found = kind.model_type.unwrap_or_default();
+            return Err(format!("model_type is `{found}`, only {} are supported", Family::known()));
+        };
         let positions = &kind.position_embedding_type;
         if positions != "absolute" {
             return Err(format!(
@@ -361,7 +371,8 @@ impl BertConfig {
         if kind.is_decoder {
             return Err("is_decoder is true, only bidirectional BERTs are supported".into());
         }
-        let config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let mut config: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        config.first_position = family.first_position(kind.pad_token_id);
         if config.hidden_act != "gelu" {
             return Err(format!("hidden_act is `{}`, only `gelu` is supported", config.hidden_act));
         }
@@ -371,7 +382,16 @@ impl BertConfig {
                 "hidden_size {hidden} is not a multiple of num_attention_heads {heads}"
             ));
         }
-        Ok(config)
+        if config.positions() == 0 {
+            let rows = config.max_position_embeddings;
+            return Err(format!("max_position_embeddings {rows} leaves no position for a token"));
+        }
+        Ok((family, config))
+    }
+
+    /// Number of positions: the longest input in tokens.
+    pub fn positions(&self) -> usize {
+        self.max_position_embeddings.saturating_sub(self.first_position)
     }
 }
 
@@ -418,10 +438,6 @@ fn tensor_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, BertError>
         shapes.insert(name, entry.shape);
     }
     Ok(shapes)
-}
-
-fn bert() -> String {
-    "bert".into()
 }
 
 fn absolute() -> String {

@@ -100,7 +100,7 @@ fn labels(bert: &BertBase, number: u64) -> u64 {
     let weights = (frozen_count(&weights) + trained_count(&weights)) as u64;
     let mut layer = bert.clone();
     layer.config.num_hidden_layers = 1;
-    let length = bert.config.max_position_embeddings as u64;
+    let length = bert.config.positions() as u64;
     let tokens = MAX_TOKENS as u64;
     let vocabulary = bert.config.vocab_size as u64;
     number * (weights + layers(&Base::Bert(layer), tokens, length))

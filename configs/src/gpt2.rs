@@ -117,7 +117,8 @@ impl Gpt2Folder {
         })?;
         let vocabulary = path.join("tokenizer.json");
         if !vocabulary.is_file() {
-            return Err(BertError::NoVocabulary { folder: path.to_owned() });
+            let (files, folder) = (&["tokenizer.json"][..], path.to_owned());
+            return Err(BertError::NoVocabulary { files, folder });
         }
         let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
         if entries > vocab_size {

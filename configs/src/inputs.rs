@@ -188,7 +188,7 @@ fn shape(folder: &BertFolder) -> Shape {
         kind: "BERT",
         layers: folder.config.num_hidden_layers,
         hidden: folder.config.hidden_size,
-        positions: folder.config.max_position_embeddings,
+        positions: folder.config.positions(),
     }
 }
 

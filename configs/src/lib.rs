@@ -8,7 +8,7 @@
 //!   variables, `resolve` makes paths absolute, `inputs` and `checks` find what does not go together, in those `sections` that fit
 //!   the schema. All of it becomes [`Problems`], each with its place.
 //! - [`bases`] finds the pre-trained BERTs that a run names; [`bert`] and [`gpt2`] read a pre-trained
-//!   folder's shape without loading its weights, [`tokenizer`] what it says of its text.
+//!   folder's shape without loading its weights, [`family`] has the kinds of BERT that there are, [`tokenizer`] what it says of its text.
 //! - [`parameters`] lists every tensor of a model: name, shape, trained or frozen, initial value;
 //!   [`estimate`] tells from it what memory and disk a run needs, [`reduction`] how many buffers of
 //!   gradients.
@@ -22,6 +22,7 @@ pub mod data;
 pub mod decoding;
 pub mod estimate;
 pub mod evaluation;
+pub mod family;
 pub mod gpt2;
 mod inputs;
 pub mod load;

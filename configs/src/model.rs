@@ -52,7 +52,8 @@ pub enum Decoder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BertEncoder {
-    /// A Hugging Face folder, or a model's name on the hub. Either this or `new`.
+    /// A Hugging Face folder, or a model's name on the hub, of a BERT or of what is one by another name:
+    /// RoBERTa, XLM-R, CamemBERT. Either this or `new`.
     pub pretrained: Option<String>,
     /// The shape of a BERT that does not exist yet. Either this or `pretrained`.
     pub new: Option<NewBert>,

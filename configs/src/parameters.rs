@@ -309,6 +309,7 @@ mod tests {
             hidden_dropout_prob: 0.1,
             attention_probs_dropout_prob: 0.1,
             max_position_embeddings: 512,
+            first_position: 0,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
         }
@@ -324,7 +325,8 @@ mod tests {
             .collect();
         let path = PathBuf::from("/models/bert");
         let vocabulary = path.join("vocab.txt");
-        BertFolder { path, config: config.clone(), tensors, vocabulary }
+        let family = crate::family::Family::bert();
+        BertFolder { path, family, config: config.clone(), tensors, vocabulary }
     }
 
     /// German cased into English uncased, as in the paper.
@@ -467,6 +469,7 @@ mod tests {
             num_attention_heads: 4,
             intermediate_size,
             max_position_embeddings: 64,
+            first_position: 0,
             ..base(vocab_size)
         };
         let (source, target) = (tiny(211, 128), tiny(197, 96));

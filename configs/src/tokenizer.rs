@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::bert::BertError;
+use crate::family::{Family, SpecialTokens};
 
 /// The files beside a vocabulary that transformers obeys.
 pub const BESIDE: [&str; 3] =
@@ -14,17 +15,8 @@ pub const BESIDE: [&str; 3] =
 
 /// Classes that do what their tokenizer.json says, and nothing else.
 const BY_JSON: [&str; 2] = ["PreTrainedTokenizer", "TokenizersBackend"];
-/// Classes whose text is tokenised here.
-const KNOWN: [&str; 4] =
-    ["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "GPT2Tokenizer"];
-/// What BERT's special tokens are called here.
-const SPECIAL: [(&str, &str); 5] = [
-    ("pad_token", "[PAD]"),
-    ("unk_token", "[UNK]"),
-    ("cls_token", "[CLS]"),
-    ("sep_token", "[SEP]"),
-    ("mask_token", "[MASK]"),
-];
+/// The class of GPT-2's, whose text is tokenised here, too.
+const GPT2: &str = "GPT2Tokenizer";
 
 /// What happens to letters before the vocabulary is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +88,13 @@ fn class(
         },
     };
     let bare = class.strip_suffix("Fast").unwrap_or(&class);
-    if KNOWN.contains(&bare) || BY_JSON.contains(&bare) && vocabulary.ends_with("tokenizer.json") {
+    let known = || Family::all().flat_map(|family| family.tokenizers).copied().chain([GPT2]);
+    if known().any(|known| known == bare)
+        || BY_JSON.contains(&bare) && vocabulary.ends_with("tokenizer.json")
+    {
         return Ok(Some(bare.to_owned()));
     }
-    let known = [&KNOWN[..], &BY_JSON[..]].concat().join(", ");
+    let known = known().chain(BY_JSON).collect::<Vec<_>>().join(", ");
     let reason = match BY_JSON.contains(&bare) {
         true => format!("tokenizer_class `{class}` needs a tokenizer.json, which is not there"),
         false => format!("tokenizer_class is `{class}`, only {known} are supported"),
@@ -123,7 +118,8 @@ fn additions<'a>(
     specials: &Map<String, Value>,
     added: &'a Map<String, Value>,
 ) -> Vec<(&'static str, &'a str, u64)> {
-    let mut special: HashSet<&str> = SPECIAL.map(|(_, token)| token).into();
+    let usual = Family::all().flat_map(|family| family.special.by_key());
+    let mut special: HashSet<&str> = usual.map(|(_, token)| token).collect();
     for value in specials.values() {
         let one = std::slice::from_ref(value);
         special.extend(value.as_array().map_or(one, Vec::as_slice).iter().filter_map(content));
@@ -169,9 +165,13 @@ impl<'a> Vocabulary<'a> {
         }
         let json = object(path)?.unwrap_or_default();
         let mut ids = HashMap::new();
-        let entries = json.get("model").and_then(|model| model["vocab"].as_object());
-        for (entry, id) in entries.into_iter().flatten() {
+        let entries = json.get("model").map(|model| &model["vocab"]);
+        for (entry, id) in entries.and_then(Value::as_object).into_iter().flatten() {
             ids.extend(id.as_u64().map(|id| (entry.clone(), id)));
+        }
+        // A unigram model lists its pieces, each with its score.
+        for (piece, id) in entries.and_then(Value::as_array).into_iter().flatten().zip(0..) {
+            ids.extend(piece[0].as_str().map(|piece| (piece.to_owned(), id)));
         }
         let mut added = HashSet::new();
         for token in json.get("added_tokens").and_then(Value::as_array).into_iter().flatten() {
@@ -182,11 +182,12 @@ impl<'a> Vocabulary<'a> {
         Ok(Self { path, ids, added })
     }
 
-    /// Whether BERT's special tokens have their usual names. A GPT-2 has none of them.
+    /// Whether the special tokens have their usual names. A GPT-2 has none of them.
     fn check_special(&self, file: &str, map: &Map<String, Value>) -> Result<(), BertError> {
-        for (key, token) in SPECIAL {
+        let tokens = SpecialTokens::of(|token| self.ids.contains_key(token));
+        for (key, token) in tokens.into_iter().flat_map(SpecialTokens::by_key) {
             let named = map.get(key).and_then(content).unwrap_or(token);
-            if named != token && self.ids.contains_key("[PAD]") {
+            if named != token {
                 let reason = format!("{key} is `{named}`, only {token} is supported");
                 return Err(BertError::Tokenizer { path: self.path.with_file_name(file), reason });
             }

@@ -121,7 +121,7 @@ pub fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
             let (ids, real) = rows(&Padded::new(&ids, parity.source_pad as u32), device);
             let lengths = samples.iter().map(|sample| row(sample).1.clone()).collect();
             let sources = Sources { ids, real, lengths: Some(lengths) };
-            let positions = parity.config.decoder.max_position_embeddings;
+            let positions = parity.config.decoder.positions();
             let (model, ids) = (&parity.model, parity.target_ids);
             let found = translate(model, &decoding, ids, positions, &sources, &mut || true);
             for (sample, translation) in samples.iter().zip(found.unwrap_or_default()) {
@@ -182,9 +182,9 @@ fn train_batches(path: &Path, parity: &ParityModel) -> anyhow::Result<Vec<PairBa
             bail!("{} fields instead of 5", fields.len())
         };
         let rows = batches.entry(number.parse().context("the batch number")?).or_default();
-        let source = ids(source, encoder.vocab_size, encoder.max_position_embeddings)?;
-        let target = ids(target, decoder.vocab_size, decoder.max_position_embeddings)?;
-        let input = ids(input, decoder.vocab_size, decoder.max_position_embeddings)?;
+        let source = ids(source, encoder.vocab_size, encoder.positions())?;
+        let target = ids(target, decoder.vocab_size, decoder.positions())?;
+        let input = ids(input, decoder.vocab_size, decoder.positions())?;
         ensure!(
             target.len() == input.len() && target.len() == predicted.len(),
             "{} target ids, {} decoder input ids and {} digits: they must be as many",
@@ -233,8 +233,8 @@ fn decode_sentences(
     let mut sentences = Vec::new();
     each_line(path, |fields| {
         let &[source, lengths] = fields else { bail!("{} fields instead of 2", fields.len()) };
-        let source = ids(source, encoder.vocab_size, encoder.max_position_embeddings)?;
-        let most = decoder.max_position_embeddings;
+        let source = ids(source, encoder.vocab_size, encoder.positions())?;
+        let most = decoder.positions();
         let length = |word: &str| match word.parse() {
             Ok(length) if (1..=most).contains(&length) => Ok(length),
             _ => bail!("`{word}` is not a length from 1 to {most}"),

@@ -68,8 +68,7 @@ impl Languages {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
         // A BERT beside the encoder reads [CLS] before the sentence.
         let fused = self.bases.fused.as_ref();
-        let fused =
-            fused.map_or(usize::MAX, |bert| bert.config.max_position_embeddings.saturating_sub(1));
+        let fused = fused.map_or(usize::MAX, |bert| bert.config.positions().saturating_sub(1));
         let source = match worker.config.model.joins_pairs() {
             true => longest_of_joined(self.bases.encoder.positions()),
             false => self.bases.encoder.positions().min(fused),

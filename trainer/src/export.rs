@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::bert::BertConfig;
+use tandem_config::family::Family;
 use tandem_config::model::{Encoder, Objective};
 use tandem_config::tokenizer::BESIDE;
 use tandem_config::training::Precision;
@@ -37,13 +38,14 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     }
     std::fs::create_dir_all(&draft).with_context(|| format!("cannot make {}", draft.display()))?;
     copy_tokenizer(from, &draft)?;
-    let pad = Tokenizer::open(&draft.join("tokenizer.json"))
-        .or_else(|_| Tokenizer::open(&draft.join("vocab.txt")))?
-        .special()
-        .pad;
-    write_config(&base.config, precision, pad, &draft.join("config.json"))?;
+    let path = draft.join("config.json");
+    match &base.folder {
+        Some(folder) => write_config_of(&folder.path, precision, &path)?,
+        None => write_new_config(&base.config, precision, &draft, &path)?,
+    }
+    let family = base.folder.as_ref().map_or(Family::bert(), |folder| folder.family);
     let path = draft.join("model.safetensors");
-    write_weights(parameters, precision, &path)
+    write_weights(parameters, family, precision, &path)
         .with_context(|| format!("cannot write {}", path.display()))?;
     let export = worker.run.join("export");
     if export.exists() {
@@ -71,21 +73,35 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What transformers' `BertForMaskedLM` reads.
-fn write_config(
+/// The config.json of the folder that the BERT came from, with another precision.
+fn write_config_of(from: &Path, precision: Precision, path: &Path) -> anyhow::Result<()> {
+    let from = from.join("config.json");
+    let text = std::fs::read_to_string(&from)
+        .with_context(|| format!("cannot read {}", from.display()))?;
+    let mut json: serde_json::Value = serde_json::from_str(&text)?;
+    if let Some(json) = json.as_object_mut() {
+        json.remove("torch_dtype");
+    }
+    json["dtype"] = dtype(precision).into();
+    write_json(&json, path)
+}
+
+/// What transformers' `BertForMaskedLM` reads, for the tokenizer in `folder`.
+fn write_new_config(
     bert: &BertConfig,
     precision: Precision,
-    pad: u32,
+    folder: &Path,
     path: &Path,
 ) -> anyhow::Result<()> {
+    let pad = Tokenizer::open(&folder.join("tokenizer.json"))
+        .or_else(|_| Tokenizer::open(&folder.join("vocab.txt")))?
+        .special()
+        .pad;
     let mut json = serde_json::to_value(bert)?;
-    let dtype = match precision {
-        Precision::F32 => "float32",
-        Precision::Bf16 => "bfloat16",
-    };
+    let family = Family::bert();
     for (key, value) in [
-        ("architectures", serde_json::json!(["BertForMaskedLM"])),
-        ("model_type", "bert".into()),
+        ("architectures", serde_json::json!([family.architecture])),
+        ("model_type", family.model_types[0].into()),
         ("initializer_range", 0.02.into()),
         ("pad_token_id", pad.into()),
         ("bos_token_id", serde_json::Value::Null),
@@ -95,16 +111,32 @@ fn write_config(
         ("classifier_dropout", serde_json::Value::Null),
         ("tie_word_embeddings", true.into()),
         ("use_cache", true.into()),
-        ("dtype", dtype.into()),
+        ("dtype", dtype(precision).into()),
     ] {
         json[key] = value;
     }
+    write_json(&json, path)
+}
+
+fn dtype(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "float32",
+        Precision::Bf16 => "bfloat16",
+    }
+}
+
+fn write_json(json: &serde_json::Value, path: &Path) -> anyhow::Result<()> {
     std::fs::write(path, format!("{json:#}\n"))
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// By Hugging Face's names, with the metadata that transformers asks for.
-fn write_weights(parameters: &Parameters, precision: Precision, path: &Path) -> anyhow::Result<()> {
+fn write_weights(
+    parameters: &Parameters,
+    family: &Family,
+    precision: Precision,
+    path: &Path,
+) -> anyhow::Result<()> {
     let dtype = match precision {
         Precision::F32 => Dtype::F32,
         Precision::Bf16 => Dtype::BF16,
@@ -112,7 +144,7 @@ fn write_weights(parameters: &Parameters, precision: Precision, path: &Path) -> 
     let stored: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
         .views(&parameters.weights)
         .map(|(name, view)| {
-            let name = name.strip_prefix("encoder.").unwrap_or(name).to_owned();
+            let name = family.name(name.strip_prefix("encoder.").unwrap_or(name));
             let shape = view.size().iter().map(|&size| size as usize).collect();
             (name, shape, bytes(&view, precision))
         })

@@ -303,7 +303,7 @@ fn decoded(
     report: &mut Comparison,
 ) -> anyhow::Result<()> {
     let pad = parity.source_pad;
-    let positions = parity.config.decoder.max_position_embeddings;
+    let positions = parity.config.decoder.positions();
     let decoding = parity.decoding()?;
     let decode = |ids: &Tensor| -> Vec<Vec<u32>> {
         let sources = Sources { ids: ids.shallow_clone(), real: ids.ne(pad), lengths: None };

@@ -179,7 +179,7 @@ impl<'a> Teacher<'a> {
             model: Mlm::over(&parameters, shape, dropout, kinds.compute),
             corpus,
             special: languages.source.special(),
-            positions: shape.max_position_embeddings,
+            positions: shape.positions(),
             passes: config.passes,
             words: languages.source.size(),
         })

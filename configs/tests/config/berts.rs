@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use tandem_config::bert::{self, BertFolder};
+use tandem_config::bert::{self, BertConfig, BertFolder};
 
 use crate::support::{Folder, VALID, write_bert, write_weights};
 
@@ -23,8 +23,8 @@ fn config_json_of_another_model() {
         message.trim_start_matches("german/config.json does not describe a BERT: ").to_owned()
     };
     assert_eq!(
-        reason(json!({ "model_type": "roberta" })),
-        "model_type is `roberta`, only `bert` is supported"
+        reason(json!({ "model_type": "albert" })),
+        "model_type is `albert`, only bert, roberta, xlm-roberta, camembert are supported"
     );
     assert_eq!(
         reason(json!({ "position_embedding_type": "relative_key" })),
@@ -74,7 +74,7 @@ fn tokenizers_of_another_kind_or_size() {
             format!(
                 "german/{file} does not describe a usable tokenizer: tokenizer_class is \
                  `BertJapaneseTokenizer`, only BertTokenizer, DistilBertTokenizer, \
-                 ElectraTokenizer, GPT2Tokenizer, PreTrainedTokenizer, TokenizersBackend are \
+                 ElectraTokenizer, RobertaTokenizer, XLMRobertaTokenizer, CamembertTokenizer, GPT2Tokenizer, PreTrainedTokenizer, TokenizersBackend are \
                  supported"
             )
         );
@@ -110,10 +110,28 @@ fn files_that_are_missing() {
             format!("cannot read german/{file}; {parts}")
         );
     }
+    let remedy = "; transformers writes a tokenizer.json: python -c 'from transformers import \
+                  AutoTokenizer as T; T.from_pretrained(\"german\").save_pretrained(\"german\")'";
     assert_eq!(
         said(|folder| fs::remove_file(folder.join("vocab.txt")).unwrap()),
-        "german has neither tokenizer.json nor vocab.txt"
+        format!("german has no tokenizer.json or vocab.txt{remedy}")
     );
+    // A RoBERTa's vocabulary is no list of words.
+    assert_eq!(
+        said(|folder| write_bert(folder, json!({ "model_type": "roberta" }))),
+        format!("german has no tokenizer.json{remedy}")
+    );
+}
+
+#[test]
+fn positions_of_robertas_begin_behind_the_padding() {
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/roberta/source");
+    let roberta = BertFolder::open(golden.as_ref()).unwrap();
+    let BertConfig { max_position_embeddings, first_position, .. } = roberta.config;
+    assert_eq!((max_position_embeddings, first_position, roberta.config.positions()), (34, 2, 32));
+    assert!(roberta.has_mlm_head());
+    let bias = roberta.stored_name("cls.predictions.bias");
+    assert_eq!(bias.as_deref(), Some("lm_head.bias"));
 }
 
 #[test]

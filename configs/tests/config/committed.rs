@@ -9,6 +9,7 @@ use tandem_config::bert::{self, BertConfig, BertFolder};
 use tandem_config::data::Text;
 use tandem_config::decoding::Decoding;
 use tandem_config::estimate::{self, Inputs};
+use tandem_config::family::Family;
 use tandem_config::gpt2::{self, Gpt2Config, Gpt2Folder};
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters::{self, Parameter, trained_count};
@@ -207,6 +208,7 @@ fn bert(name: &str) -> BertBase {
     let tensors = bert::tensors(&config).into_iter().chain(bert::mlm_head(&config));
     let folder = BertFolder {
         path: name.into(),
+        family: Family::bert(),
         config: config.clone(),
         tensors: tensors.map(|tensor| (tensor.name, tensor.shape)).collect(),
         vocabulary: "vocab.txt".into(),

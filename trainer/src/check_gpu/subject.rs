@@ -183,6 +183,7 @@ fn config() -> AbNetConfig {
         hidden_dropout_prob: 0.0,
         attention_probs_dropout_prob: 0.0,
         max_position_embeddings: POSITIONS,
+        first_position: 0,
         type_vocab_size: 2,
         layer_norm_eps: 1e-12,
     };

@@ -1,18 +1,19 @@
-//! One side's tokenizer: text to ids as BERT's or GPT-2's own tokenizer makes them, and ids back to
-//! text.
+//! One side's tokenizer: text to ids as the pre-trained model's own tokenizer makes them, and ids back
+//! to text.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use tandem_config::bert::BertError;
+use tandem_config::family::{Family, SpecialTokens};
 use tandem_config::tokenizer::{Casing, TokenizerFiles, entries};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{
-    NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
-    PreTokenizerWrapper,
+    ModelWrapper, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer, PreTokenizerWrapper,
 };
 
 use super::detokenize::detokenize;
@@ -45,7 +46,7 @@ pub enum TokenizerError {
     /// A special token is missing.
     #[error(
         "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK], a \
-         GPT-2's {END_OF_TEXT}",
+         RoBERTa's <pad>, <unk>, <s>, </s> and <mask>, a GPT-2's {END_OF_TEXT}",
         path.display()
     )]
     MissingSpecial {
@@ -65,7 +66,7 @@ pub enum TokenizerError {
 }
 
 /// The ids of a vocabulary's special tokens. They differ between vocabularies: the first
-/// bert-base-german-cased has [PAD] at 1. GPT-2 has one for all purposes.
+/// bert-base-german-cased has [PAD] at 1. RoBERTa calls them otherwise, GPT-2 has one for all purposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Fills up short rows.
@@ -86,8 +87,8 @@ pub struct SpecialIds {
 enum Spelling {
     /// Pieces of words, those that continue a word with `##` (BERT).
     WordPiece,
-    /// Bytes, spaces and all (GPT-2).
-    ByteLevel,
+    /// As their own decoder says, spaces and all (GPT-2, RoBERTa, XLM-R).
+    Decoded,
 }
 
 /// One side's tokenizer.
@@ -193,21 +194,24 @@ impl Tokenizer {
                 .token_to_id(token)
                 .ok_or_else(|| TokenizerError::MissingSpecial { path: path.to_owned(), token })
         };
-        let (spelling, special) = match inner.token_to_id(END_OF_TEXT) {
-            Some(end) if inner.token_to_id("[PAD]").is_none() => {
-                let special = SpecialIds { pad: end, unk: end, cls: end, sep: end, mask: end };
-                (Spelling::ByteLevel, special)
+        let tokens = SpecialTokens::of(|token| inner.token_to_id(token).is_some());
+        let special = match (tokens, inner.token_to_id(END_OF_TEXT)) {
+            (None, Some(end)) => SpecialIds { pad: end, unk: end, cls: end, sep: end, mask: end },
+            (tokens, _) => {
+                let SpecialTokens { pad, unk, cls, sep, mask } =
+                    tokens.unwrap_or(Family::bert().special);
+                SpecialIds {
+                    pad: id(pad)?,
+                    unk: id(unk)?,
+                    cls: id(cls)?,
+                    sep: id(sep)?,
+                    mask: id(mask)?,
+                }
             }
-            _ => {
-                let special = SpecialIds {
-                    pad: id("[PAD]")?,
-                    unk: id("[UNK]")?,
-                    cls: id("[CLS]")?,
-                    sep: id("[SEP]")?,
-                    mask: id("[MASK]")?,
-                };
-                (Spelling::WordPiece, special)
-            }
+        };
+        let spelling = match inner.get_model() {
+            ModelWrapper::WordPiece(_) => Spelling::WordPiece,
+            _ => Spelling::Decoded,
         };
         let vocabulary = inner.get_vocab(true);
         let size = vocabulary.values().max().map_or(0, |&last| last as usize + 1);
@@ -242,13 +246,17 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let text = match self.spelling {
             Spelling::WordPiece => text,
-            Spelling::ByteLevel => text.trim(),
+            Spelling::Decoded => text.trim(),
         };
         let encoding = self.inner.encode_fast(text, false).map_err(|error| {
             let text = text.chars().take(60).collect();
             TokenizerError::Encode { text, reason: error.to_string() }
         })?;
-        Ok(encoding.get_ids().to_vec())
+        let SpecialIds { pad, unk, cls, sep, mask } = self.special;
+        // A unigram model knows the special tokens as pieces: in a text they are only text.
+        let special =
+            |id: &u32| self.spelling == Spelling::Decoded && [pad, cls, sep, mask].contains(id);
+        Ok(encoding.get_ids().iter().map(|id| if special(id) { unk } else { *id }).collect())
     }
 
     /// Encodes many texts, remembering the ids of words.
@@ -260,28 +268,30 @@ impl Tokenizer {
     pub fn text(&self, ids: &[u32]) -> String {
         match self.spelling {
             Spelling::WordPiece => detokenize(&self.words(ids)),
-            Spelling::ByteLevel => self.bytes(ids),
+            Spelling::Decoded => self.decoded(ids),
         }
     }
 
     /// The words of ids: word pieces merged, separated by spaces, up to the first [SEP] or [CLS].
     ///
     /// This is the form that the paper's BLEU compares. [PAD] and [MASK] are left out; [UNK] and
-    /// pieces without a beginning stay visible. The words of a GPT-2's text are those that a BERT
-    /// would split it into.
+    /// pieces without a beginning stay visible. Text that is not
+    /// spelt in word pieces has the words that a BERT would split it into.
     pub fn words(&self, ids: &[u32]) -> String {
         match self.spelling {
             Spelling::WordPiece => self.merged(ids),
-            Spelling::ByteLevel => split(&self.bytes(ids)),
+            Spelling::Decoded => split(&self.decoded(ids)),
         }
     }
 
-    /// The text that ids spell byte by byte, up to the first [`END_OF_TEXT`]; bytes that are no
-    /// UTF-8 become U+FFFD.
-    fn bytes(&self, ids: &[u32]) -> String {
-        let end = ids.iter().position(|&id| id == self.special.sep).unwrap_or(ids.len());
-        // Ids come from this vocabulary; the decoder of bytes takes whatever they spell.
-        self.inner.decode(&ids[..end], false).unwrap_or_default().trim().to_owned()
+    /// The text that ids spell, up to the first [SEP] or [CLS] and without [PAD] and [MASK]; bytes that
+    /// are no UTF-8 become U+FFFD.
+    fn decoded(&self, ids: &[u32]) -> String {
+        let SpecialIds { pad, cls, sep, mask, .. } = self.special;
+        let ended = ids.iter().copied().take_while(|id| ![cls, sep].contains(id));
+        let ids: Vec<u32> = ended.filter(|id| ![pad, mask].contains(id)).collect();
+        // Ids come from this vocabulary; the decoder takes whatever they spell.
+        self.inner.decode(&ids, false).unwrap_or_default().trim().to_owned()
     }
 
     fn merged(&self, ids: &[u32]) -> String {
@@ -454,13 +464,15 @@ mod tests {
         assert_eq!(tokenizer.words(&[]), "");
     }
 
-    /// tests/golden/gpt2/make.py made the folder, and what transformers' tokenizer says.
-    #[test]
-    fn bytes_are_spelt_as_gpt2_spells_them() {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2");
-        let tokenizer = Tokenizer::open(&golden.join("folder/tokenizer.json")).unwrap();
-        let cases = std::fs::read_to_string(golden.join("golden.json")).unwrap();
-        let cases: Vec<serde_json::Value> = serde_json::from_str(&cases).unwrap();
+    fn golden(name: &str) -> (PathBuf, serde_json::Value) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name);
+        let cases = std::fs::read(folder.join("golden.json")).unwrap();
+        (folder, serde_json::from_slice(&cases).unwrap())
+    }
+
+    /// Whether texts have the ids that transformers' tokenizer says, and those the text.
+    fn check_cases(tokenizer: &Tokenizer, cases: &serde_json::Value) {
+        let cases = cases.as_array().unwrap();
         assert!(cases.len() > 6);
         for case in cases {
             let text = case["text"].as_str().unwrap();
@@ -469,6 +481,29 @@ mod tests {
             assert_eq!(tokenizer.encoder().encode(text).unwrap(), ids, "{text:?}");
             assert_eq!(tokenizer.text(&ids), case["decoded"].as_str().unwrap(), "{text:?}");
         }
+    }
+
+    /// tests/golden/roberta/make.py made the folders, and what transformers' tokenizers say.
+    #[test]
+    fn robertas_and_xlm_rs_spell_as_in_transformers() {
+        let (folder, cases) = golden("roberta");
+        for side in ["source", "target"] {
+            let tokenizer = Tokenizer::open(&folder.join(side).join("tokenizer.json")).unwrap();
+            check_cases(&tokenizer, &cases[side]);
+            let special = SpecialIds { cls: 0, pad: 1, sep: 2, unk: 3, mask: 4 };
+            assert_eq!(tokenizer.special(), special);
+            let ids = tokenizer.encode("one two").unwrap();
+            let row = [&ids[..], &[special.mask, special.pad, special.sep], &ids[..]].concat();
+            assert_eq!(tokenizer.text(&row), tokenizer.text(&ids));
+        }
+    }
+
+    /// tests/golden/gpt2/make.py made the folder, and what transformers' tokenizer says.
+    #[test]
+    fn bytes_are_spelt_as_gpt2_spells_them() {
+        let (folder, cases) = golden("gpt2");
+        let tokenizer = Tokenizer::open(&folder.join("folder/tokenizer.json")).unwrap();
+        check_cases(&tokenizer, &cases);
         let ids = tokenizer.encode("Don't stop, now!").unwrap();
         assert_eq!(tokenizer.words(&ids), "Don ' t stop , now !");
         let ended = [&ids[..], &[tokenizer.special().sep], &ids[..]].concat();

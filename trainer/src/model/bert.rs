@@ -32,12 +32,13 @@ impl BertDropout {
     }
 }
 
-/// Words, positions from 0 and token types, summed and normed.
+/// Words, positions and token types, summed and normed.
 #[derive(Debug)]
 pub struct Embeddings {
     word: Tensor,       // [V, D]
     position: Tensor,   // [positions, D]
     token_type: Tensor, // [types, D]
+    first: i64,
     norm: LayerNorm,
     dropout: f64,
 }
@@ -49,6 +50,7 @@ impl Embeddings {
             word: scope.get("word_embeddings.weight"),
             position: scope.get("position_embeddings.weight"),
             token_type: scope.get("token_type_embeddings.weight"),
+            first: config.first_position as i64,
             norm: LayerNorm::new(scope, "LayerNorm", config.layer_norm_eps),
             dropout: dropout.hidden,
         }
@@ -57,16 +59,21 @@ impl Embeddings {
     /// Token ids `[B, T]` of type 0, the first at position `start`, to hidden states `[B, T, D]` of
     /// `kind`.
     pub fn forward(&self, ids: &Tensor, start: i64, kind: Kind, pass: &Pass) -> Tensor {
-        let position = self.position.narrow(0, start, ids.size()[1]).to_kind(kind); // [T, D]
+        let position = self.positions(start, ids, kind);
         let fixed = position + self.token_type.select(0, 0).to_kind(kind);
         self.sum(ids, fixed, kind, pass)
     }
 
     /// Token ids `[B, T]` with their types `[B, T]`, to hidden states `[B, T, D]` of `kind`.
     pub fn typed(&self, ids: &Tensor, types: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
-        let position = self.position.narrow(0, 0, ids.size()[1]).to_kind(kind); // [T, D]
+        let position = self.positions(0, ids, kind);
         let types = Tensor::embedding(&self.token_type, types, -1, false, false).to_kind(kind);
         self.sum(ids, position + types, kind, pass)
+    }
+
+    /// `[T, D]` for ids `[B, T]`.
+    fn positions(&self, start: i64, ids: &Tensor, kind: Kind) -> Tensor {
+        self.position.narrow(0, self.first + start, ids.size()[1]).to_kind(kind)
     }
 
     fn sum(&self, ids: &Tensor, fixed: Tensor, kind: Kind, pass: &Pass) -> Tensor {

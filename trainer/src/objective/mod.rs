@@ -21,9 +21,9 @@ pub use translation::Translation;
 #[derive(Debug)]
 pub enum Objective {
     /// Translation, masked or autoregressive.
-    Translation(Translation),
+    Translation(Box<Translation>),
     /// Masked language modelling.
-    Mlm(mlm::Mlm),
+    Mlm(Box<mlm::Mlm>),
 }
 
 /// Makes micro-batches out of samples.
@@ -77,8 +77,8 @@ impl Objective {
         kind: Kind,
     ) -> Self {
         match Translation::new(&run.model, bases, cls, parameters, kind) {
-            Some(translation) => Self::Translation(translation),
-            None => Self::Mlm(mlm::Mlm::new(&run.model, bases, parameters, kind)),
+            Some(translation) => Self::Translation(Box::new(translation)),
+            None => Self::Mlm(Box::new(mlm::Mlm::new(&run.model, bases, parameters, kind))),
         }
     }
 

@@ -72,7 +72,7 @@ fn needs_before_it_uses(name: &str, parameters: &Parameters, objective: &Objecti
 fn translation(name: &str, encoder: Value, decoder: Value, objective: Value) {
     let (run, bases, parameters) = parts(encoder, decoder, objective, TARGET_WORDS, 1);
     let translation = Translation::new(&run.model, &bases, CLS, &parameters, Kind::Float);
-    let objective = Objective::Translation(translation.expect("a translation"));
+    let objective = Objective::Translation(Box::new(translation.expect("a translation")));
     let needed = needs_before_it_uses(name, &parameters, &objective);
     assert!(needed.is_sorted(), "{name}: {needed:?}");
     let last = Block::Decoder(1);
@@ -107,6 +107,6 @@ fn a_berts_own_objective_needs_a_block_before_it_uses_it() {
     let list = parameters::mlm(&config, BertWeights { folder: None, train: Train::Scratch });
     let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters");
     let mlm = Mlm::over(&parameters, &config, BertDropout::new(&config, None), Kind::Float);
-    let needed = needs_before_it_uses("BERT", &parameters, &Objective::Mlm(mlm));
+    let needed = needs_before_it_uses("BERT", &parameters, &Objective::Mlm(Box::new(mlm)));
     assert_eq!(needed, [Block::Outside, Block::Encoder(0), Block::Encoder(1)]);
 }

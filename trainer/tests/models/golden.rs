@@ -1,7 +1,7 @@
 //! Outputs, losses and gradients of a Transformer, against PyTorch's own layers, and of a BERT with
 //! a causal mask, against transformers; tests/golden/transformer/make.py made the golden, and
 //! tests/golden/bert_fused/make.py that of a Transformer fused with a BERT, tests/golden/gpt2/make.py
-//! that of a GPT-2 behind a BERT, tests/golden/ct_nmt/make.py that of CT-NMT.
+//! that of a GPT-2 behind a BERT, tests/golden/roberta/make.py that of a RoBERTa behind an XLM-R, tests/golden/ct_nmt/make.py that of CT-NMT.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -195,6 +195,37 @@ fn transformers_fused_with_a_bert_are_pytorchs() {
 fn a_gpt2_behind_a_bert_is_transformers() {
     let tiny = tiny(bert_encoder(), gpt2(), autoregressive(), 0, 1);
     check_autoregressive(&Golden::open("gpt2"), &tiny);
+}
+
+#[test]
+fn a_roberta_behind_an_xlm_r_is_transformers() {
+    let golden = Golden::open("roberta");
+    let folder = |side: &str| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../tests/golden/roberta/{side}"))
+    };
+    let of = |objective: Value| {
+        let source = json!({ "bert": { "pretrained": folder("source"), "train": "all" } });
+        let target = json!({ "bert": {
+            "pretrained": folder("target"), "train": "all",
+            "cross_attention": { "heads": 2, "dropout": 0.0 },
+        } });
+        tiny(source, target, objective, 0, 1)
+    };
+    for (objective, check) in
+        [(autoregressive(), check_autoregressive as fn(&Golden, &Tiny)), (masked(), check_masked)]
+    {
+        let tiny = of(objective);
+        // The folders' weights came under BERT's names.
+        let mut compared = 0;
+        for (name, view) in tiny.parameters.views(&tiny.parameters.weights) {
+            if name.contains(".bert.") || name.contains(".cls.") {
+                assert_eq!(&view, golden.get(&format!("weight.{name}")), "{name}");
+                compared += 1;
+            }
+        }
+        assert_eq!(compared, 2 * (5 + 2 * 16) + 5);
+        check(&golden, &tiny);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tandem_config::RunConfig;
 use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
-use tandem_config::bert::BertConfig;
+use tandem_config::bert::{BertConfig, BertFolder};
 use tandem_config::gpt2::Gpt2Folder;
 use tandem_config::model::{Decoder, Encoder, Vocabulary};
 use tandem_config::parameters;
@@ -150,10 +150,16 @@ fn parts_of_width(
     .expect("a config");
     let encoder = match &run.model.encoder {
         Encoder::Transformer(source) => of(source),
-        Encoder::Bert(_) => Base::Bert(bert_base(SOURCE_WORDS, width)),
+        Encoder::Bert(source) => Base::Bert(match &source.pretrained {
+            Some(path) if Path::new(path).is_dir() => bert_in(path),
+            _ => bert_base(SOURCE_WORDS, width),
+        }),
     };
     let decoder = match run.model.decoder.as_ref().expect("a decoder") {
         Decoder::Transformer(target) => of(target),
+        Decoder::Bert(target) if Path::new(&target.pretrained).is_dir() => {
+            Base::Bert(bert_in(&target.pretrained))
+        }
         Decoder::Bert(_) => Base::Bert(bert_base(bert_words, 8)),
         Decoder::Gpt2(target) => {
             Base::Gpt2(Gpt2Folder::open(Path::new(&target.pretrained)).expect("a GPT-2"))
@@ -173,6 +179,11 @@ fn parts_of_width(
     let parameters =
         Parameters::new(&list, &pretrained, seed, kind, Device::Cpu).expect("parameters");
     (run, bases, parameters)
+}
+
+fn bert_in(path: &str) -> BertBase {
+    let folder = BertFolder::open(Path::new(path)).expect("a BERT");
+    BertBase { config: folder.config.clone(), folder: Some(folder) }
 }
 
 /// A BERT that is nowhere: it starts from random weights, and all of them are trained.

@@ -1,0 +1,19 @@
+//! BERT itself (Devlin et al. 2019).
+
+use super::{Family, SpecialTokens};
+
+pub static BERT: Family = Family {
+    model_types: &["bert"],
+    architecture: "BertForMaskedLM",
+    names: &[],
+    vocabularies: &["tokenizer.json", "vocab.txt"],
+    tokenizers: &["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"],
+    special: SpecialTokens {
+        pad: "[PAD]",
+        unk: "[UNK]",
+        cls: "[CLS]",
+        sep: "[SEP]",
+        mask: "[MASK]",
+    },
+    positions_from: None,
+};
