@@ -45,6 +45,17 @@ pub enum StoreError {
     /// A checkpoint is not what its manifest says.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// A checkpoint that this user may not read.
+    #[error(
+        "permission denied to read {}; whoever owns it can share it: `chmod -R g+rwX {}`",
+        path.display(), folder.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
     /// A draft was written by another attempt or for another step.
     #[error("{} was written by attempt {generation} at step {step}; it is not published", folder.display())]
     Foreign {
@@ -137,11 +148,11 @@ impl Store {
     /// The newest checkpoint that is what its manifest says, and the damaged ones passed over.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// Where the folder, or a checkpoint, may not be read.
     pub fn newest_good(&self) -> Result<(Option<Checkpoint>, Vec<Damaged>), StoreError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
-            match self.verify(step) {
+            match or_damaged(self.verify(step))? {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(found) => damaged.push(found),
             }
@@ -152,17 +163,22 @@ impl Store {
     /// The newest checkpoint of a step before this one that is what its manifest says.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// Where the folder, or a checkpoint, may not be read.
     pub fn newest_good_before(&self, step: u64) -> Result<Option<Checkpoint>, StoreError> {
         let before = self.steps()?.into_iter().rev().filter(|found| *found < step);
-        Ok(before.into_iter().find_map(|step| self.verify(step).ok()))
+        before.into_iter().find_map(|step| self.good(step).transpose()).transpose()
+    }
+
+    /// The checkpoint of a step; none where it is damaged.
+    fn good(&self, step: u64) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(or_damaged(self.verify(step))?.ok())
     }
 
     /// The checkpoint of a step, if it is what its manifest says.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn verify(&self, step: u64) -> Result<Checkpoint, Damaged> {
+    /// What is wrong with it, or that it may not be read.
+    pub fn verify(&self, step: u64) -> Result<Checkpoint, StoreError> {
         Checkpoint::verify(&self.folder.join(step_name(step)))
     }
 
@@ -178,7 +194,7 @@ impl Store {
             _ => None,
         };
         match target.map(|target| self.folder.join(target)).filter(|folder| folder.is_dir()) {
-            Some(folder) => Ok(Checkpoint::verify(&folder)?),
+            Some(folder) => Checkpoint::verify(&folder),
             None => {
                 let steps = self.steps()?.into_iter().map(|step| step.to_string());
                 let links = ["latest", "best", "average"].map(String::from).into_iter();
@@ -255,6 +271,15 @@ impl Store {
         std::os::unix::fs::symlink(name, &next).tried("make the link", &next)?;
         fs::rename(&next, &link).tried("move the link", &link)?;
         sync_folder(&self.folder).tried("sync", &self.folder)
+    }
+}
+
+/// Tells what is wrong with a checkpoint from what keeps it from being looked at.
+fn or_damaged<T>(found: Result<T, StoreError>) -> Result<Result<T, Damaged>, StoreError> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(StoreError::Damaged(damaged)) => Ok(Err(damaged)),
+        Err(error) => Err(error),
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::checkpoint::read_manifest;
-use super::{Store, StoreError, Tried, remove_folder, step_name, step_of};
+use super::checkpoint::Checkpoint;
+use super::{Store, StoreError, Tried, or_damaged, remove_folder, step_name, step_of};
 
 /// Which checkpoints stay. What `latest` and `best` point to always does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,8 +35,11 @@ impl Store {
             }
         }
         let steps = self.steps()?;
-        let usable = |step: &u64| read_manifest(&self.folder().join(step_name(*step))).is_ok();
-        let (good, bad): (Vec<u64>, Vec<u64>) = steps.into_iter().partition(usable);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for step in steps {
+            let usable = Checkpoint::read_manifest(&self.folder().join(step_name(step)));
+            if or_damaged(usable)?.is_ok() { good.push(step) } else { bad.push(step) }
+        }
         let counted = good.iter().rev().filter(|step| !keep.extra.contains(step));
         let mut stay: BTreeSet<u64> = counted.take(keep.last).copied().collect();
         stay.extend(good.iter().filter(|step| keep.best.contains(step)));

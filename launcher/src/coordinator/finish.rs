@@ -2,6 +2,7 @@
 //! and the folder that is handed on.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use anyhow::Context;
 use serde_json::json;
 use tandem_cluster::control::Report;
 use tandem_cluster::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::temporary;
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
@@ -128,11 +130,12 @@ impl Listener for Parts {
 pub fn export(config: &RunConfig, model: &Checkpoint, folder: &Path) -> anyhow::Result<()> {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        temporary::replace(&path, |file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let adapters = folder.join(ADAPTERS);
-    fs::copy(model.path(ADAPTERS), &adapters)
+    temporary::copy(&model.path(ADAPTERS), &adapters)
         .with_context(|| format!("cannot write {}", adapters.display()))?;
     write("config.yaml", &config.to_yaml()?)?;
     write("README.md", &readme(config, model))

@@ -8,6 +8,8 @@ mod support;
 mod using;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::{Bench, Ended};
@@ -16,7 +18,7 @@ use tandem_tests::live::{eventually, send};
 /// Without a fault: train, average, test, export; then there is nothing left to do.
 fn finishes(workers: usize) {
     let bench = Bench::new(workers);
-    let ended = bench.launch();
+    let ended = bench.start_by(&["sh", "-c", "umask 002; exec \"$@\"", "sh"]).wait();
     ended.assert_code(0);
     ended.assert_said("valid at step 20: loss 2.00  BLEU 100.00");
     ended.assert_said("averaged 2 checkpoints: steps 15, 20");
@@ -37,11 +39,27 @@ fn finishes(workers: usize) {
     assert!((0..workers).all(|rank| run.rank_log(1, rank).is_file()));
     assert_eq!(bench.state()["status"], "done");
     assert!(bench.live().is_empty());
+    assert_open_to_the_group(run.path());
 
     let again = bench.launch();
     again.assert_code(0);
     again.assert_said("has finished");
     assert_eq!(bench.state()["attempt"], 2, "nothing was started again");
+}
+
+/// All modes follow the umask.
+fn assert_open_to_the_group(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let mode = found.permissions().mode() & 0o777;
+        if found.is_dir() {
+            assert_eq!(mode, 0o775, "{}: {mode:o}", path.display());
+            assert_open_to_the_group(&path);
+        } else if found.is_file() {
+            assert_eq!(mode, 0o664, "{}: {mode:o}", path.display());
+        }
+    }
 }
 
 #[test]

@@ -108,10 +108,10 @@ impl Bench {
     }
 
     /// The same, with another program that becomes the launcher.
-    pub fn start_by(&self, program: &str) -> Live {
+    pub fn start_by(&self, program: &[&str]) -> Live {
         let launch = self.launch_command();
-        let mut command = Command::new(program);
-        command.arg(launch.get_program()).args(launch.get_args());
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(launch.get_program()).args(launch.get_args());
         command.envs(launch.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(self.folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
