@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::checkpoint::Checkpoint;
-use super::{Store, StoreError, Tried, or_damaged, remove_folder, step_name, step_of};
+use super::{Store, StoreError, Tried, or_damaged, remove_folder, step_name};
 
-/// Which checkpoints stay. What `latest` and `best` point to always does.
+/// Which checkpoints stay. The newest usable one, and what `best` points to, always do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
     /// The newest so many, the extra ones not counted.
@@ -44,7 +44,8 @@ impl Store {
         let mut stay: BTreeSet<u64> = counted.take(keep.last).copied().collect();
         stay.extend(good.iter().filter(|step| keep.best.contains(step)));
         stay.extend(good.iter().filter(|step| keep.every > 0 && *step % keep.every == 0));
-        stay.extend(["latest", "best"].iter().filter_map(|link| self.linked_step(link)));
+        stay.extend(good.last());
+        stay.extend(self.best());
         let oldest = stay.first().copied().unwrap_or(0);
         let gone: Vec<u64> = good
             .into_iter()
@@ -59,11 +60,6 @@ impl Store {
             remove_folder(&aside).tried("remove", &aside)?;
         }
         Ok(gone)
-    }
-
-    /// The step of the checkpoint to which `latest` or `best` points.
-    pub fn linked_step(&self, link: &str) -> Option<u64> {
-        step_of(std::fs::read_link(self.folder().join(link)).ok()?.to_str()?)
     }
 }
 

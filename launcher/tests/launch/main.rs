@@ -5,6 +5,7 @@ mod orphans;
 mod starts;
 mod streams;
 mod support;
+mod systems;
 mod using;
 
 use std::fs;
@@ -28,7 +29,7 @@ fn finishes(workers: usize) {
     let run = bench.run();
     assert_eq!(run.store().steps().unwrap(), [10, 15, 20], "the last three are kept");
     assert_eq!(run.store().open("average").unwrap().manifest().average_of, [15, 20]);
-    assert_eq!(run.store().linked_step("best"), Some(20));
+    assert_eq!(run.store().best(), Some(20));
     let report = fs::read_to_string(run.report()).unwrap();
     assert!(report.contains("BLEU"), "{report}");
     for file in ["adapters.safetensors", "config.yaml", "README.md"] {
@@ -87,7 +88,7 @@ fn survives_a_death(workers: usize) {
     ended.assert_said("next: starting again (2 more restarts)");
     ended.assert_said("resuming from the checkpoint of step 10 of 20");
     assert_eq!(bench.state()["restarts"], 1);
-    assert_eq!(bench.run().store().linked_step("latest"), Some(20));
+    assert_eq!(bench.run().store().newest().unwrap(), Some(20));
     assert!(bench.live().is_empty());
 }
 
@@ -156,7 +157,7 @@ fn stops_and_goes_on(workers: usize) {
     stop.assert_said("stopped; the newest checkpoint is of step ");
     let ended = live.wait();
     ended.assert_code(75);
-    let step = bench.run().store().linked_step("latest").unwrap();
+    let step = bench.run().store().newest().unwrap().unwrap();
     ended.assert_said(&format!("stopped with a checkpoint at step {step}"));
     assert_eq!(bench.state()["status"], "stopped");
     assert!(bench.live().is_empty());
