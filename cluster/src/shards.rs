@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::store::hex;
-use crate::temporary::Scratch;
+use crate::temporary::{self, Scratch};
 
 /// Why shards cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -188,7 +188,7 @@ impl Shards {
         for entry in fs::read_dir(&self.folder)? {
             let (from, to) = (entry?.path(), draft.path());
             let to = to.join(from.file_name().unwrap_or_default());
-            fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))?;
+            fs::hard_link(&from, &to).or_else(|_| temporary::copy(&from, &to))?;
         }
         fs::rename(draft.path(), &other.folder)?;
         File::open(beside)?.sync_all()

@@ -45,6 +45,17 @@ pub fn replace(
     draft.persist(path).map(drop).map_err(|failed| failed.error)
 }
 
+/// Copies a file's content in one step, as [`replace`] does. The copy is as open as any new file,
+/// whatever the mode of the original: it may be private or read-only, and there are file systems
+/// that refuse to set one.
+///
+/// # Errors
+/// Where the file system refuses; then there is no copy.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut original = File::open(from)?;
+    replace(to, |file| io::copy(&mut original, file).map(drop))
+}
+
 /// A folder that goes with its owner.
 #[derive(Debug)]
 pub struct Scratch {
@@ -164,13 +175,22 @@ mod tests {
     }
 
     #[test]
-    fn others_may_read_what_replaces_a_file() {
+    fn others_may_read_what_replaces_or_copies_a_file() {
         let folder = tempfile::tempdir().unwrap();
-        let (plain, replaced) = (folder.path().join("plain"), folder.path().join("replaced"));
+        let [plain, replaced, copied] =
+            ["plain", "replaced", "copied"].map(|name| folder.path().join(name));
         fs::write(&plain, "").unwrap();
         replace(&replaced, |_| Ok(())).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&replaced), mode(&plain));
+        for original in [0o400, 0o600, 0o444] {
+            fs::write(&replaced, original.to_string()).unwrap();
+            fs::set_permissions(&replaced, Permissions::from_mode(original)).unwrap();
+            copy(&replaced, &copied).unwrap();
+            assert_eq!(mode(&copied), mode(&plain));
+            assert_eq!(fs::read_to_string(&copied).unwrap(), original.to_string());
+            fs::remove_file(&replaced).unwrap();
+        }
     }
 
     #[test]

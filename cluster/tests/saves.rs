@@ -17,6 +17,7 @@ fn save(store: &Store, step: u64, generation: u64) -> Result<(), StoreError> {
     fs::write(draft.path(TRAINER), format!("{{\"step\":{step}}}")).map_err(refused)?;
     draft.seal(vec![("encoder".into(), "e".into())])?;
     store.publish(step, generation)?;
+    store.mark_latest()?;
     store.mark_best(step)?;
     let keep = Retention { last: 2, ..Retention::default() };
     store.retain(&keep, generation).map(drop)

@@ -7,6 +7,7 @@ use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::temporary;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::bert::BertConfig;
 use tandem_config::family::Family;
@@ -66,7 +67,7 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
     for name in ["vocab.txt", "tokenizer.json"].into_iter().chain(BESIDE) {
         let path = from.join(name);
         if path.is_file() {
-            std::fs::copy(&path, to.join(name))
+            temporary::copy(&path, &to.join(name))
                 .with_context(|| format!("cannot copy {}", path.display()))?;
         }
     }

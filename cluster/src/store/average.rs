@@ -1,13 +1,14 @@
 //! The average of the newest checkpoints: the model that is evaluated and exported.
 
-use std::borrow::Cow;
 use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 
 use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried};
+use crate::temporary;
 
 impl Store {
     /// Averages the adapters of the newest `count` good checkpoints into `average`; see
@@ -45,11 +46,13 @@ impl Store {
     ) -> Result<Checkpoint, StoreError> {
         let (extra, counted): (Vec<u64>, Vec<u64>) =
             self.steps()?.into_iter().rev().partition(|step| extra.contains(step));
-        let good = |step| self.verify(step).ok();
-        let mut checkpoints: Vec<_> =
-            counted.into_iter().filter_map(good).take(count.max(1)).collect();
+        let good = |steps: Vec<u64>, count| -> Result<Vec<Checkpoint>, StoreError> {
+            let found = steps.into_iter().filter_map(|step| self.good(step).transpose());
+            found.take(count).collect()
+        };
+        let mut checkpoints = good(counted, count.max(1))?;
         if checkpoints.is_empty() {
-            checkpoints.extend(extra.into_iter().find_map(good));
+            checkpoints = good(extra, 1)?;
         }
         let Some(newest) = checkpoints.first() else {
             let (name, folder) = ("average".into(), self.folder().to_owned());
@@ -119,8 +122,29 @@ fn average_files(inputs: &[PathBuf], output: &Path) -> Result<(), StoreError> {
             mean.terms.push(tensor.data());
         }
     }
-    safetensors::serialize_to_file(means, None, output)
-        .map_err(|error| unfit(output, error.to_string()))
+    write(&means, output).tried("write", output)
+}
+
+/// Writes a file as safetensors does, one tensor at a time, but as open as any new file: what
+/// `serialize_to_file` writes, its owner alone can read.
+fn write(means: &[(String, Mean<'_>)], output: &Path) -> io::Result<()> {
+    let mut end = 0;
+    let place = |(name, mean): &(String, Mean<'_>)| {
+        let start = end;
+        end += mean.data_len();
+        let (shape, data_offsets) = (mean.shape.clone(), (start, end));
+        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets })
+    };
+    let header =
+        Metadata::new(None, means.iter().map(place).collect()).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&header)?;
+    // The data begins at a multiple of a word.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    temporary::replace(output, |file| {
+        file.write_all(&(header.len() as u64).to_le_bytes())?;
+        file.write_all(&header)?;
+        means.iter().try_for_each(|(_, mean)| file.write_all(&mean.data()))
+    })
 }
 
 fn unfit(path: &Path, reason: String) -> StoreError {
@@ -133,16 +157,8 @@ struct Mean<'a> {
     shape: Vec<usize>,
 }
 
-impl View for Mean<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
+impl Mean<'_> {
+    fn data(&self) -> Vec<u8> {
         let count = self.terms.len() as f64;
         let mut sums = vec![0_f64; self.data_len() / 4];
         for term in &self.terms {
@@ -150,8 +166,7 @@ impl View for Mean<'_> {
                 *sum += f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
             }
         }
-        let mean = sums.iter().flat_map(|sum| ((sum / count) as f32).to_le_bytes()).collect();
-        Cow::Owned(mean)
+        sums.iter().flat_map(|sum| ((sum / count) as f32).to_le_bytes()).collect()
     }
 
     fn data_len(&self) -> usize {

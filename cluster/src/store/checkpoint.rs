@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::StoreError;
 use super::manifest::{Base, MANIFEST, Manifest, hash_file};
 
 /// A checkpoint that was found to be what its manifest says; there is no other way to get one.
@@ -70,31 +71,58 @@ pub enum Damage {
     },
 }
 
+impl Damage {
+    /// What a checkpoint's folder with this in it is: damaged, or another user's.
+    fn of(self, folder: &Path) -> StoreError {
+        let folder = folder.to_owned();
+        match self {
+            Self::Unreadable { file, source }
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                StoreError::Denied { path: folder.join(file), folder }
+            }
+            damage => Damaged { folder, damage }.into(),
+        }
+    }
+}
+
 impl Checkpoint {
     /// Opens a checkpoint's folder, reading every byte of it.
     ///
     /// # Errors
-    /// What is wrong first.
-    pub fn verify(folder: &Path) -> Result<Self, Damaged> {
-        let damaged = |damage| Damaged { folder: folder.to_owned(), damage };
-        let manifest = read_manifest(folder).map_err(damaged)?;
+    /// What is wrong first; what this user may not read is not damaged.
+    pub fn verify(folder: &Path) -> Result<Self, StoreError> {
+        let wrong = |damage: Damage| damage.of(folder);
+        let manifest = Self::read_manifest(folder)?;
         for (file, record) in &manifest.files {
             let file = file.clone();
             let (found, sha256) = hash_file(&folder.join(&file)).map_err(|source| {
-                damaged(match source.kind() {
+                wrong(match source.kind() {
                     io::ErrorKind::NotFound => Damage::Missing { file: file.clone() },
                     _ => Damage::Unreadable { file: file.clone(), source },
                 })
             })?;
             if found != record.size {
-                return Err(damaged(Damage::Size { file, expected: record.size, found }));
+                return Err(wrong(Damage::Size { file, expected: record.size, found }));
             }
             if sha256 != record.sha256 {
                 let expected = record.sha256.clone();
-                return Err(damaged(Damage::Altered { file, expected, found: sha256 }));
+                return Err(wrong(Damage::Altered { file, expected, found: sha256 }));
             }
         }
         Ok(Self { folder: folder.to_owned(), manifest })
+    }
+
+    /// The manifest of a folder, whose files may be anything.
+    pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, StoreError> {
+        let bytes = std::fs::read(folder.join(MANIFEST)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Damage::NoManifest,
+            _ => Damage::Unreadable { file: MANIFEST.into(), source },
+        });
+        let read = bytes.and_then(|bytes| {
+            Manifest::from_bytes(&bytes).map_err(|reason| Damage::BadManifest { reason })
+        });
+        read.map_err(|damage| damage.of(folder))
     }
 
     /// The optimizer step; the newest one for an average.
@@ -125,13 +153,4 @@ impl Checkpoint {
     pub(super) fn moved_to(self, folder: PathBuf) -> Self {
         Self { folder, ..self }
     }
-}
-
-/// The manifest of a folder, whose files may be anything.
-pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, Damage> {
-    let bytes = std::fs::read(folder.join(MANIFEST)).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => Damage::NoManifest,
-        _ => Damage::Unreadable { file: MANIFEST.into(), source },
-    })?;
-    Manifest::from_bytes(&bytes).map_err(|reason| Damage::BadManifest { reason })
 }

@@ -1,6 +1,6 @@
 //! A model on its own, as it is handed on: its weights, and the manifest that guards them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -16,9 +16,7 @@ impl Checkpoint {
     pub fn export(&self, folder: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(folder).tried("make the folder", folder)?;
         let (from, to) = (self.path(ADAPTERS), folder.join(ADAPTERS));
-        let mut weights = File::open(&from).tried("read", &from)?;
-        temporary::replace(&to, |file| io::copy(&mut weights, file).map(drop))
-            .tried("write", &to)?;
+        temporary::copy(&from, &to).tried("write", &to)?;
         let mut manifest = self.manifest().clone();
         manifest.files.retain(|file, _| file == ADAPTERS);
         let path = folder.join(MANIFEST);

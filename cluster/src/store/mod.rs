@@ -2,7 +2,7 @@
 //!
 //! A worker writes a [`Draft`], `step-<n>.tmp-<generation>`, and seals it: every file synced, then
 //! the [`Manifest`] with their hashes. Only the coordinator publishes, with [`Store::publish`]:
-//! it verifies the draft, renames it to `step-<n>` and moves `latest`. So a worker that was cut
+//! it verifies the draft and renames it to `step-<n>`. So a worker that was cut
 //! off and comes back can write what it likes and publish nothing, and a crash between any two
 //! operations leaves the checkpoints that were there before.
 
@@ -20,8 +20,10 @@ pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
 pub use retention::Retention;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use crate::temporary;
 
 /// The trained tensors, in a checkpoint's folder.
 pub const ADAPTERS: &str = "adapters.safetensors";
@@ -29,6 +31,9 @@ pub const ADAPTERS: &str = "adapters.safetensors";
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where training stood, in a checkpoint's folder.
 pub const TRAINER: &str = "trainer.json";
+
+/// The mark of the best checkpoint.
+const BEST: &str = "best";
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,17 @@ pub enum StoreError {
     /// A checkpoint is not what its manifest says.
     #[error(transparent)]
     Damaged(#[from] Damaged),
+    /// A checkpoint that this user may not read.
+    #[error(
+        "permission denied to read {}; whoever owns it can share it: `chmod -R g+rwX {}`",
+        path.display(), folder.display()
+    )]
+    Denied {
+        /// The file.
+        path: PathBuf,
+        /// The checkpoint's folder.
+        folder: PathBuf,
+    },
     /// A draft was written by another attempt or for another step.
     #[error("{} was written by attempt {generation} at step {step}; it is not published", folder.display())]
     Foreign {
@@ -116,7 +132,7 @@ impl Store {
         Draft::create(self.draft_folder(step, generation), step, generation)
     }
 
-    /// Makes a sealed draft the checkpoint of its step, and the latest.
+    /// Makes a sealed draft the checkpoint of its step.
     ///
     /// # Errors
     /// A draft that is damaged or that another attempt wrote; it stays a draft. Where the file
@@ -131,18 +147,17 @@ impl Store {
         }
         let name = step_name(step);
         let published = self.replace(&draft, &name)?;
-        self.point("latest", &name)?;
         Ok(found.moved_to(published))
     }
 
     /// The newest checkpoint that is what its manifest says, and the damaged ones passed over.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// Where the folder, or a checkpoint, may not be read.
     pub fn newest_good(&self) -> Result<(Option<Checkpoint>, Vec<Damaged>), StoreError> {
         let mut damaged = Vec::new();
         for step in self.steps()?.into_iter().rev() {
-            match self.verify(step) {
+            match or_damaged(self.verify(step))? {
                 Ok(checkpoint) => return Ok((Some(checkpoint), damaged)),
                 Err(found) => damaged.push(found),
             }
@@ -153,17 +168,22 @@ impl Store {
     /// The newest checkpoint of a step before this one that is what its manifest says.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
+    /// Where the folder, or a checkpoint, may not be read.
     pub fn newest_good_before(&self, step: u64) -> Result<Option<Checkpoint>, StoreError> {
         let before = self.steps()?.into_iter().rev().filter(|found| *found < step);
-        Ok(before.into_iter().find_map(|step| self.verify(step).ok()))
+        before.into_iter().find_map(|step| self.good(step).transpose()).transpose()
+    }
+
+    /// The checkpoint of a step; none where it is damaged.
+    fn good(&self, step: u64) -> Result<Option<Checkpoint>, StoreError> {
+        Ok(or_damaged(self.verify(step))?.ok())
     }
 
     /// The checkpoint of a step, if it is what its manifest says.
     ///
     /// # Errors
-    /// What is wrong with it.
-    pub fn verify(&self, step: u64) -> Result<Checkpoint, Damaged> {
+    /// What is wrong with it, or that it may not be read.
+    pub fn verify(&self, step: u64) -> Result<Checkpoint, StoreError> {
         Checkpoint::verify(&self.folder.join(step_name(step)))
     }
 
@@ -173,13 +193,14 @@ impl Store {
     /// No such checkpoint, or a damaged one.
     pub fn open(&self, name: &str) -> Result<Checkpoint, StoreError> {
         let target = match (name, name.parse()) {
-            ("latest" | "best", _) => fs::read_link(self.folder.join(name)).ok(),
-            ("average", _) => Some("average".into()),
-            (_, Ok(step)) => Some(step_name(step).into()),
+            ("latest", _) => self.newest()?.map(step_name),
+            ("best", _) => self.best().map(step_name),
+            ("average", _) => Some(name.into()),
+            (_, Ok(step)) => Some(step_name(step)),
             _ => None,
         };
         match target.map(|target| self.folder.join(target)).filter(|folder| folder.is_dir()) {
-            Some(folder) => Ok(Checkpoint::verify(&folder)?),
+            Some(folder) => Checkpoint::verify(&folder),
             None => {
                 let steps = self.steps()?.into_iter().map(|step| step.to_string());
                 let links = ["latest", "best", "average"].map(String::from).into_iter();
@@ -195,10 +216,31 @@ impl Store {
     /// # Errors
     /// No such checkpoint, or where the file system refuses.
     pub fn mark_best(&self, step: u64) -> Result<(), StoreError> {
-        let name = step_name(step);
-        let folder = self.folder.join(&name);
-        fs::metadata(&folder).tried("find", &folder)?;
-        self.point("best", &name)
+        self.point(BEST, step)
+    }
+
+    /// Makes `latest` point to the newest checkpoint, for people: which one it is, the checkpoints
+    /// themselves say.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub fn mark_latest(&self) -> Result<(), StoreError> {
+        self.newest()?.map_or(Ok(()), |step| self.point("latest", step))
+    }
+
+    /// The step of the newest checkpoint, which may be damaged.
+    ///
+    /// # Errors
+    /// Where the folder cannot be read.
+    pub fn newest(&self) -> Result<Option<u64>, StoreError> {
+        Ok(self.steps()?.pop())
+    }
+
+    /// The step of the checkpoint to which `best` points.
+    pub fn best(&self) -> Option<u64> {
+        let mark = self.folder.join(BEST);
+        let link = fs::read_link(&mark).ok().and_then(|link| link.to_str().map(String::from));
+        step_of(link.or_else(|| fs::read_to_string(&mark).ok())?.trim_end())
     }
 
     /// The steps of the published checkpoints, oldest first, damaged ones included.
@@ -244,18 +286,34 @@ impl Store {
         Ok(target)
     }
 
-    /// Moves the link `link` to `name` in one operation.
-    fn point(&self, link: &str, name: &str) -> Result<(), StoreError> {
-        let (link, next) = (self.folder.join(link), self.folder.join(format!("{link}.next")));
+    /// Moves a mark to the checkpoint of `step` in one operation. It is a link; where the file system
+    /// has none, a file with the name.
+    fn point(&self, mark: &str, step: u64) -> Result<(), StoreError> {
+        let name = step_name(step);
+        let folder = self.folder.join(&name);
+        fs::metadata(&folder).tried("find", &folder)?;
+        let (mark, next) = (self.folder.join(mark), self.folder.join(format!("{mark}.next")));
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).tried("remove", &next);
             }
             _ => {}
         }
-        std::os::unix::fs::symlink(name, &next).tried("make the link", &next)?;
-        fs::rename(&next, &link).tried("move the link", &link)?;
+        match std::os::unix::fs::symlink(&name, &next) {
+            Ok(()) => fs::rename(&next, &mark).tried("move the link", &mark)?,
+            Err(_) => temporary::replace(&mark, |file| writeln!(file, "{name}"))
+                .tried("write the mark", &mark)?,
+        }
         sync_folder(&self.folder).tried("sync", &self.folder)
+    }
+}
+
+/// Tells what is wrong with a checkpoint from what keeps it from being looked at.
+fn or_damaged<T>(found: Result<T, StoreError>) -> Result<Result<T, Damaged>, StoreError> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(StoreError::Damaged(damaged)) => Ok(Err(damaged)),
+        Err(error) => Err(error),
     }
 }
 

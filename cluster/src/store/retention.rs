@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::checkpoint::read_manifest;
-use super::{Store, StoreError, Tried, remove_folder, step_name, step_of};
+use super::checkpoint::Checkpoint;
+use super::{Store, StoreError, Tried, or_damaged, remove_folder, step_name};
 
-/// Which checkpoints stay. What `latest` and `best` point to always does.
+/// Which checkpoints stay. The newest usable one, and what `best` points to, always do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
     /// The newest so many, the extra ones not counted.
@@ -35,13 +35,17 @@ impl Store {
             }
         }
         let steps = self.steps()?;
-        let usable = |step: &u64| read_manifest(&self.folder().join(step_name(*step))).is_ok();
-        let (good, bad): (Vec<u64>, Vec<u64>) = steps.into_iter().partition(usable);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for step in steps {
+            let usable = Checkpoint::read_manifest(&self.folder().join(step_name(step)));
+            if or_damaged(usable)?.is_ok() { good.push(step) } else { bad.push(step) }
+        }
         let counted = good.iter().rev().filter(|step| !keep.extra.contains(step));
         let mut stay: BTreeSet<u64> = counted.take(keep.last).copied().collect();
         stay.extend(good.iter().filter(|step| keep.best.contains(step)));
         stay.extend(good.iter().filter(|step| keep.every > 0 && *step % keep.every == 0));
-        stay.extend(["latest", "best"].iter().filter_map(|link| self.linked_step(link)));
+        stay.extend(good.last());
+        stay.extend(self.best());
         let oldest = stay.first().copied().unwrap_or(0);
         let gone: Vec<u64> = good
             .into_iter()
@@ -56,11 +60,6 @@ impl Store {
             remove_folder(&aside).tried("remove", &aside)?;
         }
         Ok(gone)
-    }
-
-    /// The step of the checkpoint to which `latest` or `best` points.
-    pub fn linked_step(&self, link: &str) -> Option<u64> {
-        step_of(std::fs::read_link(self.folder().join(link)).ok()?.to_str()?)
     }
 }
 

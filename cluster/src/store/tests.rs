@@ -1,8 +1,8 @@
 //! The store, killed, filled up and damaged.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use tempfile::TempDir;
@@ -37,7 +37,9 @@ fn draft(store: &Store, step: u64, generation: u64) -> Draft {
 
 fn publish(store: &Store, step: u64) -> Checkpoint {
     draft(store, step, 1).seal(bases()).unwrap();
-    store.publish(step, 1).unwrap()
+    let published = store.publish(step, 1).unwrap();
+    store.mark_latest().unwrap();
+    published
 }
 
 fn newest(store: &Store) -> (Option<u64>, Vec<String>) {
@@ -153,7 +155,7 @@ fn a_save_killed_between_any_two_operations_leaves_the_last_one() {
     let folder = store.folder().join("step-00000002");
     fs::rename(store.folder().join("step-00000002.tmp-1"), &folder).unwrap();
     assert_eq!(newest(&store), (Some(2), vec![]), "renamed, `latest` not moved");
-    assert_eq!(store.open("latest").unwrap().step(), 1);
+    assert_eq!(store.open("latest").unwrap().step(), 2);
     symlink("step-00000002", store.folder().join("latest.next")).unwrap();
     assert_eq!(newest(&store), (Some(2), vec![]), "the next link made, not moved");
 
@@ -235,7 +237,6 @@ fn a_damaged_checkpoint_does_not_count_as_kept() {
         publish(&store, step);
     }
     fs::remove_file(store.folder().join("step-00000003").join(MANIFEST)).unwrap();
-    store.point("latest", "step-00000002").unwrap();
     let keep = Retention { last: 2, ..Retention::default() };
     assert!(store.retain(&keep, 1).unwrap().is_empty());
     publish(&store, 4);
@@ -295,4 +296,41 @@ fn a_manifest_lists_what_was_written() {
     let files: BTreeMap<_, _> = publish(&store, 1).manifest().files.clone();
     assert_eq!(files.keys().collect::<Vec<_>>(), [ADAPTERS, OPTIMIZER, TRAINER]);
     assert_eq!(files[TRAINER].size, "{\"step\": 1}".len() as u64);
+}
+
+#[test]
+fn the_average_is_as_open_as_any_file_and_what_safetensors_writes() {
+    let (_guard, store) = store();
+    publish(&store, 1);
+    let average = store.average(1, &[], 1).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode(&average.path(ADAPTERS)), mode(&average.path(MANIFEST)));
+    let other = store.folder().join("other");
+    write_tensors(&other, &WEIGHTS);
+    assert_eq!(fs::read(average.path(ADAPTERS)).unwrap(), fs::read(&other).unwrap());
+}
+
+#[test]
+fn what_may_not_be_read_is_not_damaged() {
+    let (guard, store) = store();
+    publish(&store, 1);
+    let path = publish(&store, 2).path(ADAPTERS);
+    fs::set_permissions(guard.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    let wanted = format!("permission denied to read {}; ", path.display());
+    let errors = std::thread::spawn(move || {
+        // Root may read everything; this thread is not root any more. Others stay as they are.
+        // SAFETY: this only changes with whose rights the thread opens files.
+        unsafe { libc::setfsuid(65534) };
+        let error = |found: Option<StoreError>| found.unwrap().to_string();
+        [
+            error(store.newest_good().err()),
+            error(store.newest_good_before(3).err()),
+            error(store.open("latest").err()),
+            error(store.average(2, &[], 1).err()),
+        ]
+    });
+    for error in errors.join().unwrap() {
+        assert!(error.starts_with(&wanted) && error.contains("chmod -R g+rwX"), "{error}");
+    }
 }

@@ -135,24 +135,22 @@ pub fn export(
     model: &Checkpoint,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    let write = |name: &Path, text: &[u8]| {
+    let write = |name: &str, text: &str| {
         let path = folder.join(name);
-        temporary::replace(&path, |file| file.write_all(text))
+        temporary::replace(&path, |file| file.write_all(text.as_bytes()))
             .with_context(|| format!("cannot write {}", path.display()))
     };
     model.export(folder)?;
     let files = run.vocabulary_files();
     for file in files.with_context(|| format!("cannot read {}", run.vocabulary().display()))? {
-        let from = run.path().join(&file);
-        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        if let Some(parent) = folder.join(&file).parent() {
-            fs::create_dir_all(parent)
-                .with_context(|| format!("cannot make {}", parent.display()))?;
-        }
-        write(&file, &text)?;
+        let (from, to) = (run.path().join(&file), folder.join(&file));
+        to.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| temporary::copy(&from, &to))
+            .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
-    write(Path::new("config.yaml"), config.to_yaml()?.as_bytes())?;
-    write(Path::new("README.md"), readme(config, model).as_bytes())
+    write("config.yaml", &config.to_yaml()?)?;
+    write("README.md", &readme(config, model))
 }
 
 fn readme(config: &RunConfig, model: &Checkpoint) -> String {

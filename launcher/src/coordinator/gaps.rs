@@ -31,7 +31,7 @@ pub struct Found {
 /// that could not be written. (Others may be absent because fewer were to be kept.)
 ///
 /// # Errors
-/// Where the folder cannot be read.
+/// Where the folder, or a checkpoint, may not be read.
 pub fn first(store: &Store, wanted: &[u64], unsaved: &BTreeSet<u64>) -> Result<Found, StoreError> {
     let mut found = Found::default();
     let there = store.steps()?;
@@ -40,7 +40,8 @@ pub fn first(store: &Store, wanted: &[u64], unsaved: &BTreeSet<u64>) -> Result<F
         let reason = if there.contains(&step) {
             match store.verify(step) {
                 Ok(_) => continue,
-                Err(damaged) => damaged.to_string(),
+                Err(StoreError::Damaged(damaged)) => damaged.to_string(),
+                Err(error) => return Err(error),
             }
         } else if is_last || unsaved.contains(&step) {
             format!("the checkpoint of step {step} could not be written")

@@ -309,7 +309,7 @@ impl Coordinator {
     }
 
     fn say_stopped(&mut self) {
-        let words = match self.run.store().linked_step("latest") {
+        let words = match self.run.store().newest().ok().flatten() {
             _ if self.journal.state.stage == Stage::Data => {
                 "stopped; the same command goes on with what is not translated".to_owned()
             }
@@ -399,7 +399,7 @@ impl Coordinator {
         if self.journal.state.stage == Stage::Data {
             return "the same command goes on with what is not translated".into();
         }
-        match self.run.store().linked_step("latest") {
+        match self.run.store().newest().ok().flatten() {
             Some(step) => format!("the same command resumes from step {step}"),
             None => "there is no checkpoint yet".into(),
         }

@@ -181,6 +181,9 @@ impl Training<'_> {
                 }
                 self.journal.state.latest = Some(step);
                 self.journal.event("published", json!({ "step": step }));
+                if let Err(error) = self.store().mark_latest() {
+                    self.notice(&error.to_string());
+                }
                 self.choose_best();
                 self.retain();
             }
@@ -207,7 +210,7 @@ impl Training<'_> {
         let metric = self.config.evaluation.metric;
         let mut ranking = evaluation::best_steps(&self.journal.state.valid, metric).into_iter();
         let Some(best) = ranking.find(|step| published.contains(step)) else { return };
-        if self.store().linked_step("best") != Some(best) {
+        if self.store().best() != Some(best) {
             match self.store().mark_best(best) {
                 Ok(()) => self.journal.event("best", json!({ "step": best })),
                 Err(error) => self.notice(&error.to_string()),

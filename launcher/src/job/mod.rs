@@ -154,7 +154,7 @@ impl Watcher {
 
     /// The job is about to end: says so, sees to it that the run goes on, asks it to stop.
     fn begin(&self, cause: Option<Cause>) {
-        let latest = self.run.store().linked_step("latest");
+        let latest = self.run.store().newest().ok().flatten();
         let next = cause
             .map_or(Next::Nothing { reason: "Slurm does not say why".into() }, |cause| {
                 self.next(cause, latest)

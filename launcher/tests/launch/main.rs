@@ -5,9 +5,12 @@ mod orphans;
 mod starts;
 mod streams;
 mod support;
+mod systems;
 mod using;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use support::{Bench, Ended};
@@ -16,7 +19,7 @@ use tandem_tests::live::{eventually, send};
 /// Without a fault: train, average, test, export; then there is nothing left to do.
 fn finishes(workers: usize) {
     let bench = Bench::new(workers);
-    let ended = bench.launch();
+    let ended = bench.start_by(&["sh", "-c", "umask 002; exec \"$@\"", "sh"]).wait();
     ended.assert_code(0);
     ended.assert_said("valid at step 20: loss 2.00  BLEU 100.00");
     ended.assert_said("averaged 2 checkpoints: steps 15, 20");
@@ -26,7 +29,7 @@ fn finishes(workers: usize) {
     let run = bench.run();
     assert_eq!(run.store().steps().unwrap(), [10, 15, 20], "the last three are kept");
     assert_eq!(run.store().open("average").unwrap().manifest().average_of, [15, 20]);
-    assert_eq!(run.store().linked_step("best"), Some(20));
+    assert_eq!(run.store().best(), Some(20));
     let report = fs::read_to_string(run.report()).unwrap();
     assert!(report.contains("BLEU"), "{report}");
     for file in ["adapters.safetensors", "config.yaml", "README.md"] {
@@ -37,11 +40,27 @@ fn finishes(workers: usize) {
     assert!((0..workers).all(|rank| run.rank_log(1, rank).is_file()));
     assert_eq!(bench.state()["status"], "done");
     assert!(bench.live().is_empty());
+    assert_open_to_the_group(run.path());
 
     let again = bench.launch();
     again.assert_code(0);
     again.assert_said("has finished");
     assert_eq!(bench.state()["attempt"], 2, "nothing was started again");
+}
+
+/// All modes follow the umask.
+fn assert_open_to_the_group(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let found = fs::symlink_metadata(&path).unwrap();
+        let mode = found.permissions().mode() & 0o777;
+        if found.is_dir() {
+            assert_eq!(mode, 0o775, "{}: {mode:o}", path.display());
+            assert_open_to_the_group(&path);
+        } else if found.is_file() {
+            assert_eq!(mode, 0o664, "{}: {mode:o}", path.display());
+        }
+    }
 }
 
 #[test]
@@ -69,7 +88,7 @@ fn survives_a_death(workers: usize) {
     ended.assert_said("next: starting again (2 more restarts)");
     ended.assert_said("resuming from the checkpoint of step 10 of 20");
     assert_eq!(bench.state()["restarts"], 1);
-    assert_eq!(bench.run().store().linked_step("latest"), Some(20));
+    assert_eq!(bench.run().store().newest().unwrap(), Some(20));
     assert!(bench.live().is_empty());
 }
 
@@ -138,7 +157,7 @@ fn stops_and_goes_on(workers: usize) {
     stop.assert_said("stopped; the newest checkpoint is of step ");
     let ended = live.wait();
     ended.assert_code(75);
-    let step = bench.run().store().linked_step("latest").unwrap();
+    let step = bench.run().store().newest().unwrap().unwrap();
     ended.assert_said(&format!("stopped with a checkpoint at step {step}"));
     assert_eq!(bench.state()["status"], "stopped");
     assert!(bench.live().is_empty());

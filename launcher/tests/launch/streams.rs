@@ -65,7 +65,7 @@ fn a_verb_that_cannot_print_says_so_or_ends_quietly() {
 /// A run that is launched by `program` in the launcher's place, and its end by SIGHUP or not.
 fn hang_up(program: &str, survives: bool) {
     let bench = Bench::new(1).with("FAKE_STEPS", "100000");
-    let live = bench.start_by(program);
+    let live = bench.start_by(&[program]);
     bench.wait_for_step(3);
     live.signal("HUP");
     if survives {

@@ -10,6 +10,7 @@ use tandem_config::bert::BertConfig;
 use tandem_config::parameters;
 use tandem_tests::live::{eventually, send};
 use tandem_tests::processes;
+use tandem_tests::refusal::{Refusal, refuse};
 use tempfile::TempDir;
 
 /// A run that has not been launched.
@@ -18,6 +19,7 @@ pub struct Bench {
     workers: usize,
     environment: Vec<(String, String)>,
     settings: Vec<String>,
+    refusals: Vec<Refusal>,
 }
 
 impl Bench {
@@ -49,7 +51,13 @@ impl Bench {
             folder = folder.path().join("runs").display()
         );
         fs::write(folder.path().join("run.yaml"), yaml).unwrap();
-        Self { folder, workers, environment: Vec::new(), settings: Vec::new() }
+        Self {
+            folder,
+            workers,
+            environment: Vec::new(),
+            settings: Vec::new(),
+            refusals: Vec::new(),
+        }
     }
 
     pub fn with(mut self, variable: &str, value: &str) -> Self {
@@ -59,6 +67,12 @@ impl Bench {
 
     pub fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.into());
+        self
+    }
+
+    /// On a system that refuses this.
+    pub fn refusing(mut self, refusals: &[Refusal]) -> Self {
+        self.refusals.extend(refusals);
         self
     }
 
@@ -83,6 +97,7 @@ impl Bench {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        refuse(&mut command, &self.refusals);
         command
     }
 
@@ -108,10 +123,10 @@ impl Bench {
     }
 
     /// The same, with another program that becomes the launcher.
-    pub fn start_by(&self, program: &str) -> Live {
+    pub fn start_by(&self, program: &[&str]) -> Live {
         let launch = self.launch_command();
-        let mut command = Command::new(program);
-        command.arg(launch.get_program()).args(launch.get_args());
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(launch.get_program()).args(launch.get_args());
         command.envs(launch.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.current_dir(self.folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
