@@ -15,7 +15,7 @@ use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::slurm::{Cause, Clock, Job, Output, Record};
 use tandem_config::cluster::{Continuation, Slurm};
 
-use crate::coordinator::journal::{Stage, State, Status, now, read_state};
+use crate::coordinator::journal::{Journal, Stage, State, Status, now, read_state};
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::takeover::Before;
@@ -247,6 +247,56 @@ impl Watcher {
             say(format_args!("warning: {error}"));
         }
     }
+}
+
+/// The job that waits in the queue to go on with a run, by its number.
+///
+/// # Errors
+/// Slurm does not say whether it does; names the job.
+pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
+    let is_over = matches!(state.status, Status::Done | Status::Failed);
+    let Some(last) = state.job_endings.last().filter(|_| !is_over) else { return Ok(None) };
+    let id = match &last.next {
+        Next::Chained { job } => job,
+        Next::Requeue | Next::BySlurm => &last.job,
+        Next::Nothing { .. } => return Ok(None),
+    };
+    let record = match (Job { id: id.clone() }).record() {
+        Ok(record) => record,
+        Err(error) if error.to_string().contains("Invalid job id") => return Ok(None),
+        Err(error) => {
+            return Err(Refused(format!("Slurm does not say whether job {id} waits: {error}")));
+        }
+    };
+    // The start that ended may not be back in the queue yet.
+    let is_last_start = *id == last.job && record.restarts == last.restarts;
+    let waits = match record.state.as_str() {
+        "PENDING" | "CONFIGURING" | "REQUEUED" => true,
+        "RUNNING" | "COMPLETING" => is_last_start,
+        _ => false,
+    };
+    Ok(waits.then(|| id.clone()))
+}
+
+/// Takes the job that waits to go on with a run out of the queue; its number.
+///
+/// # Errors
+/// Slurm does not say whether there is one, or does not cancel it.
+pub fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
+    let Some(id) = waiting(&read_state(run).unwrap_or_default())? else { return Ok(None) };
+    let cancelled = (Job { id: id.clone() }).cancel();
+    cancelled.map_err(|error| Refused(format!("job {id} is not cancelled: {error}")))?;
+    // Where it has started just now, its launcher writes the state.
+    if let Ok(_lock) = run.lock() {
+        let mut journal = Journal::open(run.clone());
+        if let Some(last) = journal.state.job_endings.last_mut() {
+            last.next = Next::Nothing { reason: format!("`tandem stop` cancelled job {id}") };
+        }
+        journal.state.status = Status::Stopped;
+        journal.event("cancelled", serde_json::json!({ "job": id }));
+        journal.save();
+    }
+    Ok(Some(id))
 }
 
 /// How an earlier start of this job ended, if its launcher could not say, or did not know: its node was

@@ -6,19 +6,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tandem_cluster::process::host_name;
 
-use crate::support::Bench;
+use crate::support::{Bench, Ended};
 
-/// What `scontrol` says: of job 7 what is in the file `record`, and as its own time what is in
-/// `clock`. All programs note how they were called.
+/// What `scontrol` says: of job 8 what is in the file `record-8` if that is there, of others what is in
+/// `record`, and as its own time what is in `clock`. All programs note how they were called.
 const PROGRAM: &str = "#!/bin/sh
 cd \"$(dirname \"$0\")\" || exit 1
 echo \"$(basename \"$0\") $*\" >>calls
 case \"$(basename \"$0\") $1 $2\" in
-\"scontrol show job\") cat record ;;
+\"scontrol show job\") cat \"record-$3\" 2>/dev/null || cat record ;;
 \"scontrol show config\") echo \"Configuration data as of $(cat clock)\" ;;
 \"scontrol write batch_script\") echo '#!/bin/sh' >\"$4\" ;;
 sbatch*) echo 8 ;;
-squeue*) cat queue ;;
 esac
 ";
 
@@ -28,13 +27,12 @@ fn in_job(limit: u64, left: u64, behind: u64) -> Bench {
     let bench = Bench::new(1);
     let folder = bench.path("slurm");
     fs::create_dir(&folder).unwrap();
-    for name in ["scontrol", "sbatch", "scancel", "squeue", "sinfo", "srun"] {
+    for name in ["scontrol", "sbatch", "scancel", "sinfo", "srun"] {
         fs::write(folder.join(name), PROGRAM).unwrap();
         fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() - behind;
     fs::write(folder.join("clock"), now.to_string()).unwrap();
-    fs::write(folder.join("queue"), "").unwrap();
     let (host, end) = (host_name(), now + left);
     let record = format!(
         "JobId=7 JobName=a b\n   JobState=RUNNING Reason=None\n   Requeue=1 Restarts=0 BatchFlag=1\n   \
@@ -101,4 +99,56 @@ fn a_signal_of_others_is_not_scancel() {
     let ended = live.wait();
     ended.assert_code(75);
     ended.assert_said("job 7 ends by a signal that Slurm did not send; no job goes on: somebody");
+}
+
+/// What a verb does to the run after its job: its exit code, and what it says and prints.
+fn verb(bench: &Bench, verb: &str) -> (Option<i32>, String) {
+    let ended = Ended::new(bench.tandem(&[verb, "runs/test"]).output().unwrap());
+    (ended.code, ended.said + &ended.printed)
+}
+
+/// A run whose job has ended, and job 8, which is to go on with it and is in this state.
+fn chained(state: &str) -> Bench {
+    let bench = in_job(1500, 100, 0);
+    bench.launch().assert_code(75);
+    let record = format!("JobId=8 JobName=a\n   JobState={state} Restarts=0\n");
+    fs::write(bench.path("slurm/record-8"), record).unwrap();
+    bench
+}
+
+#[test]
+fn a_stop_cancels_the_job_that_waits() {
+    let bench = chained("PENDING");
+    let (_, status) = verb(&bench, "status");
+    assert!(status.contains("state       stopped; job 8 waits in the queue to go on"), "{status}");
+    let (code, said) = verb(&bench, "stop");
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(0), "cancelled job 8, which was to go on with the run\n")
+    );
+    assert!(calls(&bench).ends_with("scancel 8\n"), "{}", calls(&bench));
+    let (_, status) = verb(&bench, "status");
+    assert!(status.contains("state       stopped; launch it again to go on"), "{status}");
+    assert!(status.contains("no job goes on: `tandem stop` cancelled job 8"), "{status}");
+    let (code, said) = verb(&bench, "stop");
+    assert!(code == Some(2) && said.contains("is not running"), "{said}");
+}
+
+#[test]
+fn a_job_that_does_not_wait_any_more_is_not_waited_for() {
+    let bench = chained("CANCELLED");
+    let (_, status) = verb(&bench, "status");
+    assert!(status.contains("state       stopped; launch it again to go on"), "{status}");
+    assert!(status.contains("; job 8 does not wait any more"), "{status}");
+    assert_eq!(verb(&bench, "stop").0, Some(2));
+    assert!(!calls(&bench).contains("scancel"), "{}", calls(&bench));
+}
+
+#[test]
+fn a_stop_where_slurm_does_not_answer_names_the_job() {
+    let bench = chained("PENDING");
+    fs::remove_file(bench.path("slurm/scontrol")).unwrap();
+    let (code, said) = verb(&bench, "stop");
+    assert_eq!(code, Some(2));
+    assert!(said.starts_with("error: Slurm does not say whether job 8 waits: "), "{said}");
 }
