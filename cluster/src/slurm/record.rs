@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::allocation::in_step;
 use super::job::{Cause, Output};
 use super::time::duration;
 
@@ -184,9 +185,12 @@ fn options<'a>(field: impl Fn(&str) -> &'a str) -> Vec<String> {
     }
     add("input", Some(field("StdIn")).filter(|path| *path != "/dev/null").unwrap_or_default());
     for (name, key) in [("output", "StdOut"), ("error", "StdErr")] {
-        let id = field("JobId");
-        // A name of this job's own becomes one of the next job's.
-        add(name, &field(key).replace(&format!("-{id}."), "-%j."));
+        let (id, path) = (field("JobId"), field(key));
+        // The record writes `%%j` as `%7`: such a path is left to the batch script.
+        if !path.replace("%%", "").contains('%') {
+            // A name of this job's own becomes one of the next job's.
+            add(name, &path.replace(&format!("-{id}."), "-%j."));
+        }
     }
     let flag = match field("OverSubscribe") {
         "NO" => Some("exclusive"),
@@ -239,7 +243,8 @@ pub(super) fn options_by_variables(
     variable: impl Fn(&str) -> Option<String>,
 ) -> Vec<String> {
     let mut options = Vec::new();
-    for (name, key) in OPTIONS_BY_VARIABLES {
+    // In a step they are those of srun.
+    for (name, key) in OPTIONS_BY_VARIABLES.into_iter().filter(|_| !in_step(&variable)) {
         options.extend(variable(key).map(|value| format!("--{name}={value}")));
     }
     if variable("SLURM_OVERCOMMIT").is_some() {
@@ -328,6 +333,7 @@ mod tests {
             ("OverSubscribe=USER Contiguous=1", "--exclusive=user --requeue --contiguous"),
             ("WorkDir=/a b/it's", "--chdir=/a b/it's --requeue"),
             ("StdOut=/a b/50%%-7.out", "--output=/a b/50%%-%j.out --requeue"),
+            ("StdOut=/a b/%7/slurm-7.out", "--requeue"),
             (
                 "GresEnforceBind=YesKillOInInvalidDependent=Yes",
                 "--requeue --gres-flags=enforce-binding",
@@ -361,6 +367,7 @@ mod tests {
             asked("SLURM_DISTRIBUTION=cyclic SLURM_CPU_FREQ_REQ=Low SLURM_ARRAY_TASK_ID=3"),
             "--distribution=cyclic --cpu-freq=Low --array=3 --dependency=afterany:7"
         );
+        assert_eq!(asked("SLURM_DISTRIBUTION=block SLURM_STEP_ID=0"), "--dependency=afterany:7");
         assert_eq!(
             asked("SLURM_JOB_DEPENDENCY=afterok:3,singleton"),
             "--dependency=afterany:7,singleton"

@@ -210,11 +210,13 @@ impl Display for Script<'_> {
 }
 
 /// A word of an `#SBATCH` line, where spaces separate words, `#` begins a comment, and quotes and
-/// backslashes mean what they mean to a shell.
+/// backslashes mean about what they mean to a shell: a space after a backslash still ends the word.
 fn for_sbatch(word: &str) -> String {
     let is_plain = |c: char| !c.is_whitespace() && !"#\"'\\".contains(c);
-    let escaped = |c: char| if is_plain(c) { c.to_string() } else { format!("\\{c}") };
-    word.chars().map(escaped).collect()
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A word as the shell takes it.
@@ -327,8 +329,9 @@ mod tests {
         let (overrides, sbatch, request, run) = (&overrides, &sbatch, &request, &run);
         let script = Script { config, overrides, request, sbatch, run, settings, topology };
         let script = script.to_string();
-        let output = r#"#SBATCH --output=/my\ runs/Anna\'s\ \"50%%j\"\ \#1/a/slurm-%j.out"#;
-        let passed = "#SBATCH --comment=two\\ words\n#SBATCH --account n\\ l\\ p\n#SBATCH -C a&b\n";
+        let output = r#"#SBATCH "--output=/my runs/Anna's \"50%%j\" #1/a/slurm-%j.out""#;
+        let passed =
+            "#SBATCH \"--comment=two words\"\n#SBATCH --account \"n l p\"\n#SBATCH -C a&b\n";
         assert!(script.contains(&format!("{output}\n{passed}")), "{script}");
 
         // What a shell makes of the last command, with `printf` in the launcher's place.
