@@ -130,7 +130,8 @@ mod tests {
         assert!(started.elapsed() >= PATIENCE, "Slurm was not given its time");
 
         let (job, next) = ("7".into(), Next::BySlurm);
-        let ending = Ending { job, restarts: 0, cause: None, next, latest: None, time: 0.0 };
+        let (cause, latest, steps) = (None, None, None);
+        let ending = Ending { job, restarts: 0, cause, next, latest, steps, time: 0.0 };
         let (watcher, told) = (interrupts.clone(), ending.clone());
         let watching = thread::spawn(move || {
             thread::sleep(PATIENCE);

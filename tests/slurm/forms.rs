@@ -1,11 +1,13 @@
 //! However nodes, tasks and GPUs were asked for: each rank has its node and its GPU.
 
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tandem_tests::Tiny;
+use tandem_tests::live::eventually;
 
-use crate::lab::{Lab, tandem};
+use crate::lab::{Lab, state, tandem};
 
 /// What was asked for; and what comes of it: ranks by node, device, CPU threads.
 const FORMS: [(&str, &str, &str); 12] = [
@@ -25,7 +27,10 @@ const FORMS: [(&str, &str, &str); 12] = [
 
 /// Prints which rank of which node sees which GPUs, and ends.
 const WORKER: &str = "#!/bin/sh
-echo \"$SLURM_PROCID $SLURM_LOCALID $(hostname) ${CUDA_VISIBLE_DEVICES:-none}\" >>\"$RANKS\"
+rank=${OMPI_COMM_WORLD_RANK:-$SLURM_PROCID}
+local=${OMPI_COMM_WORLD_LOCAL_RANK:-$SLURM_LOCALID}
+echo \"$rank $local $(hostname) ${CUDA_VISIBLE_DEVICES:-none}\" >>\"$RANKS\"
+sleep 2 # mpirun ends the others when one has ended.
 exit 2
 ";
 
@@ -65,17 +70,19 @@ fn each_rank_finds_its_gpu() {
     let lab = Lab::start(2, 4, 16);
     let tiny = Tiny::texts();
     let config = tiny.translation("ranks", 0, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
-    let worker = tiny.write("worker.sh", WORKER);
-    assert!(std::process::Command::new("chmod").arg("+x").arg(&worker).status().unwrap().success());
-    for (form, options, tasks) in [
-        ("per-node", "--ntasks-per-node=1 --gpus-per-node=4", ""),
-        ("per-task", "--ntasks-per-node=4 --gpus-per-task=1", ""),
-        ("steps", "--ntasks-per-node=1 --gpus-per-node=4", "srun --ntasks-per-node=1 "),
+    let worker = worker(&tiny, "worker.sh", WORKER);
+    for (form, options, tasks, engine) in [
+        ("per-node", "--ntasks-per-node=1 --gpus-per-node=4", "", "auto"),
+        ("per-task", "--ntasks-per-node=4 --gpus-per-task=1", "", "auto"),
+        ("steps", "--ntasks-per-node=1 --gpus-per-node=4", "srun --ntasks-per-node=1 ", "auto"),
+        // As where Slurm has no PMIx.
+        ("mpirun", "--ntasks-per-node=1 --gpus-per-node=4", "srun --ntasks-per-node=1 ", "mpirun"),
     ] {
         let ranks = lab.path(form);
         let launch = format!(
             "env TANDEM_WORKER={} RANKS={} {tasks}{} launch {} --set cluster.device=auto \
-             --set training.micro_batches=8 --set cluster.max_restarts=0 --restart",
+             --set training.micro_batches=8 --set cluster.max_restarts=0 --restart \
+             --set cluster.engine={engine}",
             worker.display(),
             ranks.display(),
             tandem(),
@@ -91,6 +98,84 @@ fn each_rank_finds_its_gpu() {
             (0..8).map(|rank| format!("{rank} {} n{} 0,1,2,3", rank % 4, rank / 4 + 1)).collect();
         assert_eq!(lines, wanted, "{form}");
     }
+    a_chained_job_is_like_the_first(&lab, &tiny);
+}
+
+/// Submitted by a path, with a run folder and with options that a shell, `#SBATCH` lines, sbatch's
+/// patterns and the lines of a record could each take for something else.
+fn a_chained_job_is_like_the_first(lab: &Lab, tiny: &Tiny) {
+    let plain = tiny.translation("hostile", 2, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
+    let config = tiny.path("it's a %j.yaml");
+    std::fs::copy(plain, &config).unwrap();
+    let runs = tiny.path("50% #of\tit's %j");
+    let folder = format!("run.folder={}", Value::from(runs.to_string_lossy()));
+    let config = config.to_string_lossy();
+    let started = lab.path("started");
+    let text = format!("#!/bin/sh\necho $SLURM_JOB_ID >>{}\nexec sleep 60\n", started.display());
+    let worker = worker(tiny, "sleep.sh", &text);
+    let words = [&tandem(), "slurm", &config, "--set", &folder, "--time", "5", "--print"];
+    let text = lab.say(&[&words[..], &["--workers-per-node=2"]].concat());
+    let script = lab.path("it's a script.sh");
+    std::fs::write(&script, text).unwrap();
+    let run = runs.join("hostile");
+    std::fs::create_dir_all(&run).unwrap();
+    // What sbatch's command line asks for is not in the script.
+    let options = [
+        "--comment=two words Nice=7",
+        "--job-name=it's a=b",
+        "--exclude=n1",
+        "--nice=5",
+        "--no-requeue",
+        "--time-min=4",
+        "--mem=100",
+    ];
+    let (worker, script) =
+        (format!("TANDEM_WORKER={}", worker.display()), script.to_string_lossy());
+    let words = ["env", &worker, "sbatch", "--parsable"];
+    let first = lab.say(&[&words[..], &options, &[&script]].concat()).trim().to_owned();
+    let wait_until_started = |job: &str| {
+        eventually("the job starts its workers", || {
+            let jobs = std::fs::read_to_string(&started).unwrap_or_default();
+            jobs.lines().any(|line| line == job)
+        });
+    };
+    let warn = |job: &str| lab.say(&["scancel", "--signal=USR1", "--batch", job]);
+    wait_until_started(&first);
+    warn(&first);
+    eventually("another job follows", || {
+        !state(&run)["job_endings"][0]["next"]["chained"].is_null()
+    });
+    let next = &state(&run)["job_endings"][0]["next"]["chained"]["job"];
+    let second = next.as_str().unwrap().to_owned();
+    wait_until_started(&second);
+    let record = lab.say(&["scontrol", "show", "job", &second]);
+    for words in [
+        "JobName=it's a=b\n",
+        "Comment=two words Nice=7",
+        "ExcNodeList=n1\n",
+        " Nice=5 ",
+        "Requeue=0 ",
+        " TimeMin=00:04:00\n",
+        "MinMemoryNode=100M ",
+        " NumTasks=2 ",
+    ] {
+        assert!(record.contains(words), "`{words}` is not in\n{record}");
+    }
+    warn(&second);
+    lab.wait_until_idle();
+    for job in [&first, &second] {
+        let log = run.join(format!("slurm-{job}.out"));
+        assert!(log.is_file(), "{}", log.display());
+    }
+    let said = std::fs::read_to_string(run.join(format!("slurm-{second}.out"))).unwrap();
+    assert!(said.contains("no job goes on: the job before it"), "{said}");
+}
+
+/// A program in a worker's place.
+fn worker(tiny: &Tiny, name: &str, text: &str) -> PathBuf {
+    let path = tiny.write(name, text);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
 
 #[test]

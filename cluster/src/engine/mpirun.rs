@@ -35,7 +35,9 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
     line
 }
 
-/// mpirun refuses to work for root, as in containers, unless told twice.
+/// mpirun refuses to work for root, as in containers, unless told twice. In a job of Slurm's it starts
+/// its daemons by srun, which would wait for ever for what the launcher's own step has.
 pub(super) fn prepare(command: &mut Command) {
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.env("SLURM_OVERLAP", "1");
 }

@@ -178,7 +178,7 @@ impl Allocation {
 
 /// Whether srun started this process for its own sake: the shell of a batch job belongs to no step,
 /// that of salloc to none or to one of the numbers that Slurm keeps for itself.
-fn in_step(variable: &impl Fn(&str) -> Option<String>) -> bool {
+pub(super) fn in_step(variable: &impl Fn(&str) -> Option<String>) -> bool {
     variable("SLURM_STEP_ID")
         .and_then(|step| step.parse::<u32>().ok())
         .is_some_and(|step| step < FIRST_SPECIAL_STEP)

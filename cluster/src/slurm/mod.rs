@@ -4,11 +4,15 @@ mod allocation;
 mod host_list;
 mod job;
 mod nodes;
+mod record;
+mod time;
 
 pub use allocation::{Allocation, Node, SlurmError};
 pub(crate) use job::without_job;
-pub use job::{Cause, Job, Output, Record};
+pub use job::{Cause, Job, Output};
 pub use nodes::lost_nodes;
+pub use record::Record;
+pub use time::{Clock, duration};
 
 use std::io;
 use std::process::Command;

@@ -122,6 +122,15 @@ pub enum TopologyError {
         /// How many workers.
         workers: usize,
     },
+    /// mpirun starts nothing inside of what it has started itself.
+    #[error(
+        "this is one of {processes} processes that mpirun started (OMPI_COMM_WORLD_SIZE), and inside \
+         of it no workers can be started; start `tandem launch` once, without mpirun"
+    )]
+    InsideMpirun {
+        /// The value of the variable.
+        processes: String,
+    },
     /// Hosts of the hostfile are away.
     #[error("{} {} not answer, and {why}", names.join(", "), if names.len() == 1 { "does" } else { "do" })]
     Silent {
@@ -152,7 +161,13 @@ impl Topology {
         if matches!(settings.workers, Workers::Within(_)) {
             room.leave_out_the_silent();
         }
-        Self::find(settings, &room)
+        let found = Self::find(settings, &room)?;
+        match std::env::var("OMPI_COMM_WORLD_SIZE") {
+            Ok(processes) if found.engine != EngineKind::Solo => {
+                Err(TopologyError::InsideMpirun { processes })
+            }
+            _ => Ok(found),
+        }
     }
 
     /// Where the ranks of a run with these settings go when they have to start again: the hosts of a

@@ -39,7 +39,7 @@ impl Args {
         }
         // The script of a job that goes on still says what its first start was asked to do.
         let restart = self.restart && !Job::continues();
-        let watch = job::Watch::start(&run, &config.cluster.slurm, &interrupts);
+        let watch = job::Watch::start(&run, &config.cluster.slurm, &interrupts)?;
         let ended = launch(config, restart, program, interrupts);
         if let (Some(watch), Ok(exit)) = (watch, &ended) {
             watch.finish(*exit);

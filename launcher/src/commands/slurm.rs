@@ -39,6 +39,7 @@ impl Args {
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         teacher::check(&config)?;
+        self.request.check_time(&self.sbatch, &config.cluster)?;
         let room = self.request.room(&config.cluster)?;
         let topology =
             Topology::find(&config.cluster, &room).map_err(|error| Refused(error.to_string()))?;

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::coordinator::journal::{Stage, State, Status, read_state};
 use crate::exit::{Exit, Refused};
+use crate::job::{self, Next};
 use crate::progress::duration;
 use crate::report::Split;
 use crate::{output, prepare};
@@ -33,18 +34,28 @@ impl Args {
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();
+        // Where Slurm does not say, there is what the run knows.
+        let waiting = match holder {
+            None => job::waiting(&state).ok(),
+            Some(_) => None,
+        };
         // By name: reading them, as a resumption does, takes as long as they are large.
         let checkpoints = run.store().steps()?;
         if self.json {
             let mut value = serde_json::to_value(&state)?;
             value["launcher"] = json!(holder);
+            value["waiting_job"] = json!(waiting.flatten());
             value["checkpoints"] = json!(checkpoints);
             output::print(serde_json::to_string_pretty(&value)?)?;
             return Ok(Exit::Done);
         }
         let mut lines = Vec::new();
         lines.push(format!("run         {}", run.path().display()));
-        lines.push(format!("state       {}", words(&state, holder.is_some())));
+        let words = match waiting.as_ref().and_then(Option::as_ref) {
+            Some(id) => format!("stopped; job {id} waits in the queue to go on"),
+            None => words(&state, holder.is_some()).into(),
+        };
+        lines.push(format!("state       {words}"));
         lines.push(format!("step        {} of {}", state.step, state.steps));
         if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
             lines.push(format!("loss        {loss:.4}, {rate:.0} tokens/s"));
@@ -70,7 +81,13 @@ impl Args {
             lines.push(format!("last fault  {}: {cause}", failure.headline()));
         }
         if let Some(ending) = state.job_endings.last() {
-            lines.push(format!("last job    {ending}"));
+            let over = match &ending.next {
+                Next::Chained { job } if waiting == Some(None) => {
+                    format!("; job {job} does not wait any more")
+                }
+                _ => String::new(),
+            };
+            lines.push(format!("last job    {ending}{over}"));
         }
         output::print(lines.join("\n"))?;
         Ok(Exit::Done)

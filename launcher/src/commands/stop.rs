@@ -4,17 +4,19 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tandem_cluster::process::say;
+use tandem_cluster::run_folder::RunFolder;
 
 use crate::coordinator::journal::read_state;
 use crate::exit::{Exit, Refused};
-use crate::prepare;
+use crate::{job, prepare};
 
 /// How often the run is looked at.
 const LOOK: Duration = Duration::from_millis(50);
 /// How long a launcher may take to say who it is.
 const WORDS: Duration = Duration::from_secs(1);
 
-/// Ask a running launch to write a checkpoint and stop, and wait until it has.
+/// Ask a running launch to write a checkpoint and stop, and wait until it has; a job of Slurm's that
+/// waits to go on with the run is cancelled.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The run's folder, or its name below `runs`.
@@ -28,12 +30,13 @@ impl Args {
     /// Runs the verb.
     ///
     /// # Errors
-    /// No such run, or nobody works on it.
+    /// No such run, or nobody works on it and nothing waits to.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let begun = Instant::now();
         let holder = loop {
             match run.holder() {
+                None if cancel_waiting(&run)? => return Ok(Exit::Done),
                 None => {
                     let path = run.path().display();
                     return Err(Refused(format!("{path} is not running")).into());
@@ -63,6 +66,16 @@ impl Args {
             }
             None => say("stopped; there is no checkpoint"),
         }
+        cancel_waiting(&run)?;
         Ok(Exit::Done)
     }
+}
+
+/// Whether a job waited to go on with a run, and was cancelled.
+fn cancel_waiting(run: &RunFolder) -> Result<bool, Refused> {
+    let cancelled = job::cancel_waiting(run)?;
+    if let Some(id) = &cancelled {
+        say(format_args!("cancelled job {id}, which was to go on with the run"));
+    }
+    Ok(cancelled.is_some())
 }

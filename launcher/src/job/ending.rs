@@ -16,6 +16,9 @@ pub struct Ending {
     pub next: Next,
     /// The newest checkpoint before the one that is written now.
     pub latest: Option<u64>,
+    /// How many steps it had made by then, if that is known.
+    #[serde(default)]
+    pub steps: Option<u64>,
     /// When this became known, in seconds since 1970.
     pub time: f64,
 }

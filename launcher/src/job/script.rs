@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use tandem_cluster::room::{Host, Room, Source};
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::slurm::{Allocation, Node};
+use tandem_cluster::slurm::{self, Allocation, Node};
 use tandem_cluster::topology::{Device, Topology};
 use tandem_config::cluster::{self, Cluster};
 
+use super::check_margin;
 use crate::exit::Refused;
 
 /// How the names of Slurm's variables begin.
@@ -95,9 +96,35 @@ impl Request {
         Ok(Room { hosts, source, gpus_by, mpirun: true, srun: true })
     }
 
+    /// Refuses a job whose whole time is margin.
+    ///
+    /// # Errors
+    /// Both numbers.
+    pub fn check_time(&self, sbatch: &[String], settings: &Cluster) -> Result<(), Refused> {
+        let time = asked_time(sbatch).or(self.time.as_deref());
+        match time.and_then(slurm::duration) {
+            Some(time) => check_margin(&settings.slurm, "--time", time),
+            // As UNLIMITED; what is no time Slurm refuses.
+            None => Ok(()),
+        }
+    }
+
     fn cpus_per_worker(&self, settings: &Cluster) -> usize {
         self.cpus_per_worker.unwrap_or(settings.threads.max(1))
     }
+}
+
+/// The time among options of sbatch: `--time=2`, `--time 2`, `-t 2` or `-t2`.
+fn asked_time(sbatch: &[String]) -> Option<&str> {
+    let mut words = sbatch.iter().map(String::as_str);
+    let mut time = None;
+    while let Some(word) = words.next() {
+        time = match word {
+            "--time" | "-t" => words.next(),
+            _ => word.strip_prefix("--time=").or_else(|| word.strip_prefix("-t")).or(time),
+        };
+    }
+    time
 }
 
 /// What a batch script is made of; displayed, it is the script.
@@ -183,11 +210,13 @@ impl Display for Script<'_> {
 }
 
 /// A word of an `#SBATCH` line, where spaces separate words, `#` begins a comment, and quotes and
-/// backslashes mean what they mean to a shell.
+/// backslashes mean about what they mean to a shell: a space after a backslash still ends the word.
 fn for_sbatch(word: &str) -> String {
     let is_plain = |c: char| !c.is_whitespace() && !"#\"'\\".contains(c);
-    let escaped = |c: char| if is_plain(c) { c.to_string() } else { format!("\\{c}") };
-    word.chars().map(escaped).collect()
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// A word as the shell takes it.
@@ -300,8 +329,9 @@ mod tests {
         let (overrides, sbatch, request, run) = (&overrides, &sbatch, &request, &run);
         let script = Script { config, overrides, request, sbatch, run, settings, topology };
         let script = script.to_string();
-        let output = r#"#SBATCH --output=/my\ runs/Anna\'s\ \"50%%j\"\ \#1/a/slurm-%j.out"#;
-        let passed = "#SBATCH --comment=two\\ words\n#SBATCH --account n\\ l\\ p\n#SBATCH -C a&b\n";
+        let output = r#"#SBATCH "--output=/my runs/Anna's \"50%%j\" #1/a/slurm-%j.out""#;
+        let passed =
+            "#SBATCH \"--comment=two words\"\n#SBATCH --account \"n l p\"\n#SBATCH -C a&b\n";
         assert!(script.contains(&format!("{output}\n{passed}")), "{script}");
 
         // What a shell makes of the last command, with `printf` in the launcher's place.
@@ -355,6 +385,29 @@ mod tests {
         for option in ["--nodes", "--workers-per-node", "--cpus-per-worker"] {
             let error = refused(&format!("{option} 0"), 0, cluster::Device::Cpu);
             assert_eq!(error, format!("{option} is 0, must be at least 1"));
+        }
+    }
+    #[test]
+    fn a_job_that_is_all_margin_is_refused_before_it_waits_in_the_queue() {
+        let check = |arguments: &str, sbatch: &str| {
+            let sbatch: Vec<String> = sbatch.split_whitespace().map(str::to_owned).collect();
+            request(arguments).check_time(&sbatch, &Cluster::default())
+        };
+        for (arguments, sbatch) in [
+            ("--time 2", ""),
+            ("--time 1:59", "--account=nlp"),
+            ("", "--time=2"),
+            ("", "--account nlp --time 2"),
+            ("--time 1-0", "-t 2"),
+            ("", "-t2"),
+        ] {
+            let error = check(arguments, sbatch).unwrap_err().to_string();
+            assert!(error.starts_with("cluster.slurm.margin is 120 s, but --time is 1"), "{error}");
+        }
+        for (arguments, sbatch) in
+            [("--time 3", ""), ("--time 2", "--time=3"), ("", "--account=t2"), ("", "-t UNLIMITED")]
+        {
+            check(arguments, sbatch).unwrap();
         }
     }
 }

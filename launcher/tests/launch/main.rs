@@ -2,6 +2,7 @@
 
 mod causes;
 mod orphans;
+mod slurm;
 mod starts;
 mod streams;
 mod support;

@@ -69,3 +69,12 @@ fn a_stop_while_a_host_is_waited_for_is_a_stop() {
     ended.assert_said("stopped before the first checkpoint; the same command starts again");
     assert_eq!(bench.state()["status"], "stopped");
 }
+
+#[test]
+fn a_launch_inside_of_mpirun_is_refused() {
+    let ended = Bench::new(2).with("OMPI_COMM_WORLD_SIZE", "1").launch();
+    ended.assert_code(2);
+    let words = "error: this is one of 1 processes that mpirun started (OMPI_COMM_WORLD_SIZE)";
+    assert!(ended.said.starts_with(words), "{}", ended.said);
+    assert!(ended.said.contains("without mpirun"), "{}", ended.said);
+}
