@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::store::{
-    self, ADAPTERS, Base, Checkpoint, OPTIMIZER, Store, StoreError, TRAINER,
+    self, ADAPTERS, Base, Checkpoint, OPTIMIZER, Store, StoreError, TRAINER, hex,
 };
 use tch::{Device, Tensor, no_grad};
 
@@ -145,8 +145,7 @@ pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)
         if let Some((base, tokenizer)) = own
             && base.weights().is_none()
         {
-            let hash = tokenizer.fingerprint().map(|byte| format!("{byte:02x}")).concat();
-            hashes.push((format!("{side} vocabulary"), hash));
+            hashes.push((format!("{side} vocabulary"), hex(tokenizer.fingerprint())));
         }
     }
     Ok(hashes)

@@ -9,11 +9,11 @@ use anyhow::{Context, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::made;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::store::hex;
 use tandem_config::bases::{Base, Bases};
 use tandem_config::data::Text;
 use tandem_config::model::{Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined};
 
-use crate::data::cache::Key;
 use crate::data::corpus::{Corpus, Side, Sides, Split};
 use crate::data::corrupt::Replacements;
 use crate::data::example::{MlmExamples, PairExamples, Prediction};
@@ -120,7 +120,7 @@ impl Languages {
         worker.phase(Phase::Start, 0);
         let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
-        let fact = (format!("data.{} (SHA-256)", split.name()), hex(&corpus.key()));
+        let fact = (format!("data.{} (SHA-256)", split.name()), hex(corpus.key()));
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
             eprintln!("{}", corpus.report());
@@ -139,11 +139,11 @@ impl Languages {
         worker: &Worker,
         train: &Corpus,
     ) -> anyhow::Result<BTreeMap<String, String>> {
-        let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(&train.key()))].into();
+        let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(train.key()))].into();
         for split in [Split::Valid, Split::Test] {
             if let Some(texts) = Self::texts(worker, split) {
                 let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
-                hashes.insert(split.name().into(), hex(&key));
+                hashes.insert(split.name().into(), hex(key));
             }
         }
         Ok(hashes)
@@ -176,10 +176,6 @@ impl Languages {
             seed,
         }))
     }
-}
-
-fn hex(key: &Key) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in

@@ -115,7 +115,8 @@ pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
     }
 }
 
-pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
+/// Bytes as hexadecimal digits.
+pub fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -15,8 +15,7 @@ mod retention;
 
 pub use checkpoint::{Checkpoint, Damage, Damaged};
 pub use draft::Draft;
-pub(crate) use manifest::hex;
-pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
+pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file, hex};
 pub use retention::Retention;
 
 use std::fs::{self, File};

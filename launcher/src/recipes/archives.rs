@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tandem_cluster::store::hex;
 use tandem_cluster::temporary;
 
 use super::download::{DownloadError, download, host};
@@ -464,11 +465,6 @@ fn checksums(path: &Path, with_md5: bool) -> io::Result<Checksums> {
         bytes += count as u64;
     }
     Ok(Checksums { bytes, sha256: hex(sha256.finalize()), md5: hex(md5.finalize()) })
-}
-
-/// A digest as people write it.
-pub fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A size as people say it.

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tandem_cluster::store::hash_file;
+use tandem_cluster::store::{hash_file, hex};
 
-use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust, hex};
+use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust};
 use super::clean::{Cleaner, Reason};
 use super::recipe::{Expect, Kind, Part, Recipe, Source};
 use super::texts::{self, Member, TextError};

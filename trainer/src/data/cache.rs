@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
+use tandem_cluster::store::hex;
 use tandem_cluster::temporary;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
@@ -145,7 +146,7 @@ impl Cache {
         key: &Key,
         make: impl FnOnce() -> Result<(Draft, Vec<u8>), E>,
     ) -> Result<Self, E> {
-        let hex: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(&key[..16]);
         let path = folder.join(format!("{hex}.tokens"));
         if let Some(cache) = Self::open(&path, key) {
             return Ok(cache);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
+use tandem_cluster::store::hex;
 use tandem_cluster::temporary;
 
 use super::cache::{CacheError, Key};
@@ -41,7 +42,7 @@ pub struct Store {
 impl Store {
     /// The labels of `corpus` that belong to `key`, `top` words for each token, in a cache folder.
     pub fn new(cache: &Path, key: Key, corpus: Arc<Corpus>, top: usize) -> Self {
-        let hex: String = key[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(&key[..16]);
         let folder = cache.join(format!("{hex}.labels"));
         let size = (corpus.len() / SHARDS).clamp(SAMPLES[0], SAMPLES[1]);
         Self { folder, key, corpus, top, size }
