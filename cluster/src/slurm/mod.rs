@@ -8,7 +8,7 @@ mod nodes;
 pub use allocation::{Allocation, Node, SlurmError};
 pub(crate) use job::without_job;
 pub use job::{Cause, Job, Output, Record};
-pub use nodes::lost_nodes;
+pub use nodes::{address_of, lost_nodes};
 
 use std::io;
 use std::process::Command;
