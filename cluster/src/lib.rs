@@ -9,6 +9,7 @@
 //! - [`engine`]: what starts them, and ends them.
 //! - [`libraries`]: what the worker program finds of the libraries that it needs;
 //!   [`gpu_report`]: what it finds out about a GPU.
+//! - [`network`]: the way to other hosts.
 //! - [`process`]: process groups and their end.
 //! - [`temporary`]: files and folders that go with their owner, and files replaced in one step.
 
@@ -17,6 +18,7 @@ pub mod engine;
 pub mod gpu_report;
 pub mod libraries;
 pub mod made;
+pub mod network;
 pub mod process;
 pub mod room;
 pub mod run_folder;

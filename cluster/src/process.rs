@@ -2,9 +2,9 @@
 //!
 //! The only file of this crate with calls into libc.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
-use std::net::{ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -29,16 +29,6 @@ pub fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Whether a name or an address is one of this machine's own. A name server may take its time.
-pub fn is_this_host(name: &str) -> bool {
-    if name == host_name() {
-        return true;
-    }
-    let addresses = (name, 0).to_socket_addrs().into_iter().flatten();
-    // No machine lets a socket have an address of another one.
-    addresses.map(UdpSocket::bind).any(|bound| bound.is_ok())
 }
 
 /// Whether this process ignores a signal, as one that was started under `nohup` does SIGHUP.
@@ -229,6 +219,68 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
     match unsafe { libc::statvfs(path.as_ptr(), &mut found) } {
         0 => Ok(found.f_bavail * found.f_frsize),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// An address of this machine's, and the interface that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The interface.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// How many of its first bits are those of the network.
+    pub prefix: u8,
+}
+
+/// This machine's interfaces, one for each address; none where the system does not say.
+pub fn interfaces() -> Vec<Interface> {
+    let mut found = Vec::new();
+    let mut first = std::ptr::null_mut();
+    // SAFETY: the call only writes where the list begins.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return found;
+    }
+    let mut next = first;
+    // SAFETY: the list, and what it points to, is there until it is freed.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        next = entry.ifa_next;
+        // SAFETY: as above; addresses are as long as their family's are.
+        let (address, mask) = unsafe { (ip(entry.ifa_addr), ip(entry.ifa_netmask)) };
+        if let (Some(address), Some(mask)) = (address, mask) {
+            let ones = match mask {
+                IpAddr::V4(mask) => u32::from(mask).count_ones(),
+                IpAddr::V6(mask) => u128::from(mask).count_ones(),
+            };
+            // SAFETY: as above; a name ends with a zero.
+            let name = unsafe { CStr::from_ptr(entry.ifa_name) };
+            let name = name.to_string_lossy().into_owned();
+            found.push(Interface { name, address, prefix: ones as u8 });
+        }
+    }
+    // SAFETY: nothing of the list is used any more.
+    unsafe { libc::freeifaddrs(first) };
+    found
+}
+
+/// The address of IPv4 or IPv6 in a socket's address.
+///
+/// # Safety
+/// It is null, or as long as its family says.
+unsafe fn ip(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match i32::from(address.as_ref()?.sa_family) {
+            libc::AF_INET => {
+                let found = address.cast::<libc::sockaddr_in>().read_unaligned();
+                Some(Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr)).into())
+            }
+            libc::AF_INET6 => {
+                let found = address.cast::<libc::sockaddr_in6>().read_unaligned();
+                Some(Ipv6Addr::from(found.sin6_addr.s6_addr).into())
+            }
+            _ => None,
+        }
     }
 }
 

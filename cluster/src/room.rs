@@ -1,15 +1,15 @@
 //! The hosts that there are for a run, and what each of them has.
 
-use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tandem_config::cluster::{Cluster, Engine};
 
+use crate::network::{self, Ways};
 use crate::process;
 use crate::slurm::{self, Allocation, SlurmError};
 
@@ -205,26 +205,50 @@ impl Room {
     }
 }
 
-/// Whether a command can be run on a host by the way that mpirun takes to it.
+/// Whether a host of a hostfile answers.
 fn answers(host: &str) -> bool {
+    ends_well_on(host, "true")
+}
+
+/// What keeps a run from a host of a hostfile: it does not answer, or cannot connect to this machine, as
+/// its workers have to.
+///
+/// # Errors
+/// In words.
+pub fn reaches(host: &str, ways: &Ways) -> Result<(), String> {
+    if !answers(host) {
+        let agent = remote_agent();
+        return Err(format!("{host} does not answer `{agent} {host} true`"));
+    }
+    let failed = |error: io::Error| format!("nobody can connect to this machine: {error}");
+    let listener = network::listen_to_all().map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    let connect = |address: &IpAddr| format!("timeout 3 bash -c \"</dev/tcp/{address}/{port}\"");
+    if ways.addresses.iter().any(|address| ends_well_on(host, &connect(address))) {
+        return Ok(());
+    }
+    let addresses: Vec<String> = ways.addresses.iter().map(IpAddr::to_string).collect();
+    Err(format!(
+        "{host} cannot connect to this machine at {} ({})",
+        addresses.join(", "),
+        ways.interfaces.join(", ")
+    ))
+}
+
+/// What mpirun starts its daemons by.
+fn remote_agent() -> String {
     let agent = std::env::var("OMPI_MCA_plm_rsh_agent");
-    let agent = agent.unwrap_or_else(|_| "ssh -o BatchMode=yes -o ConnectTimeout=4".into());
+    agent.unwrap_or_else(|_| "ssh -o BatchMode=yes -o ConnectTimeout=4".into())
+}
+
+/// Runs a command on a host by the way that mpirun takes to it; whether it ends well.
+fn ends_well_on(host: &str, line: &str) -> bool {
+    let agent = remote_agent();
     let mut words = agent.split_whitespace();
     let Some(program) = words.next() else { return false };
     let mut command = Command::new(program);
-    command.args(words).args([host, "true"]);
-    process::lead_group_until_parent_dies(&mut command);
-    let nothing = Stdio::null;
-    let started = command.stdin(nothing()).stdout(nothing()).stderr(nothing()).spawn();
-    let Ok(mut child) = started else { return false };
-    match process::wait_within(&mut child, HOST_DEADLINE) {
-        Ok(Some(status)) => status.success(),
-        _ => {
-            process::kill_group(child.id());
-            let _ = child.wait();
-            false
-        }
-    }
+    command.args(words).args([host, line]);
+    process::output_within(&mut command, HOST_DEADLINE).is_ok_and(|output| output.status.success())
 }
 
 fn is_in_path(program: &str) -> bool {
@@ -260,7 +284,7 @@ fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
         })?;
         lines.push((name, slots));
     }
-    let here = ours(lines.iter().map(|(name, _)| *name), &like.name);
+    let here = network::ours(lines.iter().map(|(name, _)| *name));
     let mut hosts: Vec<Host> = Vec::new();
     for (name, slots) in lines {
         let name = if here.contains(name) { &like.name } else { name };
@@ -274,28 +298,6 @@ fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
         return Err(RoomError::Empty { path: path.into() });
     }
     Ok(hosts)
-}
-
-/// Those of the names that mean the machine whose own one is `here`, as `localhost` does.
-fn ours<'a>(names: impl Iterator<Item = &'a str>, here: &str) -> BTreeSet<&'a str> {
-    let (sender, answers) = mpsc::channel();
-    let mut asked = BTreeSet::new();
-    for name in names.filter(|name| *name != here) {
-        if asked.insert(name) {
-            let (sender, name) = (sender.clone(), name.to_owned());
-            // In a thread of its own, which a name server that is silent may hold up.
-            thread::spawn(move || sender.send((process::is_this_host(&name), name)));
-        }
-    }
-    drop(sender);
-    let deadline = Instant::now() + HOST_DEADLINE;
-    let mut ours = BTreeSet::new();
-    while let Ok((is_here, name)) =
-        answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
-    {
-        ours.extend(asked.get(&*name).filter(|_| is_here));
-    }
-    ours
 }
 
 fn host_line(words: &str) -> Option<(&str, usize)> {

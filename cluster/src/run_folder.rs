@@ -23,6 +23,19 @@ pub enum RunFolderError {
         /// Who works in it.
         holder: Holder,
     },
+    /// The file system has no locks.
+    #[error(
+        "cannot lock {}: {source}: its file system has no locks, without which two launchers could write \
+         there; choose another with `run.folder`, or have this one mounted with locks (Lustre: `flock`; \
+         NFS 3: a running lockd)",
+        path.display()
+    )]
+    NoLocks {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The file system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -277,7 +290,9 @@ impl RunFolder {
                 let holder = read_holder(&mut file);
                 return Err(RunFolderError::Locked { path: self.path.clone(), holder });
             }
-            Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(RunFolderError::NoLocks { path, source });
+            }
         }
         let write = |file: &mut File| {
             let holder = Holder::this()?;

@@ -6,7 +6,7 @@ use std::env;
 
 use serde::Serialize;
 
-use crate::process;
+use crate::network;
 
 pub use find::TopologyError;
 
@@ -103,10 +103,15 @@ impl Topology {
         if self.shares_gpus() { SHARING.map(variable).into() } else { Vec::new() }
     }
 
+    /// The names of the hosts.
+    pub fn host_names(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().map(|share| share.host.as_str())
+    }
+
     /// A host other than this machine, if any has ranks.
     pub fn remote_host(&self) -> Option<&str> {
-        let here = process::host_name();
-        self.hosts.iter().map(|share| share.host.as_str()).find(|host| *host != here)
+        let here = network::ours(self.host_names());
+        self.host_names().find(|host| !here.contains(host))
     }
 
     /// The most ranks that any host has.

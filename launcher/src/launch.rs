@@ -9,6 +9,7 @@ use tandem_config::RunConfig;
 
 use crate::coordinator::journal::{Journal, Stage, Status};
 use crate::coordinator::life::Coordinator;
+use crate::doctor::refuse_few_files;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::plan::Plan;
@@ -25,6 +26,7 @@ pub fn launch(
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
+    refuse_few_files()?;
     let topology =
         Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
     worker::check_gpus(&program, &topology)?;

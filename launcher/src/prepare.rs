@@ -1,7 +1,8 @@
 //! From a config to a run folder that is ready, or to the reason why it is not.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use anyhow::Context;
 use tandem_cluster::process::say;
@@ -94,17 +95,19 @@ fn from_here(text: &str) -> String {
 /// The run folder that a person means: a path, or a name below `runs`.
 ///
 /// # Errors
-/// There is no such folder.
+/// There is no such folder, or it may not be read.
 pub fn find(run: &Path) -> Result<RunFolder, Refused> {
-    let candidates = [run.to_owned(), Path::new("runs").join(run)];
-    let is_run = |path: &&PathBuf| path.join("config.yaml").is_file();
-    match candidates.iter().find(is_run) {
-        Some(path) => {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
-            Ok(RunFolder::new(path))
+    for path in [run.to_owned(), Path::new("runs").join(run)] {
+        let path = std::path::absolute(&path).unwrap_or(path);
+        match fs::metadata(path.join("config.yaml")) {
+            Ok(found) if found.is_file() => return Ok(RunFolder::new(path)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(Refused(format!("cannot read {}: {error}", path.display())));
+            }
+            _ => {}
         }
-        None => Err(Refused(format!("{} is no run folder: it has no config.yaml", run.display()))),
     }
+    Err(Refused(format!("{} is no run folder: it has no config.yaml", run.display())))
 }
 
 /// The run that a person means, or else the one below `runs` that was worked on last.

@@ -15,6 +15,7 @@ use tandem_config::RunConfig;
 use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
 use crate::coordinator::group::{self, End, Setting};
+use crate::doctor::refuse_few_files;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::prepare;
@@ -38,6 +39,7 @@ impl Session {
     /// # Errors
     /// No worker program, a topology that contradicts this machine, or no place for scratch.
     pub fn new(run: &RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
+        refuse_few_files()?;
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find()?;

@@ -95,3 +95,77 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     let ended = launch(&hosts, &run, &["cluster.deadlines.hosts=2"]).wait(1);
     ended.assert_said("error: n2 does not answer, and cluster.workers is 2, but ");
 }
+
+/// Each host has several networks and several names.
+#[test]
+#[ignore = "needs root: make test-slurm"]
+fn workers_meet_by_the_network_between_their_hosts() {
+    let tiny = Arc::new(Tiny::new());
+    let hosts = Hosts::start(1);
+    let setting = hosts.setting_with_n0();
+    let short = ["training.steps=20", "evaluation.sentences=4"];
+    let short_run = |name: &str, settings: &[&str]| {
+        Run::new(&tiny, name, 0, &[&[&*setting], &short[..], settings].concat())
+    };
+    let doctor = |run: &Run| {
+        let mut command = run.command("doctor", &[]);
+        hosts.host(&mut command);
+        let output = command.output().expect("a doctor");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+
+    let good = short_run("good", &[]);
+    let findings = doctor(&good);
+    assert!(!findings.contains("hosts:") && findings.contains(" checks: "), "{findings}");
+    good.start_with(&[], |command| hosts.host(command)).wait(0);
+
+    // The user has chosen a network that leads nowhere.
+    let astray = |name: &str, settings: &[&str]| {
+        let run = short_run(name, settings);
+        let launched = run.start_with(&[], |command| {
+            hosts.host(command);
+            command.env("OMPI_MCA_btl_tcp_if_include", "eth1");
+        });
+        (run, launched)
+    };
+    let (run, launched) = astray("astray", &["cluster.deadlines.step=4", "cluster.max_restarts=0"]);
+    let ended = launched.wait(1);
+    ended.assert_said("no progress in phase reduce for ");
+    ended.assert_said("eth0 leads to n1, and OMPI_MCA_btl_tcp_if_include is eth1");
+    run.assert_no_process();
+
+    let (run, launched) = astray("stopped", &["cluster.deadlines.stop=3"]);
+    eventually("all have connected", || run.events("joined").len() == 2);
+    std::thread::sleep(Duration::from_secs(4));
+    let asked = Instant::now();
+    launched.signal("TERM");
+    let ended = launched.wait(124);
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    ended.assert_said("the workers did not stop within 3 s (cluster.deadlines.stop)");
+    run.assert_no_process();
+
+    // The other host's workers are not let in, as by a firewall; mpirun's daemon is.
+    let refused = "to 198.18.1.1 ipproto tcp sport 32768-60999 dport 32768-60999 unreachable";
+    let rule = ["ip", "rule", "add"].into_iter().chain(refused.split(' '));
+    hosts.run(1, &rule.collect::<Vec<_>>());
+    let run = short_run("refused", &["cluster.max_restarts=0"]);
+    let findings = doctor(&run);
+    assert!(
+        findings
+            .contains("failure  hosts: n1 cannot connect to this machine at 198.18.1.1 (eth0)\n"),
+        "{findings}"
+    );
+    let launched = run.start_with(&[], |command| {
+        hosts.host(command);
+        command.env("OMPI_MCA_oob_tcp_dynamic_ipv4_ports", "20000-20099");
+    });
+    let ended = launched.wait(1);
+    let first = ended.said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    assert!(
+        first.starts_with("error: rank 1 ")
+            && first.contains("rank 1 on n1: cannot reach the coordinator at 198.18.1.1:"),
+        "{}",
+        ended.said
+    );
+    run.assert_no_process();
+}

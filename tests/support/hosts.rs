@@ -5,15 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// What leads mpirun to the simulated hosts, and keeps it from using anything but their network.
-const OPEN_MPI: [(&str, &str); 6] = [
-    ("plm", "rsh"),
-    ("plm_rsh_no_tree_spawn", "1"),
-    ("pml", "ob1"),
-    ("btl", "tcp,self"),
-    ("btl_tcp_if_include", "eth0"),
-    ("oob_tcp_if_include", "eth0"),
-];
+/// What leads mpirun to the simulated hosts. Which network leads there, the launcher finds.
+const OPEN_MPI: [(&str, &str); 4] =
+    [("plm", "rsh"), ("plm_rsh_no_tree_spawn", "1"), ("pml", "ob1"), ("btl", "tcp,self")];
 
 /// Hosts n1, n2, ... with a slot each, and n0 for the launcher. They go with this value.
 pub struct Hosts {
@@ -34,6 +28,16 @@ impl Hosts {
         let lines: String = (1..=count).map(line).collect();
         std::fs::write(hosts.path("hostfile"), lines).expect("a hostfile");
         hosts
+    }
+
+    /// The setting that leads a run to n0, by a name that is not its own, and to n1.
+    ///
+    /// # Panics
+    /// If there is no room for a file.
+    pub fn setting_with_n0(&self) -> String {
+        let path = self.path("hostfile-with-n0");
+        std::fs::write(&path, "n0.cluster slots=1\nn1 slots=1\n").expect("a hostfile");
+        format!("cluster.hostfile={}", path.display())
     }
 
     /// How many there are besides n0.

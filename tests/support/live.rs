@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::refusal::obey_modes;
 use crate::{Tiny, processes, program};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Root's right to write what nobody may write (CAP_DAC_OVERRIDE).
-const DAC_OVERRIDE: libc::c_ulong = 1;
 
 /// A run over tiny BERTs, launched with the real programs.
 pub struct Run {
@@ -60,24 +59,18 @@ impl Run {
     /// # Panics
     /// If the launcher does not start.
     pub fn start_with(&self, settings: &[&str], change: impl FnOnce(&mut Command)) -> Launch {
-        let mut command = program("tandem");
-        command.arg("launch").arg(&self.config);
-        for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
-            command.args(["--set", setting]);
-        }
+        let mut command = self.command("launch", settings);
         change(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let prepare = || {
             // A file that may grow no further is to be an error, as on a full disk, and no signal.
             // SAFETY: async-signal-safe, and the numbers are what it takes.
             unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-            // What may not be written is to be an error for root, too; others have no such right.
-            // SAFETY: numbers alone.
-            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, DAC_OVERRIDE, 0, 0, 0) };
             Ok(())
         };
         // SAFETY: `prepare` allocates nothing and takes no lock.
         unsafe { command.pre_exec(prepare) };
+        obey_modes(&mut command);
         Launch { child: command.spawn().expect("tandem launch") }
     }
 
@@ -87,6 +80,16 @@ impl Run {
     /// If it ends otherwise.
     pub fn launch(&self, settings: &[&str], code: i32) -> Ended {
         self.start(settings).wait(code)
+    }
+
+    /// `tandem VERB` with its config and these settings.
+    pub fn command(&self, verb: &str, settings: &[&str]) -> Command {
+        let mut command = program("tandem");
+        command.arg(verb).arg(&self.config);
+        for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
+            command.args(["--set", setting]);
+        }
+        command
     }
 
     /// What happened to the run, oldest first, as far as it is of this name.

@@ -14,6 +14,14 @@ pub const PLAIN_FILES: [Refusal; 5] = [
     Refusal::of(libc::SYS_symlinkat, libc::EPERM),
 ];
 
+/// What a system says that has no IPv4.
+pub const NO_IPV4: Refusal =
+    Refusal::of(libc::SYS_socket, libc::EAFNOSUPPORT).with_first(libc::AF_INET);
+
+/// What file systems say that have no locks.
+pub const NO_LOCKS: [Refusal; 2] =
+    [Refusal::of(libc::SYS_flock, libc::ENOSYS), Refusal::of(libc::SYS_flock, libc::ENOLCK)];
+
 /// A system call that fails.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal {
@@ -24,13 +32,18 @@ pub struct Refusal {
 
 impl Refusal {
     /// Each of these calls fails with this error.
-    pub const fn of(call: libc::c_long, error: i32) -> Self {
+    const fn of(call: libc::c_long, error: i32) -> Self {
         Self { call, first: None, error }
+    }
+
+    /// The error in words.
+    pub fn words(&self) -> String {
+        io::Error::from_raw_os_error(self.error).to_string()
     }
 
     /// Those with this first argument.
     #[must_use]
-    pub const fn with_first(self, argument: i32) -> Self {
+    const fn with_first(self, argument: i32) -> Self {
         Self { first: Some(argument as u32), ..self }
     }
 }
@@ -40,6 +53,21 @@ pub fn refuse(command: &mut Command, refusals: &[Refusal]) {
     let filter = filter(refusals);
     // SAFETY: between fork and exec there are two system calls, and memory that is there already.
     unsafe { command.pre_exec(move || install(&filter)) };
+}
+
+/// Has a program meet modes as anybody does, even if root starts it.
+pub fn obey_modes(command: &mut Command) {
+    /// What lets root pass over modes: CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH.
+    const PASSING: [libc::c_ulong; 2] = [1, 2];
+    let give_up = || {
+        for capability in PASSING {
+            // SAFETY: this takes a number. Who is not root has nothing to give up.
+            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec there are two system calls.
+    unsafe { command.pre_exec(give_up) };
 }
 
 /// The kernel's own form of it: <https://docs.kernel.org/userspace-api/seccomp_filter.html>.

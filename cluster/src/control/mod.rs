@@ -11,7 +11,7 @@ mod session;
 
 pub use message::{Phase, Report};
 pub use server::{Event, Server};
-pub use session::Session;
+pub use session::{Session, interface};
 
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Time between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(500);
 
-/// Where the coordinator listens, `host:port`.
+/// Where the coordinator listens: addresses with a port, with commas between, of which one is enough.
 pub const ADDRESS_VARIABLE: &str = "TANDEM_CONTROL";
 /// The group's secret.
 pub const SECRET_VARIABLE: &str = "TANDEM_SECRET";

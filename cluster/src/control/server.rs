@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
+use crate::network;
 
 /// How long a connection may stay silent before its hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -66,7 +67,7 @@ pub enum Event {
 
 /// Listens for the workers of one generation.
 pub struct Server {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
     events: Receiver<Event>,
 }
@@ -81,28 +82,27 @@ struct Shared {
 }
 
 impl Server {
-    /// Listens on a free port: on all interfaces when there are workers on `remote_host`, else for
+    /// Listens on a free port: for all machines where others see this one by `addresses`, else for
     /// this machine alone.
     ///
     /// # Errors
-    /// Where the system gives no port, or knows no way to the other host.
+    /// Where the system gives no port.
     pub fn bind(
-        remote_host: Option<&str>,
+        addresses: &[IpAddr],
         generation: u64,
         secret: String,
         world_size: usize,
     ) -> io::Result<Self> {
-        let (listen, reached) = match remote_host {
-            None => (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            Some(host) => {
-                let way = way_to(host).map_err(|error| {
-                    io::Error::new(error.kind(), format!("no way to the host {host}: {error}"))
-                })?;
-                (IpAddr::V4(Ipv4Addr::UNSPECIFIED), way)
-            }
+        let listener = match addresses {
+            [] => network::listen_here()?,
+            _ => network::listen_to_all()?,
         };
-        let listener = TcpListener::bind((listen, 0))?;
-        let address = SocketAddr::new(reached, listener.local_addr()?.port());
+        let own = listener.local_addr()?;
+        let seen = |address: &IpAddr| SocketAddr::new(*address, own.port());
+        let addresses = match addresses {
+            [] => vec![own],
+            _ => addresses.iter().map(seen).collect(),
+        };
         let shared = Arc::new(Shared {
             secret,
             generation,
@@ -116,18 +116,19 @@ impl Server {
         std::thread::Builder::new()
             .name("control-accept".into())
             .spawn(move || door.accept(&listener, &sender))?;
-        Ok(Self { address, shared, events })
+        Ok(Self { addresses, shared, events })
     }
 
-    /// Where workers connect to.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    /// Where workers connect to: one of these, with commas between.
+    pub fn address(&self) -> String {
+        let addresses: Vec<String> = self.addresses.iter().map(SocketAddr::to_string).collect();
+        addresses.join(",")
     }
 
     /// The variables by which workers find this server.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
-            (ADDRESS_VARIABLE, self.address.to_string()),
+            (ADDRESS_VARIABLE, self.address()),
             (SECRET_VARIABLE, self.shared.secret.clone()),
             (GENERATION_VARIABLE, self.shared.generation.to_string()),
             (WORLD_SIZE_VARIABLE, self.shared.world_size.to_string()),
@@ -155,7 +156,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         // The accepting thread is woken by one more connection.
-        let _ = TcpStream::connect_timeout(&self.address, WRITE_DEADLINE);
+        let _ = TcpStream::connect_timeout(&self.addresses[0], WRITE_DEADLINE);
         for stream in self.shared.members().values() {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -287,14 +288,6 @@ impl Shared {
             }
         }
     }
-}
-
-/// This machine's address as another host sees it: that of the interface which leads there.
-fn way_to(host: &str) -> io::Result<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // Nothing is sent: the system only chooses the interface.
-    socket.connect((host, 9))?;
-    Ok(socket.local_addr()?.ip())
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<BufReader<TcpStream>> {

@@ -4,8 +4,8 @@
 //! talking. When the coordinator is gone the process ends at once, wherever it is.
 
 use std::collections::VecDeque;
-use std::io::BufReader;
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::io::{self, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 use super::{ControlError, HEARTBEAT, SILENCE};
-use crate::{process, slurm};
+use crate::{network, process, slurm};
 
 /// How long connecting and the coordinator's answer may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
@@ -250,15 +250,28 @@ impl Shared {
     }
 }
 
-fn connect(address: &str) -> std::io::Result<TcpStream> {
-    let mut failure = std::io::Error::new(std::io::ErrorKind::NotFound, "no such host");
-    for candidate in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&candidate, JOIN_DEADLINE) {
+/// Connects to the first of these addresses that answers.
+fn connect(addresses: &str) -> io::Result<TcpStream> {
+    let addresses = socket_addresses(addresses);
+    let each = JOIN_DEADLINE / addresses.len().max(1) as u32;
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, each) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+fn socket_addresses(list: &str) -> Vec<SocketAddr> {
+    list.split(',').filter_map(|address| address.parse().ok()).collect()
+}
+
+/// The interface by which a worker reaches its coordinator on another machine.
+pub fn interface() -> Option<String> {
+    let addresses = socket_addresses(&std::env::var(ADDRESS_VARIABLE).ok()?);
+    network::interface_towards(addresses.iter().map(SocketAddr::ip))
 }
 
 fn end_process(reason: &str) {
@@ -282,7 +295,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     fn server(world_size: usize) -> Server {
-        Server::bind(None, 4, "secret".into(), world_size).unwrap()
+        Server::bind(&[], 4, "secret".into(), world_size).unwrap()
     }
 
     fn hello(rank: usize, world_size: usize) -> Hello {
@@ -298,7 +311,7 @@ mod tests {
     }
 
     fn join(server: &Server, hello: Hello) -> Result<Session, ControlError> {
-        Session::join(&server.address().to_string(), hello, |_| {})
+        Session::join(&server.address(), hello, |_| {})
     }
 
     /// The next event that is no heartbeat.
@@ -403,7 +416,7 @@ mod tests {
     fn a_lost_coordinator_is_noticed() {
         static LOST: AtomicBool = AtomicBool::new(false);
         let server = server(1);
-        let address = server.address().to_string();
+        let address = server.address();
         let lost = |_: &str| LOST.store(true, Ordering::SeqCst);
         let _session = Session::join(&address, hello(0, 1), lost).unwrap();
         drop(server);

@@ -26,7 +26,8 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
             line.extend(["--mca".into(), name.into(), value.into()]);
         }
     }
-    for (name, _) in &job.environment {
+    // Its own settings it hands on by itself.
+    for (name, _) in job.environment.iter().filter(|(name, _)| !name.starts_with("OMPI_MCA_")) {
         // By name alone: command lines can be read by everybody on the machine.
         line.extend(["-x".into(), name.clone()]);
     }

@@ -10,7 +10,7 @@ mod time;
 pub use allocation::{Allocation, Node, SlurmError};
 pub(crate) use job::without_job;
 pub use job::{Cause, Job, Output};
-pub use nodes::lost_nodes;
+pub use nodes::{address_of, lost_nodes};
 pub use record::Record;
 pub use time::{Clock, duration};
 

@@ -1,8 +1,9 @@
 //! Which nodes of a job Slurm has lost.
 
+use std::net::{IpAddr, ToSocketAddrs};
 use std::process::Command;
 
-use super::ask;
+use super::{Job, ask};
 
 /// Those of these nodes that are down or do not answer; none where Slurm does not say.
 pub fn lost_nodes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
@@ -10,6 +11,15 @@ pub fn lost_nodes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut command = Command::new("sinfo");
     command.args(["--noheader", "--Node", "--format=%N %T", "--nodes", &names.join(",")]);
     ask(&mut command).map_or(Vec::new(), |answer| read(&answer))
+}
+
+/// The address by which Slurm itself reaches a node, whose name need not lead to one.
+pub fn address_of(node: &str) -> Option<IpAddr> {
+    Job::this()?;
+    let mut command = Command::new("scontrol");
+    let answer = ask(command.args(["show", "node", node, "--oneliner"])).ok()?;
+    let address = answer.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr="))?;
+    Some((address, 0).to_socket_addrs().ok()?.next()?.ip())
 }
 
 /// Reads lines such as `n1 mixed`, `n2 down*` or `n3 allocated*`; a star means that the node does

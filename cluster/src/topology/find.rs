@@ -3,7 +3,7 @@
 use tandem_config::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Workers};
 
 use super::{Device, EngineKind, Share, Topology};
-use crate::process;
+use crate::network;
 use crate::room::{Host, Room, RoomError, Source};
 use crate::slurm::SlurmError;
 
@@ -308,14 +308,15 @@ fn engine(
     ranks: usize,
     hosts: &[Share],
 ) -> Result<EngineKind, TopologyError> {
-    let is_here = hosts.iter().all(|share| share.host == process::host_name());
+    let names = || hosts.iter().map(|share| share.host.as_str());
+    let is_here = || network::ours(names()).len() == hosts.len();
     let in_slurm = matches!(room.source, Source::Slurm(_));
     let engine = match settings.engine {
         cluster::Engine::Solo if ranks > 1 => {
             return Err(TopologyError::SoloGroup { workers: ranks });
         }
         cluster::Engine::Solo => EngineKind::Solo,
-        cluster::Engine::Auto if ranks == 1 && (is_here || room.source == Source::Machine) => {
+        cluster::Engine::Auto if ranks == 1 && (room.source == Source::Machine || is_here()) => {
             EngineKind::Solo
         }
         cluster::Engine::Srun if !in_slurm => {

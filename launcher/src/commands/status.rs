@@ -1,6 +1,7 @@
 //! `tandem status`: where a run stands.
 
 use std::path::PathBuf;
+use std::{fs, io};
 
 use serde::Deserialize;
 use serde_json::json;
@@ -31,6 +32,12 @@ impl Args {
         let run = prepare::find_or_newest(self.run.as_deref())?;
         let Some(state) = read_state(&run) else {
             let path = run.path().display();
+            if let Err(error) = fs::File::open(run.state())
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                let path = run.state();
+                return Err(Refused(format!("cannot read {}: {error}", path.display())).into());
+            }
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();

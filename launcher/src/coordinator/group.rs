@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tandem_cluster::control::{Event, Phase, Report, Server};
 use tandem_cluster::engine::{self, EngineError, Job, Process};
+use tandem_cluster::network::Ways;
 use tandem_cluster::process;
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::topology::Topology;
@@ -107,9 +108,11 @@ pub fn run(
 ) -> Result<End, GroupError> {
     let Setting { run, topology, deadlines, interrupts } = setting;
     let secret = process::random_name()?;
-    let server = Server::bind(topology.remote_host(), generation, secret, topology.ranks)?;
+    let ways = Ways::to(topology.host_names())?;
+    let server = Server::bind(&ways.addresses, generation, secret, topology.ranks)?;
     let variables = server.environment();
     job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    job.environment.extend(ways.environment());
     let log = run.engine_log(generation);
     let mut group = engine::start(topology, &job, &log)?;
     let mut watch = Watch {
@@ -118,6 +121,7 @@ pub fn run(
         members: Members::new(topology.ranks, Instant::now()),
         failures: Vec::new(),
         identity: BTreeMap::new(),
+        ways,
         listener,
     };
 
@@ -198,6 +202,7 @@ struct Watch<'a> {
     failures: Vec<Failure>,
     /// What has to be the same on every rank, and the first one that said what that is.
     identity: BTreeMap<String, (usize, String)>,
+    ways: Ways,
     listener: &'a mut dyn Listener,
 }
 
@@ -301,7 +306,12 @@ impl Watch<'_> {
     }
 
     fn hung(&mut self, overdue: Overdue) {
-        self.fail(Kind::Hang, Some(overdue.rank), overdue.reason, None);
+        let mut reason = overdue.reason;
+        let phase = self.members.get(overdue.rank).map(|member| member.phase);
+        if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.in_words()) {
+            reason += &format!("; {ways}");
+        }
+        self.fail(Kind::Hang, Some(overdue.rank), reason, None);
     }
 
     fn engine_gone(&mut self, status: ExitStatus) {

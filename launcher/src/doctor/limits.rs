@@ -1,12 +1,19 @@
 //! What the system grants a process.
 
 use super::{Site, Trouble, fail, warn};
+use crate::exit::Refused;
 
 const MEBIBYTE: u64 = 1 << 20;
 
+/// This process's limits.
+const LIMITS: &str = "/proc/self/limits";
+
 /// A soft limit of this process; none for `unlimited`, or where the system does not say.
 fn limit(site: &Site, name: &str) -> Option<u64> {
-    let text = site.system_text("/proc/self/limits");
+    limit_in(&site.system_text(LIMITS), name)
+}
+
+fn limit_in(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     line[name.len()..].split_whitespace().next()?.parse().ok()
 }
@@ -16,7 +23,21 @@ fn ranks(site: &Site) -> u64 {
 }
 
 pub fn open_files(site: &Site) -> Option<Trouble> {
-    let granted = limit(site, "Max open files").filter(|&granted| granted < 512)?;
+    few_open_files(&site.system_text(LIMITS))
+}
+
+/// Refuses to launch where workers would hang: mpirun does not say that it lacks files.
+///
+/// # Errors
+/// As the doctor's check.
+pub fn refuse_few_files() -> Result<(), Refused> {
+    let limits = std::fs::read_to_string(LIMITS).unwrap_or_default();
+    few_open_files(&limits)
+        .map_or(Ok(()), |Trouble { what, remedy, .. }| Err(Refused(format!("{what}; {remedy}"))))
+}
+
+fn few_open_files(limits: &str) -> Option<Trouble> {
+    let granted = limit_in(limits, "Max open files").filter(|&granted| granted < 512)?;
     fail(
         format!("a process may open {granted} files, and workers and their connections need 512"),
         "raise it: `ulimit -n 4096`, or LimitNOFILE of the service that starts Tandem",

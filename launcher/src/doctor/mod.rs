@@ -14,6 +14,7 @@ pub mod site;
 
 use serde::Serialize;
 
+pub use limits::refuse_few_files;
 pub use site::Site;
 
 /// How bad something is.
@@ -78,6 +79,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("slurm-end", environment::slurm_end),
     ("host-name", network::host_name),
     ("loopback", network::loopback),
+    ("hosts", network::hosts),
     ("proxy", network::proxy),
     ("hub", files::hub),
     ("open-files", limits::open_files),

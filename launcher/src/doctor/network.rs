@@ -23,6 +23,15 @@ pub fn loopback(site: &Site) -> Option<Trouble> {
     )
 }
 
+pub fn hosts(site: &Site) -> Option<Trouble> {
+    let reason = site.hosts.as_ref().err()?;
+    fail(
+        reason.clone(),
+        "on each host the others' names have to lead to their addresses, ssh has to ask for no password, \
+         and the firewall has to let the hosts connect to each other",
+    )
+}
+
 /// The network interfaces.
 fn interfaces(site: &Site) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(site.system_file("/sys/class/net")) else {

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
 use tandem_cluster::libraries::Libraries;
+use tandem_cluster::network::{self, Ways};
 use tandem_cluster::process::free_bytes;
-use tandem_cluster::room::Machine;
+use tandem_cluster::room::{self, Machine};
 use tandem_cluster::run_folder::RunFolder;
 use tandem_cluster::temporary;
 use tandem_cluster::topology::Topology;
@@ -43,6 +44,8 @@ pub struct Site {
     pub resolves: bool,
     /// Why this machine cannot connect to itself.
     pub loopback: Result<(), String>,
+    /// What keeps the other hosts of the run from it.
+    pub hosts: Result<(), String>,
     /// Bytes free for files in memory; none without such a place.
     pub shared_memory: Option<u64>,
     /// The run's folder, or the current one: where it is or would be made.
@@ -110,6 +113,7 @@ impl Site {
             mpirun,
             resolves,
             loopback,
+            hosts: run.as_ref().map_or(Ok(()), Run::reach_hosts),
             shared_memory: free_bytes(Path::new("/dev/shm")).ok(),
             writable,
             free: free_bytes(existing).unwrap_or(u64::MAX),
@@ -167,6 +171,25 @@ impl Run {
     }
 }
 
+impl Run {
+    /// What keeps the other hosts from it, the first of them.
+    fn reach_hosts(&self) -> Result<(), String> {
+        let Ok(topology) = &self.topology else { return Ok(()) };
+        let ways = Ways::to(topology.host_names()).map_err(|error| error.to_string())?;
+        // Slurm starts workers elsewhere by its own way.
+        if self.config.cluster.hostfile.is_none() {
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            let ways = &ways;
+            let ask = |host| scope.spawn(move || room::reaches(host, ways));
+            let asked: Vec<_> = ways.hosts.iter().map(String::as_str).map(ask).collect();
+            // A thread that panics has ended the process.
+            asked.into_iter().try_for_each(|asked| asked.join().unwrap_or(Ok(())))
+        })
+    }
+}
+
 /// In a thread that is left behind if it takes too long.
 fn resolves(host: &str) -> bool {
     let (host, (sender, answer)) = (host.to_owned(), mpsc::channel());
@@ -178,7 +201,7 @@ fn resolves(host: &str) -> bool {
 }
 
 fn connect_to_self() -> io::Result<()> {
-    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let listener = network::listen_here()?;
     TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE).map(drop)
 }
 

@@ -51,6 +51,7 @@ impl Seeded {
             mpirun: Some("mpirun (Open MPI) 4.1.4\n\nReport bugs to ...\n".into()),
             resolves: true,
             loopback: Ok(()),
+            hosts: Ok(()),
             shared_memory: Some(1 << 30),
             folder: folder.path().join("run"),
             writable: Ok(()),
@@ -340,6 +341,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
     ("slurm-end", |it| it.set("SLURM_JOB_END_TIME", "1700000000"), "SLURM_JOB_END_TIME"),
     ("host-name", |it| it.site.resolves = false, "name, here, leads to no address"),
     ("loopback", |it| it.site.loopback = Err("Operation not permitted".into()), "not permitted"),
+    ("hosts", |it| it.site.hosts = Err("n1 does not answer".into()), "n1 does not answer"),
     ("open-files", |it| drop(it.write("proc/self/limits", "Max open files 256 1024 files")), "256"),
     (
         "processes",

@@ -1,8 +1,11 @@
 //! Systems and file systems that lack something.
 
-use tandem_tests::refusal::PLAIN_FILES;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
-use super::support::Bench;
+use tandem_tests::refusal::{NO_IPV4, NO_LOCKS, PLAIN_FILES, obey_modes};
+
+use super::support::{Bench, Ended};
 
 /// Neither modes can be set nor links made, as on CIFS, FUSE or object stores that are mounted.
 #[test]
@@ -23,4 +26,51 @@ fn plain_files_are_enough() {
         assert_eq!(checkpoints.open(name).unwrap().step(), 20, "{name}");
     }
     assert!(bench.run().export().join("adapters.safetensors").is_file());
+}
+
+#[test]
+fn ipv6_alone_is_enough() {
+    Bench::new(1).refusing(&[NO_IPV4]).launch().assert_code(0);
+}
+
+#[test]
+fn a_file_system_without_locks_is_named() {
+    for refusal in NO_LOCKS {
+        let bench = Bench::new(1).refusing(&[refusal]);
+        let ended = bench.launch();
+        ended.assert_code(1);
+        let words = refusal.words();
+        let wanted = format!("error: cannot lock {}/lock: {words}: ", bench.run().path().display());
+        assert!(ended.said.starts_with(&wanted), "{}", ended.said);
+        assert_eq!(ended.said.matches(&words).count(), 1, "{}", ended.said);
+        ended.assert_said("choose another with `run.folder`");
+    }
+}
+
+/// mpirun would hang.
+#[test]
+fn too_few_open_files_are_refused() {
+    let bench = Bench::new(2);
+    let ended = bench.start_by(&["sh", "-c", "ulimit -n 24; exec \"$@\"", "sh"]).wait();
+    ended.assert_code(2);
+    let wanted = "error: a process may open 24 files, and workers and their connections need 512; \
+                  raise it: `ulimit -n 4096`";
+    assert!(ended.said.starts_with(wanted), "{}", ended.said);
+}
+
+#[test]
+fn a_run_that_may_not_be_read_is_no_absent_one() {
+    let bench = Bench::new(1);
+    bench.launch().assert_code(0);
+    let run = bench.run();
+    for (closed, named) in [(run.state(), run.state()), (run.path().into(), run.path().into())] {
+        fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        let mut status = bench.tandem(&["status", "runs/test"]);
+        obey_modes(&mut status);
+        let ended = Ended::new(status.output().unwrap());
+        fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
+        ended.assert_code(2);
+        let wanted = format!("error: cannot read {}: Permission denied", named.display());
+        assert!(ended.said.starts_with(&wanted), "{}", ended.said);
+    }
 }

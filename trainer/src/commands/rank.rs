@@ -1,15 +1,17 @@
 //! What every distributed verb does first and last: log file, MPI, coordinator, goodbye.
 
-use std::fs::OpenOptions;
-use std::os::fd::AsRawFd;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use mpi::environment::Universe;
 use tandem_cluster::control::{
-    ADDRESS_VARIABLE, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
+    self, ADDRESS_VARIABLE, ControlError, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
+use tandem_cluster::network::NCCL_INTERFACE;
 use tandem_cluster::process;
 use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
@@ -61,14 +63,17 @@ fn run_as(
 ) -> anyhow::Result<u8> {
     let rank = number("OMPI_COMM_WORLD_RANK").or_else(|| number("SLURM_PROCID")).unwrap_or(0);
     let world_size = number(WORLD_SIZE_VARIABLE).unwrap_or(1);
+    let mut engine = None;
     if std::env::var_os(ADDRESS_VARIABLE).is_some() {
-        log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?;
+        engine = Some(log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?);
+        keep_nccl_to_the_network();
     }
     // Before MPI, which waits for all ranks: the launcher is to know which of them are there.
     let worker = match join(load, run, (rank, world_size)) {
         Ok(worker) => worker,
-        Err(error) => return decline(&error, (rank, world_size)),
+        Err(error) => return decline(&error, (rank, world_size), engine),
     };
+    drop(engine);
     if let Some(session) = worker.session() {
         tell_panics(session.clone());
     }
@@ -125,9 +130,26 @@ fn start_mpi(worker: &Worker) -> anyhow::Result<Option<(Universe, Mpi)>> {
 ///
 /// # Errors
 /// There is no launcher to tell it to.
-fn decline(error: &anyhow::Error, (rank, world_size): (usize, usize)) -> anyhow::Result<u8> {
-    let Ok(Some(session)) = Session::from_env(rank, world_size, "none") else {
-        anyhow::bail!("{error:#}");
+fn decline(
+    error: &anyhow::Error,
+    (rank, world_size): (usize, usize),
+    engine: Option<File>,
+) -> anyhow::Result<u8> {
+    let no_session = |error: &dyn std::fmt::Display| {
+        // The launcher reads what the engine's log says of a rank that does not start.
+        if let Some(mut engine) = engine {
+            let host = process::host_name();
+            let _ = writeln!(engine, "error: rank {rank} on {host}: {error:#}");
+        }
+        anyhow::anyhow!("{error:#}")
+    };
+    if error.is::<ControlError>() {
+        return Err(no_session(error));
+    }
+    let session = match Session::from_env(rank, world_size, "none") {
+        Ok(Some(session)) => session,
+        Ok(None) => anyhow::bail!("{error:#}"),
+        Err(no_way) => return Err(no_session(&format!("{error:#}; and {no_way}"))),
     };
     process::say(format_args!("error: {error:#}"));
     let (message, backtrace) = (format!("{error:#}"), error.backtrace().to_string());
@@ -208,8 +230,20 @@ pub fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
-/// Lines of different ranks never mix: each writes to a file of its own from the start.
-fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<()> {
+/// NCCL would take the first interface that it finds, which may lead to no other host. The user's choice
+/// goes before it.
+fn keep_nccl_to_the_network() {
+    if std::env::var_os(NCCL_INTERFACE).is_none()
+        && let Some(name) = control::interface()
+    {
+        // SAFETY: no other thread reads variables yet: there is none of this program.
+        unsafe { std::env::set_var(NCCL_INTERFACE, format!("={name}")) };
+    }
+}
+
+/// Lines of different ranks never mix: each writes to a file of its own from the start. Answers where
+/// they went before: to the engine.
+fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<File> {
     let folder = run.join("logs").join(format!("attempt-{generation}"));
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
@@ -219,13 +253,14 @@ fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<()>
         .append(true)
         .open(&path)
         .with_context(|| format!("cannot write {}", path.display()))?;
+    let engine = std::io::stderr().as_fd().try_clone_to_owned().context("there is no output")?;
     for stream in [libc::STDOUT_FILENO, libc::STDERR_FILENO] {
         // SAFETY: both descriptors are open.
         if unsafe { libc::dup2(file.as_raw_fd(), stream) } < 0 {
             return Err(std::io::Error::last_os_error()).context("cannot redirect the output");
         }
     }
-    Ok(())
+    Ok(engine.into())
 }
 
 /// What panicked, and then where: the first line is what people see first.
