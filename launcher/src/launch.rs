@@ -20,13 +20,34 @@ use crate::{hub, job, prepare, takeover};
 /// # Errors
 /// Whatever keeps the run from starting.
 pub fn launch(
-    mut config: RunConfig,
+    config: RunConfig,
     restart: bool,
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
-    let topology =
-        Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
+    let topology = place(&config)?;
+    launch_on(config, topology, restart, program, interrupts)
+}
+
+/// Where the ranks of a run would go.
+///
+/// # Errors
+/// Settings that contradict each other or the hosts.
+pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
+    Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))
+}
+
+/// The same as [`launch`], where its ranks are known.
+///
+/// # Errors
+/// Whatever keeps the run from starting.
+pub fn launch_on(
+    mut config: RunConfig,
+    topology: Topology,
+    restart: bool,
+    program: PathBuf,
+    interrupts: Interrupts,
+) -> anyhow::Result<Exit> {
     let mut progress = Progress::default();
 
     let run = RunFolder::new(config.run.path());

@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::slurm::{self, Job};
+
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 
@@ -95,7 +97,9 @@ impl Server {
         let (listen, reached) = match remote_host {
             None => (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)),
             Some(host) => {
-                let way = way_to(host).map_err(|error| {
+                let by_slurm = || way_to(&Job::this().and_then(|_| slurm::address_of(host))?).ok();
+                let way = way_to(host).or_else(|error| by_slurm().ok_or(error));
+                let way = way.map_err(|error| {
                     io::Error::new(error.kind(), format!("no way to the host {host}: {error}"))
                 })?;
                 (IpAddr::V4(Ipv4Addr::UNSPECIFIED), way)

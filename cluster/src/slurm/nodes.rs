@@ -12,6 +12,13 @@ pub fn lost_nodes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     ask(&mut command).map_or(Vec::new(), |answer| read(&answer))
 }
 
+/// Where Slurm reaches a node, whose name need not be one of a host.
+pub fn address_of(node: &str) -> Option<String> {
+    let answer = ask(Command::new("scontrol").args(["show", "node", node])).ok()?;
+    let address = answer.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr="))?;
+    Some(address.to_owned())
+}
+
 /// Reads lines such as `n1 mixed`, `n2 down*` or `n3 allocated*`; a star means that the node does
 /// not answer.
 fn read(answer: &str) -> Vec<String> {
