@@ -14,9 +14,12 @@ pub fn lost_nodes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 
 /// Where Slurm reaches a node, whose name need not be one of a host.
 pub fn address_of(node: &str) -> Option<String> {
-    let answer = ask(Command::new("scontrol").args(["show", "node", node])).ok()?;
-    let address = answer.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr="))?;
-    Some(address.to_owned())
+    address(&ask(Command::new("scontrol").args(["show", "node", node])).ok()?)
+}
+
+/// The field of a node's record.
+fn address(record: &str) -> Option<String> {
+    record.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr=")).map(str::to_owned)
 }
 
 /// Reads lines such as `n1 mixed`, `n2 down*` or `n3 allocated*`; a star means that the node does
@@ -38,5 +41,13 @@ mod tests {
             ["n2", "n3", "n4"]
         );
         assert_eq!(read(""), [""; 0]);
+    }
+
+    #[test]
+    fn a_node_has_an_address_beside_its_name() {
+        let record =
+            "NodeName=n1 Arch=x86_64\n   NodeAddr=198.18.0.11 NodeHostName=n1 Port=17820\n";
+        assert_eq!(address(record).as_deref(), Some("198.18.0.11"));
+        assert_eq!(address("Node n9 not found\n"), None);
     }
 }
