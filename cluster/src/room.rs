@@ -157,8 +157,12 @@ impl Room {
             let hosts = read_hostfile(path, &machine.hosts[0])?;
             return Ok(Self { hosts, source: Source::Hostfile(path.clone()), ..machine });
         }
+        // One worker on this machine is no matter of Slurm's.
+        if settings.engine == Engine::Solo {
+            return Ok(machine);
+        }
         match Allocation::find()? {
-            Some(allocation) if settings.engine != Engine::Solo => {
+            Some(allocation) => {
                 let host = |node: &crate::slurm::Node| Host {
                     name: node.name.clone(),
                     cpus: node.cpus,
@@ -170,7 +174,7 @@ impl Room {
                 let source = Source::Slurm(allocation);
                 Ok(Self { hosts, source, gpus_by, srun, ..machine })
             }
-            _ => Ok(machine),
+            None => Ok(machine),
         }
     }
 
@@ -251,7 +255,7 @@ fn ends_well_on(host: &str, line: &str) -> bool {
     process::output_within(&mut command, HOST_DEADLINE).is_ok_and(|output| output.status.success())
 }
 
-fn is_in_path(program: &str) -> bool {
+pub(crate) fn is_in_path(program: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&paths).any(|path| path.join(program).is_file())
 }

@@ -21,14 +21,35 @@ use crate::{hub, job, prepare, takeover, worker};
 /// # Errors
 /// Whatever keeps the run from starting.
 pub fn launch(
+    config: RunConfig,
+    restart: bool,
+    program: PathBuf,
+    interrupts: Interrupts,
+) -> anyhow::Result<Exit> {
+    let topology = place(&config)?;
+    launch_on(config, topology, restart, program, interrupts)
+}
+
+/// Where the ranks of a run would go.
+///
+/// # Errors
+/// Settings that contradict each other or the hosts.
+pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
+    Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))
+}
+
+/// The same as [`launch`], where its ranks are known.
+///
+/// # Errors
+/// Whatever keeps the run from starting.
+pub fn launch_on(
     mut config: RunConfig,
+    topology: Topology,
     restart: bool,
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
     refuse_few_files()?;
-    let topology =
-        Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
     worker::check_gpus(&program, &topology)?;
     let mut progress = Progress::default();
 

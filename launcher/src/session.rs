@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tandem_cluster::process::say;
 use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::slurm::SlurmError;
 use tandem_cluster::temporary::Scratch;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
@@ -40,8 +41,9 @@ impl Session {
     /// No worker program, a topology that contradicts this machine, or no place for scratch.
     pub fn new(run: &RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
         refuse_few_files()?;
-        let topology =
-            Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
+        let note = |error: &SlurmError| say(format_args!("note: on this machine alone: {error}"));
+        let topology = Topology::find_to_use(&config.cluster, note)
+            .map_err(|error| Refused(error.to_string()))?;
         let program = worker::find()?;
         worker::check_gpus(&program, &topology)?;
         // Workers on other hosts see what is shared, as the run is.

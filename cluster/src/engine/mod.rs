@@ -77,7 +77,7 @@ pub fn start(topology: &Topology, job: &Job, log: &Path) -> Result<Group, Engine
     let mut command = Command::new(&line[0]);
     match topology.engine {
         EngineKind::Solo => {}
-        EngineKind::Mpirun => mpirun::prepare(&mut command),
+        EngineKind::Mpirun => mpirun::prepare(&mut command, topology),
         EngineKind::Srun => srun::prepare(&mut command),
     }
     command

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::Job;
+use crate::slurm;
 use crate::topology::Topology;
 
 /// By default a host that loses its power, or its cable, is never missed. With these its silence
@@ -38,7 +39,11 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
 
 /// mpirun refuses to work for root, as in containers, unless told twice. In a job of Slurm's it starts
 /// its daemons by srun, which would wait for ever for what the launcher's own step has.
-pub(super) fn prepare(command: &mut Command) {
+pub(super) fn prepare(command: &mut Command, topology: &Topology) {
+    if topology.remote_host().is_none() {
+        // There is nothing to ask of Slurm, whose programs may be missing, and whose job may be over.
+        slurm::with_job_number_alone(command);
+    }
     command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     command.env("SLURM_OVERLAP", "1");
 }

@@ -39,7 +39,5 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
 /// Options come from the command line alone: the variables of the job would add their own, such as
 /// its number of tasks for each node. Which job it is has to be said, though.
 pub(super) fn prepare(command: &mut Command) {
-    let job = std::env::var_os("SLURM_JOB_ID");
-    slurm::without_job(command);
-    command.envs(job.map(|job| ("SLURM_JOB_ID", job)));
+    slurm::with_job_number_alone(command);
 }

@@ -3,9 +3,14 @@
 use std::process::Command;
 
 use super::host_list;
+use super::job::{Job, UNKNOWN_JOB};
+use super::record::Record;
 
 /// Steps from here on are shells and daemons (SLURM_BATCH_SCRIPT, SLURM_INTERACTIVE_STEP, ...).
 const FIRST_SPECIAL_STEP: u32 = 0xffff_fff0;
+
+/// How a process leaves a job.
+const LEAVE: &str = "`unset ${!SLURM_JOB*}` to use this machine alone";
 
 /// What Slurm says and cannot mean.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,6 +24,32 @@ pub enum SlurmError {
         value: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// Some of Slurm's variables are here, and others not.
+    #[error(
+        "SLURM_JOB_ID is {job}, but {missing} is not set; pass on all variables whose names begin with \
+         SLURM_, or {LEAVE}"
+    )]
+    Partial {
+        /// The job's number.
+        job: String,
+        /// What is not here.
+        missing: &'static str,
+    },
+    /// The job of the variables is no more.
+    #[error(
+        "SLURM_JOB_ID is {job} and {name} is {list}, but of that job Slurm says: {said}; these are left \
+         over from it: {LEAVE}"
+    )]
+    Over {
+        /// The job's number.
+        job: String,
+        /// The variable with its nodes.
+        name: &'static str,
+        /// What it says.
+        list: String,
+        /// The job's state, or that there is none.
+        said: String,
     },
     /// Two sources that contradict each other.
     #[error("{one}, but {other}; {remedy}")]
@@ -79,13 +110,11 @@ impl Allocation {
     /// # Errors
     /// Where Slurm's variables cannot be read or contradict each other.
     pub fn find() -> Result<Option<Self>, SlurmError> {
-        let job = std::env::var("SLURM_JOB_ID").ok();
-        let record = job.as_ref().map(|job| {
-            super::ask(Command::new("scontrol").args(["show", "job", "--details", job]))
-                .map_err(|error| error.to_string())
-        });
-        let record = record.unwrap_or_else(|| Err("there is no job".into()));
-        Self::read(|name| std::env::var(name).ok(), record)
+        let Some(Job { id }) = Job::this() else { return Ok(None) };
+        let record = super::ask(Command::new("scontrol").args(["show", "job", "--details", &id]))
+            .map_err(|error| error.to_string());
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self::read(variable, record)
     }
 
     /// Whether this process is a task of a step other than the first, which launches.
@@ -106,7 +135,10 @@ impl Allocation {
             true => ["SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE"],
             false => ["SLURM_JOB_NODELIST", "SLURM_TASKS_PER_NODE"],
         };
-        let list = variable(names).unwrap_or_default();
+        let variable_of_list = names;
+        let Some(list) = variable(names) else {
+            return Err(SlurmError::Partial { job, missing: names });
+        };
         let unreadable = |name: &str, value: &str, expected| SlurmError::Unreadable {
             name: name.into(),
             value: value.into(),
@@ -126,6 +158,13 @@ impl Allocation {
                 text.parse::<usize>().map(Some).map_err(|_| unreadable(name, &text, "a number"))
             }
         };
+        let said = match &record {
+            Ok(text) => Some(Record::read(text)).filter(Record::is_over).map(|record| record.state),
+            Err(reason) => reason.contains(UNKNOWN_JOB).then(|| reason.clone()),
+        };
+        if let Some(said) = said {
+            return Err(SlurmError::Over { job, name: variable_of_list, list, said });
+        }
         let tasks = per_node(tasks, 1)?;
         // In a step on some of the job's nodes this list is of all of them; the record knows.
         let cpus = per_node("SLURM_JOB_CPUS_PER_NODE", 1)?;
@@ -191,9 +230,10 @@ fn count_gpus(
     number: &impl Fn(&str) -> Result<Option<usize>, SlurmError>,
     reason: String,
 ) -> Result<String, SlurmError> {
-    // `a100:4` names the kind, too.
+    // `a100:2,v100:1` names the kinds, too.
     let of_kind = |name: &str| -> Option<usize> {
-        variable(name)?.rsplit(':').next().and_then(|count| count.parse().ok())
+        let count = |kind: &str| kind.rsplit(':').next()?.parse::<usize>().ok();
+        variable(name)?.split(',').map(count).sum()
     };
     let (here, each) = (number("SLURM_GPUS_ON_NODE")?, of_kind("SLURM_GPUS_PER_NODE"));
     if let (Some(here), Some(each)) = (here, each)
@@ -306,6 +346,7 @@ mod tests {
         let two = "JOB_ID=7 JOB_NODELIST=n[1-2] JOB_CPUS_PER_NODE=8(x2)";
         let with = |rest: &str| shape_of(&format!("{two} {rest}"));
         assert_eq!(with("TASKS_PER_NODE=1(x2) GPUS_PER_NODE=a100:8"), "n1:1t8c8g n2:1t8c8g");
+        assert_eq!(with("TASKS_PER_NODE=1(x2) GPUS_PER_NODE=a100:2,v100:1"), "n1:1t8c3g n2:1t8c3g");
         assert_eq!(with("TASKS_PER_NODE=2,1 GPUS_PER_TASK=1"), "n1:2t8c2g n2:1t8c1g");
         assert_eq!(with("TASKS_PER_NODE=8(x2) GPUS_ON_NODE=8"), "n1:8t8c8g n2:8t8c8g");
         assert_eq!(with("TASKS_PER_NODE=1(x2)"), "n1:1t8c0g n2:1t8c0g");
@@ -331,6 +372,30 @@ mod tests {
         assert!(read(tasks, None).unwrap().check_tasks(2).is_ok());
         let error = read("JOB_ID=7 JOB_NODELIST=n[1-", None).unwrap_err().to_string();
         assert!(error.contains("SLURM_JOB_NODELIST is `n[1-`"), "{error}");
+    }
+
+    #[test]
+    fn variables_that_are_left_over_are_named() {
+        let error = read("JOB_ID=7", None).unwrap_err().to_string();
+        assert!(
+            error.starts_with("SLURM_JOB_ID is 7, but SLURM_JOB_NODELIST is not set"),
+            "{error}"
+        );
+        assert!(error.contains("`unset ${!SLURM_JOB*}`"), "{error}");
+        let left_over = "JOB_ID=7 JOB_NODELIST=n[1-2]";
+        let error =
+            read(left_over, Some("JobId=7\n JobState=CANCELLED\n")).unwrap_err().to_string();
+        let words = "SLURM_JOB_ID is 7 and SLURM_JOB_NODELIST is n[1-2], but of that job Slurm says: \
+                     CANCELLED;";
+        assert!(error.starts_with(words), "{error}");
+        let variable = |name: &str| match name {
+            "SLURM_JOB_ID" => Some("7".to_owned()),
+            "SLURM_JOB_NODELIST" => Some("n1".to_owned()),
+            _ => None,
+        };
+        let unknown = "slurm_load_jobs error: Invalid job id specified".to_owned();
+        let error = Allocation::read(variable, Err(unknown)).unwrap_err().to_string();
+        assert!(error.contains("Slurm says: slurm_load_jobs error: Invalid job id"), "{error}");
     }
 
     #[test]

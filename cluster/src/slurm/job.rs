@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::record::Record;
 use super::{ask, record};
 
+/// What Slurm says of a job that it has forgotten.
+pub const UNKNOWN_JOB: &str = "Invalid job id";
 /// Names the job that a chained one follows.
 const CHAINED_VARIABLE: &str = "TANDEM_CHAINED_AFTER";
 
@@ -78,7 +80,7 @@ impl Output {
 impl Job {
     /// The job in which this process runs.
     pub fn this() -> Option<Self> {
-        std::env::var("SLURM_JOB_ID").ok().map(|id| Self { id })
+        std::env::var("SLURM_JOB_ID").ok().filter(|id| !id.is_empty()).map(|id| Self { id })
     }
 
     /// How often Slurm has started this job again, as its own variable says.
@@ -166,7 +168,7 @@ impl Job {
 
 /// Keeps what Slurm says of this job from programs for which it is not meant: it would take the
 /// place of their own options.
-pub(crate) fn without_job(command: &mut Command) {
+fn without_job(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
         let is_of_job = name.starts_with("SLURM_") || name.starts_with("SRUN_");
@@ -174,6 +176,12 @@ pub(crate) fn without_job(command: &mut Command) {
             command.env_remove(&*name);
         }
     }
+}
+
+/// The same, for a program that belongs to the job: which one that is stays said.
+pub(crate) fn with_job_number_alone(command: &mut Command) {
+    without_job(command);
+    command.envs(Job::this().map(|job| ("SLURM_JOB_ID", job.id)));
 }
 
 /// What Slurm's daemon on the first node writes into a job's output before it ends the job. Of

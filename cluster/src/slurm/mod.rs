@@ -8,8 +8,8 @@ mod record;
 mod time;
 
 pub use allocation::{Allocation, Node, SlurmError};
-pub(crate) use job::without_job;
-pub use job::{Cause, Job, Output};
+pub(crate) use job::with_job_number_alone;
+pub use job::{Cause, Job, Output, UNKNOWN_JOB};
 pub use nodes::{address_of, lost_nodes};
 pub use record::Record;
 pub use time::{Clock, duration};

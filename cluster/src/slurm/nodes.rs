@@ -16,10 +16,13 @@ pub fn lost_nodes<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 /// The address by which Slurm itself reaches a node, whose name need not lead to one.
 pub fn address_of(node: &str) -> Option<IpAddr> {
     Job::this()?;
-    let mut command = Command::new("scontrol");
-    let answer = ask(command.args(["show", "node", node, "--oneliner"])).ok()?;
-    let address = answer.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr="))?;
-    Some((address, 0).to_socket_addrs().ok()?.next()?.ip())
+    let record = ask(Command::new("scontrol").args(["show", "node", node])).ok()?;
+    Some((address(&record)?, 0).to_socket_addrs().ok()?.next()?.ip())
+}
+
+/// The field of a node's record.
+fn address(record: &str) -> Option<&str> {
+    record.split_whitespace().find_map(|word| word.strip_prefix("NodeAddr="))
 }
 
 /// Reads lines such as `n1 mixed`, `n2 down*` or `n3 allocated*`; a star means that the node does
@@ -41,5 +44,13 @@ mod tests {
             ["n2", "n3", "n4"]
         );
         assert_eq!(read(""), [""; 0]);
+    }
+
+    #[test]
+    fn a_node_has_an_address_beside_its_name() {
+        let record =
+            "NodeName=n1 Arch=x86_64\n   NodeAddr=198.18.0.11 NodeHostName=n1 Port=17820\n";
+        assert_eq!(address(record), Some("198.18.0.11"));
+        assert_eq!(address("Node n9 not found\n"), None);
     }
 }

@@ -114,6 +114,22 @@ impl Record {
         }
     }
 
+    /// Whether nothing of the job runs, nor will.
+    pub fn is_over(&self) -> bool {
+        let states = [
+            "BOOT_FAIL",
+            "CANCELLED",
+            "COMPLETED",
+            "DEADLINE",
+            "FAILED",
+            "NODE_FAIL",
+            "OUT_OF_MEMORY",
+            "PREEMPTED",
+            "TIMEOUT",
+        ];
+        states.contains(&self.state.as_str())
+    }
+
     /// Why the job is being ended; `nodes` answers the state of each of its nodes.
     pub(super) fn cause(&self, restarts: u64, nodes: impl FnOnce() -> String) -> Cause {
         let is_down = |state: &str| state.trim().starts_with("down");

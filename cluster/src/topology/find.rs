@@ -4,7 +4,7 @@ use tandem_config::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Wo
 
 use super::{Device, EngineKind, Share, Topology};
 use crate::network;
-use crate::room::{Host, Room, RoomError, Source};
+use crate::room::{Host, Machine, Room, RoomError, Source, is_in_path};
 use crate::slurm::SlurmError;
 
 /// Settings that contradict each other or the hosts.
@@ -122,6 +122,15 @@ pub enum TopologyError {
         /// How many workers.
         workers: usize,
     },
+    /// In a job of Slurm's mpirun reaches other nodes by srun.
+    #[error(
+        "the workers need {host}, another node of Slurm's job, and srun is not in PATH; in a container, \
+         bind Slurm's programs and its configuration into it"
+    )]
+    NoSlurmPrograms {
+        /// A node.
+        host: String,
+    },
     /// mpirun starts nothing inside of what it has started itself.
     #[error(
         "this is one of {processes} processes that mpirun started (OMPI_COMM_WORLD_SIZE), and inside \
@@ -162,11 +171,36 @@ impl Topology {
             room.leave_out_the_silent();
         }
         let found = Self::find(settings, &room)?;
+        if let (Source::Slurm(_), Some(host)) = (&room.source, found.remote_host())
+            && !is_in_path("srun")
+        {
+            return Err(TopologyError::NoSlurmPrograms { host: host.into() });
+        }
         match std::env::var("OMPI_COMM_WORLD_SIZE") {
             Ok(processes) if found.engine != EngineKind::Solo => {
                 Err(TopologyError::InsideMpirun { processes })
             }
             _ => Ok(found),
+        }
+    }
+
+    /// The same, to use a trained model: variables of Slurm's that are left over, or not all here, do
+    /// not matter where this machine will do. What they say is told.
+    ///
+    /// # Errors
+    /// Settings that contradict each other or the hosts.
+    pub fn find_to_use(
+        settings: &Cluster,
+        tell: impl FnOnce(&SlurmError),
+    ) -> Result<Self, TopologyError> {
+        match Self::find_now(settings) {
+            Err(TopologyError::Room(RoomError::Slurm(
+                error @ (SlurmError::Partial { .. } | SlurmError::Over { .. }),
+            ))) => {
+                tell(&error);
+                Self::find_in(settings, Machine::this().into())
+            }
+            found => found,
         }
     }
 
@@ -371,7 +405,6 @@ fn threads(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::room::Machine;
     use crate::slurm::{Allocation, Node};
 
     fn find(settings: Cluster, cpus: usize, gpus: usize) -> Result<Topology, TopologyError> {

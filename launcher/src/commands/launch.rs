@@ -8,7 +8,7 @@ use tandem_cluster::slurm::{Allocation, Job};
 use crate::coordinator::teacher;
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
-use crate::launch::launch;
+use crate::launch::{launch_on, place};
 use crate::{job, prepare, worker};
 
 /// Train, evaluate and export what a config describes; goes on where an earlier launch ended.
@@ -37,10 +37,12 @@ impl Args {
         if Allocation::is_follower() {
             return Ok(job::follow(&run, &interrupts));
         }
+        // Before Slurm is asked for more: what contradicts its variables is told first.
+        let topology = place(&config)?;
         // The script of a job that goes on still says what its first start was asked to do.
         let restart = self.restart && !Job::continues();
         let watch = job::Watch::start(&run, &config.cluster.slurm, &interrupts)?;
-        let ended = launch(config, restart, program, interrupts);
+        let ended = launch_on(config, topology, restart, program, interrupts);
         if let (Some(watch), Ok(exit)) = (watch, &ended) {
             watch.finish(*exit);
         }

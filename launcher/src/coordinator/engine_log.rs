@@ -25,10 +25,24 @@ pub fn start_failure(
         let line = line.to_lowercase();
         ["error", "cannot", "could not", "unable"].iter().any(|word| line.contains(word))
     };
-    let frame = |line: &&str| !line.starts_with("---") && !line.contains("Exited with exit code");
-    let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty()).filter(frame);
+    let is_frame = |line: &str| line.starts_with("---");
+    let is_said = |line: &&str| {
+        !line.is_empty() && !is_frame(line) && !line.contains("Exited with exit code")
+    };
+    let lines = || log.lines().map(str::trim).filter(is_said);
     let reason =
         lines().find(says_why).or_else(|| lines().next_back()).unwrap_or("it did not say why");
+    // What mpirun says in a frame is broken into lines anywhere.
+    let after = log.lines().map(str::trim).skip_while(|line| *line != reason);
+    let frames_before = log.lines().map(str::trim).take_while(|line| *line != reason);
+    let reason = match frames_before.filter(|line| is_frame(line)).count() % 2 {
+        0 => reason.to_owned(),
+        _ => {
+            let paragraph = after.take_while(|line| !line.is_empty() && !is_frame(line));
+            let text = paragraph.collect::<Vec<_>>().join(" ");
+            text.split_once(". ").map_or(text.as_str(), |(sentence, _)| sentence).to_owned()
+        }
+    };
     match ended {
         Some((rank, code)) => {
             (Some(rank), format!("it did not start (exit code {code}): {reason}"))
@@ -102,6 +116,12 @@ mod tests {
             start_failure(&format!("srun: Job 7 step creation\n{refused}\n"), Some(1), Some(1));
         assert_eq!(rank, None);
         assert!(message.ends_with(refused), "{message}");
+        let broken = format!(
+            "{frame}\nThe SLURM process starter for OpenMPI was unable to locate a\nusable \"srun\" \
+             command in its path. Please check your path\nand try again.\n{frame}\n"
+        );
+        let (_, message) = start_failure(&broken, Some(1), Some(1));
+        assert!(message.ends_with("to locate a usable \"srun\" command in its path"), "{message}");
         let (_, message) = start_failure("", None, None);
         assert!(message.ends_with(": it did not say why"), "{message}");
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tandem_cluster::process::say;
 use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::slurm::{Cause, Clock, Job, Output, Record};
+use tandem_cluster::slurm::{Cause, Clock, Job, Output, Record, UNKNOWN_JOB};
 use tandem_config::cluster::{Continuation, Slurm};
 
 use crate::coordinator::journal::{Journal, Stage, State, Status, now, read_state};
@@ -51,6 +51,9 @@ impl Watch {
     ) -> Result<Option<Self>, Refused> {
         let Some(job) = Job::this() else { return Ok(None) };
         let record = match job.record() {
+            // Its variables are left over.
+            Ok(record) if record.is_over() => return Ok(None),
+            Err(error) if error.to_string().contains(UNKNOWN_JOB) => return Ok(None),
             Ok(record) => Some(record),
             Err(error) => {
                 let id = &job.id;
@@ -263,7 +266,7 @@ pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
     };
     let record = match (Job { id: id.clone() }).record() {
         Ok(record) => record,
-        Err(error) if error.to_string().contains("Invalid job id") => return Ok(None),
+        Err(error) if error.to_string().contains(UNKNOWN_JOB) => return Ok(None),
         Err(error) => {
             return Err(Refused(format!("Slurm does not say whether job {id} waits: {error}")));
         }

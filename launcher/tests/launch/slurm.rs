@@ -152,3 +152,57 @@ fn a_stop_where_slurm_does_not_answer_names_the_job() {
     assert_eq!(code, Some(2));
     assert!(said.starts_with("error: Slurm does not say whether job 8 waits: "), "{said}");
 }
+
+/// Everything that is left over of a job that is no more, and what of it is told.
+#[test]
+fn what_is_left_over_of_a_job_is_named() {
+    let left_over = || in_job(1500, 1500, 0);
+    let over = |bench: &Bench| {
+        let record = fs::read_to_string(bench.path("slurm/record")).unwrap();
+        fs::write(bench.path("slurm/record"), record.replace("=RUNNING", "=COMPLETED")).unwrap();
+    };
+    let bench = left_over();
+    over(&bench);
+    let ended = bench.launch();
+    ended.assert_code(2);
+    let words = "error: SLURM_JOB_ID is 7 and SLURM_JOB_NODELIST is ";
+    assert!(ended.said.starts_with(words), "{}", ended.said);
+    ended.assert_said("but of that job Slurm says: COMPLETED");
+    ended.assert_said("`unset ${!SLURM_JOB*}`");
+
+    let bench = left_over().with("SLURM_JOB_NODELIST", "");
+    let ended = bench.launch();
+    ended.assert_code(2);
+    let words = "error: SLURM_JOB_ID is 7, but SLURM_JOB_NODELIST is not set";
+    assert!(ended.said.starts_with(words), "{}", ended.said);
+
+    // One worker on this machine is no matter of Slurm's.
+    let bench = left_over().set("cluster.engine=solo");
+    over(&bench);
+    bench.launch().assert_code(0);
+    fs::write(bench.path("lines"), "a\nb\n").unwrap();
+    let words = ["translate", "runs/test", "--input", "lines"];
+    let ended = Ended::new(bench.tandem(&words).output().unwrap());
+    ended.assert_code(0);
+    ended.assert_said("note: on this machine alone: SLURM_JOB_ID is 7 and ");
+    assert_eq!(ended.printed.lines().count(), 2);
+
+    left_over().with("SLURM_JOB_ID", "").launch().assert_code(0);
+}
+
+/// As in a container without Slurm's programs.
+#[test]
+fn another_node_without_srun_is_refused() {
+    let bench = in_job(1500, 1500, 0);
+    let programs = bench.path("programs");
+    fs::create_dir(&programs).unwrap();
+    fs::write(programs.join("mpirun"), "").unwrap();
+    let bench = bench.with("PATH", &programs.to_string_lossy());
+    let nodes = format!("{},elsewhere", host_name());
+    let bench = bench.with("SLURM_JOB_NODELIST", &nodes).set("cluster.workers=2");
+    let ended = bench.launch();
+    ended.assert_code(2);
+    let words =
+        "error: the workers need elsewhere, another node of Slurm's job, and srun is not in PATH";
+    assert!(ended.said.starts_with(words), "{}", ended.said);
+}
