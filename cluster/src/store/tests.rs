@@ -316,7 +316,7 @@ fn what_may_not_be_read_is_not_damaged() {
     publish(&store, 1);
     let path = publish(&store, 2).path(ADAPTERS);
     fs::set_permissions(guard.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
     let wanted = format!("permission denied to read {}; ", path.display());
     let errors = std::thread::spawn(move || {
         // Root may read everything; this thread is not root any more. Others stay as they are.

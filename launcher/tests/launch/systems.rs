@@ -64,7 +64,7 @@ fn a_run_that_may_not_be_read_is_no_absent_one() {
     bench.launch().assert_code(0);
     let run = bench.run();
     for (closed, named) in [(run.state(), run.state()), (run.path().into(), run.path().into())] {
-        fs::set_permissions(&closed, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, Permissions::from_mode(0o000)).unwrap();
         let mut status = bench.tandem(&["status", "runs/test"]);
         obey_modes(&mut status);
         let ended = Ended::new(status.output().unwrap());
