@@ -144,15 +144,18 @@ fn every_source_is_distilled_once_and_in_order() {
 
 #[test]
 fn one_worker_distils_as_two_do() {
-    let run = student(&tiny(), "one-student", 1, &DISTILLATION);
+    let tiny = tiny();
+    let expected = undisturbed();
+    let run = student(&tiny, "one-student", 1, &DISTILLATION);
     run.launch(&[], 0);
-    assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs);
+    assert!(Outcome::of(&run, "distilled").pairs == expected.pairs);
 }
 
 /// The second student takes the first one's translations; of the third they are damaged.
 #[test]
 fn students_of_one_teacher_share_its_translations() {
     let tiny = tiny();
+    undisturbed(); // has trained the teacher
     let settings = [&DISTILLATION[..], &["data.cache=cache-shared"]].concat();
     let launch = |name: &str| {
         let run = Run::new(&tiny, name, 1, &settings);
@@ -175,6 +178,22 @@ fn students_of_one_teacher_share_its_translations() {
     ended.assert_said("shard-000003.jsonl is damaged");
     assert_eq!(again, shards);
     assert!(std::fs::read(&damaged).expect("a shard").len() > 4, "nothing was kept again");
+}
+
+#[test]
+fn what_was_made_of_a_text_that_has_changed_since_is_not_resumed_with() {
+    let tiny = tiny();
+    undisturbed(); // has trained the teacher
+    let text = std::fs::read_to_string(tiny.path("train.tsv")).expect("a text");
+    tiny.write("changing.tsv", &text);
+    let settings = [&DISTILLATION[..], &["data.train.tsv.path=changing.tsv"]].concat();
+    let run = student(&tiny, "changing-student", 1, &settings);
+    run.launch(&[], 0);
+    tiny.write("changing.tsv", &text.repeat(2));
+    let more = "training.steps=15";
+    run.launch(&[more], 2).assert_said("data.distillation changed since");
+    let asked = run.launch(&[more, "data.allow_changed=true"], 0);
+    asked.assert_said("what a teacher made of the old text stays");
 }
 
 /// A worker is killed, then the launcher, then a shard is damaged, then a stop is asked for.

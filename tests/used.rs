@@ -72,6 +72,13 @@ fn an_exported_model_is_used_like_its_run_and_makes_it_needless() {
         command.arg(verb).arg(&run).arg("--output").arg(elsewhere.path().join(verb)).args(more);
         expect_code(&mut command, 0);
     }
+    // A model among a run's own files would be taken for the run's.
+    for inside in ["", "checkpoints", "checkpoints/step-00000003", "new"] {
+        let mut command = program("tandem");
+        command.arg("export").arg(&run).arg("--output").arg(run.join(inside));
+        let said = String::from_utf8_lossy(&expect_code(&mut command, 2).stderr).into_owned();
+        assert!(said.contains("is the folder of a run, or in one"), "{said}");
+    }
     assert!(contents(&run) == untouched, "the run was only to be read");
     fs::rename(run.join("export"), elsewhere.path().join("own")).expect("one file system");
     fs::remove_dir_all(&run).expect("a run");
@@ -127,6 +134,21 @@ fn a_bert_is_known_by_its_hash_wherever_it_lies() {
     assert_eq!(translate(Some("bert-de"), 0).0.lines().collect::<Vec<_>>(), before);
     let (_, said) = translate(Some("bert-en"), 1);
     assert!(said.contains("was trained on another encoder BERT (SHA-256"), "{said}");
+    // The same weights under another vocabulary are another BERT.
+    let copy = tiny.path("copy/export");
+    fs::create_dir_all(&copy).expect("a folder");
+    for file in fs::read_dir(tiny.path("bert-de/export")).expect("a folder").flatten() {
+        fs::copy(file.path(), copy.join(file.file_name())).expect("a file");
+    }
+    for name in ["vocab.txt", "tokenizer.json"] {
+        let path = copy.join(name);
+        let Ok(text) = fs::read_to_string(&path) else { continue };
+        let swapped = text.replace("eins", "EINS").replace("zwei", "eins").replace("EINS", "zwei");
+        assert_ne!(swapped, text, "{name}");
+        fs::write(path, swapped).expect("a file");
+    }
+    let (_, said) = translate(Some("copy"), 1);
+    assert!(said.contains("was trained on another source vocabulary (SHA-256"), "{said}");
 }
 
 #[test]

@@ -238,7 +238,7 @@ impl RunFolder {
             let (name, folder, present) = (checkpoint.into(), self.path.clone(), vec![average]);
             return Err(StoreError::Absent { name, folder, present });
         }
-        Ok(Checkpoint::verify(&self.path)?)
+        Checkpoint::verify(&self.path)
     }
 
     /// The translations and scores of a split at a step.

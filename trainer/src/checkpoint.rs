@@ -126,8 +126,8 @@ impl Snapshot {
     }
 }
 
-/// What trained weights stand on: the BERTs by SHA-256 of their weights, and the vocabularies of
-/// sides that have no BERT's weights, by SHA-256 of what decides which ids a text has.
+/// What trained weights stand on: the BERTs by SHA-256 of their weights, and both sides' vocabularies
+/// by SHA-256 of what decides which ids a text has.
 ///
 /// # Errors
 /// Weights that cannot be read.
@@ -140,11 +140,9 @@ pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)
             store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
         hashes.push((side.to_owned(), sha256));
     }
-    let target = bases.decoder.as_ref().zip(languages.target.as_ref());
-    for (side, own) in [("source", Some((&bases.encoder, &languages.source))), ("target", target)] {
-        if let Some((base, tokenizer)) = own
-            && base.weights().is_none()
-        {
+    for (side, own) in [("source", Some(&languages.source)), ("target", languages.target.as_ref())]
+    {
+        if let Some(tokenizer) = own {
             hashes.push((format!("{side} vocabulary"), hex(tokenizer.fingerprint())));
         }
     }

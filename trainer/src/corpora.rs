@@ -130,7 +130,7 @@ impl Languages {
         Ok(Some(Arc::new(corpus)))
     }
 
-    /// The SHA-256 of every split's samples, by its name. `train` is the opened corpus of training.
+    /// The SHA-256 of every split's samples, by its name, and of what teachers were given. `train` is the opened corpus of training.
     ///
     /// # Errors
     /// Unreadable files.
@@ -140,6 +140,18 @@ impl Languages {
         train: &Corpus,
     ) -> anyhow::Result<BTreeMap<String, String>> {
         let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(train.key()))].into();
+        // What a teacher made lies in the run; what it was made of does not.
+        let (data, sides) = (&worker.config.data, self.sides(worker));
+        if data.distillation.is_some() {
+            let texts = std::slice::from_ref(&data.train);
+            let key = Corpus::key_of(data, texts, Split::Train, sides)?;
+            hashes.insert("distillation".into(), hex(key));
+        }
+        if let Some(back_translation) = &data.back_translation {
+            let texts = [Text::Lines { path: back_translation.text.clone() }];
+            let key = Corpus::key_of(data, &texts, Split::Train, sides)?;
+            hashes.insert("back_translation".into(), hex(key));
+        }
         for split in [Split::Valid, Split::Test] {
             if let Some(texts) = Self::texts(worker, split) {
                 let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;

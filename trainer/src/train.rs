@@ -411,7 +411,9 @@ fn check_data(
         )));
     }
     if worker.is_first() {
-        worker.notice(format!("{what}; resuming with it, as data.allow_changed says"));
+        let made = changed.iter().any(|key| ["distillation", "back_translation"].contains(key));
+        let made = if made { "; what a teacher made of the old text stays" } else { "" };
+        worker.notice(format!("{what}; resuming with it, as data.allow_changed says{made}"));
     }
     Ok(())
 }

@@ -22,6 +22,6 @@ impl Checkpoint {
         let path = folder.join(MANIFEST);
         let text = manifest.to_text().map_err(io::Error::from).tried("write", &path)?;
         temporary::replace(&path, |file| file.write_all(text.as_bytes())).tried("write", &path)?;
-        Ok(Self::verify(folder)?)
+        Self::verify(folder)
     }
 }

@@ -60,8 +60,11 @@ impl Args {
         }
         let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| {
+            // What computes, and where a BERT lies, changes no score.
+            let decides = |text: &&String| text.starts_with("decoding.");
+            let decoding = self.overrides.iter().filter(decides);
             let decoding: Vec<String> =
-                self.overrides.iter().map(|text| format!("-{}", text.replace('/', "_"))).collect();
+                decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
             let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());
             run.path().join("evaluation").join(name)
         });

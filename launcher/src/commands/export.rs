@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use tandem_config::model::Objective;
+
 use crate::coordinator::finish;
-use crate::exit::Exit;
+use crate::exit::{Exit, Refused};
 use crate::{output, prepare};
 
 /// Write a checkpoint as a folder that explains itself and can be used like a run's: adapters, config,
@@ -28,6 +30,13 @@ impl Args {
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let config = prepare::launched(&run)?;
+        if let Objective::Mlm(_) = config.model.objective {
+            return Err(Refused(format!(
+                "a run with the mlm objective writes its BERT when it ends, to {}; use that folder",
+                run.export().display()
+            ))
+            .into());
+        }
         let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| run.export());
         finish::export(&run, &config, &checkpoint, &folder)?;

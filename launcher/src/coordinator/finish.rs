@@ -20,6 +20,7 @@ use super::ledger::Activity;
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
 use super::training::{extra, show, summary};
+use crate::exit::Refused;
 use crate::report::pick_samples;
 use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
@@ -135,6 +136,7 @@ pub fn export(
     model: &Checkpoint,
     folder: &Path,
 ) -> anyhow::Result<()> {
+    refuse_runs(folder)?;
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         temporary::replace(&path, |file| file.write_all(text.as_bytes()))
@@ -151,6 +153,27 @@ pub fn export(
     }
     write("config.yaml", &config.to_yaml()?)?;
     write("README.md", &readme(config, model))
+}
+
+/// Refuses to write a model over a run, or into one: it would be taken for the run's.
+fn refuse_runs(folder: &Path) -> Result<(), Refused> {
+    // Links lead where they lead.
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let real = absolute.ancestors().find_map(|above| {
+        Some(above.canonicalize().ok()?.join(absolute.strip_prefix(above).ok()?))
+    });
+    let folder = real.unwrap_or(absolute);
+    let is_run = |path: &Path| RunFolder::new(path.to_owned()).state().is_file();
+    let Some(run) = folder.ancestors().find(|path| is_run(path)) else { return Ok(()) };
+    if folder == RunFolder::new(run.to_owned()).export() {
+        return Ok(());
+    }
+    Err(Refused(format!(
+        "{} is the folder of a run, or in one: name another folder for the model, or leave --output \
+         out, and it is {}",
+        folder.display(),
+        RunFolder::new(run.to_owned()).export().display()
+    )))
 }
 
 fn readme(config: &RunConfig, model: &Checkpoint) -> String {
