@@ -194,6 +194,13 @@ fn what_was_made_of_a_text_that_has_changed_since_is_not_resumed_with() {
     run.launch(&[more], 2).assert_said("data.distillation changed since");
     let asked = run.launch(&[more, "data.allow_changed=true"], 0);
     asked.assert_said("what a teacher made of the old text stays");
+    // Before anything is trained on it, it is made anew.
+    for trained in ["checkpoints", "export"] {
+        std::fs::remove_dir_all(run.folder().join(trained)).expect("a folder");
+    }
+    run.launch(&["training.steps=18"], 0);
+    let pairs = String::from_utf8(Outcome::of(&run, "distilled").pairs).expect("UTF-8");
+    assert_eq!(pairs.lines().count(), 2 * text.lines().count());
 }
 
 /// A worker is killed, then the launcher, then a shard is damaged, then a stop is asked for.

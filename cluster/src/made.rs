@@ -28,6 +28,9 @@ pub struct Pair {
 pub struct Record {
     /// The hash of all that decides what the pairs are.
     pub key: String,
+    /// SHA-256 of the text that it was made of; empty where an older version wrote this.
+    #[serde(default)]
+    pub text: String,
     /// SHA-256 of the pairs' file, in hexadecimal digits.
     pub sha256: String,
     /// The run whose model was the teacher.
@@ -83,6 +86,7 @@ mod tests {
             pairs.map(|(source, target)| Pair { source: source.into(), target: target.into() });
         let record = Record {
             key: "key".into(),
+            text: String::new(),
             sha256: String::new(),
             teacher: "runs/teacher".into(),
             weights: "ab".into(),

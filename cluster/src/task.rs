@@ -63,6 +63,30 @@ pub enum TooLong {
     Skip,
 }
 
+impl Input {
+    /// The SHA-256 of its text.
+    ///
+    /// # Errors
+    /// A text that cannot be read.
+    pub fn hash(&self) -> io::Result<String> {
+        let mut key = Sha256::new();
+        self.update(&mut key)?;
+        Ok(hex(key.finalize()))
+    }
+
+    fn update(&self, key: &mut Sha256) -> io::Result<()> {
+        let files: Vec<&Path> = match self {
+            Self::Lines(path) => vec![path],
+            Self::Sources(text) => text.files(),
+            Self::Choice { path, of, .. } => [vec![&**path], of.files()].concat(),
+        };
+        for file in files {
+            key.update(hash_file(file)?.1);
+        }
+        Ok(())
+    }
+}
+
 impl Task {
     /// Writes the task into the folder in which it is done.
     ///
@@ -90,14 +114,7 @@ impl Task {
         let mut key = Sha256::new();
         key.update(serde_json::to_vec(self)?);
         key.update(serde_json::to_vec(model)?);
-        let files: Vec<&Path> = match &self.input {
-            Input::Lines(path) => vec![path],
-            Input::Sources(text) => text.files(),
-            Input::Choice { path, of, .. } => [vec![&**path], of.files()].concat(),
-        };
-        for file in files {
-            key.update(hash_file(file)?.1);
-        }
+        self.input.update(&mut key)?;
         Ok(hex(key.finalize()))
     }
 

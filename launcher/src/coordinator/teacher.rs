@@ -274,7 +274,12 @@ pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
         train(coordinator, SOFT_LABELS, teacher)?;
     }
     for lesson in lessons(&coordinator.config) {
-        if made::verified(&lesson.folder).is_some() {
+        // What was trained on it already decides what it is; see data.allow_changed.
+        let is_trained = !coordinator.run.store().steps()?.is_empty();
+        let made = made::verified(&lesson.folder);
+        if made
+            .is_some_and(|made| is_trained || lesson.input.hash().is_ok_and(|now| now == made.text))
+        {
             continue;
         }
         coordinator.journal.state.stage = Stage::Data;
@@ -326,6 +331,7 @@ fn make(
     }
     let unwritable = || format!("cannot write into {}", lesson.folder.display());
     task.write(&lesson.folder).with_context(unwritable)?;
+    let source = lesson.input.hash().context("cannot read the text that is to be translated")?;
     let translations = translations::of(coordinator, lesson.key, &lesson.folder, &task)?;
     let scoring = Scoring::from(&coordinator.config.evaluation);
     let taught = figures(lesson, teacher, &translations, scoring);
@@ -334,6 +340,7 @@ fn make(
     let weights = checkpoint.manifest().files.get(ADAPTERS);
     let record = Record {
         key: task.key,
+        text: source,
         sha256: String::new(),
         teacher: teacher.run.path().to_owned(),
         weights: weights.map_or_else(String::new, |file| file.sha256.clone()),
