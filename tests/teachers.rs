@@ -31,7 +31,8 @@ fn tiny() -> Arc<Tiny> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
         let tiny = Arc::new(Tiny::new());
-        teacher(&tiny, "teacher");
+        // Now, since two students at a time would not wait for each other's launch of it.
+        expect_code(program("tandem").arg("launch").arg(teacher(&tiny, "teacher")), 0);
         let back = teacher(&tiny, "back");
         let mut command = program("tandem");
         command.arg("launch").arg(back);
@@ -155,7 +156,6 @@ fn one_worker_distils_as_two_do() {
 #[test]
 fn students_of_one_teacher_share_its_translations() {
     let tiny = tiny();
-    undisturbed(); // has trained the teacher
     let settings = [&DISTILLATION[..], &["data.cache=cache-shared"]].concat();
     let launch = |name: &str| {
         let run = Run::new(&tiny, name, 1, &settings);
@@ -183,10 +183,13 @@ fn students_of_one_teacher_share_its_translations() {
 #[test]
 fn what_was_made_of_a_text_that_has_changed_since_is_not_resumed_with() {
     let tiny = tiny();
-    undisturbed(); // has trained the teacher
     let text = std::fs::read_to_string(tiny.path("train.tsv")).expect("a text");
     tiny.write("changing.tsv", &text);
-    let settings = [&DISTILLATION[..], &["data.train.tsv.path=changing.tsv"]].concat();
+    // Of its own: one launch at a time looks whether a teacher is trained.
+    teacher(&tiny, "changing-teacher");
+    let own =
+        ["data.distillation.teacher=changing-teacher.yaml", "data.train.tsv.path=changing.tsv"];
+    let settings = [&DISTILLATION[1..], &own].concat();
     let run = student(&tiny, "changing-student", 1, &settings);
     run.launch(&[], 0);
     tiny.write("changing.tsv", &text.repeat(2));
