@@ -31,8 +31,7 @@ fn tiny() -> Arc<Tiny> {
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     shared.upgrade().unwrap_or_else(|| {
         let tiny = Arc::new(Tiny::new());
-        // Now, since two students at a time would not wait for each other's launch of it.
-        expect_code(program("tandem").arg("launch").arg(teacher(&tiny, "teacher")), 0);
+        teacher(&tiny, "teacher");
         let back = teacher(&tiny, "back");
         let mut command = program("tandem");
         command.arg("launch").arg(back);
@@ -181,15 +180,28 @@ fn students_of_one_teacher_share_its_translations() {
 }
 
 #[test]
+fn students_that_start_together_wait_for_their_teacher() {
+    let tiny = tiny();
+    teacher(&tiny, "slow-teacher");
+    let settings = [&DISTILLATION[1..], &["data.distillation.teacher=slow-teacher.yaml"]].concat();
+    let students =
+        ["early-student", "other-student"].map(|name| student(&tiny, name, 1, &settings));
+    let launches = students.each_ref().map(|run| run.start(&[]));
+    let said = launches.map(|launch| launch.wait(0).said).concat();
+    assert!(
+        said.contains("data.distillation: waiting for the launcher with process number"),
+        "{said}"
+    );
+    let pairs = students.map(|run| Outcome::of(&run, "distilled").pairs);
+    assert!(pairs[0] == pairs[1] && pairs[0] == undisturbed().pairs);
+}
+
+#[test]
 fn what_was_made_of_a_text_that_has_changed_since_is_not_resumed_with() {
     let tiny = tiny();
     let text = std::fs::read_to_string(tiny.path("train.tsv")).expect("a text");
     tiny.write("changing.tsv", &text);
-    // Of its own: one launch at a time looks whether a teacher is trained.
-    teacher(&tiny, "changing-teacher");
-    let own =
-        ["data.distillation.teacher=changing-teacher.yaml", "data.train.tsv.path=changing.tsv"];
-    let settings = [&DISTILLATION[1..], &own].concat();
+    let settings = [&DISTILLATION[..], &["data.train.tsv.path=changing.tsv"]].concat();
     let run = student(&tiny, "changing-student", 1, &settings);
     run.launch(&[], 0);
     tiny.write("changing.tsv", &text.repeat(2));

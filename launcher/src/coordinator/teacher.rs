@@ -9,12 +9,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tandem_cluster::made::{self, Pair, Record};
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run_folder::{RunFolder, RunFolderError};
 use tandem_cluster::store::{ADAPTERS, Checkpoint};
 use tandem_cluster::task::{Input, Task, TooLong};
 use tandem_config::RunConfig;
@@ -30,6 +32,8 @@ use crate::launch::launch;
 use crate::prepare;
 use crate::score::{self, Scores, Scoring, Translation};
 
+/// How often a teacher that another launcher has is looked at.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The key of a run that makes the BERT of soft labels.
 const SOFT_LABELS: &str = "model.objective.autoregressive.soft_labels.teacher";
 /// What is told of the pairs that a teacher made.
@@ -303,14 +307,31 @@ fn trained(coordinator: &mut Coordinator, lesson: &Lesson) -> Result<(Teacher, C
     Ok((teacher, checkpoint))
 }
 
-/// Launches a teacher, which goes on where it ended.
+/// Launches a teacher, which goes on where it ended. Another launcher that works on it is waited for, as
+/// that of another student.
 fn train(coordinator: &mut Coordinator, key: &str, teacher: Teacher) -> Result<(), Halt> {
     let run = teacher.run.path().display();
     coordinator.progress.say(&format!("{key}: the teacher {run} first"));
-    let (program, interrupts) = (coordinator.program.clone(), coordinator.interrupts.clone());
-    match launch(teacher.config, false, program, interrupts)? {
-        Exit::Done => Ok(()),
-        exit => Err(Halt::Exit(exit)),
+    let mut waits = false;
+    loop {
+        let (program, interrupts) = (coordinator.program.clone(), coordinator.interrupts.clone());
+        let error = match launch(teacher.config.clone(), false, program, interrupts) {
+            Ok(Exit::Done) => return Ok(()),
+            Ok(exit) => return Err(Halt::Exit(exit)),
+            Err(error) => error,
+        };
+        let Some(RunFolderError::Locked { holder, .. }) = error.downcast_ref() else {
+            return Err(error.into());
+        };
+        if coordinator.interrupts.stop_requested() {
+            return Err(Halt::Exit(Exit::Stopped));
+        }
+        if !std::mem::replace(&mut waits, true) {
+            coordinator
+                .progress
+                .say(&format!("{key}: waiting for {holder}, which has the teacher"));
+        }
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
