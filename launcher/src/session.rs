@@ -16,6 +16,7 @@ use tandem_config::RunConfig;
 use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
 use crate::coordinator::group::{self, End, Setting};
+use crate::coordinator::restarts::{Decision, Restarts};
 use crate::doctor::refuse_few_files;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
@@ -116,8 +117,13 @@ impl Session {
                     let _ = std::fs::remove_dir_all(self.folder().join(name));
                 }
                 failure.log = self.scratch.keep(&failure.log);
-                say(failure.report("nothing was changed; try again"));
-                Err(Exit::Failed)
+                // As in training, but nothing is tried again.
+                let (exit, next) = match Restarts::new(0).after(&failure) {
+                    Decision::GiveUp { exit: Exit::Usage, .. } => (Exit::Usage, "mend that first"),
+                    _ => (Exit::Failed, "nothing was changed; try again"),
+                };
+                say(failure.report(next));
+                Err(exit)
             }
         })
     }
