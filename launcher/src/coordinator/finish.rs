@@ -163,17 +163,17 @@ fn refuse_runs(folder: &Path) -> Result<(), Refused> {
         Some(above.canonicalize().ok()?.join(absolute.strip_prefix(above).ok()?))
     });
     let folder = real.unwrap_or(absolute);
-    let is_run = |path: &Path| RunFolder::new(path.to_owned()).state().is_file();
-    let Some(run) = folder.ancestors().find(|path| is_run(path)) else { return Ok(()) };
-    if folder == RunFolder::new(run.to_owned()).export() {
-        return Ok(());
+    let is_run = |run: &RunFolder| run.config().is_file() && run.state().is_file();
+    let mut above = folder.ancestors().map(|path| RunFolder::new(path.to_owned()));
+    match above.find(is_run) {
+        Some(run) if folder != run.export() => Err(Refused(format!(
+            "{} is the folder of a run, or in one: name another folder for the model, or leave \
+             --output out, and it is {}",
+            folder.display(),
+            run.export().display()
+        ))),
+        _ => Ok(()),
     }
-    Err(Refused(format!(
-        "{} is the folder of a run, or in one: name another folder for the model, or leave --output \
-         out, and it is {}",
-        folder.display(),
-        RunFolder::new(run.to_owned()).export().display()
-    )))
 }
 
 fn readme(config: &RunConfig, model: &Checkpoint) -> String {
