@@ -134,6 +134,11 @@ impl StopRequest {
     }
 }
 
+/// Whether it is the file system, and not this file, that cannot be locked.
+fn has_no_locks(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(libc::ENOLCK)
+}
+
 impl RunFolder {
     /// The run folder at `path`, which need not exist.
     pub fn new(path: PathBuf) -> Self {
@@ -290,9 +295,10 @@ impl RunFolder {
                 let holder = read_holder(&mut file);
                 return Err(RunFolderError::Locked { path: self.path.clone(), holder });
             }
-            Err(TryLockError::Error(source)) => {
+            Err(TryLockError::Error(source)) if has_no_locks(&source) => {
                 return Err(RunFolderError::NoLocks { path, source });
             }
+            Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
         }
         let write = |file: &mut File| {
             let holder = Holder::this()?;
