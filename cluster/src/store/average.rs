@@ -1,11 +1,11 @@
 //! The average of the newest checkpoints: the model that is evaluated and exported.
 
-use std::fs::File;
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
+use safetensors::{Dtype, SafeTensors, View};
 
 use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried};
 use crate::temporary;
@@ -122,29 +122,12 @@ fn average_files(inputs: &[PathBuf], output: &Path) -> Result<(), StoreError> {
             mean.terms.push(tensor.data());
         }
     }
-    write(&means, output).tried("write", output)
-}
-
-/// Writes a file as safetensors does, one tensor at a time, but as open as any new file: what
-/// `serialize_to_file` writes, its owner alone can read.
-fn write(means: &[(String, Mean<'_>)], output: &Path) -> io::Result<()> {
-    let mut end = 0;
-    let place = |(name, mean): &(String, Mean<'_>)| {
-        let start = end;
-        end += mean.data_len();
-        let (shape, data_offsets) = (mean.shape.clone(), (start, end));
-        (name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets })
-    };
-    let header =
-        Metadata::new(None, means.iter().map(place).collect()).map_err(io::Error::other)?;
-    let mut header = serde_json::to_vec(&header)?;
-    // The data begins at a multiple of a word.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    temporary::replace(output, |file| {
-        file.write_all(&(header.len() as u64).to_le_bytes())?;
-        file.write_all(&header)?;
-        means.iter().try_for_each(|(_, mean)| file.write_all(&mean.data()))
-    })
+    // What safetensors writes, its owner alone can read.
+    let private = output.with_extension("private");
+    safetensors::serialize_to_file(means, None, &private)
+        .map_err(|error| unfit(output, error.to_string()))?;
+    temporary::copy(&private, output).tried("write", output)?;
+    fs::remove_file(&private).tried("remove", &private)
 }
 
 fn unfit(path: &Path, reason: String) -> StoreError {
@@ -157,8 +140,16 @@ struct Mean<'a> {
     shape: Vec<usize>,
 }
 
-impl Mean<'_> {
-    fn data(&self) -> Vec<u8> {
+impl View for Mean<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
         let count = self.terms.len() as f64;
         let mut sums = vec![0_f64; self.data_len() / 4];
         for term in &self.terms {
@@ -166,7 +157,8 @@ impl Mean<'_> {
                 *sum += f64::from(f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
             }
         }
-        sums.iter().flat_map(|sum| ((sum / count) as f32).to_le_bytes()).collect()
+        let mean = sums.iter().flat_map(|sum| ((sum / count) as f32).to_le_bytes()).collect();
+        Cow::Owned(mean)
     }
 
     fn data_len(&self) -> usize {
