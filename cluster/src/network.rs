@@ -134,7 +134,7 @@ fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
     }
 }
 
-/// What Open MPI's files of settings say, without comments.
+/// What Open MPI's files of settings say.
 fn mpi_settings() -> String {
     let home = std::env::var_os("HOME").unwrap_or_default();
     let read = |path: &&str| std::fs::read_to_string(Path::new(&home).join(path)).ok();

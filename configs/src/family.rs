@@ -7,10 +7,8 @@ mod roberta;
 /// A kind of BERT.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Family {
-    /// What its `model_type` is in config.json; the first is the one that is written.
+    /// What its `model_type` can be in config.json.
     pub model_types: &'static [&'static str],
-    /// The class of transformers that has its head for masked language modelling.
-    pub architecture: &'static str,
     /// Its tensors' names where they are not BERT's: the beginning of BERT's, and its own.
     names: &'static [(&'static str, &'static str)],
     /// The files that can be its vocabulary, in the order in which they are looked for.

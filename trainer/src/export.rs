@@ -99,10 +99,9 @@ fn write_new_config(
         .special()
         .pad;
     let mut json = serde_json::to_value(bert)?;
-    let family = Family::bert();
     for (key, value) in [
-        ("architectures", serde_json::json!([family.architecture])),
-        ("model_type", family.model_types[0].into()),
+        ("architectures", serde_json::json!(["BertForMaskedLM"])),
+        ("model_type", "bert".into()),
         ("initializer_range", 0.02.into()),
         ("pad_token_id", pad.into()),
         ("bos_token_id", serde_json::Value::Null),

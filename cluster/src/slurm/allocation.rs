@@ -131,13 +131,12 @@ impl Allocation {
     ) -> Result<Option<Self>, SlurmError> {
         let Some(job) = variable("SLURM_JOB_ID") else { return Ok(None) };
         let in_step = in_step(&variable);
-        let [names, tasks] = match in_step {
+        let [name, tasks] = match in_step {
             true => ["SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE"],
             false => ["SLURM_JOB_NODELIST", "SLURM_TASKS_PER_NODE"],
         };
-        let variable_of_list = names;
-        let Some(list) = variable(names) else {
-            return Err(SlurmError::Partial { job, missing: names });
+        let Some(list) = variable(name) else {
+            return Err(SlurmError::Partial { job, missing: name });
         };
         let unreadable = |name: &str, value: &str, expected| SlurmError::Unreadable {
             name: name.into(),
@@ -145,7 +144,7 @@ impl Allocation {
             expected,
         };
         let names = host_list::names(&list)
-            .ok_or_else(|| unreadable(names, &list, "a list of nodes such as n[1-2]"))?;
+            .ok_or_else(|| unreadable(name, &list, "a list of nodes such as n[1-2]"))?;
         let per_node = |name: &str, missing: usize| match variable(name) {
             None => Ok(vec![missing; names.len()]),
             Some(text) => host_list::counts(&text)
@@ -163,7 +162,7 @@ impl Allocation {
             Err(reason) => reason.contains(UNKNOWN_JOB).then(|| reason.clone()),
         };
         if let Some(said) = said {
-            return Err(SlurmError::Over { job, name: variable_of_list, list, said });
+            return Err(SlurmError::Over { job, name, list, said });
         }
         let tasks = per_node(tasks, 1)?;
         // In a step on some of the job's nodes this list is of all of them; the record knows.

@@ -4,7 +4,6 @@ use super::{Family, SpecialTokens};
 
 pub static BERT: Family = Family {
     model_types: &["bert"],
-    architecture: "BertForMaskedLM",
     names: &[],
     vocabularies: &["tokenizer.json", "vocab.txt"],
     tokenizers: &["BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer"],

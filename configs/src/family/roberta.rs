@@ -6,7 +6,6 @@ use super::{Family, SpecialTokens};
 
 pub static ROBERTA: Family = Family {
     model_types: &["roberta", "xlm-roberta", "camembert"],
-    architecture: "RobertaForMaskedLM",
     names: &[
         ("bert.", "roberta."),
         ("cls.predictions.transform.dense", "lm_head.dense"),
