@@ -42,6 +42,8 @@ pub struct TokenizerFiles {
     /// What the files beside it decide; none where they leave it to the tokenizer.json, or where there
     /// are none.
     pub casing: Option<Casing>,
+    /// Whether a tokenizer.json of bytes puts a space before a text; none where it decides itself.
+    pub prefix_space: Option<bool>,
     /// One more than the largest id.
     pub size: usize,
 }
@@ -58,6 +60,9 @@ impl TokenizerFiles {
         let class = class(vocabulary, config.as_ref())?;
         let by_json = class.as_deref().is_some_and(|class| BY_JSON.contains(&class));
         let casing = config.as_ref().filter(|_| !by_json).map(casing);
+        let prefix_space =
+            config.as_ref().and_then(|config| config.get("add_prefix_space")?.as_bool());
+        let prefix_space = (!by_json).then(|| prefix_space.unwrap_or(false));
 
         let vocabulary = Vocabulary::read(vocabulary)?;
         let (config, specials) = (config.unwrap_or_default(), specials.unwrap_or_default());
@@ -68,7 +73,7 @@ impl TokenizerFiles {
             vocabulary.check_added(file, token, id)?;
         }
         let size = vocabulary.ids.values().max().map_or(0, |&last| last as usize + 1);
-        Ok(Self { casing, size })
+        Ok(Self { casing, prefix_space, size })
     }
 }
 

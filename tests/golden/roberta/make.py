@@ -8,6 +8,8 @@ Made with torch 2.11.0 and transformers 5.17.0:  python tests/golden/roberta/mak
 
 import json
 import math
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -15,7 +17,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import nn
 from transformers import (
-    PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, XLMRobertaConfig, XLMRobertaForMaskedLM)
+    AutoTokenizer, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, XLMRobertaConfig,
+    XLMRobertaForMaskedLM)
 
 HERE = Path(__file__).parent
 WIDTH, HEADS, INNER, LAYERS, POSITIONS, LENGTHS = 8, 2, 12, 2, 34, 11
@@ -207,5 +210,20 @@ for side in DIGITS:
         # A unigram model knows them as pieces all the same.
         ids = [SPECIAL.index("<unk>") if id < FIRST_WORD else id for id in ids]
         cases[side].append({"text": text, "ids": ids, "decoded": fast.decode(ids).strip()})
+cases["prefix_space"] = []
+FAST = "PreTrainedTokenizerFast"
+for before in [False, True]:
+    for beside in [None, {}, {"add_prefix_space": True}, {"add_prefix_space": False},
+                   {"tokenizer_class": "RobertaTokenizer"}, {"tokenizer_class": FAST},
+                   {"tokenizer_class": FAST, "add_prefix_space": not before}]:
+        with tempfile.TemporaryDirectory() as name:
+            shutil.copy(HERE / "target" / "config.json", name)
+            content = json.loads((HERE / "target" / "tokenizer.json").read_text())
+            content["pre_tokenizer"]["add_prefix_space"] = before
+            (Path(name) / "tokenizer.json").write_text(json.dumps(content))
+            if beside is not None:
+                (Path(name) / "tokenizer_config.json").write_text(json.dumps(beside))
+            ids = AutoTokenizer.from_pretrained(name)("one two", add_special_tokens=False)["input_ids"]
+        cases["prefix_space"].append({"json": before, "config": beside, "ids": ids})
 (HERE / "golden.json").write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
 print(sum(tensor.numel() for tensor in tensors.values()), "numbers")

@@ -107,7 +107,8 @@ impl Tokenizer {
     /// Opens a tokenizer.json or a vocab.txt.
     ///
     /// The tokenizer_config.json beside it says whether text is lower-cased (`do_lower_case`) and
-    /// stripped of accents (`strip_accents`), whatever the tokenizer.json says, as in transformers.
+    /// stripped of accents (`strip_accents`), and whether bytes begin with a space (`add_prefix_space`),
+    /// whatever the tokenizer.json says, as in transformers.
     /// Where there is none, transformers lower-cases; here a tokenizer.json decides, and beside a
     /// vocab.txt text is lower-cased unless the vocabulary has entries with upper-case letters, which
     /// could then never be reached.
@@ -115,12 +116,12 @@ impl Tokenizer {
     /// # Errors
     /// An unreadable or broken file, or a missing special token.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
-        let casing = TokenizerFiles::open(path)?.casing;
+        let files = TokenizerFiles::open(path)?;
         let bytes = read(path)?;
         if path.extension().is_some_and(|extension| extension == "json") {
-            return Self::from_json(path, &bytes, casing);
+            return Self::from_json(path, &bytes, &files);
         }
-        Self::from_entries(path, bytes, casing)
+        Self::from_entries(path, bytes, files.casing)
     }
 
     /// Opens a vocab.txt, for text that is lower-cased and stripped of accents first, or not.
@@ -135,13 +136,13 @@ impl Tokenizer {
     fn from_json(
         path: &Path,
         bytes: &[u8],
-        casing: Option<Casing>,
+        files: &TokenizerFiles,
     ) -> Result<Self, TokenizerError> {
         let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
         let mut inner =
             tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| broken(error.to_string()))?;
         let mut fingerprint = Sha256::new_with_prefix(bytes);
-        if let Some(casing) = casing
+        if let Some(casing) = files.casing
             && let Some(NormalizerWrapper::BertNormalizer(own)) = inner.get_normalizer()
         {
             let own_casing = Casing {
@@ -155,6 +156,14 @@ impl Tokenizer {
                 fingerprint.update(format!("{casing:?}\n"));
                 inner.with_normalizer(Some(decided)).map_err(|error| broken(error.to_string()))?;
             }
+        }
+        if let Some(prefix) = files.prefix_space
+            && let Some(PreTokenizerWrapper::ByteLevel(own)) = inner.get_pre_tokenizer()
+            && own.add_prefix_space != prefix
+        {
+            fingerprint.update(format!("prefix space: {prefix}\n"));
+            let decided = own.add_prefix_space(prefix);
+            inner.with_pre_tokenizer(Some(decided));
         }
         Self::new(path, inner, fingerprint.finalize().into())
     }
@@ -496,6 +505,31 @@ mod tests {
             let row = [&ids[..], &[special.mask, special.pad, special.sep], &ids[..]].concat();
             assert_eq!(tokenizer.text(&row), tokenizer.text(&ids));
         }
+    }
+
+    #[test]
+    fn a_space_is_put_before_bytes_where_transformers_puts_one() {
+        let (golden, cases) = golden("roberta");
+        let cases = cases["prefix_space"].as_array().unwrap();
+        assert_eq!(cases.len(), 14);
+        let mut fingerprints = std::collections::BTreeSet::new();
+        for case in cases {
+            let folder = tempfile::tempdir().unwrap();
+            let json = std::fs::read(golden.join("target/tokenizer.json")).unwrap();
+            let mut json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            json["pre_tokenizer"]["add_prefix_space"] = case["json"].clone();
+            let path = folder.path().join("tokenizer.json");
+            std::fs::write(&path, json.to_string()).unwrap();
+            if !case["config"].is_null() {
+                let config = folder.path().join("tokenizer_config.json");
+                std::fs::write(config, case["config"].to_string()).unwrap();
+            }
+            let tokenizer = Tokenizer::open(&path).unwrap();
+            let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
+            assert_eq!(tokenizer.encode("one two").unwrap(), ids, "{case}");
+            fingerprints.insert((tokenizer.fingerprint(), ids));
+        }
+        assert!(fingerprints.len() > 2, "what decides about the ids decides about the fingerprint");
     }
 
     /// tests/golden/gpt2/make.py made the folder, and what transformers' tokenizer says.
