@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::bases::hub_cache;
+use crate::bases::{hub_cache, is_base};
 use crate::problem::{Kind, Problem};
 use crate::yaml::{Content, Node, join};
 
@@ -32,12 +32,15 @@ fn is_path(key: &str) -> bool {
 /// Expands all paths of a run file; what cannot be expanded is added to `problems`.
 pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
     let variable = |name: &str| std::env::var(name).ok();
-    below(root, "", &mut |path| expand(path, &variable), problems);
+    below(root, "", &mut |_, path| expand(path, &variable), problems);
 }
 
 /// In the folder `now` of a run replaces the paths of its config that are not there any more: by those
 /// that lie to the folder as they did when it was written; or those of models in the hub's cache by the
 /// same model in the cache of today, or by its name on the hub.
+///
+/// The export in a run's folder moves with that. An export elsewhere lies to nothing as the run did: what
+/// is found there by chance counts only where hashes tell whether it is the same, as of BERTs.
 pub fn follow(root: &mut Node, now: &Path) {
     let text = |key: &str| Some(root.entry("run")?.value.entry(key)?.value.to_value());
     let then = match (text("folder"), text("name")) {
@@ -50,7 +53,14 @@ pub fn follow(root: &mut Node, now: &Path) {
     if !is_run || !then.is_absolute() {
         return;
     }
-    let mut moved = |path: &str| Ok(found(Path::new(path), &then, &now).unwrap_or(path.into()));
+    let is_export = now.join("manifest.json").is_file();
+    let run = now.parent().filter(|run| is_export && run.join("state.json").is_file());
+    let place = run.unwrap_or(&now);
+    let mut moved = |key: &str, path: &str| {
+        let may_be_another = is_export && run.is_none() && !is_base(key);
+        let found = if may_be_another { None } else { found(Path::new(path), &then, place) };
+        Ok(found.unwrap_or(path.into()))
+    };
     below(root, "", &mut moved, &mut Vec::new());
 }
 
@@ -77,7 +87,7 @@ fn found(path: &Path, then: &Path, now: &Path) -> Option<String> {
 fn below(
     node: &mut Node,
     key: &str,
-    change: &mut dyn FnMut(&str) -> Result<String, String>,
+    change: &mut dyn FnMut(&str, &str) -> Result<String, String>,
     problems: &mut Vec<Problem>,
 ) {
     match &mut node.content {
@@ -86,13 +96,15 @@ fn below(
                 below(&mut entry.value, &join(key, &entry.key), change, problems);
             }
         }
-        Content::Scalar { value: Value::String(path), .. } if is_path(key) => match change(path) {
-            Ok(expanded) => *path = expanded,
-            Err(message) => {
-                let (place, path) = (node.place, key.to_owned());
-                problems.push(Problem { kind: Kind::Conflict, place, path, message });
+        Content::Scalar { value: Value::String(path), .. } if is_path(key) => {
+            match change(key, path) {
+                Ok(expanded) => *path = expanded,
+                Err(message) => {
+                    let (place, path) = (node.place, key.to_owned());
+                    problems.push(Problem { kind: Kind::Conflict, place, path, message });
+                }
             }
-        },
+        }
         Content::Scalar { .. } | Content::List(_) => {}
     }
 }
@@ -183,6 +195,34 @@ mod tests {
         for lost in ["/old/project/gone", "/elsewhere/bert", "name/on-the-hub", "/"] {
             assert_eq!(found(lost), None, "{lost}");
         }
+    }
+
+    #[test]
+    fn an_export_takes_no_text_for_its_own_by_chance() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |path: &str| folder.path().join(path);
+        for made in ["new/models/a", "new/bert", "new/runs/a/export"] {
+            std::fs::create_dir_all(path(made)).unwrap();
+        }
+        for file in ["new/models/a/manifest.json", "new/valid.tsv", "new/runs/a/state.json"] {
+            std::fs::write(path(file), "").unwrap();
+        }
+        for file in ["manifest.json", "adapters.safetensors"] {
+            std::fs::write(path("new/runs/a/export").join(file), "").unwrap();
+            std::fs::write(path("new/models/a").join(file), "").unwrap();
+        }
+        let config = "run: {folder: /old/runs, name: a}\n\
+                      data: {valid: {tsv: {path: /old/valid.tsv}}}\n\
+                      model: {encoder: {bert: {pretrained: /old/bert}}}\n";
+        let followed = |now: &str| {
+            let mut root = crate::yaml::parse(config, &mut Vec::new()).unwrap().unwrap();
+            follow(&mut root, &path(now));
+            let value = root.to_value();
+            ["/data/valid/tsv/path", "/model/encoder/bert/pretrained"]
+                .map(|key| value.pointer(key).unwrap().as_str().unwrap().starts_with("/old"))
+        };
+        assert_eq!(followed("new/models/a"), [true, false], "elsewhere");
+        assert_eq!(followed("new/runs/a/export"), [false, false], "in its run");
     }
 
     #[test]
