@@ -23,6 +23,7 @@ use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
 use crate::data::read::ReadError;
 use crate::data::wordpiece::WordpieceError;
+use crate::model::parameters::ParameterError;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
 use crate::parallel::solo::Solo;
@@ -209,6 +210,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || read.is_some_and(ReadError::is_final)
         || error.is::<BatchError>()
         || error.is::<Misfit>()
+        || matches!(error.downcast_ref(), Some(ParameterError::Untied { .. }))
     {
         2
     } else if error.is::<Diverged>() {

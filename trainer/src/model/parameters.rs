@@ -19,6 +19,16 @@ pub enum ParameterError {
         /// Why.
         source: tch::TchError,
     },
+    /// A head that is not tied to the word embeddings.
+    #[error(
+        "{path} has a `{name}` that is not its word embeddings; only the tied head is supported"
+    )]
+    Untied {
+        /// The file.
+        path: String,
+        /// The head's matrix.
+        name: String,
+    },
     /// A tensor is missing.
     #[error("{path} has no tensor `{name}`")]
     Missing {
@@ -40,6 +50,9 @@ pub enum ParameterError {
         expected: Vec<i64>,
     },
 }
+
+/// What a head's matrix is called, by BERT and by RoBERTa.
+const HEADS: [&str; 2] = ["cls.predictions.decoder.weight", "lm_head.decoder.weight"];
 
 /// A file of tensors by name.
 pub struct Weights {
@@ -67,6 +80,15 @@ impl Weights {
     /// Whether there is a tensor called `name`.
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// The matrix of a head for masked language modelling that is not the word embeddings, of which that
+    /// would be a copy; none where it is, or where there is none.
+    fn untied_head(&self) -> Option<&str> {
+        let (name, head) = HEADS.into_iter().find_map(|head| self.tensors.get_key_value(head))?;
+        let is_words = |name: &str| name.ends_with("embeddings.word_embeddings.weight");
+        let (_, words) = self.tensors.iter().find(|(name, _)| is_words(name))?;
+        (!head.equal(words)).then_some(name.as_str())
     }
 
     /// How many tensors there are whose name starts with `prefix`.
@@ -120,6 +142,13 @@ impl Parameters {
         frozen_kind: Kind,
         device: Device,
     ) -> Result<Self, ParameterError> {
+        for (side, file) in pretrained {
+            let head = format!("{side}.cls.predictions.bias");
+            let is_used = list.iter().any(|parameter| parameter.name == head);
+            if let Some(name) = file.untied_head().filter(|_| is_used) {
+                return Err(ParameterError::Untied { path: file.path.clone(), name: name.into() });
+            }
+        }
         let weights = Tensor::zeros([trained_count(list) as i64], (Kind::Float, device));
         let (mut by_name, mut names, mut trained) = (HashMap::new(), Vec::new(), Vec::new());
         let mut offset = 0;
@@ -260,4 +289,46 @@ fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_of_its_own_is_refused_where_it_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |head: Tensor| {
+            let path = folder.path().join("model.safetensors");
+            let words = Tensor::ones([3, 2], (Kind::Float, Device::Cpu));
+            let bias = Tensor::zeros([3], (Kind::Float, Device::Cpu));
+            let tensors = [
+                ("roberta.embeddings.word_embeddings.weight", words),
+                ("lm_head.decoder.weight", head),
+                ("lm_head.bias", bias),
+            ];
+            Tensor::write_safetensors(&tensors, &path).unwrap();
+            let parameter = Parameter {
+                name: "decoder.cls.predictions.bias".into(),
+                shape: vec![3],
+                trained: false,
+                init: Init::Pretrained("lm_head.bias".into()),
+            };
+            let of = |side: &str| {
+                let file = [(side, Weights::read(&path).unwrap())];
+                let list = if side == "decoder" { vec![parameter.clone()] } else { Vec::new() };
+                Parameters::new(&list, &file, 1, Kind::Float, Device::Cpu).map(drop)
+            };
+            ["encoder", "decoder"].map(|side| of(side).map_err(|error| error.to_string()))
+        };
+        let ones = || Tensor::ones([3, 2], (Kind::Float, Device::Cpu));
+        assert_eq!(made(ones()), [Ok(()), Ok(())]);
+        let [encoder, decoder] = made(ones() * 2.0);
+        assert_eq!(encoder, Ok(()), "its head is not used");
+        let said = decoder.unwrap_err();
+        assert!(
+            said.contains("`lm_head.decoder.weight` that is not its word embeddings"),
+            "{said}"
+        );
+    }
 }
