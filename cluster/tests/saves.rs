@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use tandem_cluster::store::{ADAPTERS, MANIFEST, OPTIMIZER, Retention, Store, StoreError, TRAINER};
+use tandem_cluster::run::store::{
+    ADAPTERS, MANIFEST, OPTIMIZER, Retention, Store, StoreError, TRAINER,
+};
 use tandem_tests::trace::{self, Strike};
 use tempfile::TempDir;
 

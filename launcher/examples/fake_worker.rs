@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::time::Duration;
 
-use tandem_cluster::control::{Phase, Report, Session};
-use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::shards::Cut;
-use tandem_cluster::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
-use tandem_cluster::task::{Input, Task};
+use tandem_cluster::run::control::{Phase, Report, Session};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::shards::Cut;
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
+use tandem_cluster::run::task::{Input, Task};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

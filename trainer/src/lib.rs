@@ -1,37 +1,24 @@
-//! What one rank does.
+//! `tandem-worker`: what one rank does.
 //!
-//! [`commands`] are the program's verbs. [`train`] is the loop, before which a [`teacher`] may label
-//! the pairs, [`evaluate`] scores and [`decode`] translates; they stand on [`objective`] (what is
-//! trained: a model and its [`loss`]), [`data`], [`optim`] and [`parallel`] (ranks and the reduction
-//! of gradients; [`update`] joins the two), and these on [`model`], which knows no ranks and no files.
-//! [`blame`] knows which samples a thread works on when it fails, [`build_id`] which program this is.
-//! [`parity`] compares the model with its authors' code, [`check_gpu`] a GPU with the CPU.
+//! From the top down; each room uses only those below it.
+//!
+//! - [`commands`]: the verbs of the program. [`verify`]: comparisons with the authors' code and of a
+//!   GPU with the CPU, and the benchmarks.
+//! - [`training`]: the loop. [`inference`]: decoding, evaluation, translation.
+//! - [`session`]: this rank, its tokenizers and corpora, a trained model.
+//! - [`objective`]: a model and its loss. [`optim`]: Adam and learning rates.
+//! - [`parallel`]: collectives and the all-reduce of gradients. [`model`]: the networks.
+//!   [`data`]: from text files to batches.
+//! - [`device`]: CUDA, the C++ shim, precisions.
 
-pub mod bench;
-pub mod blame;
-pub mod build_id;
-pub mod check_gpu;
-pub mod checkpoint;
 pub mod commands;
-pub mod corpora;
-pub mod cuda;
 pub mod data;
-pub mod decode;
-pub mod evaluate;
-pub mod export;
-pub mod loss;
-pub mod metrics;
+pub mod device;
+pub mod inference;
 pub mod model;
-pub mod native;
 pub mod objective;
 pub mod optim;
 pub mod parallel;
-pub mod parity;
-pub mod precision;
-pub mod stream;
-pub mod teacher;
-pub mod train;
-pub mod trained;
-pub mod translate;
-pub mod update;
-pub mod worker;
+pub mod session;
+pub mod training;
+pub mod verify;

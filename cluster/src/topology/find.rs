@@ -1,10 +1,10 @@
 //! How a run's ranks are placed among hosts, and what keeps them from it.
 
-use tandem_config::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Workers};
+use tandem_config::schema::cluster::{self, Bounds, Cluster, GradientDtype, Reduction, Workers};
 
 use super::{Device, EngineKind, Share, Topology};
-use crate::network;
-use crate::room::{Host, Machine, Room, RoomError, Source, is_in_path};
+use crate::hosts::network;
+use crate::hosts::{Host, Machine, Room, RoomError, Source, is_in_path};
 use crate::slurm::SlurmError;
 
 /// Settings that contradict each other or the hosts.

@@ -1,8 +1,8 @@
 //! The tensors of a GPT-2 that writes.
 
 use super::{List, Parameter, layers};
-use crate::gpt2::{Gpt2Folder, tensors_of};
-use crate::model::PretrainedDecoder;
+use crate::pretrained::gpt2::{Gpt2Folder, tensors_of};
+use crate::schema::model::PretrainedDecoder;
 
 /// A GPT-2 with cross-attention adapters over memory of `memory_width`.
 pub fn decoder(gpt2: &Gpt2Folder, side: &PretrainedDecoder, memory_width: usize) -> Vec<Parameter> {

@@ -4,8 +4,8 @@
 //! scale while training is 1), matrices Xavier-uniform, biases 0.
 
 use super::{Init, List, Parameter};
-use crate::bases::TransformerBase;
-use crate::transformer::{Positions, Transformer};
+use crate::pretrained::bases::TransformerBase;
+use crate::schema::transformer::{Positions, Transformer};
 
 /// A Transformer that reads, with a length embedding where lengths are predicted.
 /// Its layers are fused with a BERT that is `fused` wide, if any.
@@ -99,7 +99,7 @@ mod tests {
 
     use super::super::trained_count;
     use super::*;
-    use crate::model::Vocabulary;
+    use crate::schema::model::Vocabulary;
 
     /// 6 layers; the vocabulary's folder does not matter to counts.
     fn transformer(hidden: usize, feed_forward: usize, vocab_size: usize) -> TransformerBase {

@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::json;
-use tandem_config::bert::{self, BertConfig, BertFolder};
+use tandem_config::pretrained::bert::{self, BertConfig, BertFolder};
 
 use crate::support::{Folder, VALID, write_bert, write_weights};
 

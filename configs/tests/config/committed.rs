@@ -4,17 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tandem_config::bases::{Base, Bases, BertBase, TransformerBase};
-use tandem_config::bert::{self, BertConfig, BertFolder};
-use tandem_config::data::Text;
-use tandem_config::decoding::Decoding;
-use tandem_config::estimate::{self, Inputs};
-use tandem_config::family::Family;
-use tandem_config::gpt2::{self, Gpt2Config, Gpt2Folder};
-use tandem_config::model::{Decoder, Encoder, Vocabulary};
+use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, Parameter, trained_count};
-use tandem_config::schema::{Choice, Rule, schema};
-use tandem_config::transformer::Transformer;
+use tandem_config::pretrained::bases::{Base, Bases, BertBase, TransformerBase};
+use tandem_config::pretrained::bert::{self, BertConfig, BertFolder};
+use tandem_config::pretrained::family::Family;
+use tandem_config::pretrained::gpt2::{self, Gpt2Config, Gpt2Folder};
+use tandem_config::schema::data::Text;
+use tandem_config::schema::decoding::Decoding;
+use tandem_config::schema::json::{Choice, Rule, schema};
+use tandem_config::schema::model::{Decoder, Encoder, Vocabulary};
+use tandem_config::schema::transformer::Transformer;
 use tandem_config::{RunConfig, read};
 
 fn configs() -> &'static Path {

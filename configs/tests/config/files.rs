@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tandem_config::model::{Decoder, Encoder};
-use tandem_config::{Kind, RunConfig, data::Text};
+use tandem_config::schema::data::Text;
+use tandem_config::schema::model::{Decoder, Encoder};
+use tandem_config::{Kind, RunConfig};
 
 use crate::support::{Folder, VALID};
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use serde_json::json;
-use tandem_config::bases::BertBase;
-use tandem_config::bert::{self, BertConfig};
-use tandem_config::evaluation::Metric;
+use tandem_config::pretrained::bases::BertBase;
+use tandem_config::pretrained::bert::{self, BertConfig};
+use tandem_config::schema::evaluation::Metric;
 
 use crate::support::{Case, Folder, VALID, check_changes, write_bert, write_weights};
 

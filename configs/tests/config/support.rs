@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tandem_config::bert::{self, BertConfig};
+use tandem_config::pretrained::bert::{self, BertConfig};
 use tempfile::TempDir;
 
 /// A run file that is valid beside what [`Folder`] makes.

@@ -1,7 +1,7 @@
 //! Transformers, the autoregressive objective and beam search: what goes together and what does not.
 
-use tandem_config::decoding::{BeamSearch, Decoding, MaskPredict};
-use tandem_config::model::{Decoder, Encoder, Vocabulary};
+use tandem_config::schema::decoding::{BeamSearch, Decoding, MaskPredict};
+use tandem_config::schema::model::{Decoder, Encoder, Vocabulary};
 
 use crate::support::{Case, Folder, VALID, check_changes};
 

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tandem_cluster::temporary::Scratch;
+use tandem_cluster::run::temporary::Scratch;
 
 use crate::coordinator::finish;
 use crate::coordinator::journal::read_state;
 use crate::coordinator::training::extra;
-use crate::exit::{Exit, Refused};
-use crate::{output, prepare};
+use crate::prepare;
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Average the newest checkpoints of a run into its checkpoints/average, or into a folder of its own.
 #[derive(Debug, clap::Args)]

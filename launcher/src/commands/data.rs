@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use tandem_cluster::process::say;
 
 use super::in_repository;
-use crate::exit::{Exit, Refused};
-use crate::output;
-use crate::progress::Progress;
-use crate::recipes::archives::{Supplier, Trust, hosts, mebibytes};
-use crate::recipes::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, surprises};
-use crate::recipes::recipe::{Recipe, names};
+use crate::coordinator::progress::Progress;
+use crate::corpora::archives::{Supplier, Trust, hosts, mebibytes};
+use crate::corpora::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, surprises};
+use crate::corpora::recipe::{Recipe, names};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Where recipes are, from the repository's folder.
 const RECIPES: &str = "configs/paper/data";

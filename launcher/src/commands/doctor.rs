@@ -5,10 +5,11 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::coordinator::worker;
 use crate::doctor::gpu_test::{self, Collectives, GpuTest, Setting, Tested};
 use crate::doctor::{CHECKS, Finding, Level, Site, examine};
-use crate::exit::{Exit, Refused};
-use crate::{output, worker};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Find out what keeps this machine, or a run on it, from working, and what helps.
 #[derive(Debug, clap::Args)]

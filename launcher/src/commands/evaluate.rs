@@ -6,12 +6,13 @@ use clap::ValueEnum;
 
 use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
-use crate::exit::{Exit, Refused};
-use crate::interrupts::Interrupts;
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::session::Session;
+use crate::coordinator::worker::Work;
+use crate::prepare;
 use crate::score::Scoring;
-use crate::session::Session;
-use crate::worker::Work;
-use crate::{output, prepare};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Score a checkpoint on the validation or the test split.
 #[derive(Debug, clap::Args)]

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
-use tandem_config::model::Objective;
+use tandem_config::schema::model::Objective;
 
 use crate::coordinator::finish;
-use crate::exit::{Exit, Refused};
-use crate::{output, prepare};
+use crate::prepare;
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Write a checkpoint as a folder that explains itself and can be used like a run's: adapters, config,
 /// README. The BERTs are not in it.

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::{Allocation, Job};
 
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::launch::{launch_on, place};
 use crate::coordinator::teacher;
-use crate::exit::Exit;
-use crate::interrupts::Interrupts;
-use crate::launch::{launch_on, place};
-use crate::{job, prepare, worker};
+use crate::coordinator::worker;
+use crate::prepare;
+use crate::slurm::job;
+use crate::terminal::exit::Exit;
 
 /// Train, evaluate and export what a config describes; goes on where an earlier launch ended.
 #[derive(Debug, clap::Args)]

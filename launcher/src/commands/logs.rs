@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tandem_cluster::process::say;
 
-use crate::exit::{Exit, Refused};
-use crate::logs::Logs;
-use crate::{output, prepare};
+use crate::prepare;
+use crate::report::logs::Logs;
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// How often the logs are looked at.
 const LOOK: Duration = Duration::from_millis(200);

@@ -22,8 +22,8 @@ use clap::{Parser, Subcommand};
 
 use tandem_cluster::process::{end_on_panic, say};
 
-use crate::exit::of_error;
-use crate::text::in_words;
+use crate::terminal::exit::of_error;
+use crate::terminal::text::in_words;
 
 /// Trains translation models out of two frozen BERTs, on one machine or many.
 #[derive(Debug, Parser)]

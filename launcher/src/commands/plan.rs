@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use tandem_cluster::topology::Topology;
 
 use crate::coordinator::teacher;
-use crate::exit::{Exit, Refused};
-use crate::plan::Plan;
-use crate::{output, prepare, worker};
+use crate::coordinator::worker;
+use crate::prepare;
+use crate::prepare::plan::Plan;
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Print what a launch would do: workers, parameters, memory, disk, command lines.
 #[derive(Debug, clap::Args)]

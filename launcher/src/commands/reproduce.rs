@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tandem_cluster::process::say;
 use tandem_config::RunConfig;
-use tandem_config::cluster::Device;
+use tandem_config::schema::cluster::Device;
 
 use super::in_repository;
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::launch::launch;
 use crate::coordinator::teacher;
-use crate::exit::{Exit, Refused, of_error};
-use crate::interrupts::Interrupts;
-use crate::launch::launch;
+use crate::coordinator::worker;
+use crate::prepare;
 use crate::reproduce::chart::draw;
 use crate::reproduce::difference::add_differences;
 use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{self, Outcome};
 use crate::reproduce::speed;
 use crate::reproduce::table::{Row, Table};
-use crate::text::in_words;
-use crate::{output, prepare, worker};
+use crate::terminal::exit::{Exit, Refused, of_error};
+use crate::terminal::output;
+use crate::terminal::text::in_words;
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::exit::{Exit, Refused};
 use crate::score::{Scores, Scoring, Translation, corpus};
-use crate::{output, text};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
+use crate::terminal::text;
 
 /// Score translations of any origin against references, on the same terms as evaluations.
 ///

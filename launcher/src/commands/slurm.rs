@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context;
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
 
 use crate::coordinator::teacher;
-use crate::exit::{Exit, Refused};
-use crate::job::script::{Request, Script};
-use crate::{output, prepare};
+use crate::prepare;
+use crate::slurm::script::{Request, Script};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Write a batch script that launches a run, and submit it to Slurm.
 #[derive(Debug, clap::Args)]

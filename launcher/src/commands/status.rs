@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::coordinator::journal::{Stage, State, Status, read_state};
-use crate::exit::{Exit, Refused};
-use crate::job::{self, Next};
-use crate::progress::duration;
+use crate::coordinator::progress::duration;
+use crate::prepare;
 use crate::report::Split;
-use crate::{output, prepare};
+use crate::slurm::ending::Next;
+use crate::slurm::job;
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
 
 /// Print where a run stands.
 #[derive(Debug, clap::Args)]

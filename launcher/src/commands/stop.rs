@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tandem_cluster::process::say;
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 
 use crate::coordinator::journal::read_state;
-use crate::exit::{Exit, Refused};
-use crate::{job, prepare};
+use crate::prepare;
+use crate::slurm::job;
+use crate::terminal::exit::{Exit, Refused};
 
 /// How often the run is looked at.
 const LOOK: Duration = Duration::from_millis(50);

@@ -5,15 +5,17 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tandem_cluster::shards::Shards;
-use tandem_cluster::task::{Input, Task, TooLong};
+use tandem_cluster::run::shards::Shards;
+use tandem_cluster::run::task::{Input, Task, TooLong};
 
-use crate::exit::{Exit, Refused};
-use crate::interrupts::Interrupts;
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::session::Session;
+use crate::coordinator::worker::Work;
+use crate::prepare;
 use crate::score::Translation;
-use crate::session::Session;
-use crate::worker::Work;
-use crate::{output, prepare, text};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::output;
+use crate::terminal::text;
 
 /// Translate lines from a file or from standard input, in their order.
 #[derive(Debug, clap::Args)]

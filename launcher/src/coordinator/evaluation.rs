@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tandem_config::evaluation::Metric;
+use tandem_config::schema::evaluation::Metric;
 
 use crate::score::{self, Scores, Scoring, Translation};
 

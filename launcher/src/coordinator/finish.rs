@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
-use tandem_cluster::control::Report;
-use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::store::{ADAPTERS, Checkpoint};
-use tandem_cluster::temporary;
+use tandem_cluster::run::control::Report;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::run::temporary;
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
@@ -20,11 +20,11 @@ use super::ledger::Activity;
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
 use super::training::{extra, show, summary};
-use crate::exit::Refused;
+use crate::coordinator::worker::Work;
 use crate::report::pick_samples;
 use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
-use crate::worker::Work;
+use crate::terminal::exit::Refused;
 
 /// Averages, scores and exports the trained model.
 pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {

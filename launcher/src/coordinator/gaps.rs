@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use tandem_cluster::store::{Checkpoint, Store, StoreError};
+use tandem_cluster::run::store::{Checkpoint, Store, StoreError};
 
 /// A checkpoint to be trained again.
 #[derive(Debug)]

@@ -8,20 +8,20 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use tandem_cluster::control::{Event, Phase, Report, Server};
 use tandem_cluster::engine::{self, EngineError, Job, Process};
-use tandem_cluster::network::Ways;
+use tandem_cluster::hosts::network::Ways;
 use tandem_cluster::process;
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::control::{Event, Phase, Report, Server};
+use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::Topology;
-use tandem_config::cluster::Deadlines;
+use tandem_config::schema::cluster::Deadlines;
 
 use super::engine_log::{death, describe_signal, lost_host, start_failure};
 use super::failure::{Failure, Kind};
 use super::members::{Members, Overdue};
-use crate::exit::Exit;
-use crate::interrupts::Interrupts;
-use crate::job::Ending;
+use crate::coordinator::interrupts::Interrupts;
+use crate::slurm::ending::Ending;
+use crate::terminal::exit::Exit;
 
 /// How often interrupts, deadlines and the engine are looked at.
 const LOOK: Duration = Duration::from_millis(50);

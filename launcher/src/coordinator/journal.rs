@@ -7,11 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 
 use super::failure::Failure;
 use super::ledger::Ledger;
-use crate::job::Ending;
+use crate::slurm::ending::Ending;
 
 /// How often state.json follows what only changes numbers.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -6,12 +6,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::Checkpoint;
 use tandem_cluster::slurm::Job;
-use tandem_cluster::store::Checkpoint;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
-use tandem_config::model::Objective;
+use tandem_config::schema::model::Objective;
 
 use super::evaluation::Collector;
 use super::failure::Failure;
@@ -25,13 +25,13 @@ use super::stragglers::Stragglers;
 use super::summary;
 use super::teacher;
 use super::training::Training;
-use crate::exit::Exit;
-use crate::interrupts::Interrupts;
-use crate::progress::Progress;
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::progress::Progress;
+use crate::coordinator::worker::Work;
 use crate::report;
 use crate::tensorboard::Writer;
-use crate::text::in_words;
-use crate::worker::Work;
+use crate::terminal::exit::Exit;
+use crate::terminal::text::in_words;
 
 /// How long Slurm may take to say why it ends a job.
 const SLURM: Duration = Duration::from_secs(20);

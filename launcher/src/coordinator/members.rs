@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tandem_cluster::control::{HEARTBEAT, Phase, SILENCE};
 use tandem_cluster::engine::Process;
-use tandem_config::cluster::Deadlines;
+use tandem_cluster::run::control::{HEARTBEAT, Phase, SILENCE};
+use tandem_config::schema::cluster::Deadlines;
 
 /// Where something is overdue anyway, a rank without so many heartbeats is the reason.
 const MISSED: u32 = 4;

@@ -1,7 +1,7 @@
 //! Whether a failed group of workers is started again.
 
 use super::failure::Failure;
-use crate::exit::Exit;
+use crate::terminal::exit::Exit;
 
 /// What is done about a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]

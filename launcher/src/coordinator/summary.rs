@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::Path;
 
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
-use tandem_config::bases::Bases;
-use tandem_config::model::{Decoder, Encoder, Layers, Objective, Train};
 use tandem_config::parameters::{self, frozen_count, trained_count};
-use tandem_config::transformer::Transformer;
+use tandem_config::pretrained::bases::Bases;
+use tandem_config::schema::model::{Decoder, Encoder, Layers, Objective, Train};
+use tandem_config::schema::transformer::Transformer;
 
 use super::evaluation;
 use super::journal::{State, Status};

@@ -15,22 +15,22 @@ use std::time::Duration;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tandem_cluster::made::{self, Pair, Record};
-use tandem_cluster::run_folder::{RunFolder, RunFolderError};
-use tandem_cluster::store::{ADAPTERS, Checkpoint};
-use tandem_cluster::task::{Input, Task, TooLong};
+use tandem_cluster::run::folder::{RunFolder, RunFolderError};
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::run::synthetic::{self, Pair, Record};
+use tandem_cluster::run::task::{Input, Task, TooLong};
 use tandem_config::RunConfig;
-use tandem_config::decoding::Decoding;
 use tandem_config::load_trained;
-use tandem_config::model::Objective;
+use tandem_config::schema::decoding::Decoding;
+use tandem_config::schema::model::Objective;
 
 use super::journal::{Stage, State, Status, read_state};
 use super::life::{Coordinator, Halt};
 use super::translations;
-use crate::exit::{Exit, Refused};
-use crate::launch::launch;
+use crate::coordinator::launch::launch;
 use crate::prepare;
 use crate::score::{self, Scores, Scoring, Translation};
+use crate::terminal::exit::{Exit, Refused};
 
 /// How often a teacher that another launcher has is looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -191,7 +191,10 @@ impl Teacher {
         match (self.config.decoding.clone(), lesson.beam) {
             (decoding, None) => Ok(decoding),
             (Decoding::BeamSearch(search), Some(width)) => {
-                Ok(Decoding::BeamSearch(tandem_config::decoding::BeamSearch { width, ..search }))
+                Ok(Decoding::BeamSearch(tandem_config::schema::decoding::BeamSearch {
+                    width,
+                    ..search
+                }))
             }
             (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
                 "{key}.beam: the teacher {teacher} has the masked objective and is not searched \
@@ -242,7 +245,7 @@ pub fn check(config: &RunConfig) -> Result<(), Refused> {
 pub fn notes(config: &RunConfig) -> Vec<String> {
     let note = |lesson: Lesson| {
         let (key, teacher) = (lesson.key, lesson.teacher.display());
-        match (made::verified(&lesson.folder).is_some(), lesson.teacher.is_dir()) {
+        match (synthetic::verified(&lesson.folder).is_some(), lesson.teacher.is_dir()) {
             (true, _) => format!("{key}: made already, in {}", lesson.folder.display()),
             (false, true) => {
                 format!("{key}: {teacher} translates first, if it has not for another run")
@@ -280,7 +283,7 @@ pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
     for lesson in lessons(&coordinator.config) {
         // What was trained on it already decides what it is; see data.allow_changed.
         let is_trained = !coordinator.run.store().steps()?.is_empty();
-        let made = made::verified(&lesson.folder);
+        let made = synthetic::verified(&lesson.folder);
         if made
             .is_some_and(|made| is_trained || lesson.input.hash().is_ok_and(|now| now == made.text))
         {
@@ -367,7 +370,7 @@ fn make(
         weights: weights.map_or_else(String::new, |file| file.sha256.clone()),
     };
     let pairs = translations.into_iter().map(&lesson.pair);
-    let record = made::write(&lesson.folder, pairs, record).with_context(unwritable)?;
+    let record = synthetic::write(&lesson.folder, pairs, record).with_context(unwritable)?;
     for name in SCAFFOLD {
         let path = lesson.folder.join(name);
         // Only space is lost if they stay.

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use serde::Deserialize;
 use serde_json::json;
-use tandem_cluster::control::{Phase, Report};
-use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::store::{Retention, Store};
+use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::{Retention, Store};
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Collector, Evaluation, Merged, Part};
@@ -17,10 +17,10 @@ use super::journal::Journal;
 use super::ledger::Activity;
 use super::restarts::Restarts;
 use super::stragglers::{Pace, Stragglers};
-use crate::job::Ending;
-use crate::progress::{Progress, Standing};
+use crate::coordinator::progress::{Progress, Standing};
 use crate::report::Split;
 use crate::score::{Scoring, Translation};
+use crate::slurm::ending::Ending;
 use crate::tensorboard::Writer;
 
 /// Follows one attempt at training.

@@ -5,17 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::json;
-use tandem_cluster::control::Report;
-use tandem_cluster::shards::Shards;
-use tandem_cluster::task::Task;
+use tandem_cluster::run::control::Report;
+use tandem_cluster::run::shards::Shards;
+use tandem_cluster::run::task::Task;
 
 use super::group::{self, Listener, Setting};
 use super::journal::Journal;
 use super::life::{Coordinator, Halt};
 use super::restarts::Restarts;
-use crate::progress::Progress;
+use crate::coordinator::progress::Progress;
+use crate::coordinator::worker::Work;
 use crate::score::Translation;
-use crate::worker::Work;
 
 /// All translations of the task in `folder`, in the order of its text: those that an earlier run has
 /// kept, or else made now. `key` is the config's.

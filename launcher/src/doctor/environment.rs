@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tandem_cluster::libraries::Libraries;
+use tandem_cluster::run::libraries::Libraries;
 
 use super::{Site, Trouble, fail, warn};
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Site, Trouble, fail, warn};
 use crate::coordinator::journal::{Status, read_state};
-use crate::hub::{is_missing, offline};
+use crate::prepare::hub::{is_missing, offline};
 
 /// What a run without a config that says more is taken to write.
 const SOME: u64 = 1 << 30;

@@ -1,7 +1,7 @@
 //! GPUs: which are visible, the driver, CUDA and NCCL.
 
-use tandem_cluster::gpu_report::cuda_version;
-use tandem_cluster::room::visible_gpus;
+use tandem_cluster::hosts::visible_gpus;
+use tandem_cluster::run::gpu_report::cuda_version;
 use tandem_cluster::topology::Device;
 
 use super::programs::joins_gpus;

@@ -1,7 +1,7 @@
 //! What the system grants a process.
 
 use super::{Site, Trouble, fail, warn};
-use crate::exit::Refused;
+use crate::terminal::exit::Refused;
 
 const MEBIBYTE: u64 = 1 << 20;
 

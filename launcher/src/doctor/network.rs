@@ -1,7 +1,7 @@
 //! Names, addresses and interfaces.
 
 use super::{Site, Trouble, fail, warn};
-use crate::hub::is_missing;
+use crate::prepare::hub::is_missing;
 
 pub fn host_name(site: &Site) -> Option<Trouble> {
     if site.resolves {

@@ -9,18 +9,19 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
-use tandem_cluster::libraries::Libraries;
-use tandem_cluster::network::{self, Ways};
+use tandem_cluster::hosts::network::{self, Ways};
+use tandem_cluster::hosts::{self, Machine};
 use tandem_cluster::process::free_bytes;
-use tandem_cluster::room::{self, Machine};
-use tandem_cluster::run_folder::RunFolder;
-use tandem_cluster::temporary;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::libraries::Libraries;
+use tandem_cluster::run::temporary;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
-use crate::plan::{Plan, Size};
-use crate::worker::said;
-use crate::{prepare, worker};
+use crate::coordinator::worker;
+use crate::coordinator::worker::said;
+use crate::prepare;
+use crate::prepare::plan::{Plan, Size};
 
 /// How long a program or the network may take to answer.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -182,7 +183,7 @@ impl Run {
         }
         std::thread::scope(|scope| {
             let ways = &ways;
-            let ask = |host| scope.spawn(move || room::reaches(host, ways));
+            let ask = |host| scope.spawn(move || hosts::reaches(host, ways));
             let asked: Vec<_> = ways.hosts.iter().map(String::as_str).map(ask).collect();
             // A thread that panics has ended the process.
             asked.into_iter().try_for_each(|asked| asked.join().unwrap_or(Ok(())))

@@ -4,14 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tandem_cluster::libraries::Libraries;
-use tandem_cluster::room::Machine;
+use tandem_cluster::hosts::Machine;
+use tandem_cluster::run::libraries::Libraries;
 use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 use tempfile::TempDir;
 
 use super::*;
 use crate::doctor::site::Run;
-use crate::plan::Size;
+use crate::prepare::plan::Size;
 
 /// A machine without GPUs where all is well, and a run of two workers on it.
 struct Seeded {

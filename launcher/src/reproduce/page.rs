@@ -3,7 +3,7 @@
 use super::chart::{caption, draw};
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
-use crate::changes;
+use crate::prepare::changes;
 use crate::score::Difference;
 
 const HEAD: [&str; 12] = [

@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_config::RunConfig;
 
 use super::shortage;
 use crate::coordinator::journal::{Stage, State, Status, read_state};
+use crate::prepare;
+use crate::prepare::changes;
+use crate::prepare::hub;
 use crate::report::Latency;
 use crate::score::Difference;
-use crate::{changes, hub, prepare};
 
 /// How far a row is.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,21 +6,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_cluster::process::say;
-use tandem_cluster::run_folder::RunFolder;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
-use tandem_config::bases::Bases;
 use tandem_config::parameters;
+use tandem_config::pretrained::bases::Bases;
 
 use super::results::{Measured, Outcome, latency};
 use crate::coordinator::evaluation;
-use crate::exit::Exit;
-use crate::interrupts::Interrupts;
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::session::Session;
+use crate::coordinator::worker::Work;
+use crate::prepare;
+use crate::prepare::changes;
+use crate::prepare::hub;
 use crate::report::Latency;
 use crate::score::Scoring;
-use crate::session::Session;
-use crate::worker::Work;
-use crate::{changes, hub, prepare};
+use crate::terminal::exit::Exit;
 
 const SPLIT: &str = "test";
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tandem_config::cluster::Device;
+use tandem_config::schema::cluster::Device;
 
-use crate::exit::Refused;
+use crate::terminal::exit::Refused;
 
 /// A table or figure of the paper.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

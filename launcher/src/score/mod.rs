@@ -17,7 +17,7 @@ pub use bootstrap::{Difference, paired_difference};
 pub use chrf::Chrf;
 
 use serde::{Deserialize, Serialize};
-use tandem_config::evaluation::Evaluation;
+use tandem_config::schema::evaluation::Evaluation;
 
 /// One sentence of a decoded split, as the workers write it (a line of `rank-<r>.jsonl`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

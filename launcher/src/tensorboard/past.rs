@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::temporary;
+use tandem_cluster::run::temporary;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 
 use super::records::Records;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
-use tandem_cluster::run_folder::RunFolder;
-use tandem_config::bert::BertConfig;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_config::parameters;
+use tandem_config::pretrained::bert::BertConfig;
 use tandem_tests::live::{eventually, send};
 use tandem_tests::processes;
 use tandem_tests::refusal::{Refusal, refuse};
@@ -217,8 +217,10 @@ fn write_bert(folder: &Path) {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"];
     fs::write(folder.join("vocab.txt"), words.join("\n") + "\n").unwrap();
     let config: BertConfig = serde_json::from_value(config).unwrap();
-    let weights =
-        parameters::BertWeights { train: tandem_config::model::Train::Scratch, folder: None };
+    let weights = parameters::BertWeights {
+        train: tandem_config::schema::model::Train::Scratch,
+        folder: None,
+    };
     let mut header = serde_json::Map::new();
     let mut end = 0;
     for parameter in parameters::mlm(&config, weights) {

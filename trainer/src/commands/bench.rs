@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
-use tandem_config::cluster::Reduction;
-use tandem_config::training::Precision;
+use tandem_config::schema::cluster::Reduction;
+use tandem_config::schema::training::Precision;
 use tch::Device;
 
 use super::DeviceArg;
-use crate::bench::{self, Workload};
+use crate::device::precision::Kinds;
 use crate::parallel::Collective;
-use crate::precision::Kinds;
+use crate::verify::bench::{self, Workload};
 
 /// What is timed.
 #[derive(Debug, Subcommand)]
@@ -117,7 +117,7 @@ impl Args {
         tch::set_num_threads(self.threads);
         let device = self.device.find()?;
         if device == Device::Cpu {
-            crate::native::tune_cpu();
+            crate::device::native::tune_cpu();
         }
         let (dtype, precision) = match self.dtype {
             Dtype::F32 => ("f32", Precision::F32),
@@ -134,7 +134,7 @@ impl Args {
         measured["dtype"] = dtype.into();
         measured["device"] = if device.is_cuda() { "cuda" } else { "cpu" }.into();
         measured["threads"] = self.threads.into();
-        measured["peak_resident_bytes"] = crate::metrics::peak_rss_bytes().into();
+        measured["peak_resident_bytes"] = crate::training::metrics::peak_rss_bytes().into();
         println!("{measured}");
         Ok(0)
     }

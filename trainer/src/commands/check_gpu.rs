@@ -5,7 +5,7 @@ use std::fmt::Display;
 use tch::Device;
 
 use super::DeviceArg;
-use crate::check_gpu;
+use crate::verify::check_gpu;
 
 /// Compare a GPU's numbers with the CPU's, and measure its speed.
 #[derive(Debug, clap::Args)]

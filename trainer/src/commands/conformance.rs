@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use tandem_config::cluster::Device as DeviceConfig;
+use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::{Device, Kind, Tensor};
 
 use super::rank::{local_rank, started_by_mpirun};
@@ -65,10 +65,10 @@ impl Args {
         let workers_per_gpu = self.workers_per_gpu as usize;
         let device = if self.host_memory {
             // As in a run, where libtorch's CUDA half may bring an NCCL of its own.
-            let _ = crate::cuda::load();
+            let _ = crate::device::cuda::load();
             Device::Cpu
         } else {
-            crate::worker::device(DeviceConfig::Cuda, workers_per_gpu, local_rank())?
+            crate::session::worker::device(DeviceConfig::Cuda, workers_per_gpu, local_rank())?
         };
         let deadline = Duration::from_secs(self.deadline);
         let nccl = Nccl::start(mpi, device, workers_per_gpu, deadline)?;

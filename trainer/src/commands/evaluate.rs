@@ -6,8 +6,8 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 use crate::data::corpus::Split;
-use crate::evaluate::Evaluator;
-use crate::trained::Trained;
+use crate::inference::evaluate::Evaluator;
+use crate::session::trained::Trained;
 
 /// Score a checkpoint on a split.
 #[derive(Debug, clap::Args)]

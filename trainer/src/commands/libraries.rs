@@ -1,13 +1,13 @@
 //! `tandem-worker libraries`.
 
-use tandem_cluster::libraries::Libraries;
+use tandem_cluster::run::libraries::Libraries;
 
-use crate::native;
+use crate::device::native;
 use crate::parallel::nccl::{driver, library};
 
 /// Says what there is of the libraries that this program loads.
 pub fn run() -> anyhow::Result<u8> {
-    let no_cuda = crate::cuda::load().err();
+    let no_cuda = crate::device::cuda::load().err();
     // A version whose unique id cannot be made is of no use.
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));
     let libraries = Libraries {

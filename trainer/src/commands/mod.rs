@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
-use tandem_config::cluster::Device as DeviceConfig;
+use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::Device;
 
 /// One rank of a Tandem run; started by `tandem`, except for `parity`, `bench`,
@@ -62,7 +62,7 @@ impl DeviceArg {
     fn find(self) -> anyhow::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda => crate::worker::device(DeviceConfig::Cuda, 1, 0),
+            Self::Cuda => crate::session::worker::device(DeviceConfig::Cuda, 1, 0),
         }
     }
 }
@@ -70,7 +70,7 @@ impl DeviceArg {
 /// Runs the verb that the command line names.
 pub fn main() -> ExitCode {
     // SAFETY: the program has just begun.
-    unsafe { crate::native::bound_caches() };
+    unsafe { crate::device::native::bound_caches() };
     tandem_cluster::process::end_on_panic();
     let result = match Command::parse() {
         Command::Train(args) => args.run(),
@@ -81,7 +81,8 @@ pub fn main() -> ExitCode {
         Command::CheckGpu(args) => args.run(),
         Command::Libraries => libraries::run(),
         Command::Parity { folder, device } => {
-            let agrees = device.find().and_then(|device| crate::parity::run(&folder, device));
+            let agrees =
+                device.find().and_then(|device| crate::verify::parity::run(&folder, device));
             agrees.map(|agrees| u8::from(!agrees))
         }
     };

@@ -8,17 +8,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mpi::environment::Universe;
-use tandem_cluster::control::{
+use tandem_cluster::hosts::network::NCCL_INTERFACE;
+use tandem_cluster::process;
+use tandem_cluster::run::control::{
     self, ADDRESS_VARIABLE, ControlError, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
 };
-use tandem_cluster::network::NCCL_INTERFACE;
-use tandem_cluster::process;
 use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
 
-use crate::blame;
-use crate::build_id;
-use crate::checkpoint::Misfit;
 use crate::data::batches::BatchError;
 use crate::data::corpus::DataError;
 use crate::data::read::ReadError;
@@ -28,8 +25,11 @@ use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
 use crate::parallel::solo::Solo;
 use crate::parallel::{Collective, CollectiveError};
-use crate::train::Diverged;
-use crate::worker::Worker;
+use crate::session::blame;
+use crate::session::build_id;
+use crate::session::worker::Worker;
+use crate::training::checkpoint::Misfit;
+use crate::training::train::Diverged;
 
 /// How long the last words of a failing rank may take to arrive.
 const LAST_WORDS: Duration = Duration::from_secs(5);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::train::Trainer;
+use crate::training::train::Trainer;
 
 /// Train the run in a folder.
 #[derive(Debug, clap::Args)]

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tandem_cluster::task::Task;
+use tandem_cluster::run::task::Task;
 
-use crate::translate::Translating;
+use crate::inference::translate::Translating;
 
 /// Translate what the task in a folder says, shard by shard.
 #[derive(Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
-use tandem_cluster::store::hash_file;
-use tandem_config::data::{BadLines, Data, Text, TooLong};
+use tandem_cluster::run::store::hash_file;
+use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 
 use super::cache::{Draft, Key};
 use super::corpus::{DataError, Side, Sides, Split};

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use tandem_cluster::store::hex;
-use tandem_cluster::temporary;
+use tandem_cluster::run::store::hex;
+use tandem_cluster::run::temporary;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
 const HEADER: usize = 8 + 32 + 6 * 8 + 32;

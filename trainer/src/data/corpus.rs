@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use tandem_config::data::{Data, Text};
+use tandem_config::schema::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
@@ -245,7 +245,7 @@ impl Corpus {
 
 #[cfg(test)]
 mod tests {
-    use tandem_config::data::{BadLines, TooLong};
+    use tandem_config::schema::data::{BadLines, TooLong};
 
     use super::*;
     use crate::data::build::CHUNK_LINES;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tandem_config::model::Corruption;
+use tandem_config::schema::model::Corruption;
 
 use super::random::Rng;
 use super::tokenizer::{SpecialIds, Tokenizer};

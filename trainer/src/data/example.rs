@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tandem_config::model::{Masked, Mlm, joined};
+use tandem_config::schema::model::{Masked, Mlm, joined};
 
 use super::batches::Lengths;
 use super::corpus::Corpus;
@@ -295,8 +295,8 @@ fn predicted<R: AsRef<[u32]>>(
 mod tests {
     use std::path::Path;
 
-    use tandem_config::data::{BadLines, Data, Text, TooLong};
-    use tandem_config::model::Corruption;
+    use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
+    use tandem_config::schema::model::Corruption;
 
     use super::*;
     use crate::data::corpus::{Side, Sides, Split};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tandem_config::data::Text;
+use tandem_config::schema::data::Text;
 
 use super::form;
 use super::report::shorten;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use tandem_cluster::store::hex;
-use tandem_cluster::temporary;
+use tandem_cluster::run::store::hex;
+use tandem_cluster::run::temporary;
 
 use super::cache::{CacheError, Key};
 use super::corpus::Corpus;

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tandem_config::bert::BertError;
-use tandem_config::family::{Family, SpecialTokens};
-use tandem_config::tokenizer::{Casing, TokenizerFiles, entries};
+use tandem_config::pretrained::bert::BertError;
+use tandem_config::pretrained::family::{Family, SpecialTokens};
+use tandem_config::pretrained::tokenizer::{Casing, TokenizerFiles, entries};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;

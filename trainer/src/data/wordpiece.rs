@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::temporary;
-use tandem_config::data::Text;
-use tandem_config::tokenizer::{Casing, entries};
+use tandem_cluster::run::temporary;
+use tandem_config::pretrained::tokenizer::{Casing, entries};
+use tandem_config::schema::data::Text;
 use tokenizers::decoders::wordpiece::WordPiece;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::bert::BertProcessing;

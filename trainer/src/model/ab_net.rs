@@ -1,7 +1,7 @@
 //! AB-Net (Guo et al. 2020) by its shapes alone: two BERTs joined by adapters.
 
-use tandem_config::bert::BertConfig;
-use tandem_config::model::{CrossAttention, EncoderAdapters};
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::schema::model::{CrossAttention, EncoderAdapters};
 use tch::Kind;
 
 use super::bert::BertDropout;

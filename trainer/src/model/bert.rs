@@ -2,7 +2,7 @@
 //!
 //! Shapes: B sentences, T tokens, D width.
 
-use tandem_config::bert::BertConfig;
+use tandem_config::pretrained::bert::BertConfig;
 use tch::{Kind, Tensor};
 
 use super::feed_forward::FeedForward;

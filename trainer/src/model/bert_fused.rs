@@ -4,7 +4,7 @@
 //! Both shares are 1/2, but for drop-net (section 3.3): while training, with probability p/2 each,
 //! one of the two is left out and the other one counts whole.
 
-use tandem_config::transformer::BertFused as Config;
+use tandem_config::schema::transformer::BertFused as Config;
 use tch::Tensor;
 
 use super::memory_attention::MemoryAttention;

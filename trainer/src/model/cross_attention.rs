@@ -6,8 +6,8 @@
 //! layer (Vaswani et al. 2017), perhaps fused with a BERT. Inside a GPT-2's layer, whose norms come
 //! first, it is `x + dropout(MultiHead(LN(x), H_E, H_E))`.
 
-use tandem_config::model::CrossAttention as Config;
-use tandem_config::transformer::Transformer;
+use tandem_config::schema::model::CrossAttention as Config;
+use tandem_config::schema::transformer::Transformer;
 use tch::Tensor;
 
 use super::attention::KeyValue;

@@ -3,10 +3,10 @@
 //! With a causal mask each position sees itself and those before it. Padding stands behind all real
 //! tokens, so that it is hidden from them by the causal mask alone.
 
-use tandem_config::bert::BertConfig;
-use tandem_config::gpt2::Gpt2Config;
-use tandem_config::model::CrossAttention as CrossAttentionConfig;
-use tandem_config::transformer::Transformer;
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::pretrained::gpt2::Gpt2Config;
+use tandem_config::schema::model::CrossAttention as CrossAttentionConfig;
+use tandem_config::schema::transformer::Transformer;
 use tch::{Device, Kind, Tensor};
 
 use super::attention::{causal_mask, key_mask};

@@ -3,9 +3,9 @@
 //! The learned `[LENGTH]` vector is put before the embedded sentence, without position, norm or
 //! dropout; its output predicts the target's length and is taken off the memory.
 
-use tandem_config::bert::BertConfig;
-use tandem_config::model::EncoderAdapters;
-use tandem_config::transformer::Transformer;
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::schema::model::EncoderAdapters;
+use tandem_config::schema::transformer::Transformer;
 use tch::{Kind, Tensor};
 
 use super::adapter::Adapter;

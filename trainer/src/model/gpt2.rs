@@ -2,7 +2,7 @@
 //!
 //! Matrices are stored as `[inputs, outputs]`. Shapes: B sentences, T tokens, D width.
 
-use tandem_config::gpt2::Gpt2Config;
+use tandem_config::pretrained::gpt2::Gpt2Config;
 use tch::{Kind, Tensor};
 
 use super::feed_forward::FeedForward;

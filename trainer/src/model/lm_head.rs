@@ -1,13 +1,13 @@
 //! From hidden states to words: the tied word embeddings, behind what a model has before them.
 
-use tandem_config::bert::BertConfig;
-use tandem_config::estimate::logit_rows;
-use tandem_config::gpt2::Gpt2Config;
+use tandem_config::parameters::estimate::logit_rows;
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::pretrained::gpt2::Gpt2Config;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::layers::{LayerNorm, Linear};
 use super::parameters::Scope;
-use crate::native;
+use crate::device::native;
 
 /// Words of one product on the CPU. There a product packs all of its words' weights before it
 /// starts; of a whole vocabulary that costs more than the product itself.

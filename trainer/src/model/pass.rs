@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::block::Block;
 use crate::data::random::Rng;
-use crate::native;
+use crate::device::native;
 
 /// One forward pass.
 ///

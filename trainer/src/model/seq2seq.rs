@@ -1,7 +1,9 @@
 //! A translation model: an encoder, a decoder that looks at its output, and a head.
 
-use tandem_config::bases::{Base, Bases};
-use tandem_config::model::{Decoder as DecoderConfig, Encoder as EncoderConfig, Model, Objective};
+use tandem_config::pretrained::bases::{Base, Bases};
+use tandem_config::schema::model::{
+    Decoder as DecoderConfig, Encoder as EncoderConfig, Model, Objective,
+};
 use tch::{Kind, Tensor};
 
 use super::bert::BertDropout;

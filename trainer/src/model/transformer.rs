@@ -6,7 +6,7 @@
 //!
 //! Shapes: B sentences, T tokens, D width.
 
-use tandem_config::transformer::{Positions as PositionsConfig, Transformer as Config};
+use tandem_config::schema::transformer::{Positions as PositionsConfig, Transformer as Config};
 use tch::{Kind, Tensor};
 
 use super::bert_fused::BertFused;

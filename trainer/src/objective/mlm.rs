@@ -1,16 +1,16 @@
 //! Masked language modelling: BERT's own pre-training on one language (Devlin et al. 2019), without
 //! sentence pairs; or, conditional on a source, of targets (C-MLM, Chen et al. 2020).
 
-use tandem_config::bases::{Base, Bases};
-use tandem_config::bert::BertConfig;
-use tandem_config::model::{Encoder as EncoderConfig, Model};
+use tandem_config::pretrained::bases::{Base, Bases};
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::schema::model::{Encoder as EncoderConfig, Model};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::MlmBatch;
-use crate::loss::cross_entropy;
 use crate::model::bert::BertDropout;
 use crate::model::{Encoder, LmHead, Parameters, Pass, Positions};
+use crate::objective::loss::cross_entropy;
 
 /// A BERT with its MLM head.
 #[derive(Debug)]

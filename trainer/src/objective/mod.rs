@@ -2,12 +2,13 @@
 //!
 //! Losses are sums over a micro-batch, never means: the step divides by the whole step's tokens.
 
+pub mod loss;
 pub mod mlm;
 pub mod sums;
 pub mod translation;
 
-use tandem_config::bases::Bases;
-use tandem_config::run::RunConfig;
+use tandem_config::pretrained::bases::Bases;
+use tandem_config::schema::run::RunConfig;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;

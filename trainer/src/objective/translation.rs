@@ -5,15 +5,15 @@
 //! ones from the rest (conditional masked language modelling, Ghazvininejad et al. 2019), or all
 //! from those before them (autoregressive, with teacher forcing).
 
-use tandem_config::bases::Bases;
-use tandem_config::model::{Model, Objective};
-use tandem_config::soft_labels::SoftLabels as SoftLabelsConfig;
+use tandem_config::pretrained::bases::Bases;
+use tandem_config::schema::model::{Model, Objective};
+use tandem_config::schema::soft_labels::SoftLabels as SoftLabelsConfig;
 use tch::{Device, Kind, Tensor};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::PairBatch;
-use crate::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
 use crate::model::{Batch, Parameters, Pass, Seq2Seq};
+use crate::objective::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
 
 /// A translation model and its loss.
 #[derive(Debug)]

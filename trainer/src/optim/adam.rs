@@ -1,11 +1,11 @@
 //! Adam (Kingma and Ba 2015) over one flat tensor of weights.
 
-use tandem_config::training::Optimizer;
+use tandem_config::schema::training::Optimizer;
 use tch::{Kind, Tensor};
 
 use super::Run;
+use crate::device::native;
 use crate::model::Parameters;
-use crate::native;
 
 /// Adam's settings and state.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! The learning rate: a pure function of the step, so that resuming needs no state.
 
-use tandem_config::training::Schedule;
-use tandem_config::transformer::RateSchedule;
+use tandem_config::schema::training::Schedule;
+use tandem_config::schema::transformer::RateSchedule;
 
 /// The learning rate of optimizer step `step`, counted from 1, of `steps`.
 pub fn learning_rate(schedule: &Schedule, step: u64, steps: u64) -> f64 {

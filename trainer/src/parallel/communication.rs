@@ -1,7 +1,7 @@
 //! The thread that talks to the other ranks while this one computes.
 
 use crossbeam::channel::{Receiver, Sender};
-use tandem_config::cluster::{GradientDtype, Reduction};
+use tandem_config::schema::cluster::{GradientDtype, Reduction};
 use tch::{Kind, Tensor};
 
 use super::tree::Tree;

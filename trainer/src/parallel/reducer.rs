@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use tandem_config::cluster::{GradientDtype, Reduction};
+use tandem_config::schema::cluster::{GradientDtype, Reduction};
 use tch::{Kind, Tensor};
 
 use super::buckets::Buckets;
@@ -21,8 +21,8 @@ use super::communication::{Arrived, Communication, Job};
 use super::shards::{Turn, in_pieces, in_turn, shards_of};
 use super::tree::Tree;
 use super::{Collective, CollectiveError};
+use crate::device::native;
 use crate::model::Parameters;
-use crate::native;
 
 /// What is reduced, and how.
 #[derive(Debug, Clone, Copy)]

@@ -1,9 +1,9 @@
 //! Beam search against its definition and an exhaustive search, and against itself in other batches.
 
 use serde_json::{Value, json};
-use tandem_config::decoding::{BeamScore, BeamSearch};
-use tandem_trainer::decode::beam_search::translate;
-use tandem_trainer::decode::{Sources, TargetIds, Translation};
+use tandem_config::schema::decoding::{BeamScore, BeamSearch};
+use tandem_trainer::inference::beam_search::translate;
+use tandem_trainer::inference::{Sources, TargetIds, Translation};
 use tandem_trainer::model::{Encoded, Pass, Positions};
 use tch::{Device, Kind, Tensor, no_grad};
 

@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 
 use serde_json::{Value, json};
-use tandem_config::bert::BertConfig;
-use tandem_config::model::Train;
 use tandem_config::parameters::{self, BertWeights};
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::schema::model::Train;
 use tandem_trainer::data::example::{MlmBatch, Padded, PairBatch};
 use tandem_trainer::data::random::{Purpose, stream};
 use tandem_trainer::model::bert::BertDropout;

@@ -1,6 +1,6 @@
 //! `tandem plan` counts the buffers of gradients that the reducer has.
 
-use tandem_config::reduction::buffers;
+use tandem_config::parameters::reduction::buffers;
 use tandem_trainer::parallel::shards::{Node, in_pieces, shards_of};
 
 #[test]

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tandem_trainer::data::example::{Padded, PairBatch};
-use tandem_trainer::loss::{cross_entropy, length_nll};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Parameters, Pass, Positions, Seq2Seq};
 use tandem_trainer::objective::Translation;
+use tandem_trainer::objective::loss::{cross_entropy, length_nll};
 use tch::{Device, Kind, Tensor};
 
 use crate::support::{

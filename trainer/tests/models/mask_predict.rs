@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tandem_config::decoding::{MaskPredict, Score, Stop};
-use tandem_trainer::decode::mask_predict::translate;
-use tandem_trainer::decode::{Sources, TargetIds, Translation};
+use tandem_config::schema::decoding::{MaskPredict, Score, Stop};
+use tandem_trainer::inference::mask_predict::translate;
+use tandem_trainer::inference::{Sources, TargetIds, Translation};
 use tandem_trainer::model::{Encoded, Pass, Positions};
 use tch::{Device, Kind, Tensor, no_grad};
 

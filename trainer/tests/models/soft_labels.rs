@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tandem_config::bert::BertConfig;
-use tandem_config::data::{BadLines, Data, Text, TooLong};
-use tandem_config::model::{Corruption, Mlm as MlmConfig, Train};
 use tandem_config::parameters::{self, BertWeights};
+use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
+use tandem_config::schema::model::{Corruption, Mlm as MlmConfig, Train};
 use tandem_trainer::data::corpus::{Corpus, Side, Sides, Split};
 use tandem_trainer::data::corrupt::Replacements;
 use tandem_trainer::data::example::{
@@ -19,7 +19,7 @@ use tandem_trainer::model::bert::BertDropout;
 use tandem_trainer::model::{Parameters, Pass};
 use tandem_trainer::objective::Translation;
 use tandem_trainer::objective::mlm::Mlm;
-use tandem_trainer::teacher::Teacher;
+use tandem_trainer::training::teacher::Teacher;
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 

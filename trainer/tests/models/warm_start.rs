@@ -1,10 +1,10 @@
 //! Weights that begin where another run has ended.
 
 use serde_json::json;
-use tandem_cluster::store::Store;
-use tandem_config::training::Optimizer;
-use tandem_trainer::checkpoint::{Snapshot, TrainerState, warm_start};
+use tandem_cluster::run::store::Store;
+use tandem_config::schema::training::Optimizer;
 use tandem_trainer::optim::Adam;
+use tandem_trainer::training::checkpoint::{Snapshot, TrainerState, warm_start};
 
 use crate::support::{SOURCE_WORDS, Tiny, fused, tiny, transformer};
 

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use tandem_cluster::gpu_report::GpuReport;
-use tandem_cluster::room::Machine;
+use tandem_cluster::hosts::Machine;
+use tandem_cluster::run::gpu_report::GpuReport;
 
 pub use collectives::Collectives;
 use telling::{Ended, run};

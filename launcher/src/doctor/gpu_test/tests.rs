@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Mutex, PoisonError};
 
-use tandem_cluster::gpu_report::{Check, Measurement};
+use tandem_cluster::run::gpu_report::{Check, Measurement};
 
 use super::*;
 

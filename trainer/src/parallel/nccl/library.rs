@@ -4,7 +4,7 @@
 //! so of two copies the second one calls into the first, whose communicators are laid out
 //! differently: joining seems to work, and the first operation fails with "invalid argument".
 //! libtorch_cuda brings an NCCL of its own, by a library path (`DT_RPATH`) that comes before
-//! `LD_LIBRARY_PATH`. So [`load`] runs before libtorch_cuda is loaded ([`crate::cuda::load`]),
+//! `LD_LIBRARY_PATH`. So [`load`] runs before libtorch_cuda is loaded ([`crate::device::cuda::load`]),
 //! makes the symbols global, and uses the name that libtorch_cuda asks for, which then finds the
 //! library in place. All functions are taken from that one handle. (cudarc, whose types are used
 //! here, would look for `libnccl.so`: another name, which may be another file.)

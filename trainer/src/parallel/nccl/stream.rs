@@ -22,7 +22,7 @@ use cudarc::driver::sys::{
 };
 use tch::Device;
 
-use crate::native;
+use crate::device::native;
 
 /// A stream beside the default one. In main memory, as in tests, there is one stream only.
 pub struct Stream {

@@ -1,0 +1,446 @@
+//! A worker's end of the control channel.
+//!
+//! Training never waits for it: phases are atomics, reports are queued, and two threads do the
+//! talking. When the coordinator is gone the process ends at once, wherever it is.
+
+use std::collections::VecDeque;
+use std::io::{self, BufReader};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
+use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
+use super::{ControlError, HEARTBEAT, SILENCE};
+use crate::hosts::network;
+use crate::process;
+use crate::slurm;
+
+/// How long connecting and the coordinator's answer may take.
+const JOIN_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a goodbye waits for its reports to arrive.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A worker's connection to its coordinator. Clones are the same session.
+#[derive(Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    stream: TcpStream,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    phase: AtomicU8,
+    step: AtomicU64,
+    progress: AtomicU64,
+    stop: AtomicBool,
+    checkpoint: AtomicBool,
+    leaving: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Upward>,
+    /// How many reports have been queued.
+    queued: u64,
+    /// How many of them the coordinator has.
+    received: u64,
+}
+
+impl Session {
+    /// Joins the coordinator named by the launcher's variables; none when there is no launcher.
+    ///
+    /// # Errors
+    /// Incomplete variables, a world of another size than was launched, a coordinator that
+    /// cannot be reached or that refuses this worker.
+    pub fn from_env(
+        rank: usize,
+        world_size: usize,
+        device: &str,
+    ) -> Result<Option<Self>, ControlError> {
+        let Ok(address) = std::env::var(ADDRESS_VARIABLE) else { return Ok(None) };
+        let generation = number(GENERATION_VARIABLE)?;
+        let expected = number(WORLD_SIZE_VARIABLE)? as usize;
+        if expected != world_size {
+            return Err(ControlError::WorldSize { expected, found: world_size });
+        }
+        let hello = Hello {
+            secret: std::env::var(SECRET_VARIABLE).unwrap_or_default(),
+            generation,
+            rank,
+            world_size,
+            host: process::host_name(),
+            pid: std::process::id(),
+            device: device.into(),
+        };
+        if slurm::Job::this().is_some() {
+            // Slurm tells everybody what is meant for the launcher.
+            process::ignore_requests_to_end();
+        }
+        // A stopped process cannot see that the connection is closed; the kernel ends it.
+        if let Err(error) = process::die_with_parent() {
+            process::say(format_args!(
+                "control: this worker may outlive its launcher while stopped: {error}"
+            ));
+        }
+        Self::join(&address, hello, end_process).map(Some)
+    }
+
+    /// `lost` runs on a thread of the session when the coordinator has gone.
+    pub(super) fn join(address: &str, hello: Hello, lost: fn(&str)) -> Result<Self, ControlError> {
+        let unreachable = |source| ControlError::Unreachable { address: address.into(), source };
+        let stream = connect(address).map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        // Heartbeats that nobody acknowledges end a worker whose network is gone.
+        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE)).map_err(unreachable)?;
+        stream.set_read_timeout(Some(JOIN_DEADLINE)).map_err(unreachable)?;
+        send(&stream, &Upward::Hello(hello)).map_err(unreachable)?;
+        let mut incoming = BufReader::new(stream.try_clone().map_err(unreachable)?);
+        match receive(&mut incoming) {
+            Ok(Some(Downward::Welcome)) => {}
+            Ok(Some(Downward::Refused { reason })) => {
+                return Err(ControlError::Refused { address: address.into(), reason });
+            }
+            Ok(other) => {
+                let reason = format!("it said {other:?} instead of a welcome");
+                return Err(ControlError::Protocol { address: address.into(), reason });
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                return Err(ControlError::Protocol { address: address.into(), reason });
+            }
+        }
+        stream.set_read_timeout(None).map_err(unreachable)?;
+
+        let shared = Arc::new(Shared {
+            stream,
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            phase: AtomicU8::new(Phase::Start.number()),
+            step: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            checkpoint: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
+        });
+        let speaker = Arc::clone(&shared);
+        let listener = Arc::clone(&shared);
+        let thread = |name: &str| std::thread::Builder::new().name(name.into());
+        thread("control-send").spawn(move || speaker.speak(lost)).map_err(unreachable)?;
+        thread("control-receive")
+            .spawn(move || listener.listen(incoming, lost))
+            .map_err(unreachable)?;
+        Ok(Self { shared })
+    }
+
+    /// What this rank does now. Each call counts as progress.
+    pub fn phase(&self, phase: Phase, step: u64) {
+        self.shared.phase.store(phase.number(), Ordering::Relaxed);
+        self.shared.step.store(step, Ordering::Relaxed);
+        self.shared.progress.fetch_add(1, Ordering::Release);
+    }
+
+    /// Queues a report; never waits.
+    pub fn report(&self, report: Report) {
+        self.shared.enqueue(|sequence| Upward::Report { sequence, report });
+    }
+
+    /// Whether the coordinator asked to write a checkpoint and stop.
+    pub fn stop_requested(&self) -> bool {
+        self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether the coordinator asked for a checkpoint since this was last read.
+    pub fn checkpoint_requested(&self) -> bool {
+        self.shared.checkpoint.swap(false, Ordering::AcqRel)
+    }
+
+    /// Waits until the coordinator has every report queued so far.
+    ///
+    /// # Errors
+    /// When it has not after `deadline`.
+    pub fn wait_delivered(&self, deadline: Duration) -> Result<(), ControlError> {
+        let queue = self.shared.queue();
+        let last = queue.queued;
+        let (queue, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(queue, deadline, |queue| queue.received < last)
+            .unwrap_or_else(PoisonError::into_inner);
+        match last.saturating_sub(queue.received) {
+            0 => Ok(()),
+            waiting => Err(ControlError::NotDelivered { waiting, deadline }),
+        }
+    }
+
+    /// Takes leave: sends what is queued, then the exit code that this process will end with.
+    pub fn goodbye(self, exit_code: i32) {
+        self.shared.leaving.store(true, Ordering::Release);
+        self.shared.enqueue(|sequence| Upward::Goodbye { sequence, exit_code });
+        // A coordinator that does not answer now will see the connection close instead.
+        if let Err(error) = self.wait_delivered(GOODBYE_DEADLINE) {
+            process::say(format_args!("control: took leave without an answer: {error}"));
+        }
+        let _ = self.shared.stream.shutdown(Shutdown::Both);
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enqueue(&self, message: impl FnOnce(u64) -> Upward) {
+        let mut queue = self.queue();
+        queue.queued += 1;
+        let message = message(queue.queued);
+        queue.waiting.push_back(message);
+        self.changed.notify_all();
+    }
+
+    fn speak(&self, lost: fn(&str)) {
+        let mut next_beat = Instant::now();
+        loop {
+            let wait = next_beat.saturating_duration_since(Instant::now());
+            let messages = {
+                let (mut queue, _) = self
+                    .changed
+                    .wait_timeout_while(self.queue(), wait, |queue| queue.waiting.is_empty())
+                    .unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut queue.waiting)
+            };
+            next_beat = Instant::now() + HEARTBEAT;
+            // First of all where this rank is, so that reports are seen in their place.
+            let mut sent = send(&self.stream, &self.beat());
+            for message in messages {
+                sent = sent.and_then(|()| send(&self.stream, &message));
+            }
+            if let Err(error) = sent {
+                return self.end(lost, &error.to_string());
+            }
+        }
+    }
+
+    fn beat(&self) -> Upward {
+        let progress = self.progress.load(Ordering::Acquire);
+        let phase = Phase::from_number(self.phase.load(Ordering::Relaxed));
+        Upward::Beat { phase, step: self.step.load(Ordering::Relaxed), progress }
+    }
+
+    fn listen(&self, mut incoming: BufReader<TcpStream>, lost: fn(&str)) {
+        loop {
+            match receive(&mut incoming) {
+                Ok(Some(Downward::Received { sequence })) => {
+                    self.queue().received = sequence;
+                    self.changed.notify_all();
+                }
+                Ok(Some(Downward::Stop)) => self.stop.store(true, Ordering::Release),
+                Ok(Some(Downward::Checkpoint)) => self.checkpoint.store(true, Ordering::Release),
+                Ok(Some(Downward::Welcome | Downward::Refused { .. })) => {}
+                Ok(None) => return self.end(lost, "the connection was closed"),
+                Err(error) => return self.end(lost, &error.to_string()),
+            }
+        }
+    }
+
+    fn end(&self, lost: fn(&str), reason: &str) {
+        if !self.leaving.load(Ordering::Acquire) {
+            lost(reason);
+        }
+    }
+}
+
+/// Connects to the first of these addresses that answers.
+fn connect(addresses: &str) -> io::Result<TcpStream> {
+    let addresses = socket_addresses(addresses);
+    let each = JOIN_DEADLINE / addresses.len().max(1) as u32;
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "it is no address");
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, each) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn socket_addresses(list: &str) -> Vec<SocketAddr> {
+    list.split(',').filter_map(|address| address.parse().ok()).collect()
+}
+
+/// The interface by which a worker reaches its coordinator on another machine.
+pub fn interface() -> Option<String> {
+    let addresses = socket_addresses(&std::env::var(ADDRESS_VARIABLE).ok()?);
+    network::interface_towards(addresses.iter().map(SocketAddr::ip))
+}
+
+fn end_process(reason: &str) {
+    process::say(format_args!("control: lost the coordinator ({reason}); this worker ends"));
+    process::exit_now(1)
+}
+
+fn number(variable: &'static str) -> Result<u64, ControlError> {
+    let value = std::env::var(variable).unwrap_or_default();
+    let expected = "a number";
+    value.parse().map_err(|_| ControlError::Variable { variable, value, expected })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::server::{Event, Server};
+    use super::*;
+    use std::net::{IpAddr, Ipv4Addr, TcpListener};
+
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn server(world_size: usize) -> Server {
+        Server::bind(&[], 4, "secret".into(), world_size).unwrap()
+    }
+
+    fn hello(rank: usize, world_size: usize) -> Hello {
+        Hello {
+            secret: "secret".into(),
+            generation: 4,
+            rank,
+            world_size,
+            host: "here".into(),
+            pid: 1,
+            device: "cpu".into(),
+        }
+    }
+
+    fn join(server: &Server, hello: Hello) -> Result<Session, ControlError> {
+        Session::join(&server.address(), hello, |_| {})
+    }
+
+    /// The next event that is no heartbeat.
+    fn next(server: &Server) -> Event {
+        loop {
+            match server.next(PATIENCE).expect("something happens") {
+                Event::Beat { .. } => {}
+                event => return event,
+            }
+        }
+    }
+
+    fn eventually(mut fact: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !fact() {
+            assert!(Instant::now() < deadline, "it never came true");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn reports_arrive_in_order_and_before_the_goodbye() {
+        let server = server(1);
+        let session = join(&server, hello(0, 1)).unwrap();
+        assert!(matches!(next(&server), Event::Joined { rank: 0, .. }));
+        for step in 1..=100 {
+            session.report(Report::CheckpointWritten { step });
+        }
+        session.wait_delivered(PATIENCE).unwrap();
+        session.report(Report::Notice { text: "bye".into() });
+        session.goodbye(75);
+        for step in 1..=100 {
+            let report = Report::CheckpointWritten { step };
+            assert_eq!(next(&server), Event::Report { rank: 0, report });
+        }
+        let report = Report::Notice { text: "bye".into() };
+        assert_eq!(next(&server), Event::Report { rank: 0, report });
+        assert_eq!(next(&server), Event::Left { rank: 0, goodbye: Some(75) });
+    }
+
+    #[test]
+    fn heartbeats_carry_phase_step_and_progress() {
+        let server = server(1);
+        let session = join(&server, hello(0, 1)).unwrap();
+        session.phase(Phase::Start, 0);
+        session.phase(Phase::Train, 9);
+        let wanted = Event::Beat { rank: 0, phase: Phase::Train, step: 9, progress: 2 };
+        eventually(|| server.next(PATIENCE) == Some(wanted.clone()));
+    }
+
+    #[test]
+    fn strangers_are_refused_with_the_reason() {
+        let server = server(2);
+        let _first = join(&server, hello(0, 2)).unwrap();
+        let cases = [
+            (Hello { secret: "guess".into(), ..hello(1, 2) }, "another secret"),
+            (Hello { generation: 3, ..hello(1, 2) }, "attempt 3, and this is attempt 4"),
+            (hello(1, 3), "rank 1 of 3, and this group has 2"),
+            (hello(2, 2), "rank 2 of 2"),
+            (hello(0, 2), "there is a rank 0 already"),
+        ];
+        assert!(matches!(next(&server), Event::Joined { rank: 0, .. }));
+        for (stranger, wanted) in cases {
+            let error = join(&server, stranger).err().expect("refused").to_string();
+            assert!(error.contains(wanted), "{error}");
+            assert!(
+                matches!(next(&server), Event::Refused { reason, .. } if reason.contains(wanted))
+            );
+        }
+    }
+
+    #[test]
+    fn a_death_is_a_close_without_goodbye() {
+        let server = server(1);
+        let session = join(&server, hello(0, 1)).unwrap();
+        session.shared.stream.shutdown(Shutdown::Both).unwrap();
+        assert!(matches!(next(&server), Event::Joined { rank: 0, .. }));
+        assert_eq!(next(&server), Event::Left { rank: 0, goodbye: None });
+    }
+
+    #[test]
+    fn a_stop_reaches_those_who_are_here_and_those_who_come() {
+        let server = server(2);
+        let here = join(&server, hello(0, 2)).unwrap();
+        assert!(!here.stop_requested());
+        server.stop();
+        eventually(|| here.stop_requested());
+        let late = join(&server, hello(1, 2)).unwrap();
+        eventually(|| late.stop_requested());
+    }
+
+    #[test]
+    fn a_checkpoint_is_asked_for_once() {
+        let server = server(1);
+        let session = join(&server, hello(0, 1)).unwrap();
+        server.checkpoint();
+        eventually(|| session.checkpoint_requested());
+        assert!(!session.checkpoint_requested());
+    }
+
+    #[test]
+    fn a_lost_coordinator_is_noticed() {
+        static LOST: AtomicBool = AtomicBool::new(false);
+        let server = server(1);
+        let address = server.address();
+        let lost = |_: &str| LOST.store(true, Ordering::SeqCst);
+        let _session = Session::join(&address, hello(0, 1), lost).unwrap();
+        drop(server);
+        eventually(|| LOST.load(Ordering::SeqCst));
+        assert!(Session::join(&address, hello(0, 1), |_| {}).is_err());
+    }
+
+    #[test]
+    fn a_coordinator_that_reads_nothing_holds_nobody_up() {
+        let listener = TcpListener::bind((HOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let door = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            send(&stream, &Downward::Welcome).unwrap();
+            stream
+        });
+        let session = Session::join(&address, hello(0, 1), |_| {}).unwrap();
+        let _silent = door.join().unwrap();
+        for _ in 0..1000 {
+            session.report(Report::Notice { text: "x".repeat(10_000) });
+        }
+        let error = session.wait_delivered(Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("1000 reports were not acknowledged"), "{error}");
+    }
+}

@@ -1,0 +1,103 @@
+//! What does not go together inside a Transformer.
+
+use super::Report;
+use crate::load::inputs::Shapes;
+use crate::schema::model::{Decoder, Encoder, Vocabulary};
+use crate::schema::run::RunConfig;
+use crate::schema::transformer::{BertFused, CtNmt, Transformer};
+
+/// Reports every conflict.
+pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+    if let Encoder::Transformer(transformer) = &run.model.encoder {
+        heads(transformer, "model.encoder.transformer", report);
+    }
+    if let Some(Decoder::Transformer(transformer)) = &run.model.decoder {
+        heads(transformer, "model.decoder.transformer", report);
+    }
+    bert_fused(run, report);
+    if let Some(Decoder::Transformer(transformer)) = &run.model.decoder
+        && transformer.ct_nmt.is_some()
+    {
+        let message = "the BERT reads the source: leave this out, or give it to the encoder";
+        report.conflict("model.decoder.transformer.ct_nmt", message.into());
+    }
+    if let Encoder::Transformer(encoder) = &run.model.encoder
+        && let Some(own) = &encoder.ct_nmt
+    {
+        ct_nmt(run, own, encoder, shapes, report);
+    }
+}
+
+/// The BERT reads the encoder's ids and is as wide; there is one BERT.
+fn ct_nmt(
+    run: &RunConfig,
+    CtNmt { pretrained, rate, .. }: &CtNmt,
+    encoder: &Transformer,
+    shapes: &Shapes,
+    report: &mut Report,
+) {
+    let path = "model.encoder.transformer.ct_nmt";
+    if !matches!(&encoder.vocabulary, Vocabulary::Bert(name) if name == pretrained) {
+        let message = format!(
+            "this BERT reads the encoder's ids, which must have `vocabulary: {{bert: {pretrained}}}`"
+        );
+        report.conflict(&format!("{path}.pretrained"), message);
+    }
+    if let Some(bert) = shapes.fused
+        && bert.hidden != encoder.hidden
+    {
+        let message = format!(
+            "found {}, must be {}: as wide as the BERT of ct_nmt",
+            encoder.hidden, bert.hidden
+        );
+        report.conflict("model.encoder.transformer.hidden", message);
+    }
+    if let Some((side, _)) = run.model.bert_fused().next() {
+        let message = "the encoder has a BERT of ct_nmt already, leave one of the two out";
+        report.conflict(&format!("model.{side}.transformer.bert_fused"), message.into());
+    }
+    if let Some(rate) = rate
+        && rate.end <= rate.peak
+    {
+        let message =
+            format!("found {}, must be more than the peak's step {}", rate.end, rate.peak);
+        report.conflict(&format!("{path}.rate.end"), message);
+    }
+}
+
+/// The one BERT that all layers look at reads the encoder's ids.
+fn bert_fused(run: &RunConfig, report: &mut Report) {
+    let mut first: Option<(&str, &str)> = None;
+    for (side, BertFused { pretrained, .. }) in run.model.bert_fused() {
+        let path = format!("model.{side}.transformer.bert_fused.pretrained");
+        if let Some((other, name)) = first
+            && name != pretrained
+        {
+            let message = format!("the {other} is fused with {name}, must be the same BERT");
+            report.conflict(&path, message);
+        }
+        first = Some((side, pretrained));
+        let reads_its_ids = match &run.model.encoder {
+            Encoder::Transformer(encoder) => {
+                matches!(&encoder.vocabulary, Vocabulary::Bert(name) if name == pretrained)
+            }
+            Encoder::Bert(_) => false,
+        };
+        if !reads_its_ids {
+            let message = format!(
+                "this BERT reads the encoder's ids, the encoder must be a Transformer with \
+                 `vocabulary: {{bert: {pretrained}}}`"
+            );
+            report.conflict(&path, message);
+        }
+    }
+}
+
+/// Heads share the width out evenly.
+fn heads(transformer: &Transformer, path: &str, report: &mut Report) {
+    let Transformer { heads, hidden, .. } = transformer;
+    if !hidden.is_multiple_of(*heads) {
+        let message = format!("{heads} heads must divide hidden: {hidden}");
+        report.conflict(&format!("{path}.heads"), message);
+    }
+}

@@ -1,0 +1,98 @@
+//! What is wrong with a run file, and where.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::pretrained::bases::is_base;
+
+/// Where something stands: in the YAML file, or in a `--set` of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Nowhere in particular: the file as a whole.
+    Whole,
+    /// In the file; both are counted from 1.
+    File {
+        /// The line.
+        line: usize,
+        /// The column, in characters.
+        column: usize,
+    },
+    /// In the override of this index.
+    Override(usize),
+}
+
+/// What sort of problem it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The run file is missing, unreadable or not YAML.
+    Unreadable,
+    /// A key or a value is not one that the schema knows.
+    Schema,
+    /// Keys or BERTs that do not go together.
+    Conflict,
+    /// A file or folder that the config names does not exist; the config itself may be right.
+    MissingInput,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// What sort of problem it is.
+    pub kind: Kind,
+    /// Where it stands.
+    pub place: Place,
+    /// The key, as in `training.schedule`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong and what is allowed.
+    pub message: String,
+}
+
+/// Everything that is wrong with a run file, in the order of its lines; never empty as an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems {
+    /// The file.
+    pub file: PathBuf,
+    /// The overrides, as given on the command line.
+    pub overrides: Vec<String>,
+    /// The problems.
+    pub list: Vec<Problem>,
+}
+
+impl Problems {
+    /// Whether the config is right and only the files that it names are not there.
+    pub fn only_missing_inputs(&self) -> bool {
+        self.list.iter().all(|problem| problem.kind == Kind::MissingInput)
+    }
+
+    /// Without inputs that are not there and that a trained model does not need: all but its BERTs.
+    #[must_use]
+    pub fn of_using(mut self) -> Self {
+        self.list.retain(|problem| problem.kind != Kind::MissingInput || is_base(&problem.path));
+        self
+    }
+}
+
+impl fmt::Display for Problems {
+    /// One line each, `file:line:column: path.to.key: what is wrong`.
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        for (index, problem) in self.list.iter().enumerate() {
+            if index > 0 {
+                writeln!(out)?;
+            }
+            match problem.place {
+                Place::Whole => write!(out, "{}: ", self.file.display())?,
+                Place::File { line, column } => {
+                    write!(out, "{}:{line}:{column}: ", self.file.display())?;
+                }
+                Place::Override(index) => write!(out, "--set {}: ", self.overrides[index])?,
+            }
+            if !problem.path.is_empty() {
+                write!(out, "{}: ", problem.path)?;
+            }
+            write!(out, "{}", problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}

@@ -1,0 +1,160 @@
+//! How translations are found.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema::model::Objective;
+
+/// How translations are found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Decoding {
+    /// Mask-Predict (Ghazvininejad et al. 2019): all positions at once, the least certain again.
+    MaskPredict(MaskPredict),
+    /// Beam search: token by token, for the autoregressive objective.
+    BeamSearch(BeamSearch),
+}
+
+impl Decoding {
+    /// What an objective's model is decoded with where the config does not say.
+    pub fn of(objective: &Objective) -> Self {
+        match objective {
+            Objective::Masked(_) | Objective::Mlm(_) => Self::default(),
+            Objective::Autoregressive(_) => Self::BeamSearch(BeamSearch::default()),
+        }
+    }
+}
+
+impl Decoding {
+    /// Whether the lengths of references decide translations, which only an evaluation has.
+    pub fn needs_references(&self) -> bool {
+        matches!(self, Self::MaskPredict(config) if config.lengths != Lengths::Predicted)
+    }
+}
+
+impl Default for Decoding {
+    fn default() -> Self {
+        Self::MaskPredict(MaskPredict::default())
+    }
+}
+
+/// Mask-Predict's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MaskPredict {
+    /// The released code's T: in iteration i of T, `floor(L · (T − i) / T)` positions are masked.
+    #[schemars(range(min = 1, max = 1000))]
+    pub iterations: usize,
+    /// How many lengths are tried, the most probable ones or those around the reference's.
+    #[schemars(range(min = 1, max = 64))]
+    pub length_candidates: usize,
+    /// Which lengths are tried.
+    pub lengths: Lengths,
+    /// When a sentence is finished.
+    pub stop: Stop,
+    /// By what candidates are compared.
+    pub score: Score,
+    /// The exponent of `score: length_penalty`; above 0 longer candidates gain.
+    #[schemars(range(min = 0.0))]
+    pub length_penalty: f64,
+    /// Padded tokens per batch, all candidates counted.
+    #[schemars(range(min = 2))]
+    pub max_tokens: usize,
+}
+
+impl Default for MaskPredict {
+    fn default() -> Self {
+        Self {
+            iterations: 10,
+            length_candidates: 4,
+            lengths: Lengths::Predicted,
+            stop: Stop::Unchanged,
+            score: Score::LengthPenalty,
+            length_penalty: 1.1,
+            max_tokens: 4000,
+        }
+    }
+}
+
+/// Which lengths Mask-Predict tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lengths {
+    /// The `length_candidates` most probable ones.
+    #[default]
+    Predicted,
+    /// The reference's alone: an analysis of what better lengths would bring, for evaluation only.
+    Oracle,
+    /// `length_candidates` around the reference's: what trying several costs a model that has not learnt
+    /// to predict them, for evaluation only.
+    Around,
+}
+
+/// By what Mask-Predict compares candidates of L tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Score {
+    /// `Σ log p / ((5 + L) / 6)^length_penalty` (the released code).
+    #[default]
+    LengthPenalty,
+    /// `Σ log p / L`, the average log-probability (Ghazvininejad et al. 2019).
+    Average,
+}
+
+/// When Mask-Predict finishes a sentence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// When an iteration changes nothing, or after `iterations` passes (the paper).
+    #[default]
+    Unchanged,
+    /// After one pass on masks alone and `iterations` more, always (the released code).
+    Released,
+}
+
+/// Beam search's settings; fairseq's search, which stops a sentence at `width` finished hypotheses.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BeamSearch {
+    /// Hypotheses of each sentence that are followed at once.
+    #[schemars(range(min = 1, max = 64))]
+    pub width: usize,
+    /// By what hypotheses are compared.
+    pub score: BeamScore,
+    /// The exponent in `score`; above 0 longer hypotheses gain.
+    #[schemars(range(min = 0.0))]
+    pub length_penalty: f64,
+    /// A translation has at most `max_len_a · source tokens + max_len_b` tokens.
+    #[schemars(range(min = 0.0))]
+    pub max_len_a: f64,
+    /// See `max_len_a`.
+    #[schemars(range(min = 2))]
+    pub max_len_b: usize,
+    /// Padded source tokens per batch, times `width`.
+    #[schemars(range(min = 2))]
+    pub max_tokens: usize,
+}
+
+impl Default for BeamSearch {
+    fn default() -> Self {
+        Self {
+            width: 5,
+            score: BeamScore::Fairseq,
+            length_penalty: 1.0,
+            max_len_a: 1.2,
+            max_len_b: 10,
+            max_tokens: 4000,
+        }
+    }
+}
+
+/// By what beam search compares hypotheses of L tokens, where L counts the final [SEP].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BeamScore {
+    /// `Σ log p / L^length_penalty`.
+    #[default]
+    Fairseq,
+    /// `Σ log p / ((5 + L) / 6)^length_penalty` (Wu et al. 2016; Vaswani et al. 2017).
+    Gnmt,
+}

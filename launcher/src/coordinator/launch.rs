@@ -1,0 +1,93 @@
+//! A run from wherever it stands to its end.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::topology::Topology;
+use tandem_config::RunConfig;
+
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::journal::{Journal, Stage, Status};
+use crate::coordinator::life::Coordinator;
+use crate::coordinator::progress::Progress;
+use crate::coordinator::worker;
+use crate::doctor::refuse_few_files;
+use crate::prepare;
+use crate::prepare::hub;
+use crate::prepare::plan::Plan;
+use crate::slurm::job;
+use crate::slurm::takeover;
+use crate::terminal::exit::{Exit, Refused};
+
+/// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
+///
+/// # Errors
+/// Whatever keeps the run from starting.
+pub fn launch(
+    config: RunConfig,
+    restart: bool,
+    program: PathBuf,
+    interrupts: Interrupts,
+) -> anyhow::Result<Exit> {
+    let topology = place(&config)?;
+    launch_on(config, topology, restart, program, interrupts)
+}
+
+/// Where the ranks of a run would go.
+///
+/// # Errors
+/// Settings that contradict each other or the hosts.
+pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
+    Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))
+}
+
+/// The same as [`launch`], where its ranks are known.
+///
+/// # Errors
+/// Whatever keeps the run from starting.
+pub fn launch_on(
+    mut config: RunConfig,
+    topology: Topology,
+    restart: bool,
+    program: PathBuf,
+    interrupts: Interrupts,
+) -> anyhow::Result<Exit> {
+    refuse_few_files()?;
+    worker::check_gpus(&program, &topology)?;
+    let mut progress = Progress::default();
+
+    let run = RunFolder::new(config.run.path());
+    let patience = Duration::from_secs_f64(config.cluster.deadlines.hosts);
+    let (lock, before) = takeover::take(&run, patience, &interrupts, &mut progress)?;
+    let interrupts = interrupts.or_request(lock.stop_request());
+    if restart {
+        prepare::start_over(&run)?;
+    }
+    hub::resolve(&mut config, &mut |text| progress.say(text))?;
+    if let Some(note) = prepare::check(&run, &config)? {
+        progress.say(&format!("note: {note}"));
+    }
+
+    let mut journal = Journal::open(run.clone());
+    let more = config.training.steps > journal.state.steps;
+    if journal.state.stage == Stage::Finished && journal.state.status == Status::Done && !more {
+        progress.say(&format!(
+            "{} has finished; train longer with `--set training.steps=...`, or start over with \
+             `--restart`",
+            run.path().display()
+        ));
+        return Ok(Exit::Done);
+    }
+    // Not before: beside a finished run's scores stands how they came about.
+    prepare::write_config(&run, &config)?;
+    if let Some(ending) = job::ending_without_words(&journal.state, before) {
+        progress.say(&ending.to_string());
+        journal.state.add_ending(ending);
+    }
+    if more {
+        journal.state.stage = Stage::Train;
+    }
+    progress.say(&Plan::new(&config, topology.clone(), program.clone())?.to_string());
+    Coordinator { run, config, topology, program, interrupts, progress, journal }.run()
+}

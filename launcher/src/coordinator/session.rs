@@ -1,0 +1,138 @@
+//! One group of workers for a verb of its own: evaluating or translating with a trained model.
+//!
+//! It works in a scratch folder, so that the run, which may be training or may be somebody else's,
+//! is only read.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tandem_cluster::process::say;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::temporary::Scratch;
+use tandem_cluster::slurm::SlurmError;
+use tandem_cluster::topology::Topology;
+use tandem_config::RunConfig;
+
+use crate::coordinator::evaluation::Part;
+use crate::coordinator::finish::Parts;
+use crate::coordinator::group::{self, End, Setting};
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::restarts::{Decision, Restarts};
+use crate::coordinator::worker::{self, Work};
+use crate::doctor::refuse_few_files;
+use crate::prepare;
+use crate::terminal::exit::{Exit, Refused};
+
+const TASK: &str = "task";
+const CACHE: &str = "cache";
+
+/// What is needed to use a trained model.
+pub struct Session {
+    config: RunConfig,
+    topology: Topology,
+    program: PathBuf,
+    interrupts: Interrupts,
+    scratch: Scratch,
+}
+
+impl Session {
+    /// Gets ready to use the model of a run, without starting anything.
+    ///
+    /// # Errors
+    /// No worker program, a topology that contradicts this machine, or no place for scratch.
+    pub fn new(run: &RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
+        refuse_few_files()?;
+        let note = |error: &SlurmError| say(format_args!("note: on this machine alone: {error}"));
+        let topology = Topology::find_to_use(&config.cluster, note)
+            .map_err(|error| Refused(error.to_string()))?;
+        let program = worker::find()?;
+        worker::check_gpus(&program, &topology)?;
+        // Workers on other hosts see what is shared, as the run is.
+        let scratch = match topology.remote_host() {
+            None => Scratch::new().context("cannot make a temporary folder (TMPDIR says where)")?,
+            Some(_) => {
+                Scratch::new_in(run.path()).context("the workers have no folder to share")?
+            }
+        };
+        Ok(Self { config, topology, program, interrupts, scratch })
+    }
+
+    /// Where what the workers are to do may lie.
+    pub fn task(&self) -> PathBuf {
+        self.folder().join(TASK)
+    }
+
+    /// Where its config will be.
+    pub fn config(&self) -> PathBuf {
+        RunFolder::new(self.folder().to_owned()).config()
+    }
+
+    fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Does the work once; the ranks' evaluated parts, or how it ended otherwise.
+    ///
+    /// # Errors
+    /// Workers that cannot be started.
+    pub fn work(self, work: &Work) -> anyhow::Result<Result<Done, Exit>> {
+        let run = RunFolder::new(self.folder().to_owned());
+        let mut config = self.config.clone();
+        config.data.cache = Some(self.folder().join(CACHE));
+        prepare::write_config(&run, &config)?;
+        let generation = run.begin_attempt()?;
+        let setting = Setting {
+            run: &run,
+            topology: &self.topology,
+            deadlines: &config.cluster.deadlines,
+            interrupts: &self.interrupts,
+        };
+        let job = work.job(&self.program, run.path(), &self.topology);
+        let mut parts = Parts::default();
+        let end = group::run(&setting, generation, job, &mut parts)?;
+        for notice in &parts.notices {
+            say(format_args!("note: {notice}"));
+        }
+        Ok(match end {
+            End::Done => Ok(Done { parts: parts.parts, _scratch: self.scratch }),
+            End::Stopped => {
+                say("stopped; nothing was written");
+                Err(Exit::Stopped)
+            }
+            End::Interrupted => {
+                say("killed; nothing was written");
+                Err(Exit::Interrupted)
+            }
+            End::StopOverdue => {
+                let seconds = config.cluster.deadlines.stop;
+                say(format_args!(
+                    "error: the workers did not stop within {seconds} s (cluster.deadlines.stop) \
+                     and were killed; nothing was written"
+                ));
+                Err(Exit::Deadline)
+            }
+            End::Failed(mut failure) => {
+                // The logs stay to be looked into.
+                for name in [TASK, CACHE] {
+                    let _ = std::fs::remove_dir_all(self.folder().join(name));
+                }
+                failure.log = self.scratch.keep(&failure.log);
+                // As in training, but nothing is tried again.
+                let (exit, next) = match Restarts::new(0).after(&failure) {
+                    Decision::GiveUp { exit: Exit::Usage, .. } => (Exit::Usage, "mend that first"),
+                    _ => (Exit::Failed, "nothing was changed; try again"),
+                };
+                say(failure.report(next));
+                Err(exit)
+            }
+        })
+    }
+}
+
+/// What a session has done.
+pub struct Done {
+    /// The ranks' parts.
+    pub parts: Vec<Part>,
+    /// Where they lie.
+    _scratch: Scratch,
+}

@@ -1,0 +1,217 @@
+//! What a run would do: ranks, parameters, memory, disk, command lines.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use tandem_cluster::engine;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::topology::{Device, Topology};
+use tandem_config::RunConfig;
+use tandem_config::parameters::estimate::{self, Inputs};
+use tandem_config::parameters::{self, frozen_count, trained_count};
+use tandem_config::pretrained::bases::{BaseError, Bases, BertBase};
+use tandem_config::schema::model::{Decoder, Train};
+
+use crate::coordinator::teacher;
+use crate::coordinator::worker::Work;
+use crate::slurm::script::quoted;
+
+/// What a run would do.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Where its ranks go.
+    pub topology: Topology,
+    /// The model's size.
+    pub size: Size,
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// What is started, one after the other.
+    pub commands: Vec<String>,
+}
+
+/// How big a model is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Size {
+    /// Trained parameters.
+    pub trained: usize,
+    /// Frozen parameters.
+    pub frozen: usize,
+    /// Bytes of weights, gradients, optimizer state and activations of one rank, at its most, where
+    /// it computes; in main memory the program as well.
+    pub memory_per_rank: u64,
+    /// Of these, the activations: an estimate.
+    pub activations: u64,
+    /// Bytes of one checkpoint.
+    pub checkpoint: u64,
+    /// Bytes of all checkpoints that are kept at once.
+    pub disk: u64,
+}
+
+impl Plan {
+    /// Plans a run.
+    ///
+    /// # Errors
+    /// A BERT that is not on this machine or is unusable.
+    pub fn new(
+        config: &RunConfig,
+        topology: Topology,
+        program: PathBuf,
+    ) -> Result<Self, BaseError> {
+        let run = RunFolder::new(config.run.path());
+        let mut notes = Vec::new();
+        let bases = Bases::open(config)?;
+        notes.extend(head_note(config, &bases));
+        notes.extend(teacher::notes(config));
+        notes.extend(soft_label_note(config));
+        let work = Work::Train { resume: None, evaluate_first: false };
+        let mut commands = vec![command(&topology, &work, &program, &run)];
+        if config.data.test.is_some() && config.model.decoder.is_some() {
+            let work = Work::Evaluate {
+                model: None,
+                checkpoint: Some(run.store().folder().join("average")),
+                split: "test".into(),
+                output: run.evaluation("test", config.training.steps),
+                decoding: None,
+            };
+            commands.push(command(&topology, &work, &program, &run));
+        }
+        Ok(Self {
+            run: run.path().to_owned(),
+            size: size(config, &bases, &topology)?,
+            topology,
+            notes,
+            commands,
+        })
+    }
+}
+
+fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &RunFolder) -> String {
+    let words = engine::command_line(topology, &work.job(program, run.path(), topology));
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+fn size(config: &RunConfig, bases: &Bases, topology: &Topology) -> Result<Size, BaseError> {
+    let parameters = parameters::model(config, bases);
+    let labels = BertBase::of_soft_labels(config)?;
+    let (labels, ranks) = (labels.as_ref(), topology.ranks);
+    let estimate =
+        estimate::estimate(config, Inputs { bases, parameters: &parameters, labels, ranks });
+    let program = if topology.device == Device::Cpu { estimate::PROGRAM } else { 0 };
+    Ok(Size {
+        trained: trained_count(&parameters),
+        frozen: frozen_count(&parameters),
+        memory_per_rank: estimate.memory() + program,
+        activations: estimate.activations,
+        checkpoint: estimate.checkpoint,
+        disk: estimate.disk,
+    })
+}
+
+/// The decoder's head is trained when its folder has none, which changes the count.
+fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
+    let Some(Decoder::Bert(decoder)) = &config.model.decoder else { return None };
+    let folder = bases.decoder.as_ref()?.folder()?;
+    (matches!(decoder.train, Train::Adapters | Train::Frozen) && !folder.has_mlm_head()).then(
+        || {
+            format!(
+                "{} has no masked-language-model head: the head is trained",
+                folder.path.display()
+            )
+        },
+    )
+}
+
+/// A BERT that labels the data before the first step takes its time and its space.
+fn soft_label_note(config: &RunConfig) -> Option<String> {
+    let labels = config.model.soft_labels()?;
+    Some(format!(
+        "soft_labels: {} labels the training pairs before the first step, once, and the cache keeps \
+         {} bytes for each target token",
+        labels.bert(),
+        8 * labels.top
+    ))
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Topology { ranks, device, threads, workers_per_gpu, .. } = &self.topology;
+        writeln!(f, "run      {}", self.run.display())?;
+        let plural = |count: usize, one: &str| match count {
+            1 => format!("1 {one}"),
+            count => format!("{count} {one}s"),
+        };
+        let (workers, threads) = (plural(*ranks, "worker"), plural(*threads, "thread"));
+        let hosts = self.topology.hosts_in_words();
+        write!(f, "workers  {workers} on {hosts}, {device}, {threads} each")?;
+        if self.topology.shares_gpus() {
+            write!(f, ", up to {workers_per_gpu} workers on each GPU")?;
+        }
+        match self.topology.collective() {
+            Some(collective) => writeln!(f, ", joined by {collective}")?,
+            None => writeln!(f)?,
+        }
+        let size = &self.size;
+        let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
+        writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
+        let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
+        let place = if *device == Device::Cuda { " on its GPU, besides CUDA's own" } else { "" };
+        write!(f, "memory   about {memory} a worker{place}, of which activations {activations}")?;
+        if self.topology.shares_gpus() {
+            let memory = bytes(size.memory_per_rank.saturating_mul(*workers_per_gpu as u64));
+            write!(f, "; up to {memory} on each GPU")?;
+        }
+        writeln!(f)?;
+        let (disk, checkpoint) = (bytes(size.disk), bytes(size.checkpoint));
+        writeln!(f, "disk     at most {disk} of checkpoints, {checkpoint} each")?;
+        for note in &self.notes {
+            writeln!(f, "note     {note}")?;
+        }
+        for (index, command) in self.commands.iter().enumerate() {
+            let label = if index == 0 { "start    " } else { "then     " };
+            write!(f, "{label}{command}")?;
+            if index + 1 < self.commands.len() {
+                writeln!(f)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A number with its thousands apart.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size as people say it.
+fn bytes(count: u64) -> String {
+    match count as f64 {
+        count if count < 1e6 => format!("{:.0} kB", count / 1e3),
+        count if count < 1e9 => format!("{:.0} MB", count / 1e6),
+        count => format!("{:.1} GB", count / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_can_be_read() {
+        assert_eq!(grouped(66_920_448), "66,920,448");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1000), "1,000");
+        assert_eq!(bytes(12_345), "12 kB");
+        assert_eq!(bytes(12_345_678), "12 MB");
+        assert_eq!(bytes(1_234_567_890), "1.2 GB");
+    }
+}

@@ -1,0 +1,56 @@
+//! The launcher of a job of Slurm's before Slurm started that job again elsewhere.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tandem_cluster::run::folder::{Lock, RunFolder, RunFolderError};
+
+use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::progress::Progress;
+
+/// Who had the run's folder before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Before {
+    /// Nobody who still lives.
+    Nobody,
+    /// An earlier start of this very job, on a node that Slurm has lost.
+    CutOff,
+}
+
+/// Takes the run folder's lock. An earlier start of the same job may still hold it, on a node that
+/// is cut off: it is asked to stop, and waited for.
+///
+/// # Errors
+/// Another launcher has the lock, or has not let it go in time; or the file system refuses.
+pub fn take(
+    run: &RunFolder,
+    patience: Duration,
+    interrupts: &Interrupts,
+    progress: &mut Progress,
+) -> Result<(Lock, Before), RunFolderError> {
+    let started = Instant::now();
+    let mut before = Before::Nobody;
+    loop {
+        let error = match run.lock() {
+            Ok(lock) => return Ok((lock, before)),
+            Err(error) => error,
+        };
+        let RunFolderError::Locked { holder, .. } = &error else { return Err(error) };
+        if !holder.is_of_an_earlier_start()
+            || started.elapsed() > patience
+            || interrupts.stop_requested()
+        {
+            return Err(error);
+        }
+        if before == Before::Nobody {
+            before = Before::CutOff;
+            run.ask_to_stop(holder)?;
+            progress.say(&format!(
+                "waiting for {holder} of an earlier start of this job, at most {} s \
+                 (cluster.deadlines.hosts)",
+                patience.as_secs()
+            ));
+        }
+        thread::sleep(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,65 @@
+//! Text that people hand over: lines in UTF-8; and errors, put into words for them.
+
+use std::path::Path;
+
+use crate::terminal::exit::Refused;
+
+/// An error with what caused it; causes that it has told already are not told again.
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut causes = error.chain().map(ToString::to_string);
+    let mut words = causes.next().unwrap_or_default();
+    for cause in causes.filter(|cause| !cause.is_empty()) {
+        if !words.contains(&cause) {
+            words += ": ";
+            words += &cause;
+        }
+    }
+    words
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// A file that cannot be read, or its line that is not UTF-8.
+pub fn read(path: &Path) -> Result<String, Refused> {
+    let origin = path.display().to_string();
+    let bytes =
+        std::fs::read(path).map_err(|error| Refused(format!("cannot read {origin}: {error}")))?;
+    utf8(bytes, &origin)
+}
+
+/// The text of bytes that came from `origin`.
+///
+/// # Errors
+/// The line that is not UTF-8.
+pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
+    String::from_utf8(bytes).map_err(|error| {
+        let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();
+        Refused(format!(
+            "{origin}, line {line}: not UTF-8; convert it, for example with `iconv -f LATIN1 -t UTF-8`"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let full = || std::io::Error::other("the disk is full");
+        let error = anyhow::Error::from(full()).context("cannot write a").context("no report");
+        assert_eq!(in_words(&error), "no report: cannot write a: the disk is full");
+        let (action, path, source) = ("write", "/a".into(), full());
+        let told = tandem_cluster::run::folder::RunFolderError::Io { action, path, source };
+        assert_eq!(in_words(&told.into()), "cannot write /a: the disk is full");
+    }
+
+    #[test]
+    fn the_line_of_a_bad_byte_is_named() {
+        assert_eq!(utf8("eins\nzwölf\n".into(), "input").unwrap(), "eins\nzwölf\n");
+        let error = utf8(b"eins\nzw\xc3\xb6lf\nf\xfcnf\n".to_vec(), "input").unwrap_err();
+        assert!(error.to_string().starts_with("input, line 3: not UTF-8"), "{error}");
+    }
+}

@@ -1,0 +1,277 @@
+//! A run's tokenizers and texts, opened as its objective needs them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::hex;
+use tandem_cluster::run::synthetic;
+use tandem_config::pretrained::bases::{Base, Bases};
+use tandem_config::schema::data::Text;
+use tandem_config::schema::model::{
+    Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined,
+};
+
+use crate::data::corpus::{Corpus, Side, Sides, Split};
+use crate::data::corrupt::Replacements;
+use crate::data::example::{MlmExamples, PairExamples, Prediction};
+use crate::data::read::Column;
+use crate::data::tokenizer::Tokenizer;
+use crate::data::wordpiece;
+use crate::objective::Examples;
+use crate::session::worker::Worker;
+
+/// What both sides are built on, and the tokenizers that belong to them.
+pub struct Languages {
+    /// The sides' shapes and folders.
+    pub bases: Bases,
+    /// The source side's tokenizer.
+    pub source: Tokenizer,
+    /// The target side's; none for the `mlm` objective.
+    pub target: Option<Tokenizer>,
+}
+
+impl Languages {
+    /// Opens the BERTs and tokenizers of a run; learns vocabularies that are not there yet.
+    ///
+    /// # Errors
+    /// Unusable folders, or a vocabulary that does not fit its BERT.
+    pub fn open(worker: &Worker) -> anyhow::Result<Self> {
+        let Model { encoder, decoder, .. } = &worker.config.model;
+        let bases = Bases::open(&worker.config)?;
+        let vocabulary = RunFolder::new(worker.run.clone()).vocabulary();
+        let folder = |side: &str| match decoder {
+            Some(_) => vocabulary.join(side),
+            None => vocabulary.clone(),
+        };
+        let own = match encoder {
+            Encoder::Bert(bert) => bert.new.as_ref().map(|new| &new.vocabulary),
+            Encoder::Transformer(transformer) => Some(&transformer.vocabulary),
+        };
+        let column = Column::Source;
+        let source = tokenizer(worker, &bases.encoder, own, column, &folder("source"))?;
+        let own = match decoder {
+            Some(Decoder::Transformer(transformer)) => Some(&transformer.vocabulary),
+            Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
+        };
+        let target = match &bases.decoder {
+            Some(base) => Some(tokenizer(worker, base, own, Column::Target, &folder("target"))?),
+            None => None,
+        };
+        Ok(Self { bases, source, target })
+    }
+
+    /// The longest source and target sentences in tokens.
+    pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
+        let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
+        // A BERT beside the encoder reads [CLS] before the sentence.
+        let fused = self.bases.fused.as_ref();
+        let fused = fused.map_or(usize::MAX, |bert| bert.config.positions().saturating_sub(1));
+        let source = match worker.config.model.joins_pairs() {
+            true => longest_of_joined(self.bases.encoder.positions()),
+            false => self.bases.encoder.positions().min(fused),
+        };
+        let classes = match &worker.config.model.objective {
+            Objective::Masked(masked) => masked.length_classes - 1,
+            Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,
+        };
+        let target = self.bases.decoder.as_ref().map_or(source, Base::positions).min(classes);
+        (wanted.min(source), wanted.min(target))
+    }
+
+    /// Both sides as a corpus needs them.
+    pub fn sides(&self, worker: &Worker) -> Sides<'_> {
+        let (source_length, target_length) = self.max_lengths(worker);
+        let source = Side { tokenizer: &self.source, max_length: source_length };
+        match &self.target {
+            Some(tokenizer) => {
+                Sides::Pair { source, target: Side { tokenizer, max_length: target_length } }
+            }
+            None if worker.config.model.joins_pairs() => Sides::Pair { source, target: source },
+            None => Sides::Passages(source),
+        }
+    }
+
+    /// What a split's samples are read from: for training, what teachers made too.
+    fn texts(worker: &Worker, split: Split) -> Option<Vec<Text>> {
+        let data = &worker.config.data;
+        let mut texts = vec![split.text(data)?.clone()];
+        if split == Split::Train {
+            let run = RunFolder::new(worker.run.clone());
+            if data.distillation.is_some() {
+                texts = vec![synthetic::text(&run.distilled())];
+            }
+            if data.back_translation.is_some() {
+                texts.push(synthetic::text(&run.back_translated()));
+            }
+        }
+        Some(texts)
+    }
+
+    /// A split's samples; none where the config has no such split.
+    ///
+    /// # Errors
+    /// Unreadable files, or lines that the config refuses.
+    pub fn corpus(&self, worker: &Worker, split: Split) -> anyhow::Result<Option<Arc<Corpus>>> {
+        let data = &worker.config.data;
+        let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
+        worker.phase(Phase::Start, 0);
+        let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
+        let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
+        let fact = (format!("data.{} (SHA-256)", split.name()), hex(corpus.key()));
+        worker.report(Report::Identity { facts: [fact].into() });
+        if worker.is_first() {
+            eprintln!("{}", corpus.report());
+            let report = serde_json::to_value(corpus.report())?;
+            worker.report(Report::Data { report });
+        }
+        Ok(Some(Arc::new(corpus)))
+    }
+
+    /// The SHA-256 of every split's samples, by its name, and of what teachers were given. `train` is the opened corpus of training.
+    ///
+    /// # Errors
+    /// Unreadable files.
+    pub fn data_hashes(
+        &self,
+        worker: &Worker,
+        train: &Corpus,
+    ) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(train.key()))].into();
+        // What a teacher made lies in the run; what it was made of does not.
+        let (data, sides) = (&worker.config.data, self.sides(worker));
+        if data.distillation.is_some() {
+            let texts = std::slice::from_ref(&data.train);
+            let key = Corpus::key_of(data, texts, Split::Train, sides)?;
+            hashes.insert("distillation".into(), hex(key));
+        }
+        if let Some(back_translation) = &data.back_translation {
+            let texts = [Text::Lines { path: back_translation.text.clone() }];
+            let key = Corpus::key_of(data, &texts, Split::Train, sides)?;
+            hashes.insert("back_translation".into(), hex(key));
+        }
+        for split in [Split::Valid, Split::Test] {
+            if let Some(texts) = Self::texts(worker, split) {
+                let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
+                hashes.insert(split.name().into(), hex(key));
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// Makes the objective's micro-batches out of a corpus.
+    ///
+    /// # Errors
+    /// Pairs without a target side, which validation refuses.
+    pub fn examples(&self, worker: &Worker, corpus: Arc<Corpus>) -> anyhow::Result<Examples> {
+        let seed = worker.config.seed;
+        let source = Replacements::of(&self.source);
+        let prediction = match &worker.config.model.objective {
+            Objective::Masked(objective) => Prediction::Masked(objective.clone()),
+            Objective::Autoregressive(_) => Prediction::Autoregressive,
+            Objective::Mlm(objective) => {
+                let objective = objective.clone();
+                let examples = MlmExamples { corpus, objective, replacements: source, seed };
+                return Ok(Examples::Passage(examples));
+            }
+        };
+        let target = self.target.as_ref().context("the model has no decoder")?;
+        let target = Replacements::of(target);
+        Ok(Examples::Pair(PairExamples {
+            corpus,
+            prediction,
+            soft_labels: None,
+            source,
+            target,
+            seed,
+        }))
+    }
+}
+
+/// The tokenizer of one side: a BERT's, or that of the side's `own` vocabulary, which is made in
+/// `folder`.
+fn tokenizer(
+    worker: &Worker,
+    base: &Base,
+    own: Option<&Vocabulary>,
+    column: Column,
+    folder: &Path,
+) -> anyhow::Result<Tokenizer> {
+    let tokenizer = match (base.tokenizer(), own) {
+        (Some(path), _) => Tokenizer::open(path)?,
+        (
+            None,
+            Some(own @ (Vocabulary::File { lowercase, .. } | Vocabulary::Learn { lowercase, .. })),
+        ) => {
+            let path = vocabulary(worker, own, column, folder, base.positions())?;
+            Tokenizer::from_vocabulary(&path, *lowercase)?
+        }
+        (None, _) => bail!("a side of the model has no vocabulary"),
+    };
+    check_size(&tokenizer, base)?;
+    Ok(tokenizer)
+}
+
+fn check_size(tokenizer: &Tokenizer, base: &Base) -> anyhow::Result<()> {
+    if tokenizer.size() > base.vocab_size() {
+        let file = base.tokenizer().map(|path| path.display().to_string());
+        bail!(
+            "the vocabulary {} has {} entries, but the model has embeddings for {}: do they belong \
+             together?",
+            file.unwrap_or_else(|| "of the run".into()),
+            tokenizer.size(),
+            base.vocab_size()
+        );
+    }
+    Ok(())
+}
+
+/// The vocab.txt in `folder`, with the files that belong to it. Rank 0 makes it where it is not
+/// yet; the others wait.
+fn vocabulary(
+    worker: &Worker,
+    config: &Vocabulary,
+    column: Column,
+    folder: &Path,
+    positions: usize,
+) -> anyhow::Result<PathBuf> {
+    let path = folder.join("vocab.txt");
+    if path.is_file() {
+        return Ok(path);
+    }
+    if worker.is_first() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot make {}", folder.display()))?;
+        let made = match config {
+            Vocabulary::File { path, lowercase } => wordpiece::Vocabulary::read(path, *lowercase)?,
+            Vocabulary::Learn { size, lowercase } => {
+                let text = &worker.config.data.train;
+                wordpiece::learn(text, column, *size, *lowercase, worker.threads())?
+            }
+            Vocabulary::Bert(name) => bail!("the vocabulary of {name} is not made by the run"),
+        };
+        return Ok(made.write(folder, positions)?);
+    }
+    wait_for(worker, &path, "vocabulary")?;
+    Ok(path)
+}
+
+/// Waits for a file that rank 0 makes.
+///
+/// # Errors
+/// It is not there within `cluster.deadlines.start`.
+pub fn wait_for(worker: &Worker, path: &Path, what: &str) -> anyhow::Result<()> {
+    let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
+    let start = Instant::now();
+    while !path.is_file() {
+        if start.elapsed() > deadline {
+            bail!("rank 0 has made no {what} after {} seconds", deadline.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! This rank's micro-batches, one after another, from any point of the training on.
+
+use std::ops::Range;
+
+use crate::data::batches::{Batches, Epoch};
+use crate::data::example::Draw;
+use crate::objective::{Examples, MicroBatch};
+use crate::session::blame;
+
+/// An endless stream: micro-batch n of all goes to shard n mod `shards`, and a rank takes the
+/// shards that are its own; without any the stream is empty. Where it starts is a seek, not a
+/// replay.
+pub struct MicroBatches {
+    batches: Batches,
+    examples: Examples,
+    shards: u64,
+    position: u64,
+    own: Range<u64>,
+    epoch: Option<(u64, Epoch)>,
+}
+
+impl MicroBatches {
+    /// The stream from micro-batch `position` on, which begins a step.
+    pub fn new(
+        batches: Batches,
+        examples: Examples,
+        shards: u64,
+        position: u64,
+        own: Range<u64>,
+    ) -> Self {
+        Self { batches, examples, shards, position, own, epoch: None }
+    }
+}
+
+impl Iterator for MicroBatches {
+    type Item = MicroBatch;
+
+    fn next(&mut self) -> Option<MicroBatch> {
+        if self.own.is_empty() {
+            return None;
+        }
+        while !self.own.contains(&(self.position % self.shards)) {
+            self.position += 1;
+        }
+        let (number, place) = self.batches.locate(self.position);
+        self.position += 1;
+        let epoch = match self.epoch.take() {
+            Some((current, epoch)) if current == number => epoch,
+            _ => self.batches.epoch(number),
+        };
+        let samples = epoch.batch(place);
+        blame::works_on(samples);
+        let batch = self.examples.batch(samples, Draw::Train { epoch: number });
+        self.epoch = Some((number, epoch));
+        Some(batch)
+    }
+}

@@ -1,0 +1,282 @@
+//! A BERT labels the training pairs before training begins (BERT-Distilled, Chen et al. 2020).
+//!
+//! It reads each pair as one row, in passes of which each masks other target tokens, so that it
+//! predicts all of them once, from both sides. Shard s of the pairs is that of rank s mod world size,
+//! and what shares a batch depends on the pairs alone: any number of ranks, killed at any point and
+//! started again, makes the same labels, as long as each computes with as many threads.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use sha2::{Digest, Sha256};
+use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::store::hash_file;
+use tandem_config::parameters::{self, BertWeights};
+use tandem_config::pretrained::bases::locate;
+use tandem_config::pretrained::bert::BertFolder;
+use tandem_config::schema::model::{Train, joined};
+use tandem_config::schema::soft_labels::{MAX_TOKENS, SoftLabels as Config};
+use tch::Device;
+
+use crate::data::batches::evaluation_batches;
+use crate::data::cache::Key;
+use crate::data::corpus::Corpus;
+use crate::data::example::{MlmBatch, Padded, join};
+use crate::data::soft_labels::{Shard, SoftLabels, Store};
+use crate::data::tokenizer::{SpecialIds, Tokenizer};
+use crate::model::Parameters;
+use crate::model::bert::BertDropout;
+use crate::model::parameters::Weights;
+use crate::objective::mlm::Mlm;
+use crate::session::corpora::Languages;
+use crate::session::worker::Worker;
+use crate::training::checkpoint::Misfit;
+
+/// How often a rank looks for the others' shards.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The labels of all training pairs, made now by all ranks as far as they are not there yet.
+///
+/// # Errors
+/// An unusable teacher, one with another vocabulary, or labels that cannot be kept.
+pub fn soft_labels(
+    worker: &Worker,
+    languages: &Languages,
+    config: &Config,
+    corpus: &Arc<Corpus>,
+) -> anyhow::Result<SoftLabels> {
+    let path = locate(config.bert())
+        .with_context(|| format!("the teacher {} is not on this machine", config.bert()))?;
+    let folder = BertFolder::open(&path)?;
+    check_vocabulary(languages, &folder)?;
+    let top = config.top.min(languages.source.size());
+    let key = key(worker, &folder, config, corpus)?;
+    let store = Store::new(&worker.config.data.cache(&worker.run), key, Arc::clone(corpus), top);
+    let mut shards: Vec<Option<Shard>> = (0..store.shards()).map(|i| store.open(i)).collect();
+    let own = (worker.rank..store.shards()).step_by(worker.world_size);
+    let missing: Vec<usize> = own.filter(|&shard| shards[shard].is_none()).collect();
+    if !missing.is_empty() {
+        let teacher = Teacher::load(worker, &folder, config, languages, corpus)?;
+        for shard in missing {
+            let (ids, logits) =
+                teacher.label(&store, shard, worker.device, &|| worker.phase(Phase::Start, 0));
+            store.write(shard, &ids, &logits)?;
+            worker.report(Report::Labelled { shard, shards: store.shards() });
+        }
+    }
+    wait_for_others(worker, &store, &mut shards)?;
+    Ok(SoftLabels::new(store, shards.into_iter().flatten().collect()))
+}
+
+/// Fills in the shards that are not there yet.
+fn wait_for_others(
+    worker: &Worker,
+    store: &Store,
+    shards: &mut [Option<Shard>],
+) -> anyhow::Result<()> {
+    let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
+    let mut since = Instant::now();
+    loop {
+        let mut missing = 0;
+        for (index, shard) in shards.iter_mut().enumerate().filter(|(_, shard)| shard.is_none()) {
+            *shard = store.open(index);
+            match shard {
+                None => missing += 1,
+                Some(_) => {
+                    since = Instant::now();
+                    worker.phase(Phase::Start, 0);
+                }
+            }
+        }
+        if missing == 0 {
+            return Ok(());
+        }
+        if since.elapsed() > deadline {
+            bail!(
+                "{missing} of {} shards of soft labels are not in {} after {} seconds: can all \
+                 workers write there?",
+                shards.len(),
+                store.folder().display(),
+                deadline.as_secs()
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The teacher reads the encoder's ids, and its words are labels for the decoder's.
+fn check_vocabulary(languages: &Languages, folder: &BertFolder) -> anyhow::Result<()> {
+    let own = Tokenizer::open(&folder.vocabulary)?.fingerprint();
+    for (side, tokenizer) in
+        [("encoder", Some(&languages.source)), ("decoder", languages.target.as_ref())]
+    {
+        ensure!(
+            tokenizer.is_some_and(|tokenizer| tokenizer.fingerprint() == own),
+            Misfit(format!(
+                "the {side} has another vocabulary than the teacher of soft_labels, whose is {}: \
+                 give both sides `vocabulary: {{bert: {}}}`, or train a teacher that has theirs",
+                folder.vocabulary.display(),
+                folder.path.display()
+            ))
+        );
+    }
+    Ok(())
+}
+
+/// The hash of everything that the labels depend on.
+fn key(
+    worker: &Worker,
+    folder: &BertFolder,
+    config: &Config,
+    corpus: &Corpus,
+) -> anyhow::Result<Key> {
+    let weights = folder.path.join("model.safetensors");
+    let (_, sha256) =
+        hash_file(&weights).with_context(|| format!("cannot read {}", weights.display()))?;
+    let Config { top, passes, .. } = config;
+    let settings = format!("soft labels 1 {top} {passes} {:?} {sha256}", worker.kinds());
+    let mut key = Sha256::new_with_prefix(settings);
+    key.update(serde_json::to_vec(&folder.config)?);
+    key.update(corpus.key());
+    Ok(key.finalize().into())
+}
+
+/// A BERT and the pairs that it labels.
+pub struct Teacher<'a> {
+    /// The BERT with its head.
+    pub model: Mlm,
+    /// The pairs, in its ids.
+    pub corpus: &'a Corpus,
+    /// The special ones of these.
+    pub special: SpecialIds,
+    /// Its number of positions.
+    pub positions: usize,
+    /// Passes over a pair.
+    pub passes: usize,
+    /// Entries of the vocabulary: its labels are among them.
+    pub words: usize,
+}
+
+impl<'a> Teacher<'a> {
+    fn load(
+        worker: &Worker,
+        folder: &BertFolder,
+        config: &Config,
+        languages: &Languages,
+        corpus: &'a Corpus,
+    ) -> anyhow::Result<Self> {
+        worker.phase(Phase::Start, 0);
+        let shape = &folder.config;
+        let weights = BertWeights { folder: Some(folder), train: Train::Frozen };
+        let list = parameters::mlm(shape, weights);
+        let file = Weights::read(&folder.path.join("model.safetensors"))?;
+        let (seed, kinds) = (worker.config.seed, worker.kinds());
+        let parameters =
+            Parameters::new(&list, &[("encoder", file)], seed, kinds.frozen, worker.device)?;
+        let dropout = BertDropout::new(shape, None);
+        Ok(Self {
+            model: Mlm::over(&parameters, shape, dropout, kinds.compute),
+            corpus,
+            special: languages.source.special(),
+            positions: shape.positions(),
+            passes: config.passes,
+            words: languages.source.size(),
+        })
+    }
+
+    /// The labels of a shard, [`Store::top`] for each target token, and their logits; `begin` hears
+    /// of each batch.
+    pub fn label(
+        &self,
+        store: &Store,
+        shard: usize,
+        device: Device,
+        begin: &dyn Fn(),
+    ) -> (Vec<u32>, Vec<f32>) {
+        let top = store.top();
+        let count = store.tokens(shard) * top;
+        let (mut ids, mut logits) = (vec![0; count], vec![0.0; count]);
+        let mut rows = Vec::new();
+        for sample in store.samples(shard) {
+            let (source, target) = (self.corpus.source(sample), self.corpus.target(sample));
+            if joined(source.len(), target.len()) <= self.positions {
+                let passes = self.passes.min(target.len());
+                rows.extend((0..passes).map(|first| Row { sample, first, step: passes }));
+                continue;
+            }
+            // Too long for the teacher: the data's own words, with all of the probability.
+            let start = store.offset(sample) * top;
+            for (place, &label) in target.iter().enumerate() {
+                let range = start + place * top..start + (place + 1) * top;
+                ids[range.clone()].fill(label);
+                logits[range.start + 1..range.end].fill(f32::NEG_INFINITY);
+            }
+        }
+        let length = |row: &Row| {
+            let sides =
+                (self.corpus.source(row.sample).len(), self.corpus.target(row.sample).len());
+            (joined(sides.0, sides.1) as u32, 0)
+        };
+        let lengths: Vec<_> = rows.iter().map(length).collect();
+        for batch in evaluation_batches(&lengths, MAX_TOKENS) {
+            begin();
+            let batch: Vec<&Row> = batch.iter().map(|&row| &rows[row as usize]).collect();
+            let (found, scores) =
+                self.model.most_probable(&self.batch(&batch), top, self.words, device);
+            let found = Vec::<i64>::try_from(found.view([-1])).expect("[N * top]");
+            let scores = Vec::<f32>::try_from(scores.view([-1])).expect("[N * top]");
+            let mut found = found.chunks(top).zip(scores.chunks(top));
+            for row in batch {
+                for place in row.places(self.corpus.target(row.sample).len()) {
+                    let (words, scores) = found.next().expect("each place has its words");
+                    let start = (store.offset(row.sample) + place) * top;
+                    for (slot, &word) in ids[start..start + top].iter_mut().zip(words) {
+                        *slot = word as u32;
+                    }
+                    logits[start..start + top].copy_from_slice(scores);
+                }
+            }
+        }
+        (ids, logits)
+    }
+
+    fn batch(&self, rows: &[&Row]) -> MlmBatch {
+        let (mut inputs, mut second, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        for row in rows {
+            let target = self.corpus.target(row.sample);
+            let (mut ids, start) = join(self.corpus.source(row.sample), target, self.special.cls);
+            let masked: Vec<usize> = row.places(target.len()).map(|place| start + place).collect();
+            masked.iter().for_each(|&place| ids[place] = self.special.mask);
+            inputs.push(ids);
+            second.push(start as i64);
+            places.push(masked);
+        }
+        let input = Padded::new(&inputs, self.special.pad);
+        let columns = input.columns;
+        let flat = |(row, places): (usize, &Vec<usize>)| {
+            places.iter().map(|place| (row * columns + place) as i64).collect::<Vec<_>>()
+        };
+        MlmBatch {
+            loss_positions: places.iter().enumerate().flat_map(flat).collect(),
+            input,
+            second: Some(second),
+            labels: vec![],
+            samples: rows.iter().map(|row| row.sample as u32).collect(),
+        }
+    }
+}
+
+/// One pass over a pair: every `step`-th target token is masked, from the `first` on.
+struct Row {
+    sample: usize,
+    first: usize,
+    step: usize,
+}
+
+impl Row {
+    /// The masked places of a target of this length, ascending.
+    fn places(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
+        (self.first..length).step_by(self.step)
+    }
+}

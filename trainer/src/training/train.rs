@@ -1,0 +1,447 @@
+//! Training: the loop, and what one step is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, anyhow, bail};
+use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::store::Store;
+use tandem_config::parameters;
+use tandem_config::pretrained::bases::Bases;
+
+use crate::data::batches::Batches;
+use crate::data::corpus::Split;
+use crate::data::prefetch::{Prefetch, PrefetchError};
+use crate::data::random::{Purpose, stream};
+use crate::inference::evaluate::Evaluator;
+use crate::model::parameters::Weights;
+use crate::model::{Block, Parameters, Pass};
+use crate::objective::{Examples, MicroBatch, Objective, Sums};
+use crate::optim::{Adam, learning_rate, share};
+use crate::parallel::shards::shards_of;
+use crate::parallel::{Collective, Reducer, reducer};
+use crate::session::blame;
+use crate::session::corpora::Languages;
+use crate::session::worker::{Ending, Worker};
+use crate::training::checkpoint::{self, Snapshot, TrainerState};
+use crate::training::metrics::StepTimes;
+use crate::training::micro_batches::MicroBatches;
+use crate::training::teacher;
+use crate::training::update::Updates;
+
+/// Micro-batches that are prepared ahead.
+const PREFETCH: usize = 4;
+
+/// So many non-finite gradients came in a row that more steps would be wasted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the gradient was not finite in {in_a_row} steps in a row, up to step {step}: lower the \
+     learning rate, clip the gradient (training.clip_norm), or use f32"
+)]
+pub struct Diverged {
+    in_a_row: u64,
+    step: u64,
+}
+
+/// Everything that a step needs.
+pub struct Trainer<'a> {
+    worker: &'a Worker,
+    bases: Vec<(String, String)>,
+    parameters: Parameters,
+    objective: Objective,
+    updates: RefCell<Updates>,
+    batches: Prefetch<MicroBatch>,
+    evaluator: Option<Evaluator>,
+    store: Store,
+    saving: Option<JoinHandle<anyhow::Result<()>>>,
+    state: TrainerState,
+    times: StepTimes,
+    /// The step whose gradient's norm is still to be logged.
+    norm_is_due: Option<u64>,
+}
+
+impl<'a> Trainer<'a> {
+    /// Loads the model and the data, and takes up a checkpoint's state if one is given.
+    ///
+    /// # Errors
+    /// Whatever is missing or does not fit together.
+    pub fn new(
+        worker: &'a Worker,
+        collective: Box<dyn Collective>,
+        resume: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let config = &worker.config;
+        let languages = Languages::open(worker)?;
+        let bases = checkpoint::base_hashes(&languages)?;
+        identify(worker, &bases);
+        let parameters = allocate(worker, &languages.bases)?;
+        let (cls, kind) = (languages.source.special().cls.into(), worker.kinds().compute);
+        let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
+        let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
+        let mut state = TrainerState::new(config.seed, worker.world_size);
+        if let Some(folder) = resume {
+            let checkpoint = checkpoint::open(folder, &bases)?;
+            state = checkpoint::resume(&checkpoint, &parameters, &mut adam)?;
+            state.world_size = worker.world_size;
+        } else if let Some(run) = &config.model.init {
+            checkpoint::warm_start(run, &parameters, &bases)?;
+        }
+        let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
+        let data = languages.data_hashes(worker, &corpus)?;
+        if let Some(folder) = resume {
+            check_data(worker, &state, &data, folder)?;
+        }
+        state.data = data;
+        let mut examples = languages.examples(worker, Arc::clone(&corpus))?;
+        if let (Some(teacher), Examples::Pair(pairs)) = (config.model.soft_labels(), &mut examples)
+        {
+            let labels = teacher::soft_labels(worker, &languages, teacher, &corpus)?;
+            pairs.soft_labels = Some(Arc::new(labels));
+        }
+        let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
+        let batches = Batches::new(examples.lengths(), max_tokens, config.seed, line)?;
+        let shards = config.training.micro_batches;
+        let own = shards_of(worker.rank, worker.world_size, shards);
+        let own = own.start as u64..own.end as u64;
+        let stream = MicroBatches::new(batches, examples, shards as u64, state.position, own);
+        let evaluator = Evaluator::for_training(worker, languages)?;
+        let settings = reducer::Settings {
+            reduction: config.cluster.reduction,
+            dtype: config.cluster.gradient_dtype,
+            shards,
+            sums: Sums::COUNT,
+            bucket_elements: (config.cluster.bucket_mib * (1 << 18) as f64) as usize,
+            // Clipping needs the norm of all gradients.
+            into_forward: config.training.clip_norm == 0.0,
+        };
+        let reducer = Reducer::new(collective, &parameters, &settings);
+        let updates = RefCell::new(Updates::new(adam, reducer, &parameters));
+        Ok(Self {
+            worker,
+            bases,
+            parameters,
+            objective,
+            updates,
+            batches: Prefetch::new(stream, PREFETCH)?,
+            evaluator,
+            store: Store::new(worker.run.join("checkpoints")),
+            saving: None,
+            state,
+            times: StepTimes::default(),
+            norm_is_due: None,
+        })
+    }
+
+    /// Trains to the last step, or until the coordinator asks to stop: then there is a checkpoint
+    /// of where it stopped. The step that was resumed is evaluated first if `evaluate_first`.
+    ///
+    /// # Errors
+    /// [`Diverged`], a failing communication library, or unreadable data.
+    pub fn run(mut self, evaluate_first: bool) -> anyhow::Result<Ending> {
+        let config = &self.worker.config;
+        let steps = config.training.steps;
+        if evaluate_first && self.evaluate()? == Ending::Stopped {
+            return self.finish(Ending::Stopped);
+        }
+        while self.state.step < steps {
+            let step = self.state.step + 1;
+            self.worker.phase(Phase::Train, step);
+            self.times.begin();
+            let sums = self.forward_backward(step)?;
+            if sums.given_up > 0.0 {
+                self.save()?;
+                return self.finish(Ending::Stopped);
+            }
+            let norm = self.update(step, &sums)?;
+            self.state.step = step;
+            self.state.position += config.training.micro_batches as u64;
+            self.log(&sums, norm);
+
+            let stops = sums.stop > 0.0;
+            let evaluates = self.evaluator.is_some() && config.evaluation.is_due(step, steps);
+            let saves = sums.checkpoint > 0.0 || config.checkpoints.is_due(step, steps);
+            // What is evaluated may turn out to be the best, and may be stopped in the middle.
+            if stops || saves || evaluates {
+                self.save()?;
+            }
+            if stops || evaluates && self.evaluate()? == Ending::Stopped {
+                return self.finish(Ending::Stopped);
+            }
+        }
+        self.finish(Ending::Done)
+    }
+
+    /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks. The step before
+    /// is finished on the way, at the latest before a gradient takes the place of one of its own.
+    fn forward_backward(&mut self, step: u64) -> anyhow::Result<Sums> {
+        let mut flags = Sums {
+            stop: f64::from(u8::from(self.worker.stop_requested())),
+            checkpoint: f64::from(u8::from(self.worker.checkpoint_requested())),
+            ..Sums::default()
+        };
+        let shards = self.updates.borrow().reducer.shards();
+        for (index, shard) in shards.into_iter().enumerate() {
+            let waiting = Instant::now();
+            blame::works_on(&[]);
+            let found = self.wait_for_batch(step);
+            let batch = match found {
+                Err(PrefetchError::GivenUp) => {
+                    // The others are in the step already: they learn of it with the sums.
+                    let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
+                    self.finish_update()?;
+                    self.updates.get_mut().reducer.give_up(&sums.to_tensor());
+                    break;
+                }
+                found => found?.context("the stream of batches has ended")?,
+            };
+            self.times.batch_ready(waiting.elapsed());
+            blame::works_on(batch.samples());
+            let masks = stream(self.state.seed, Purpose::Dropout, &[step, shard as u64]);
+            let weights = |block: Block| self.updates.borrow_mut().make(block, &self.parameters);
+            let pass = Pass::train(masks).after(&weights);
+            let mut loss = self.objective.loss(&batch, self.worker.device, &pass);
+            loss.sums += std::mem::take(&mut flags);
+            self.finish_update()?;
+            self.updates.get_mut().reducer.begin(index, &loss.sums.to_tensor());
+            loss.surrogate.backward();
+            self.updates.get_mut().reducer.end(index);
+        }
+        blame::works_on(&[]);
+        self.finish_update()?;
+        let updates = self.updates.get_mut();
+        updates.reducer.send_rest();
+        self.worker.phase(Phase::Reduce, step);
+        let sums = updates.wait(Reducer::sums)?;
+        self.worker.phase(Phase::Train, step);
+        self.times.gradients_ready(updates.take_waited());
+        Ok(Sums::from_array(std::array::from_fn(|index| sums[index])))
+    }
+
+    /// The next batch. Where that takes a while the coordinator knows what is waited for.
+    fn wait_for_batch(&mut self, step: u64) -> Result<Option<MicroBatch>, PrefetchError> {
+        let told = Cell::new(false);
+        let found = self.batches.next_item(&|| {
+            if !told.replace(true) {
+                self.worker.phase(Phase::Data, step);
+            }
+            self.worker.stop_requested()
+        });
+        if told.get() {
+            self.worker.phase(Phase::Train, step);
+        }
+        found
+    }
+
+    /// Begins the optimizer's step; skipped, and counted, where the gradient is not finite. To be clipped
+    /// all of it must be there, and its norm is answered; else the next forward pass begins before.
+    fn update(&mut self, step: u64, sums: &Sums) -> anyhow::Result<Option<f64>> {
+        let training = &self.worker.config.training;
+        let updates = self.updates.get_mut();
+        let mut scale = 1.0 / sums.denominator.max(1.0);
+        let mut norm = None;
+        if training.clip_norm > 0.0 {
+            updates.wait(Reducer::finish)?;
+            let mut gradients = updates.reducer.gradients();
+            gradients *= scale;
+            let found = gradients.norm().double_value(&[]);
+            scale = if found > training.clip_norm { training.clip_norm / found } else { 1.0 };
+            norm = Some(found);
+        }
+        let is_finite = sums.not_finite == 0.0 && sums.loss.is_finite();
+        if !is_finite || norm.is_some_and(|norm| !norm.is_finite()) {
+            self.skip(step)?;
+            return Ok(norm);
+        }
+        self.state.skipped_in_a_row = 0;
+        let lr = learning_rate(&training.schedule, step, training.steps);
+        let tuned = self.worker.config.model.ct_nmt().and_then(|ct_nmt| ct_nmt.rate);
+        let share = tuned.map_or(1.0, |schedule| share(&schedule, step));
+        let rate = |name: &str| if name.starts_with("fused.") { share * lr } else { lr };
+        updates.begin(&self.parameters, scale, rate);
+        Ok(norm)
+    }
+
+    /// Finishes the step that has been begun: whoever looks at the weights does so first.
+    fn finish_update(&mut self) -> anyhow::Result<()> {
+        let updates = self.updates.get_mut();
+        updates.finish(&self.parameters)?;
+        self.times.gradients_ready(updates.take_waited());
+        if let Some(step) = self.norm_is_due.take() {
+            let norm = updates.reducer.gradients().norm().double_value(&[]);
+            let scalars = vec![("train/grad_norm".to_owned(), norm)];
+            self.worker.report(Report::Scalars { step, scalars });
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, step: u64) -> anyhow::Result<()> {
+        self.state.skipped += 1;
+        self.state.skipped_in_a_row += 1;
+        let in_a_row = self.state.skipped_in_a_row;
+        if self.worker.is_first() {
+            self.worker.notice(format!(
+                "step {step} is skipped: its gradient is not finite ({in_a_row} in a row)"
+            ));
+        }
+        if in_a_row >= self.worker.config.training.max_non_finite {
+            bail!(Diverged { in_a_row, step });
+        }
+        Ok(())
+    }
+
+    fn log(&mut self, sums: &Sums, norm: Option<f64>) {
+        let tokens_per_second = self.times.end(sums.tokens);
+        if let Some((data, compute)) = self.times.pace() {
+            self.worker.report(Report::Pace { step: self.state.step, data, compute });
+        }
+        let training = &self.worker.config.training;
+        let (step, steps) = (self.state.step, training.steps);
+        if !self.worker.is_first() || !(step % training.log_every == 0 || step == steps) {
+            return;
+        }
+        let loss = sums.loss / sums.denominator.max(1.0);
+        let nll = sums.nll / sums.predicted.max(1.0);
+        let mut scalars = self.times.scalars();
+        let mut add = |tag: &str, value: f64| scalars.push((tag.to_owned(), value));
+        add("train/loss", loss);
+        add("train/nll_loss", nll);
+        add("train/ppl", nll.exp());
+        add("train/lr", learning_rate(&training.schedule, step, steps));
+        match norm {
+            Some(norm) => add("train/grad_norm", norm),
+            None => self.norm_is_due = Some(step),
+        }
+        add("train/skipped_steps", self.state.skipped as f64);
+        if sums.length_nll > 0.0 {
+            add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
+        }
+        if sums.soft_nll > 0.0 {
+            add("train/soft_label_loss", sums.soft_nll / sums.predicted.max(1.0));
+        }
+        if sums.distillation > 0.0 {
+            add("train/distillation_loss", sums.distillation / sums.source_tokens.max(1.0));
+        }
+        self.worker.report(Report::Scalars { step, scalars });
+        self.worker.report(Report::Progress { step, steps, loss, tokens_per_second });
+    }
+
+    /// Starts to write a checkpoint, in the background. Rank 0 writes for all: the others hold
+    /// the same bits.
+    fn save(&mut self) -> anyhow::Result<()> {
+        self.finish_update()?;
+        if !self.worker.is_first() {
+            return Ok(());
+        }
+        if let Err(error) = self.saved()? {
+            self.worker.notice(format!(
+                "no checkpoint was written, the older ones stay and training goes on: {error:#}"
+            ));
+        }
+        let snapshot =
+            Snapshot::take(&self.parameters, &self.updates.get_mut().adam, self.state.clone());
+        let (store, bases) = (self.store.clone(), self.bases.clone());
+        let (generation, step) = (self.worker.generation, self.state.step);
+        let session = self.worker.session().cloned();
+        let thread = std::thread::Builder::new().name("save".into());
+        self.saving = Some(thread.spawn(move || {
+            snapshot.write(&store, generation, bases)?;
+            if let Some(session) = session {
+                session.report(Report::CheckpointWritten { step });
+            }
+            Ok(())
+        })?);
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is being written, and answers whether that succeeded: where it
+    /// did not, the older ones stay, and the next may.
+    fn saved(&mut self) -> anyhow::Result<anyhow::Result<()>> {
+        let Some(thread) = self.saving.take() else { return Ok(Ok(())) };
+        self.worker.phase(Phase::Save, self.state.step);
+        thread.join().map_err(|_| anyhow!("the thread that writes checkpoints panicked"))
+    }
+
+    /// Scores the current step. All ranks stop if any of them gave up: it is to be evaluated by
+    /// all of them again.
+    fn evaluate(&mut self) -> anyhow::Result<Ending> {
+        self.finish_update()?;
+        let Some(evaluator) = &self.evaluator else { return Ok(Ending::Done) };
+        let step = self.state.step;
+        let ending = evaluator.run(self.worker, &self.objective, step)?;
+        // A rank with a smaller share waits here for the others, so it is ahead of them.
+        self.worker.phase(Phase::Train, step + 1);
+        let stopped = f32::from(u8::from(ending == Ending::Stopped));
+        let stopped = self.updates.get_mut().reducer.total(stopped)?;
+        Ok(if stopped > 0.0 { Ending::Stopped } else { Ending::Done })
+    }
+
+    fn finish(mut self, ending: Ending) -> anyhow::Result<Ending> {
+        self.finish_update()?;
+        self.saved()?.context("the last checkpoint could not be written")?;
+        self.worker.phase(Phase::Finish, self.state.step);
+        if ending == Ending::Done && self.worker.is_first() {
+            crate::training::export::write(self.worker, &self.parameters)?;
+        }
+        Ok(ending)
+    }
+}
+
+/// Refuses to resume on other texts than the checkpoint's, unless the config allows it.
+fn check_data(
+    worker: &Worker,
+    state: &TrainerState,
+    here: &BTreeMap<String, String>,
+    checkpoint: &Path,
+) -> anyhow::Result<()> {
+    let changed = state.changed_data(here);
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let splits = changed.iter().map(|split| format!("data.{split}")).collect::<Vec<_>>();
+    let what =
+        format!("{} changed since {} was written", splits.join(" and "), checkpoint.display());
+    if !worker.config.data.allow_changed {
+        bail!(checkpoint::Misfit(format!(
+            "{what}; put the old text back, set data.allow_changed to resume with this one, or start \
+             over with --restart"
+        )));
+    }
+    if worker.is_first() {
+        let made = changed.iter().any(|key| ["distillation", "back_translation"].contains(key));
+        let made = if made { "; what a teacher made of the old text stays" } else { "" };
+        worker.notice(format!("{what}; resuming with it, as data.allow_changed says{made}"));
+    }
+    Ok(())
+}
+
+/// Tells the coordinator what has to be the same on every rank.
+fn identify(worker: &Worker, bases: &[(String, String)]) {
+    let hash = |(side, hash): &(String, String)| (format!("{side} BERT (SHA-256)"), hash.clone());
+    let mut facts: BTreeMap<String, String> = bases.iter().map(hash).collect();
+    facts.insert("tandem-worker version".into(), env!("CARGO_PKG_VERSION").into());
+    worker.report(Report::Identity { facts });
+}
+
+/// The run's parameters with their values before the first step.
+///
+/// # Errors
+/// Pre-trained weights that are missing or do not fit.
+pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
+    let list = parameters::model(&worker.config, bases);
+    let mut pretrained = Vec::new();
+    for (side, folder) in bases.folders() {
+        pretrained.push((side, Weights::read(&folder.join("model.safetensors"))?));
+    }
+    if worker.is_first() {
+        worker.report(Report::Plan {
+            trained: parameters::trained_count(&list) as u64,
+            frozen: parameters::frozen_count(&list) as u64,
+        });
+    }
+    let (seed, kind) = (worker.config.seed, worker.kinds().frozen);
+    Ok(Parameters::new(&list, &pretrained, seed, kind, worker.device)?)
+}
