@@ -34,6 +34,7 @@ demo: setup
 test: setup-test
 	cargo fmt --check
 	cargo clippy --release --all-targets -- $(LINTS)
+	cargo doc --quiet --release --no-deps --workspace
 	cargo build --release
 	cargo test --release
 	@$(MAKE) --no-print-directory test-slurm

@@ -1,12 +1,13 @@
 //! `tandem`: the launcher's verbs, and the coordinator of a run.
 //!
 //! - [`commands`]: a file for each verb.
-//! - [`coordinator`]: a run from its start to its end. [`slurm`]: the batch job around it.
-//! - [`prepare`]: from a config to a run folder that is ready, and the plan.
+//! - [`launch`]: a run from wherever it stands to its end. [`coordinator`]: its workers, stage by stage.
+//!   [`journal`]: what is recorded of it. [`slurm`]: the batch job around it.
+//! - [`prepare`]: from a config to a run folder that is ready; the plan; the worker program.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`report`]: the finished run for people; [`tensorboard`]: its curves; [`score`]: BLEU and chrF.
 //! - [`corpora`] prepares the paper's corpora, [`reproduce`] makes its tables.
-//! - [`terminal`]: what is printed, and exit codes.
+//! - [`terminal`]: what is printed, signals, exit codes.
 
 // They panic where nobody reads or the disk is full: see `terminal::output`, and `process::say`.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -15,6 +16,8 @@ pub mod commands;
 pub mod coordinator;
 pub mod corpora;
 pub mod doctor;
+pub mod journal;
+pub mod launch;
 pub mod prepare;
 pub mod report;
 pub mod reproduce;

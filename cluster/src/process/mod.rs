@@ -12,8 +12,6 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::run::store::hex;
-
 /// How often a process is looked at while waiting for its end.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -30,7 +28,7 @@ pub fn exit_now(code: i32) -> ! {
 pub fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(hex(bytes))
+    Ok(hex::encode(bytes))
 }
 
 /// Whether this process ignores a signal, as one that was started under `nohup` does SIGHUP.

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::run::store::hex;
 use crate::run::temporary::{self, Scratch};
 
 /// Why shards cannot be put together.
@@ -105,7 +104,7 @@ impl Shards {
     /// Where the file system refuses; then the shard is not there.
     pub fn write(&self, shard: usize, cut: Cut, items: &str, writer: &str) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let sha256 = hex(Sha256::digest(items));
+        let sha256 = hex::encode(Sha256::digest(items));
         let header = Header { key: self.key.clone(), shard, cut, sha256 };
         let path = self.path(shard);
         let draft = path.with_extension(format!("tmp-{writer}"));
@@ -222,7 +221,7 @@ impl Shards {
         if self.path(header.shard) != path {
             return Err(damaged(format!("it holds shard {}", header.shard)));
         }
-        if header.sha256 != hex(Sha256::digest(rest)) {
+        if header.sha256 != hex::encode(Sha256::digest(rest)) {
             return Err(damaged("its hash does not fit its content".into()));
         }
         let rest = rest.to_owned();

@@ -10,7 +10,7 @@ use tandem_config::schema::data::Text;
 use tandem_config::schema::decoding::Decoding;
 
 use crate::run::shards::Shards;
-use crate::run::store::{hash_file, hex};
+use crate::run::store::hash_file;
 
 /// What a group of workers translates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,7 +71,7 @@ impl Input {
     pub fn hash(&self) -> io::Result<String> {
         let mut key = Sha256::new();
         self.update(&mut key)?;
-        Ok(hex(key.finalize()))
+        Ok(hex::encode(key.finalize()))
     }
 
     fn update(&self, key: &mut Sha256) -> io::Result<()> {
@@ -115,7 +115,7 @@ impl Task {
         key.update(serde_json::to_vec(self)?);
         key.update(serde_json::to_vec(model)?);
         self.input.update(&mut key)?;
-        Ok(hex(key.finalize()))
+        Ok(hex::encode(key.finalize()))
     }
 
     /// Where the translations of the task in `folder` lie.

@@ -20,7 +20,7 @@ pub struct Data {
     /// Text in the target's language with a teacher's translations as its sources, besides `train`
     /// (Sennrich et al. 2016).
     pub back_translation: Option<BackTranslation>,
-    /// Longest sentence in tokens of its own vocabulary, with the final [SEP]. The default is the
+    /// Longest sentence in tokens of its own vocabulary, with the final `[SEP]`. The default is the
     /// number of positions of the side's BERT, which it may not exceed.
     #[schemars(range(min = 2))]
     pub max_length: Option<usize>,

@@ -148,7 +148,7 @@ impl Default for BeamSearch {
     }
 }
 
-/// By what beam search compares hypotheses of L tokens, where L counts the final [SEP].
+/// By what beam search compares hypotheses of L tokens, where L counts the final `[SEP]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BeamScore {

@@ -262,7 +262,7 @@ impl Model {
     }
 }
 
-/// The length of a joined pair, whose sides end with [SEP] and have [CLS] before them.
+/// The length of a joined pair, whose sides end with `[SEP]` and have `[CLS]` before them.
 pub fn joined(source: usize, target: usize) -> usize {
     1 + source + target
 }
@@ -346,7 +346,7 @@ impl Default for Masked {
 
 /// The next target token from those before it, with teacher forcing.
 ///
-/// The decoder sees [CLS] and the target without its last token, each position only what stands
+/// The decoder sees `[CLS]` and the target without its last token, each position only what stands
 /// before it, and predicts the target. The loss of a step is `Σ smoothed nll / target tokens`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -368,7 +368,7 @@ impl Default for Autoregressive {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Corruption {
-    /// Share replaced by [MASK]: 1 in the paper, 0.8 in the released code and in BERT.
+    /// Share replaced by `[MASK]`: 1 in the paper, 0.8 in the released code and in BERT.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
     /// Share replaced by a random token: 0 in the paper, 0.1 in the released code and in BERT.
@@ -390,11 +390,11 @@ pub struct Mlm {
     /// Share of the tokens that are predicted.
     #[schemars(range(min = 0.01, max = 0.99))]
     pub predicted: f64,
-    /// What the model sees at the predicted positions. With `conditional`, Chen et al. have [MASK]
+    /// What the model sees at the predicted positions. With `conditional`, Chen et al. have `[MASK]`
     /// alone.
     pub corruption: Corruption,
     /// Whether pairs are read, `[CLS] source [SEP] target [SEP]` with token types 0 and 1, and only
-    /// tokens of the target are predicted, the final [SEP] among them. Both sides together fit into
+    /// tokens of the target are predicted, the final `[SEP]` among them. Both sides together fit into
     /// the BERT's positions.
     pub conditional: bool,
 }

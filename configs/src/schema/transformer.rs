@@ -46,7 +46,7 @@ pub struct Transformer {
 /// A frozen BERT that reads the source, and an attention over its output in every layer (Zhu et al.
 /// 2020).
 ///
-/// It reads the same ids as the encoder, which has its vocabulary, behind a [CLS], as in the released
+/// It reads the same ids as the encoder, which has its vocabulary, behind a `[CLS]`, as in the released
 /// code; where both sides are fused, it is one BERT. Its dropout while training is what its config.json
 /// says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -75,7 +75,7 @@ pub enum Positions {
 /// CT-NMT's concerted training (Yang et al. 2020): a BERT that reads the source, and an encoder of its
 /// width that uses it and learns to do without.
 ///
-/// It reads the same ids as the encoder, which has its vocabulary, behind a [CLS], as in the released
+/// It reads the same ids as the encoder, which has its vocabulary, behind a `[CLS]`, as in the released
 /// code; there the encoder has that token too, and here it goes without. Its dropout while training is
 /// what its config.json says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -6,8 +6,8 @@ use anyhow::Context;
 use tandem_cluster::run::temporary::Scratch;
 
 use crate::coordinator::finish;
-use crate::coordinator::journal::read_state;
 use crate::coordinator::training::extra;
+use crate::journal::read_state;
 use crate::prepare;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;

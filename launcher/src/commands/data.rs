@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use tandem_cluster::process::say;
 
 use super::in_repository;
-use crate::coordinator::progress::Progress;
 use crate::corpora::archives::{Supplier, Trust, hosts, mebibytes};
 use crate::corpora::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, surprises};
-use crate::corpora::recipe::{Recipe, names};
+use crate::corpora::recipe::Recipe;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
+use crate::terminal::progress::Progress;
+use crate::terminal::text::yaml_names;
 
 /// Where recipes are, from the repository's folder.
 const RECIPES: &str = "configs/paper/data";
@@ -77,7 +78,7 @@ impl Args {
 
 fn list(recipes: &Path, folder: &Path) -> String {
     let mut lines = String::new();
-    for name in names(recipes) {
+    for name in yaml_names(recipes) {
         let path = recipes.join(&name).with_added_extension("yaml");
         match Recipe::read(&path) {
             Ok(recipe) => {

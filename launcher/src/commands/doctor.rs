@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::coordinator::worker;
 use crate::doctor::gpu_test::{self, Collectives, GpuTest, Setting, Tested};
 use crate::doctor::{CHECKS, Finding, Level, Site, examine};
+use crate::prepare::worker;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 

@@ -6,12 +6,12 @@ use clap::ValueEnum;
 
 use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
-use crate::coordinator::interrupts::Interrupts;
 use crate::coordinator::session::Session;
-use crate::coordinator::worker::Work;
 use crate::prepare;
+use crate::prepare::worker::Work;
 use crate::score::Scoring;
 use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 
 /// Score a checkpoint on the validation or the test split.

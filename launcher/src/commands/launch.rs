@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::{Allocation, Job};
 
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::launch::{launch_on, place};
-use crate::coordinator::teacher;
-use crate::coordinator::worker;
+use crate::launch::{launch_on, place};
 use crate::prepare;
+use crate::prepare::distillation;
+use crate::prepare::worker;
 use crate::slurm::job;
 use crate::terminal::exit::Exit;
+use crate::terminal::interrupts::Interrupts;
 
 /// Train, evaluate and export what a config describes; goes on where an earlier launch ended.
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ impl Args {
     /// Whatever keeps the run from starting.
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        teacher::check(&config)?;
+        distillation::check(&config)?;
         let (program, interrupts) = (worker::find()?, Interrupts::catch()?);
         let run = RunFolder::new(config.run.path());
         if Allocation::is_follower() {

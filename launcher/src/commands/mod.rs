@@ -22,7 +22,8 @@ use clap::{Parser, Subcommand};
 
 use tandem_cluster::process::{end_on_panic, say};
 
-use crate::terminal::exit::of_error;
+use crate::prepare::hub::HubError;
+use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::text::in_words;
 
 /// Trains translation models out of two frozen BERTs, on one machine or many.
@@ -39,6 +40,13 @@ fn in_repository(path: &Path) -> PathBuf {
     let places = program.ancestors().skip(1).map(|place| place.join(path));
     let found = [path.to_owned()].into_iter().chain(places).find(|path| path.exists());
     found.unwrap_or_else(|| path.to_owned())
+}
+
+/// How a command ends that has met this error.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    let is_final =
+        error.is::<Refused>() || error.downcast_ref::<HubError>().is_some_and(HubError::is_final);
+    if is_final { Exit::Usage } else { Exit::Failed }
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -91,7 +99,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             say(format_args!("error: {}", in_words(&error)));
-            of_error(&error).into()
+            exit_of(&error).into()
         }
     }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use tandem_cluster::topology::Topology;
 
-use crate::coordinator::teacher;
-use crate::coordinator::worker;
 use crate::prepare;
+use crate::prepare::distillation;
 use crate::prepare::plan::Plan;
+use crate::prepare::worker;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 
@@ -31,7 +31,7 @@ impl Args {
     /// A config that does not work, or a BERT that is not here.
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        teacher::check(&config)?;
+        distillation::check(&config)?;
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());

@@ -8,19 +8,20 @@ use tandem_cluster::process::say;
 use tandem_config::RunConfig;
 use tandem_config::schema::cluster::Device;
 
+use super::exit_of;
 use super::in_repository;
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::launch::launch;
-use crate::coordinator::teacher;
-use crate::coordinator::worker;
+use crate::launch::launch;
 use crate::prepare;
+use crate::prepare::distillation;
+use crate::prepare::worker;
 use crate::reproduce::chart::draw;
 use crate::reproduce::difference::add_differences;
 use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{self, Outcome};
 use crate::reproduce::speed;
 use crate::reproduce::table::{Row, Table};
-use crate::terminal::exit::{Exit, Refused, of_error};
+use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 use crate::terminal::text::in_words;
 
@@ -148,7 +149,7 @@ impl Args {
         say(format_args!("{}: {}", row.data, row.system));
         let ended = match table.untrained {
             true => speed::measure(config, interrupts),
-            false => teacher::check(&config)
+            false => distillation::check(&config)
                 .map_err(anyhow::Error::from)
                 .and_then(|()| launch(config, false, worker::find()?, interrupts.clone())),
         };
@@ -159,7 +160,7 @@ impl Args {
             }
             Err(error) => {
                 say(format_args!("error: {}", in_words(&error)));
-                let exit = of_error(&error);
+                let exit = exit_of(&error);
                 (Outcome::Nothing(format!("its run failed: {}", in_words(&error))), exit)
             }
         }

@@ -8,8 +8,8 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
 
-use crate::coordinator::teacher;
 use crate::prepare;
+use crate::prepare::distillation;
 use crate::slurm::script::{Request, Script};
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
@@ -39,7 +39,7 @@ impl Args {
     /// A config that does not work or contradicts what is asked of Slurm, or a refusal of Slurm's.
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        teacher::check(&config)?;
+        distillation::check(&config)?;
         self.request.check_time(&self.sbatch, &config.cluster)?;
         let room = self.request.room(&config.cluster)?;
         let topology =

@@ -6,14 +6,14 @@ use std::{fs, io};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::coordinator::journal::{Stage, State, Status, read_state};
-use crate::coordinator::progress::duration;
+use crate::journal::ending::Next;
+use crate::journal::{Stage, State, Status, read_state};
 use crate::prepare;
 use crate::report::Split;
-use crate::slurm::ending::Next;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
+use crate::terminal::progress::duration;
 
 /// Print where a run stands.
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tandem_cluster::process::say;
 use tandem_cluster::run::folder::RunFolder;
 
-use crate::coordinator::journal::read_state;
+use crate::journal::read_state;
 use crate::prepare;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};

@@ -8,12 +8,12 @@ use anyhow::Context;
 use tandem_cluster::run::shards::Shards;
 use tandem_cluster::run::task::{Input, Task, TooLong};
 
-use crate::coordinator::interrupts::Interrupts;
 use crate::coordinator::session::Session;
-use crate::coordinator::worker::Work;
 use crate::prepare;
+use crate::prepare::worker::Work;
 use crate::score::Translation;
 use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 use crate::terminal::text;
 

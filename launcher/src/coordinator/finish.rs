@@ -15,12 +15,12 @@ use tandem_cluster::run::temporary;
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
-use super::group::{self, Listener, Setting};
-use super::ledger::Activity;
-use super::life::{Coordinator, Halt};
+use super::group::Listener;
 use super::restarts::Restarts;
 use super::training::{extra, show, summary};
-use crate::coordinator::worker::Work;
+use super::{Coordinator, Halt};
+use crate::journal::ledger::Activity;
+use crate::prepare::worker::Work;
 use crate::report::pick_samples;
 use crate::score::{Scoring, Translation};
 use crate::tensorboard::Writer;
@@ -68,15 +68,8 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
             output: output.clone(),
             decoding: None,
         };
-        let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
-        let setting = Setting {
-            run: &coordinator.run,
-            topology: &coordinator.topology,
-            deadlines: &coordinator.config.cluster.deadlines,
-            interrupts: &coordinator.interrupts,
-        };
         let mut parts = Parts::default();
-        let end = group::run(&setting, generation, job, &mut parts);
+        let end = coordinator.workers.run(&coordinator.run, generation, &work, &mut parts);
         for notice in parts.notices.drain(..) {
             coordinator.progress.say(&format!("note: {notice}"));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -17,11 +17,12 @@ use tandem_cluster::topology::Topology;
 use tandem_config::schema::cluster::Deadlines;
 
 use super::engine_log::{death, describe_signal, lost_host, start_failure};
-use super::failure::{Failure, Kind};
 use super::members::{Members, Overdue};
-use crate::coordinator::interrupts::Interrupts;
-use crate::slurm::ending::Ending;
+use crate::journal::ending::Ending;
+use crate::journal::failure::{Failure, Kind};
+use crate::prepare::worker::Work;
 use crate::terminal::exit::Exit;
+use crate::terminal::interrupts::Interrupts;
 
 /// How often interrupts, deadlines and the engine are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -84,29 +85,44 @@ pub trait Listener {
     fn tick(&mut self) {}
 }
 
-/// What a group needs.
-pub struct Setting<'a> {
-    /// The run.
-    pub run: &'a RunFolder,
-    /// Where its ranks go.
-    pub topology: &'a Topology,
+/// What every group of workers of a run has in common.
+pub struct Workers {
+    /// The worker program.
+    pub program: PathBuf,
+    /// Where the ranks go.
+    pub topology: Topology,
     /// How long each phase may stand still.
-    pub deadlines: &'a Deadlines,
+    pub deadlines: Deadlines,
     /// The launcher's signals.
-    pub interrupts: &'a Interrupts,
+    pub interrupts: Interrupts,
 }
 
-/// Runs a job on every rank until all have ended; nothing of it is left afterwards.
-///
-/// # Errors
-/// When the group cannot even be started.
-pub fn run(
-    setting: &Setting,
+impl Workers {
+    /// Has a group of workers, the `generation`-th of the run, do some work; no process of it is left
+    /// afterwards.
+    ///
+    /// # Errors
+    /// When the group cannot even be started.
+    pub fn run(
+        &self,
+        run: &RunFolder,
+        generation: u64,
+        work: &Work,
+        listener: &mut dyn Listener,
+    ) -> Result<End, GroupError> {
+        let job = work.job(&self.program, run.path(), &self.topology);
+        supervise(self, run, generation, job, listener)
+    }
+}
+
+fn supervise(
+    workers: &Workers,
+    run: &RunFolder,
     generation: u64,
     mut job: Job,
     listener: &mut dyn Listener,
 ) -> Result<End, GroupError> {
-    let Setting { run, topology, deadlines, interrupts } = setting;
+    let Workers { topology, deadlines, interrupts, .. } = workers;
     let secret = process::random_name()?;
     let ways = Ways::to(topology.host_names())?;
     let server = Server::bind(&ways.addresses, generation, secret, topology.ranks)?;

@@ -1,34 +1,71 @@
-//! The coordinator: a run's life from its first worker to its report.
+//! The coordinator: a run from its first worker to its report.
 //!
 //! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
-//!   overdue; [`failure`] is what went wrong first, and the report about it, for which [`engine_log`]
-//!   reads what mpirun or srun says.
-//! - [`training`] handles what training workers say; [`evaluation`] merges and scores their parts.
-//! - [`restarts`] decides what is done about a failure, [`gaps`] finds what is to be trained again;
-//!   [`journal`] writes it all down.
-//! - [`ledger`] knows what the time went into, [`stragglers`] who is slower than the others.
-//! - [`life`] puts them together; [`teacher`] is what comes before training, for which
-//!   [`translations`] are made or found; [`finish`] is what comes after, [`summary`] what the report
-//!   tells of it.
+//!   overdue; [`engine_log`] finds in the output of mpirun or srun what went wrong.
+//! - [`attempts`] is what follows from the end of a group, for which [`restarts`] decides what is done
+//!   about a failure.
+//! - [`lifecycle`] is the order of the stages: [`teacher`] before training, for which [`translations`]
+//!   are made or found; [`training`], where [`evaluation`] merges and scores what the ranks translated,
+//!   [`stragglers`] finds slow ranks and [`gaps`] the checkpoints that must be trained again; [`finish`]
+//!   after it; [`summary`] is what the report says.
+//! - [`session`]: one group of workers for `tandem translate` and `tandem evaluate`.
 
+pub mod attempts;
 pub mod engine_log;
 pub mod evaluation;
-pub mod failure;
 pub mod finish;
 pub mod gaps;
 pub mod group;
-pub mod interrupts;
-pub mod journal;
-pub mod launch;
-pub mod ledger;
-pub mod life;
+pub mod lifecycle;
 pub mod members;
-pub mod progress;
 pub mod restarts;
 pub mod session;
 pub mod stragglers;
 pub mod summary;
 pub mod teacher;
 pub mod training;
-mod translations;
-pub mod worker;
+pub mod translations;
+
+use std::path::PathBuf;
+
+use tandem_cluster::run::folder::RunFolder;
+use tandem_config::RunConfig;
+
+use crate::journal::Journal;
+use crate::terminal::exit::Exit;
+use crate::terminal::interrupts::Interrupts;
+use crate::terminal::progress::Progress;
+use group::Workers;
+
+/// Launches a run with this worker program, resuming it where it was interrupted.
+pub type Launch = fn(RunConfig, PathBuf, Interrupts) -> anyhow::Result<Exit>;
+
+/// A run that is ready to be started.
+pub struct Coordinator {
+    /// Its folder, locked by this process.
+    pub run: RunFolder,
+    /// What it is.
+    pub config: RunConfig,
+    /// Its workers.
+    pub workers: Workers,
+    /// What people see.
+    pub progress: Progress,
+    /// Where the run stands.
+    pub journal: Journal,
+    /// Launches the run of a teacher.
+    pub launch: Launch,
+}
+
+/// Why a stage goes no further.
+enum Halt {
+    /// The run ends for now.
+    Exit(Exit),
+    /// Something that workers have no part in.
+    Error(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Halt {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}

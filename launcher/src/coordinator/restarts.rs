@@ -1,6 +1,6 @@
 //! Whether a failed group of workers is started again.
 
-use super::failure::Failure;
+use crate::journal::failure::Failure;
 use crate::terminal::exit::Exit;
 
 /// What is done about a failure.
@@ -72,8 +72,8 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::failure::Kind;
     use super::*;
+    use crate::journal::failure::Kind;
 
     fn failure(kind: Kind, step: u64, exit_code: Option<i32>) -> Failure {
         Failure {

@@ -15,13 +15,13 @@ use tandem_config::RunConfig;
 
 use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
-use crate::coordinator::group::{self, End, Setting};
-use crate::coordinator::interrupts::Interrupts;
+use crate::coordinator::group::{End, Workers};
 use crate::coordinator::restarts::{Decision, Restarts};
-use crate::coordinator::worker::{self, Work};
 use crate::doctor::refuse_few_files;
 use crate::prepare;
+use crate::prepare::worker::{self, Work};
 use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
 
 const TASK: &str = "task";
 const CACHE: &str = "cache";
@@ -29,9 +29,7 @@ const CACHE: &str = "cache";
 /// What is needed to use a trained model.
 pub struct Session {
     config: RunConfig,
-    topology: Topology,
-    program: PathBuf,
-    interrupts: Interrupts,
+    workers: Workers,
     scratch: Scratch,
 }
 
@@ -54,7 +52,9 @@ impl Session {
                 Scratch::new_in(run.path()).context("the workers have no folder to share")?
             }
         };
-        Ok(Self { config, topology, program, interrupts, scratch })
+        let deadlines = config.cluster.deadlines.clone();
+        let workers = Workers { program, topology, deadlines, interrupts };
+        Ok(Self { config, workers, scratch })
     }
 
     /// Where what the workers are to do may lie.
@@ -81,15 +81,8 @@ impl Session {
         config.data.cache = Some(self.folder().join(CACHE));
         prepare::write_config(&run, &config)?;
         let generation = run.begin_attempt()?;
-        let setting = Setting {
-            run: &run,
-            topology: &self.topology,
-            deadlines: &config.cluster.deadlines,
-            interrupts: &self.interrupts,
-        };
-        let job = work.job(&self.program, run.path(), &self.topology);
         let mut parts = Parts::default();
-        let end = group::run(&setting, generation, job, &mut parts)?;
+        let end = self.workers.run(&run, generation, work, &mut parts)?;
         for notice in &parts.notices {
             say(format_args!("note: {notice}"));
         }

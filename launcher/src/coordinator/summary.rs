@@ -12,8 +12,8 @@ use tandem_config::schema::model::{Decoder, Encoder, Layers, Objective, Train};
 use tandem_config::schema::transformer::Transformer;
 
 use super::evaluation;
-use super::journal::{State, Status};
-use super::teacher;
+use crate::journal::{State, Status};
+use crate::prepare::distillation;
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
 use crate::score;
 
@@ -37,7 +37,7 @@ pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &Stat
             .iter()
             .filter_map(|split| serde_json::from_value(split.clone()).ok())
             .collect(),
-        taught: teacher::taught(config),
+        taught: distillation::stats(config),
         training: Training {
             steps: state.step,
             planned_steps: config.training.steps,

@@ -13,15 +13,15 @@ use tandem_config::RunConfig;
 
 use super::evaluation::{self, Collector, Evaluation, Merged, Part};
 use super::group::Listener;
-use super::journal::Journal;
-use super::ledger::Activity;
 use super::restarts::Restarts;
 use super::stragglers::{Pace, Stragglers};
-use crate::coordinator::progress::{Progress, Standing};
+use crate::journal::Journal;
+use crate::journal::ending::Ending;
+use crate::journal::ledger::Activity;
 use crate::report::Split;
 use crate::score::{Scoring, Translation};
-use crate::slurm::ending::Ending;
 use crate::tensorboard::Writer;
+use crate::terminal::progress::{Progress, Standing};
 
 /// Follows one attempt at training.
 pub struct Training<'a> {

@@ -9,13 +9,13 @@ use tandem_cluster::run::control::Report;
 use tandem_cluster::run::shards::Shards;
 use tandem_cluster::run::task::Task;
 
-use super::group::{self, Listener, Setting};
-use super::journal::Journal;
-use super::life::{Coordinator, Halt};
+use super::group::Listener;
 use super::restarts::Restarts;
-use crate::coordinator::progress::Progress;
-use crate::coordinator::worker::Work;
+use super::{Coordinator, Halt};
+use crate::journal::Journal;
+use crate::prepare::worker::Work;
 use crate::score::Translation;
+use crate::terminal::progress::Progress;
 
 /// All translations of the task in `folder`, in the order of its text: those that an earlier run has
 /// kept, or else made now. `key` is the config's.
@@ -87,13 +87,6 @@ fn translate(
         }
         let generation = coordinator.begin_attempt("translate")?;
         let work = Work::Translate { task: folder.to_owned() };
-        let job = work.job(&coordinator.program, coordinator.run.path(), &coordinator.topology);
-        let setting = Setting {
-            run: &coordinator.run,
-            topology: &coordinator.topology,
-            deadlines: &coordinator.config.cluster.deadlines,
-            interrupts: &coordinator.interrupts,
-        };
         let mut listener = Counting {
             key,
             whole,
@@ -101,7 +94,7 @@ fn translate(
             progress: &mut coordinator.progress,
             restarts: &mut restarts,
         };
-        let end = group::run(&setting, generation, job, &mut listener);
+        let end = coordinator.workers.run(&coordinator.run, generation, &work, &mut listener);
         if coordinator.handle(end, &mut restarts)? {
             return Ok(());
         }

@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::store::hex;
 use tandem_cluster::run::temporary;
 
 use super::download::{DownloadError, download, host};
 use super::recipe::{Archive, Kind, UNKNOWN};
 use super::unpack::{self, UnpackError};
-use crate::coordinator::progress::Progress;
+use crate::terminal::progress::Progress;
 
 /// The file of trusted checksums, in the folder of the data.
 pub const LOCK: &str = "archives.lock";
@@ -464,7 +463,11 @@ fn checksums(path: &Path, with_md5: bool) -> io::Result<Checksums> {
         }
         bytes += count as u64;
     }
-    Ok(Checksums { bytes, sha256: hex(sha256.finalize()), md5: hex(md5.finalize()) })
+    Ok(Checksums {
+        bytes,
+        sha256: hex::encode(sha256.finalize()),
+        md5: hex::encode(md5.finalize()),
+    })
 }
 
 /// A size as people say it.

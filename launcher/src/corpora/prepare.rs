@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::store::{hash_file, hex};
+use tandem_cluster::run::store::hash_file;
 
 use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust};
 use super::clean::{Cleaner, Reason};
 use super::recipe::{Expect, Kind, Part, Recipe, Source};
 use super::texts::{self, Member, TextError};
 use super::unpack::{self, Inner, UnpackError};
-use crate::coordinator::progress::Progress;
+use crate::terminal::progress::Progress;
 
 /// What a folder of data says about itself.
 pub const MANIFEST: &str = "manifest.json";
@@ -530,7 +530,7 @@ impl Writer {
     fn finish(mut self) -> Result<Table, PrepareError> {
         let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
         synced.map_err(|source| self.error(source))?;
-        Ok(Table { sha256: hex(self.hasher.finalize()), ..self.table })
+        Ok(Table { sha256: hex::encode(self.hasher.finalize()), ..self.table })
     }
 
     fn error(&self, source: io::Error) -> PrepareError {

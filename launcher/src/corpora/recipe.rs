@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::terminal::text::yaml_names;
+
 /// Why there is no recipe.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
@@ -190,7 +192,7 @@ impl Recipe {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let known = names(path.parent().unwrap_or(Path::new("")));
+                let known = yaml_names(path.parent().unwrap_or(Path::new("")));
                 return Err(RecipeError::Unknown { path: path.to_owned(), known });
             }
             Err(source) => return Err(RecipeError::Read { path: path.to_owned(), source }),
@@ -369,11 +371,6 @@ impl Kind {
     }
 }
 
-/// The names of all recipes in a folder.
-pub fn names(folder: &Path) -> Vec<String> {
-    crate::reproduce::table::names(folder)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -384,7 +381,7 @@ mod tests {
 
     #[test]
     fn every_recipe_works() {
-        let names = names(&folder());
+        let names = yaml_names(&folder());
         for name in ["iwslt14.de-en", "iwslt14.en-es", "iwslt14.en-it", "iwslt14.en-nl"] {
             assert!(names.iter().any(|known| known == name), "{name} is missing");
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Site, Trouble, fail, warn};
-use crate::coordinator::journal::{Status, read_state};
+use crate::journal::{Status, read_state};
 use crate::prepare::hub::{is_missing, offline};
 
 /// What a run without a config that says more is taken to write.

@@ -18,10 +18,10 @@ use tandem_cluster::run::temporary;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
-use crate::coordinator::worker;
-use crate::coordinator::worker::said;
 use crate::prepare;
 use crate::prepare::plan::{Plan, Size};
+use crate::prepare::worker;
+use crate::prepare::worker::said;
 
 /// How long a program or the network may take to answer.
 const PATIENCE: Duration = Duration::from_millis(1500);

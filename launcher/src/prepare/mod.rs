@@ -1,8 +1,10 @@
 //! From a config to a run folder that is ready, or to the reason why it is not.
 
 pub mod changes;
+pub mod distillation;
 pub mod hub;
 pub mod plan;
+pub mod worker;
 
 use std::fs;
 use std::io;

@@ -12,9 +12,9 @@ use tandem_config::parameters::{self, frozen_count, trained_count};
 use tandem_config::pretrained::bases::{BaseError, Bases, BertBase};
 use tandem_config::schema::model::{Decoder, Train};
 
-use crate::coordinator::teacher;
-use crate::coordinator::worker::Work;
-use crate::slurm::script::quoted;
+use crate::prepare::distillation;
+use crate::prepare::worker::Work;
+use crate::terminal::text::quoted;
 
 /// What a run would do.
 #[derive(Debug, Clone, Serialize)]
@@ -63,7 +63,7 @@ impl Plan {
         let mut notes = Vec::new();
         let bases = Bases::open(config)?;
         notes.extend(head_note(config, &bases));
-        notes.extend(teacher::notes(config));
+        notes.extend(distillation::notes(config));
         notes.extend(soft_label_note(config));
         let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];

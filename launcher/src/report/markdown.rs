@@ -1,7 +1,7 @@
 //! The report's text.
 
 use super::{Outcome, PICTURE, ReportInput, Split, Test, Training, Validation};
-use crate::coordinator::teacher::Taught;
+use crate::prepare::distillation::DistillationStats;
 use crate::score::{Bleu, Translation};
 
 /// Rows of the validation table; of more evaluations, an even choice is shown.
@@ -219,7 +219,7 @@ fn split(split: &Split) -> String {
     text
 }
 
-fn taught(taught: &Taught) -> String {
+fn taught(taught: &DistillationStats) -> String {
     let teacher = taught.teacher.display();
     let count = |count: usize| thousands(count as u64);
     let sentences = count(taught.sentences);

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::coordinator::teacher::Taught;
+use crate::prepare::distillation::DistillationStats;
 use crate::score::{Bleu, Chrf, Scores, Translation};
 
 pub use curves::{Course, Line, chart, svg};
@@ -38,7 +38,7 @@ pub struct ReportInput {
     /// What became of the lines of each split.
     pub splits: Vec<Split>,
     /// What teachers made of the training data.
-    pub taught: Vec<Taught>,
+    pub taught: Vec<DistillationStats>,
     /// Steps and speed.
     pub training: Training,
     /// What the time went into, as (account, seconds).
@@ -289,7 +289,7 @@ mod tests {
                 problems: BTreeMap::from([("empty".to_owned(), empty)]),
                 ..Split::default()
             }],
-            taught: vec![Taught {
+            taught: vec![DistillationStats {
                 key: "data.distillation".into(),
                 teacher: "runs/teacher".into(),
                 sentences: 988,

@@ -7,7 +7,7 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_config::RunConfig;
 
 use super::shortage;
-use crate::coordinator::journal::{Stage, State, Status, read_state};
+use crate::journal::{Stage, State, Status, read_state};
 use crate::prepare;
 use crate::prepare::changes;
 use crate::prepare::hub;

@@ -2,8 +2,8 @@
 
 use tandem_config::RunConfig;
 
-use crate::coordinator::journal::State;
-use crate::coordinator::teacher::{self, Taught};
+use crate::journal::State;
+use crate::prepare::distillation::{self, DistillationStats};
 use crate::report::Split;
 
 /// What share of the wanted lines may be missing, or be there besides: a few are always dropped.
@@ -12,14 +12,14 @@ const TOLERANCE: f64 = 0.02;
 /// What a row's run was trained on, if that is not as many back-translated lines as the row asks for.
 pub fn note(config: &RunConfig, state: &State) -> Option<String> {
     let back_translation = config.data.back_translation.as_ref()?;
-    let taught = teacher::taught(config).into_iter().find(|taught| taught.ratio.is_some())?;
+    let taught = distillation::stats(config).into_iter().find(|taught| taught.ratio.is_some())?;
     let splits = state.data.iter().filter_map(|split| serde_json::from_value(split.clone()).ok());
     let train = splits.into_iter().find(|split: &Split| split.split == "train")?;
     told(back_translation.ratio, &taught, train.read)
 }
 
 /// `read` are all pairs, the back-translated ones among them.
-fn told(asked: f64, taught: &Taught, read: u64) -> Option<String> {
+fn told(asked: f64, taught: &DistillationStats, read: u64) -> Option<String> {
     let pairs = read.checked_sub(taught.sentences as u64).filter(|pairs| *pairs > 0)?;
     let lines = taught.sentences.saturating_sub(taught.empty);
     let wanted = asked * pairs as f64;
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_too_short_is_told_by_its_true_share() {
-        let taught = |sentences, empty| Taught {
+        let taught = |sentences, empty| DistillationStats {
             key: "data.back_translation".into(),
             teacher: "runs/teacher".into(),
             sentences,

@@ -14,15 +14,15 @@ use tandem_config::pretrained::bases::Bases;
 
 use super::results::{Measured, Outcome, latency};
 use crate::coordinator::evaluation;
-use crate::coordinator::interrupts::Interrupts;
 use crate::coordinator::session::Session;
-use crate::coordinator::worker::Work;
 use crate::prepare;
 use crate::prepare::changes;
 use crate::prepare::hub;
+use crate::prepare::worker::Work;
 use crate::report::Latency;
 use crate::score::Scoring;
 use crate::terminal::exit::Exit;
+use crate::terminal::interrupts::Interrupts;
 
 const SPLIT: &str = "test";
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use tandem_config::schema::cluster::Device;
 
 use crate::terminal::exit::Refused;
+use crate::terminal::text::yaml_names;
 
 /// A table or figure of the paper.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -94,7 +95,7 @@ impl Table {
     pub fn read(configs: &Path, name: &str) -> Result<Self, Refused> {
         let folder = configs.join("tables");
         let name = name.trim().to_lowercase().replace(' ', "-");
-        let names = names(&folder);
+        let names = yaml_names(&folder);
         let found =
             names.iter().find(|known| **known == name || **known == format!("table-{name}"));
         let Some(found) = found else {
@@ -131,17 +132,6 @@ impl Row {
     }
 }
 
-/// The names of all tables in a folder.
-pub fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let paths = entries.map(|entry| entry.path());
-    let yaml = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
-    let mut names: Vec<String> =
-        yaml.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect();
-    names.sort();
-    names
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -154,7 +144,7 @@ mod tests {
 
     /// Every table of a folder reads, and each row has a run file that is right.
     fn check_tables(configs: &Path) -> Vec<String> {
-        let tables = names(&configs.join("tables"));
+        let tables = yaml_names(&configs.join("tables"));
         let mut runs = BTreeSet::new();
         for name in &tables {
             let table = Table::read(configs, name).unwrap();

@@ -10,11 +10,11 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::{Cause, Clock, Job, Output, Record, UNKNOWN_JOB};
 use tandem_config::schema::cluster::{Continuation, Slurm};
 
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::journal::{Journal, Stage, State, Status, now, read_state};
-use crate::slurm::ending::{Ending, Next};
+use crate::journal::ending::{Ending, Next};
+use crate::journal::{Journal, Stage, State, Status, now, read_state};
 use crate::slurm::takeover::Before;
 use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
 
 /// How often signals are looked at.
 const LOOK: Duration = Duration::from_millis(100);

@@ -1,10 +1,9 @@
 //! The launcher inside a batch job of Slurm.
 //!
 //! [`script`] is what `tandem slurm` submits. [`job`] watches the job in which the launcher runs, up
-//! to its [`ending`], after which another job may resume the run; [`takeover`] ends what an earlier
+//! to its end ([`crate::journal::ending`]), after which another job may resume the run; [`takeover`] ends what an earlier
 //! instance of a requeued job left running.
 
-pub mod ending;
 pub mod job;
 pub mod script;
 pub mod takeover;

@@ -11,6 +11,7 @@ use tandem_config::schema::cluster::{self, Cluster};
 
 use crate::slurm::job::check_margin;
 use crate::terminal::exit::Refused;
+use crate::terminal::text::quoted;
 
 /// How the names of Slurm's variables begin.
 const OURS: &str = "$SLURM_";
@@ -217,16 +218,6 @@ fn for_sbatch(word: &str) -> String {
         return word.to_owned();
     }
     format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-/// A word as the shell takes it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
-    if word.chars().all(is_plain) && !word.is_empty() {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 /// A setting as the shell takes it. Variables of Slurm's are left to it, as in

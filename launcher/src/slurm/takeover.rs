@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tandem_cluster::run::folder::{Lock, RunFolder, RunFolderError};
 
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::progress::Progress;
+use crate::terminal::interrupts::Interrupts;
+use crate::terminal::progress::Progress;
 
 /// Who had the run's folder before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

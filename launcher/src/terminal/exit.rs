@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use crate::prepare::hub::HubError;
-
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -42,13 +40,6 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
     }
-}
-
-/// How a command ends that has met this error.
-pub fn of_error(error: &anyhow::Error) -> Exit {
-    let is_final =
-        error.is::<Refused>() || error.downcast_ref::<HubError>().is_some_and(HubError::is_final);
-    if is_final { Exit::Usage } else { Exit::Failed }
 }
 
 /// What was asked for cannot be done as asked; the error of commands that end with 2.

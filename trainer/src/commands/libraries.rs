@@ -3,7 +3,7 @@
 use tandem_cluster::run::libraries::Libraries;
 
 use crate::device::native;
-use crate::parallel::nccl::{driver, library};
+use crate::device::{driver, nccl as library};
 
 /// Says what there is of the libraries that this program loads.
 pub fn run() -> anyhow::Result<u8> {

@@ -27,8 +27,8 @@ use crate::parallel::solo::Solo;
 use crate::parallel::{Collective, CollectiveError};
 use crate::session::blame;
 use crate::session::build_id;
+use crate::session::weights::Misfit;
 use crate::session::worker::Worker;
-use crate::training::checkpoint::Misfit;
 use crate::training::train::Diverged;
 
 /// How long the last words of a failing rank may take to arrive.

@@ -17,7 +17,7 @@ use super::tokenizer::{Encoder, TokenizerError};
 pub const CHUNK_LINES: usize = 1 << 16;
 
 impl Side<'_> {
-    /// A text's ids with [SEP], and whether they were cut to fit.
+    /// A text's ids with `[SEP]`, and whether they were cut to fit.
     fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
         let most = self.max_length.saturating_sub(1);
         let is_cut = ids.len() > most;
@@ -26,7 +26,7 @@ impl Side<'_> {
         (ids, is_cut)
     }
 
-    /// A text's ids in equal parts, each from [CLS] to [SEP].
+    /// A text's ids in equal parts, each from `[CLS]` to `[SEP]`.
     fn passages(&self, ids: &[u32]) -> Vec<Vec<u32>> {
         let special = self.tokenizer.special();
         let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::store::hex;
 use tandem_cluster::run::temporary;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
@@ -146,14 +145,14 @@ impl Cache {
         key: &Key,
         make: impl FnOnce() -> Result<(Draft, Vec<u8>), E>,
     ) -> Result<Self, E> {
-        let hex = hex(&key[..16]);
-        let path = folder.join(format!("{hex}.tokens"));
+        let name = hex::encode(&key[..16]);
+        let path = folder.join(format!("{name}.tokens"));
         if let Some(cache) = Self::open(&path, key) {
             return Ok(cache);
         }
         let failed = |source| CacheError::Write { path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(failed)?;
-        let lock_path = folder.join(format!("{hex}.lock"));
+        let lock_path = folder.join(format!("{name}.lock"));
         let lock = File::create(&lock_path).map_err(failed)?;
         wait_for_turn(&lock);
         // Another process may have made it meanwhile.

@@ -119,7 +119,7 @@ pub struct Side<'a> {
 /// What the samples are made for.
 #[derive(Clone, Copy)]
 pub enum Sides<'a> {
-    /// Pairs. Each sentence ends with [SEP]; [CLS] is not added, as in the released code. A BERT beside
+    /// Pairs. Each sentence ends with `[SEP]`; `[CLS]` is not added, as in the released code. A BERT beside
     /// a Transformer gets one of its own.
     Pair {
         /// The source side.
@@ -127,7 +127,7 @@ pub enum Sides<'a> {
         /// The target side.
         target: Side<'a>,
     },
-    /// Passages of one language, from [CLS] to [SEP], as in BERT's pre-training. A passage that is
+    /// Passages of one language, from `[CLS]` to `[SEP]`, as in BERT's pre-training. A passage that is
     /// too long is split into equal parts; short ones are not joined.
     Passages(Side<'a>),
     /// Sentences of one language that are to be translated, held out.
@@ -206,12 +206,12 @@ impl Corpus {
         self.cache.line(sample)
     }
 
-    /// A sample's source with [SEP], or a passage from [CLS] to [SEP].
+    /// A sample's source with `[SEP]`, or a passage from `[CLS]` to `[SEP]`.
     pub fn source(&self, sample: usize) -> &[u32] {
         self.cache.source(sample)
     }
 
-    /// A sample's target with [SEP]; nothing for a passage.
+    /// A sample's target with `[SEP]`; nothing for a passage.
     pub fn target(&self, sample: usize) -> &[u32] {
         self.cache.target(sample)
     }
@@ -221,7 +221,7 @@ impl Corpus {
         self.cache.texts(sample).unwrap_or_default()
     }
 
-    /// Whether there is nothing to translate: the source is only [SEP].
+    /// Whether there is nothing to translate: the source is only `[SEP]`.
     pub fn is_empty_source(&self, sample: usize) -> bool {
         self.source(sample).len() <= 1
     }
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
     use crate::data::build::CHUNK_LINES;
 
-    /// [PAD] is not 0, so that assuming it shows.
+    /// `[PAD]` is not 0, so that assuming it shows.
     const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";
     const SEP: u32 = 3;
 

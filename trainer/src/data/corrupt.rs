@@ -27,7 +27,7 @@ impl Replacements {
 
     /// What the model sees instead of `id`.
     ///
-    /// A random token is uniform over the vocabulary without [PAD]: drawn for a real position, it
+    /// A random token is uniform over the vocabulary without `[PAD]`: drawn for a real position, it
     /// would be taken for padding, and the released code then miscounts the target's length.
     fn replace(&self, id: u32, corruption: &Corruption, rng: &mut Rng) -> u32 {
         let keep = 1.0 - corruption.mask - corruption.random;
@@ -52,7 +52,7 @@ pub struct Corrupted {
     pub positions: Vec<usize>,
 }
 
-/// Chooses `k ~ U{1..T}` of a target's `T` tokens, the final [SEP] among them, and corrupts them.
+/// Chooses `k ~ U{1..T}` of a target's `T` tokens, the final `[SEP]` among them, and corrupts them.
 pub fn target(
     ids: &[u32],
     corruption: &Corruption,
@@ -133,7 +133,7 @@ mod tests {
     use super::super::random::{Purpose, stream};
     use super::*;
 
-    /// [PAD] is neither first nor last, so that skipping it shows.
+    /// `[PAD]` is neither first nor last, so that skipping it shows.
     const REPLACEMENTS: Replacements =
         Replacements { size: 20, special: SpecialIds { pad: 7, unk: 1, cls: 2, sep: 3, mask: 4 } };
     const PAPER: Corruption = Corruption { mask: 1.0, random: 0.0 };

@@ -118,7 +118,7 @@ struct Marks<'a> {
     low: usize,
     /// `‚` or `‘` without its end.
     low_single: bool,
-    /// `«` or `»` without its end.
+    /// ``` or `»` without its end.
     angle: bool,
     /// Whether the comma before the number at hand is a decimal one.
     decimal_comma: bool,

@@ -1,7 +1,7 @@
 //! Samples laid out as rows: what one micro-batch hands to the model.
 //!
 //! Shapes: B sentences, S source tokens, T target tokens. Rows are padded on the right with their
-//! own side's [PAD], because positions are absolute.
+//! own side's `[PAD]`, because positions are absolute.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -250,7 +250,7 @@ impl MlmExamples {
         MlmBatch { input, second, loss_positions, labels, samples: samples.to_vec() }
     }
 
-    /// A sample's row, and which of its tokens may be predicted: all but [CLS] and [SEP] of a
+    /// A sample's row, and which of its tokens may be predicted: all but `[CLS]` and `[SEP]` of a
     /// passage, or the target of a pair.
     fn passage(&self, sample: usize) -> (Cow<'_, [u32]>, Range<usize>) {
         let source = self.corpus.source(sample);
@@ -303,7 +303,7 @@ mod tests {
     use crate::data::tokenizer::Tokenizer;
 
     const SOURCE: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n";
-    /// Other ids than the source's, [PAD] among the last.
+    /// Other ids than the source's, `[PAD]` among the last.
     const TARGET: &str = "x\n[UNK]\n[MASK]\n[CLS]\n[PAD]\n[SEP]\ny\nz\n";
 
     fn tokenizer(folder: &Path, name: &str, entries: &str) -> Tokenizer {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::store::hex;
 use tandem_cluster::run::temporary;
 
 use super::cache::{CacheError, Key};
@@ -42,8 +41,8 @@ pub struct Store {
 impl Store {
     /// The labels of `corpus` that belong to `key`, `top` words for each token, in a cache folder.
     pub fn new(cache: &Path, key: Key, corpus: Arc<Corpus>, top: usize) -> Self {
-        let hex = hex(&key[..16]);
-        let folder = cache.join(format!("{hex}.labels"));
+        let name = hex::encode(&key[..16]);
+        let folder = cache.join(format!("{name}.labels"));
         let size = (corpus.len() / SHARDS).clamp(SAMPLES[0], SAMPLES[1]);
         Self { folder, key, corpus, top, size }
     }

@@ -66,7 +66,7 @@ pub enum TokenizerError {
 }
 
 /// The ids of a vocabulary's special tokens. They differ between vocabularies: the first
-/// bert-base-german-cased has [PAD] at 1. RoBERTa calls them otherwise, GPT-2 has one for all purposes.
+/// bert-base-german-cased has `[PAD]` at 1. RoBERTa calls them otherwise, GPT-2 has one for all purposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
     /// Fills up short rows.
@@ -281,9 +281,9 @@ impl Tokenizer {
         }
     }
 
-    /// The words of ids: word pieces merged, separated by spaces, up to the first [SEP] or [CLS].
+    /// The words of ids: word pieces merged, separated by spaces, up to the first `[SEP]` or `[CLS]`.
     ///
-    /// This is the form that the paper's BLEU compares. [PAD] and [MASK] are left out; [UNK] and
+    /// This is the form that the paper's BLEU compares. `[PAD]` and `[MASK]` are left out; `[UNK]` and
     /// pieces without a beginning stay visible. Text that is not
     /// spelt in word pieces has the words that a BERT would split it into.
     pub fn words(&self, ids: &[u32]) -> String {
@@ -293,7 +293,7 @@ impl Tokenizer {
         }
     }
 
-    /// The text that ids spell, up to the first [SEP] or [CLS] and without [PAD] and [MASK]; bytes that
+    /// The text that ids spell, up to the first `[SEP]` or `[CLS]` and without `[PAD]` and `[MASK]`; bytes that
     /// are no UTF-8 become U+FFFD.
     fn decoded(&self, ids: &[u32]) -> String {
         let SpecialIds { pad, cls, sep, mask, .. } = self.special;

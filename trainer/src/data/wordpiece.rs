@@ -27,7 +27,7 @@ use super::tokenizer::{bert_tokenizer, is_space, normalizer};
 /// The special tokens, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// Words with more letters are [UNK] to a BERT tokenizer.
+/// Words with more letters are `[UNK]` to a BERT tokenizer.
 const MAX_WORD_LETTERS: usize = 100;
 /// At most so many different letters, as in Hugging Face's BERT trainer.
 const MAX_LETTERS: usize = 1000;

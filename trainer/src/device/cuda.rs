@@ -3,7 +3,7 @@
 use libloading::os::unix as dl;
 use tch::Device;
 
-use crate::parallel::nccl::library as nccl;
+use crate::device::nccl;
 
 /// Loads libtorch's CUDA half, which registers itself; NCCL first, so that both have the same.
 ///

@@ -69,7 +69,7 @@ pub fn translate(
     })
 }
 
-/// The most tokens of a translation, with [SEP].
+/// The most tokens of a translation, with `[SEP]`.
 fn longest(config: &BeamSearch, source: usize, positions: usize) -> usize {
     let wanted = (config.max_len_a * source as f64) as usize + config.max_len_b;
     wanted.clamp(2, positions.max(2))
@@ -97,7 +97,7 @@ struct Continuation {
 struct Continuations {
     /// The 2·W best ones of all, best first.
     best: Vec<Continuation>,
-    /// Each hypothesis with [SEP] behind it.
+    /// Each hypothesis with `[SEP]` behind it.
     ends: Vec<Continuation>,
 }
 

@@ -33,9 +33,9 @@ pub struct Line<'a> {
     hypothesis: String,
     reference_tokens: String,
     hypothesis_tokens: String,
-    /// Tokens of the hypothesis, with [SEP].
+    /// Tokens of the hypothesis, with `[SEP]`.
     length: usize,
-    /// Tokens of the reference, with [SEP].
+    /// Tokens of the reference, with `[SEP]`.
     reference_length: usize,
     passes: usize,
 }

@@ -38,7 +38,7 @@ impl From<SpecialIds> for TargetIds {
 /// A translation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Translation {
-    /// Target ids, with [SEP].
+    /// Target ids, with `[SEP]`.
     pub ids: Vec<u32>,
     /// What it was chosen by: its log-probability, with the search's length penalty.
     pub score: f64,
@@ -60,7 +60,7 @@ pub struct Sources {
     pub ids: Tensor,
     /// Which of them are real: `[B, S]`, bool.
     pub real: Tensor,
-    /// Mask-Predict's candidate lengths of each sentence in tokens, with [SEP]; predicted where
+    /// Mask-Predict's candidate lengths of each sentence in tokens, with `[SEP]`; predicted where
     /// there are none.
     pub lengths: Option<Vec<Vec<usize>>>,
 }
@@ -104,7 +104,7 @@ impl<'a> Translator<'a> {
         evaluation_batches(&sources, max_tokens / hypotheses.max(1))
     }
 
-    /// Translates a batch of sources that end with [SEP]. A source without words has an empty
+    /// Translates a batch of sources that end with `[SEP]`. A source without words has an empty
     /// translation. `references` are the lengths of the reference translations, which all
     /// `lengths` but predicted ones need. `poll` is called before each pass, and ends the work by answering
     /// false.

@@ -62,7 +62,7 @@ impl SelfAttention {
 /// What a BERT made of the sentence that a layer reads.
 #[derive(Debug)]
 pub struct BertMemory {
-    /// Its last hidden states: `[B, 1 + S, E]`, the first of [CLS], or `[B, S, E]` without.
+    /// Its last hidden states: `[B, 1 + S, E]`, the first of `[CLS]`, or `[B, S, E]` without.
     pub hidden: Tensor,
     /// The additive mask of its padding: `[B, 1, 1, 1 + S]` or `[B, 1, 1, S]`.
     pub mask: Tensor,

@@ -26,7 +26,7 @@ pub struct Batch {
     pub positions: Tensor,
     /// The true ids at the predicted positions: `[N]`, i64.
     pub labels: Tensor,
-    /// Target lengths in tokens, with [SEP]: `[B]`, i64.
+    /// Target lengths in tokens, with `[SEP]`: `[B]`, i64.
     pub lengths: Tensor,
 }
 

@@ -66,7 +66,7 @@ pub struct Loss {
 
 impl Objective {
     /// The objective that a run's config names, over `parameters`; computes in `kind`. `cls` is the
-    /// source's [CLS].
+    /// source's `[CLS]`.
     ///
     /// # Panics
     /// If the config passed no validation, e.g. for a translation without a decoder.

@@ -27,7 +27,7 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// None for an objective that does not translate. `cls` is the source's [CLS].
+    /// None for an objective that does not translate. `cls` is the source's `[CLS]`.
     pub fn new(
         model: &Model,
         bases: &Bases,

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use super::nccl::NcclError;
+use crate::device::nccl::NcclError;
 
 /// Why a collective operation failed.
 #[derive(Debug, thiserror::Error)]

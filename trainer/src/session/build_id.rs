@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io::Read;
 
-use tandem_cluster::run::store::hex;
-
 /// The note lies right behind the headers.
 const SEARCHED: u64 = 1 << 16;
 /// An ELF note of GNU's (sizes of name and content, then the type) that holds the linker's SHA-1 of
@@ -23,7 +21,7 @@ pub fn this() -> String {
 fn find(program: &[u8]) -> Option<String> {
     let note = program.windows(NOTE.len()).position(|found| found == NOTE)?;
     let hash = program.get(note + NOTE.len()..)?.get(..LENGTH)?;
-    Some(hex(hash))
+    Some(hex::encode(hash))
 }
 
 #[cfg(test)]

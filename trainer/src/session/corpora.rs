@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::hex;
 use tandem_cluster::run::synthetic;
 use tandem_config::pretrained::bases::{Base, Bases};
 use tandem_config::schema::data::Text;
@@ -122,7 +121,7 @@ impl Languages {
         worker.phase(Phase::Start, 0);
         let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
-        let fact = (format!("data.{} (SHA-256)", split.name()), hex(corpus.key()));
+        let fact = (format!("data.{} (SHA-256)", split.name()), hex::encode(corpus.key()));
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
             eprintln!("{}", corpus.report());
@@ -141,23 +140,24 @@ impl Languages {
         worker: &Worker,
         train: &Corpus,
     ) -> anyhow::Result<BTreeMap<String, String>> {
-        let mut hashes: BTreeMap<_, _> = [(Split::Train.name().into(), hex(train.key()))].into();
+        let mut hashes: BTreeMap<_, _> =
+            [(Split::Train.name().into(), hex::encode(train.key()))].into();
         // What a teacher made lies in the run; what it was made of does not.
         let (data, sides) = (&worker.config.data, self.sides(worker));
         if data.distillation.is_some() {
             let texts = std::slice::from_ref(&data.train);
             let key = Corpus::key_of(data, texts, Split::Train, sides)?;
-            hashes.insert("distillation".into(), hex(key));
+            hashes.insert("distillation".into(), hex::encode(key));
         }
         if let Some(back_translation) = &data.back_translation {
             let texts = [Text::Lines { path: back_translation.text.clone() }];
             let key = Corpus::key_of(data, &texts, Split::Train, sides)?;
-            hashes.insert("back_translation".into(), hex(key));
+            hashes.insert("back_translation".into(), hex::encode(key));
         }
         for split in [Split::Valid, Split::Test] {
             if let Some(texts) = Self::texts(worker, split) {
                 let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
-                hashes.insert(split.name().into(), hex(key));
+                hashes.insert(split.name().into(), hex::encode(key));
             }
         }
         Ok(hashes)

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use crate::objective::Objective;
 use crate::session::corpora::Languages;
+use crate::session::weights;
 use crate::session::worker::Worker;
-use crate::training::checkpoint;
-use crate::training::train::allocate;
 
 /// A checkpoint's model, with the languages it knows.
 pub struct Trained {
@@ -26,11 +25,11 @@ impl Trained {
     /// A damaged checkpoint, or one of another model.
     pub fn open(worker: &Worker, folder: Option<&Path>) -> anyhow::Result<Self> {
         let languages = Languages::open(worker)?;
-        let bases = checkpoint::base_hashes(&languages)?;
-        let checkpoint = folder.map(|folder| checkpoint::open(folder, &bases)).transpose()?;
-        let mut parameters = allocate(worker, &languages.bases)?;
+        let bases = weights::base_hashes(&languages)?;
+        let checkpoint = folder.map(|folder| weights::open(folder, &bases)).transpose()?;
+        let mut parameters = weights::allocate(worker, &languages.bases)?;
         if let Some(checkpoint) = &checkpoint {
-            checkpoint::load_weights(checkpoint, &parameters)?;
+            weights::load_weights(checkpoint, &parameters)?;
         }
         let (config, kind) = (&worker.config, worker.kinds().compute);
         parameters.only_used(kind);

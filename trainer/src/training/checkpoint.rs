@@ -1,25 +1,16 @@
 //! What one rank puts into a checkpoint and takes out of it again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::{
-    self, ADAPTERS, Base, Checkpoint, OPTIMIZER, Store, StoreError, TRAINER, hex,
-};
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint, OPTIMIZER, Store, TRAINER};
 use tch::{Device, Tensor, no_grad};
 
 use crate::model::Parameters;
 use crate::model::parameters::Weights;
 use crate::optim::Adam;
-use crate::session::corpora::Languages;
-
-/// Trained weights that belong to another model, BERT or vocabulary: trying again cannot help.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Misfit(pub String);
+use crate::session::weights::load_weights;
 
 /// Where training stood: `trainer.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,120 +115,6 @@ impl Snapshot {
         };
         self.names.iter().zip(&self.shapes).map(view).collect()
     }
-}
-
-/// What trained weights stand on: the BERTs by SHA-256 of their weights, and both sides' vocabularies
-/// by SHA-256 of what decides which ids a text has.
-///
-/// # Errors
-/// Weights that cannot be read.
-pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
-    let bases = &languages.bases;
-    let mut hashes = Vec::new();
-    for (side, folder) in bases.folders() {
-        let path = folder.join("model.safetensors");
-        let (_, sha256) =
-            store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        hashes.push((side.to_owned(), sha256));
-    }
-    for (side, own) in [("source", Some(&languages.source)), ("target", languages.target.as_ref())]
-    {
-        if let Some(tokenizer) = own {
-            hashes.push((format!("{side} vocabulary"), hex(tokenizer.fingerprint())));
-        }
-    }
-    Ok(hashes)
-}
-
-/// Opens a checkpoint's folder and refuses one that stands on other BERTs or vocabularies.
-///
-/// # Errors
-/// A damaged checkpoint, other frozen weights, or another vocabulary.
-pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpoint> {
-    let checkpoint = Checkpoint::verify(folder)?;
-    check_bases(&checkpoint, |side| {
-        let here = bases.iter().find(|(known, _)| known == side);
-        Some(here.map_or("none", |(_, hash)| hash))
-    })?;
-    Ok(checkpoint)
-}
-
-/// Compares what a checkpoint stands on with what `here` knows; none is not compared.
-fn check_bases<'a>(
-    checkpoint: &Checkpoint,
-    here: impl Fn(&str) -> Option<&'a str>,
-) -> anyhow::Result<()> {
-    for Base { side, sha256 } in checkpoint.bases() {
-        let Some(hash) = here(side) else { continue };
-        let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
-        ensure!(
-            hash == sha256,
-            Misfit(format!(
-                "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here \
-                 ({hash})",
-                checkpoint.folder().display()
-            ))
-        );
-    }
-    Ok(())
-}
-
-/// Takes the trained weights of another run, for parameters of the same names: those of its
-/// average, or else of its newest checkpoint. `bases` are this run's.
-///
-/// # Errors
-/// No checkpoint, another vocabulary or BERT on the same side, or a weight that this model does not
-/// have in the same shape.
-pub fn warm_start(
-    run: &Path,
-    parameters: &Parameters,
-    bases: &[(String, String)],
-) -> anyhow::Result<()> {
-    let folder = RunFolder::new(run.to_owned());
-    let checkpoint = match folder.model("average") {
-        Err(StoreError::Absent { .. }) => folder.model("latest"),
-        found => found,
-    };
-    let checkpoint = checkpoint.with_context(|| {
-        format!("{} has no weights for model.init to start from", run.display())
-    })?;
-    check_bases(&checkpoint, |side| {
-        bases.iter().find(|(known, _)| known == side).map(|(_, hash)| hash.as_str())
-    })?;
-    let path = checkpoint.path(ADAPTERS);
-    let file = Weights::read(&path)?;
-    if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {
-        bail!(Misfit(format!(
-            "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
-             a part of this one",
-            path.display()
-        )));
-    }
-    for (name, mut view) in parameters.views(&parameters.weights) {
-        if file.has(name) {
-            let stored = file.get(name, &view.size())?;
-            no_grad(|| view.copy_(stored));
-        }
-    }
-    Ok(())
-}
-
-/// Takes the trained weights out of a checkpoint.
-///
-/// # Errors
-/// A tensor that is missing or of another shape: the checkpoint is of another model.
-pub fn load_weights(checkpoint: &Checkpoint, parameters: &Parameters) -> anyhow::Result<()> {
-    let path = checkpoint.path(ADAPTERS);
-    let file = Weights::read(&path)?;
-    let (found, expected) = (file.count(""), parameters.names.len());
-    ensure!(
-        found == expected,
-        Misfit(format!(
-            "{} has {found} tensors, this model has {expected}: it is another model's",
-            path.display()
-        ))
-    );
-    Ok(parameters.load(&parameters.weights, &file, "")?)
 }
 
 /// Takes everything that training needs out of a checkpoint.

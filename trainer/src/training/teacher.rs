@@ -30,8 +30,8 @@ use crate::model::bert::BertDropout;
 use crate::model::parameters::Weights;
 use crate::objective::mlm::Mlm;
 use crate::session::corpora::Languages;
+use crate::session::weights::Misfit;
 use crate::session::worker::Worker;
-use crate::training::checkpoint::Misfit;
 
 /// How often a rank looks for the others' shards.
 const LOOK: Duration = Duration::from_millis(50);

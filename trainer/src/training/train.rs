@@ -10,15 +10,13 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::store::Store;
-use tandem_config::parameters;
-use tandem_config::pretrained::bases::Bases;
 
 use crate::data::batches::Batches;
 use crate::data::corpus::Split;
 use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::random::{Purpose, stream};
 use crate::inference::evaluate::Evaluator;
-use crate::model::parameters::Weights;
+
 use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate, share};
@@ -26,6 +24,7 @@ use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
 use crate::session::blame;
 use crate::session::corpora::Languages;
+use crate::session::weights;
 use crate::session::worker::{Ending, Worker};
 use crate::training::checkpoint::{self, Snapshot, TrainerState};
 use crate::training::metrics::StepTimes;
@@ -76,19 +75,19 @@ impl<'a> Trainer<'a> {
     ) -> anyhow::Result<Self> {
         let config = &worker.config;
         let languages = Languages::open(worker)?;
-        let bases = checkpoint::base_hashes(&languages)?;
+        let bases = weights::base_hashes(&languages)?;
         identify(worker, &bases);
-        let parameters = allocate(worker, &languages.bases)?;
+        let parameters = weights::allocate(worker, &languages.bases)?;
         let (cls, kind) = (languages.source.special().cls.into(), worker.kinds().compute);
         let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
         let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
         let mut state = TrainerState::new(config.seed, worker.world_size);
         if let Some(folder) = resume {
-            let checkpoint = checkpoint::open(folder, &bases)?;
+            let checkpoint = weights::open(folder, &bases)?;
             state = checkpoint::resume(&checkpoint, &parameters, &mut adam)?;
             state.world_size = worker.world_size;
         } else if let Some(run) = &config.model.init {
-            checkpoint::warm_start(run, &parameters, &bases)?;
+            weights::warm_start(run, &parameters, &bases)?;
         }
         let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
         let data = languages.data_hashes(worker, &corpus)?;
@@ -405,7 +404,7 @@ fn check_data(
     let what =
         format!("{} changed since {} was written", splits.join(" and "), checkpoint.display());
     if !worker.config.data.allow_changed {
-        bail!(checkpoint::Misfit(format!(
+        bail!(weights::Misfit(format!(
             "{what}; put the old text back, set data.allow_changed to resume with this one, or start \
              over with --restart"
         )));
@@ -424,24 +423,4 @@ fn identify(worker: &Worker, bases: &[(String, String)]) {
     let mut facts: BTreeMap<String, String> = bases.iter().map(hash).collect();
     facts.insert("tandem-worker version".into(), env!("CARGO_PKG_VERSION").into());
     worker.report(Report::Identity { facts });
-}
-
-/// The run's parameters with their values before the first step.
-///
-/// # Errors
-/// Pre-trained weights that are missing or do not fit.
-pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
-    let list = parameters::model(&worker.config, bases);
-    let mut pretrained = Vec::new();
-    for (side, folder) in bases.folders() {
-        pretrained.push((side, Weights::read(&folder.join("model.safetensors"))?));
-    }
-    if worker.is_first() {
-        worker.report(Report::Plan {
-            trained: parameters::trained_count(&list) as u64,
-            frozen: parameters::frozen_count(&list) as u64,
-        });
-    }
-    let (seed, kind) = (worker.config.seed, worker.kinds().frozen);
-    Ok(Parameters::new(&list, &pretrained, seed, kind, worker.device)?)
 }

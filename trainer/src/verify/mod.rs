@@ -1,5 +1,5 @@
 //! Is it right, and how fast is it? [`parity`] compares the model with its authors' code,
-//! [`check_gpu`] a GPU with the CPU; [`bench`] takes times.
+//! [`check_gpu`] a GPU with the CPU; [`mod@bench`] takes times.
 
 pub mod bench;
 pub mod check_gpu;

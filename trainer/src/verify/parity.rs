@@ -92,7 +92,7 @@ pub struct ParityModel {
     pub parameters: Parameters,
     /// Its shape.
     pub config: AbNetConfig,
-    /// [PAD] on the source side.
+    /// `[PAD]` on the source side.
     pub source_pad: i64,
     /// The target side's special ids.
     pub target_ids: TargetIds,

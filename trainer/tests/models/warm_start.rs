@@ -4,7 +4,8 @@ use serde_json::json;
 use tandem_cluster::run::store::Store;
 use tandem_config::schema::training::Optimizer;
 use tandem_trainer::optim::Adam;
-use tandem_trainer::training::checkpoint::{Snapshot, TrainerState, warm_start};
+use tandem_trainer::session::weights::warm_start;
+use tandem_trainer::training::checkpoint::{Snapshot, TrainerState};
 
 use crate::support::{SOURCE_WORDS, Tiny, fused, tiny, transformer};
 

@@ -66,7 +66,7 @@ impl Manifest {
     }
 
     pub(super) fn to_text(&self) -> serde_json::Result<String> {
-        let sha256 = hex(Sha256::digest(serde_json::to_vec(self)?));
+        let sha256 = hex::encode(Sha256::digest(serde_json::to_vec(self)?));
         let sealed = Sealed { manifest: self.clone(), sha256 };
         Ok(serde_json::to_string_pretty(&sealed)? + "\n")
     }
@@ -104,7 +104,7 @@ pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
     let mut size = 0;
     loop {
         match file.read(&mut buffer) {
-            Ok(0) => return Ok((size, hex(hasher.finalize()))),
+            Ok(0) => return Ok((size, hex::encode(hasher.finalize()))),
             Ok(count) => {
                 hasher.update(&buffer[..count]);
                 size += count as u64;
@@ -113,11 +113,6 @@ pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub fn hex(digest: impl AsRef<[u8]>) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ mod retention;
 
 pub use checkpoint::{Checkpoint, Damage, Damaged};
 pub use draft::Draft;
-pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file, hex};
+pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
 pub use retention::Retention;
 
 use std::fs::{self, File};

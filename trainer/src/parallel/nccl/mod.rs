@@ -11,10 +11,7 @@
 //! host, another version, or one GPU for two ranks is an error of all ranks at once, instead of a
 //! wait without end in NCCL.
 
-pub mod driver;
-mod error;
-pub mod library;
-mod stream;
+pub mod stream;
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void};
@@ -25,12 +22,10 @@ use cudarc::driver::sys::CUdevice;
 use cudarc::nccl::sys::{ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclResult_t, ncclUniqueId};
 use tch::{Device, Kind, Tensor};
 
-pub use error::NcclError;
-pub use library::Version;
-
 use super::mpi::Mpi;
 use super::{Collective, CollectiveError, Message};
-use library::Library;
+use crate::device::driver;
+use crate::device::nccl::{self as library, Library, NcclError, Version};
 use stream::Stream;
 
 /// How often NCCL is asked how it gets on.

@@ -1,12 +1,12 @@
 //! Whether a GPU computes what the CPU does, and how fast it is: no files, no other ranks, seconds.
 //!
-//! [`subject`] is the model that is compared, [`compare`] decides what agrees, [`measure`] takes the
+//! [`subject`] is the model that is compared, [`mod@compare`] decides what agrees, [`measure`] takes the
 //! times, [`system`] says what there is.
 
-mod compare;
-mod measure;
-mod subject;
-mod system;
+pub mod compare;
+pub mod measure;
+pub mod subject;
+pub mod system;
 
 use std::fmt::Display;
 

@@ -5,8 +5,9 @@ use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use tandem_cluster::run::gpu_report::{Card, System};
 use tch::Device;
 
+use crate::device::driver as cuda_driver;
 use crate::device::native;
-use crate::parallel::nccl::{NcclError, driver as cuda_driver, library};
+use crate::device::nccl::{self as library, NcclError};
 
 /// What there is for `device`.
 ///

@@ -1,33 +1,26 @@
 //! A run's life: what teachers make for it, attempts at training, then the finished model's
 //! average, scores and export.
 
-use std::path::PathBuf;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::Checkpoint;
 use tandem_cluster::slurm::Job;
-use tandem_cluster::topology::{Topology, TopologyError};
-use tandem_config::RunConfig;
 use tandem_config::schema::model::Objective;
 
 use super::evaluation::Collector;
-use super::failure::Failure;
 use super::finish;
 use super::gaps::{self, Gap};
-use super::group::{self, End, GroupError, Setting};
-use super::journal::{Attempt, Journal, Stage, Status};
-use super::ledger::Activity;
-use super::restarts::{Decision, Restarts};
+use super::group::End;
+use super::restarts::Restarts;
 use super::stragglers::Stragglers;
 use super::summary;
 use super::teacher;
 use super::training::Training;
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::progress::Progress;
-use crate::coordinator::worker::Work;
+use super::{Coordinator, Halt};
+use crate::journal::ledger::Activity;
+use crate::journal::{Attempt, Stage, Status};
+use crate::prepare::worker::Work;
 use crate::report;
 use crate::tensorboard::Writer;
 use crate::terminal::exit::Exit;
@@ -35,38 +28,6 @@ use crate::terminal::text::in_words;
 
 /// How long Slurm may take to say why it ends a job.
 const SLURM: Duration = Duration::from_secs(20);
-
-/// A run that is ready to be started.
-pub struct Coordinator {
-    /// Its folder, locked by this process.
-    pub run: RunFolder,
-    /// What it is.
-    pub config: RunConfig,
-    /// Where its ranks go.
-    pub topology: Topology,
-    /// The worker program.
-    pub program: PathBuf,
-    /// The launcher's signals.
-    pub interrupts: Interrupts,
-    /// What people see.
-    pub progress: Progress,
-    /// Where the run stands.
-    pub journal: Journal,
-}
-
-/// Why a stage goes no further.
-pub(super) enum Halt {
-    /// The run ends for now.
-    Exit(Exit),
-    /// Something that workers have no part in.
-    Error(anyhow::Error),
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Halt {
-    fn from(error: E) -> Self {
-        Self::Error(error.into())
-    }
-}
 
 impl Coordinator {
     /// Runs to the end, or as far as it goes.
@@ -105,7 +66,8 @@ impl Coordinator {
         if self.journal.state.attempts.is_empty() {
             return;
         }
-        let input = summary::of(&self.run, &self.config, &self.topology, &self.journal.state);
+        let input =
+            summary::of(&self.run, &self.config, &self.workers.topology, &self.journal.state);
         match report::write(self.run.path(), &input) {
             Ok(path) if self.journal.state.status == Status::Done => {
                 self.progress.say(&format!("report: {}", path.display()));
@@ -120,7 +82,7 @@ impl Coordinator {
         // Before anything is written: if the job is killed meanwhile, its next start finds a run that
         // was lost, and says so.
         let patience = if Job::this().is_some() { SLURM } else { Duration::ZERO };
-        let ending = self.interrupts.ending_within(patience);
+        let ending = self.workers.interrupts.ending_within(patience);
         // It has been heeded, or came too late; there may be none.
         let _ = std::fs::remove_file(self.run.stop_request());
         match status {
@@ -172,28 +134,21 @@ impl Coordinator {
                 resume: resume.map(|found| found.folder().to_owned()),
                 evaluate_first: step.is_some_and(|step| self.lacks_evaluation(step)),
             };
-            let job = work.job(&self.program, self.run.path(), &self.topology);
-            let setting = Setting {
-                run: &self.run,
-                topology: &self.topology,
-                deadlines: &self.config.cluster.deadlines,
-                interrupts: &self.interrupts,
-            };
             let mut training = Training {
                 run: &self.run,
                 config: &self.config,
                 generation,
-                ranks: self.topology.ranks,
+                ranks: self.workers.topology.ranks,
                 journal: &mut self.journal,
                 writer: &mut writer,
                 progress: &mut self.progress,
                 restarts: &mut restarts,
                 collector: Collector::default(),
-                stragglers: Stragglers::new(self.topology.ranks),
+                stragglers: Stragglers::new(self.workers.topology.ranks),
                 started: None,
                 saved: step.unwrap_or(0),
             };
-            let ended = group::run(&setting, generation, job, &mut training);
+            let ended = self.workers.run(&self.run, generation, &work, &mut training);
             let seconds = training.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
             writer.flush();
             self.journal.state.training_seconds += seconds;
@@ -266,143 +221,6 @@ impl Coordinator {
             None => self.progress.say("no checkpoint is good: starting from the first step"),
         }
         Ok(found)
-    }
-
-    /// Gives a new group of workers its number.
-    pub(super) fn begin_attempt(&mut self, verb: &str) -> Result<u64, Halt> {
-        let generation = self.run.begin_attempt()?;
-        self.journal.state.attempt = generation;
-        self.journal.state.status = Status::Running;
-        let topology = serde_json::to_value(&self.topology)?;
-        self.journal.event("attempt", json!({ "verb": verb, "topology": topology }));
-        self.journal.save();
-        Ok(generation)
-    }
-
-    /// What follows from the end of a group: whether its work is done, or is tried again.
-    pub(super) fn handle(
-        &mut self,
-        end: Result<End, GroupError>,
-        restarts: &mut Restarts,
-    ) -> Result<bool, Halt> {
-        match end? {
-            End::Done => Ok(true),
-            End::Stopped => {
-                self.say_stopped();
-                Err(Halt::Exit(Exit::Stopped))
-            }
-            End::StopOverdue => {
-                let seconds = self.config.cluster.deadlines.stop;
-                self.progress.say(&format!(
-                    "error: the workers did not stop within {seconds} s (cluster.deadlines.stop) \
-                     and were killed; {}",
-                    self.way_on()
-                ));
-                Err(Halt::Exit(Exit::Deadline))
-            }
-            End::Interrupted => {
-                self.progress.say(&format!("killed; {}", self.way_on()));
-                Err(Halt::Exit(Exit::Interrupted))
-            }
-            End::Failed(failure) => self.failed(failure, restarts).map(|()| false),
-        }
-    }
-
-    fn say_stopped(&mut self) {
-        let words = match self.run.store().newest().ok().flatten() {
-            _ if self.journal.state.stage == Stage::Data => {
-                "stopped; the same command goes on with what is not translated".to_owned()
-            }
-            Some(step) => format!(
-                "stopped with a checkpoint at step {step}; the same command goes on from there"
-            ),
-            None => "stopped before the first checkpoint; the same command starts again".into(),
-        };
-        self.progress.say(&words);
-    }
-
-    fn failed(&mut self, failure: Failure, restarts: &mut Restarts) -> Result<(), Halt> {
-        let decision = match self.interrupts.stop_requested() {
-            true => {
-                let reason = "a stop was asked for".into();
-                Decision::GiveUp { exit: Exit::Failed, reason }
-            }
-            false => restarts.after(&failure),
-        };
-        let next = match &decision {
-            Decision::Again { left } => format!("starting again ({left} more restarts)"),
-            Decision::GiveUp { reason, .. } => format!("{reason}; {}", self.way_on()),
-        };
-        self.progress.say(&failure.report(&next));
-        let details = serde_json::to_value(&failure)?;
-        self.journal.event("failure", json!({ "failure": details, "next": next }));
-        self.journal.state.failure = Some(failure);
-        self.journal.state.ledger.fail(Instant::now());
-        match decision {
-            Decision::Again { .. } => {
-                self.journal.state.restarts += 1;
-                self.journal.save();
-                self.look_around()
-            }
-            Decision::GiveUp { exit, .. } => Err(Halt::Exit(exit)),
-        }
-    }
-
-    /// Goes on with as many workers as there is room for now; waits for hosts without which it cannot.
-    fn look_around(&mut self) -> Result<(), Halt> {
-        let patience = Duration::from_secs_f64(self.config.cluster.deadlines.hosts);
-        let started = Instant::now();
-        let mut has_said = false;
-        let error = loop {
-            match Topology::find_again(&self.config.cluster) {
-                Ok(found) => {
-                    self.move_to(found);
-                    return Ok(());
-                }
-                Err(TopologyError::Silent { names, why }) if started.elapsed() < patience => {
-                    if !has_said {
-                        self.progress.say(&format!(
-                            "waiting for {}, at most {} s (cluster.deadlines.hosts): {why}",
-                            names.join(", "),
-                            patience.as_secs()
-                        ));
-                        has_said = true;
-                    }
-                    if self.interrupts.stop_requested() {
-                        self.say_stopped();
-                        return Err(Halt::Exit(Exit::Stopped));
-                    }
-                    thread::sleep(Duration::from_secs(1));
-                }
-                Err(error) => break error.to_string(),
-            }
-        };
-        self.progress.say(&format!("error: {error}; {}", self.way_on()));
-        Err(Halt::Exit(Exit::Failed))
-    }
-
-    fn move_to(&mut self, found: Topology) {
-        let (ranks, before) = (found.ranks, self.topology.ranks);
-        if found.hosts != self.topology.hosts {
-            let plural = if ranks == 1 { "" } else { "s" };
-            let instead = match ranks == before {
-                true => String::new(),
-                false => format!(" instead of {before},"),
-            };
-            let hosts = found.hosts_in_words();
-            self.progress.say(&format!("going on with {ranks} worker{plural}{instead} on {hosts}"));
-        }
-        self.topology = found;
-    }
-
-    fn way_on(&self) -> String {
-        if self.journal.state.stage == Stage::Data {
-            return "the same command goes on with what is not translated".into();
-        }
-        match self.run.store().newest().ok().flatten() {
-            Some(step) => format!("the same command resumes from step {step}"),
-            None => "there is no checkpoint yet".into(),
-        }
     }
 
     /// Averages, scores and exports the trained model.

@@ -3,7 +3,7 @@
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice;
 
-use super::NcclError;
+use super::nccl::NcclError;
 
 /// Loads the CUDA driver; the newest CUDA that it can serve, as 1000 · major + 10 · minor.
 ///

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use tandem_cluster::process::is_ignored;
 use tandem_cluster::run::folder::StopRequest;
 
-use crate::slurm::ending::Ending;
+use crate::journal::ending::Ending;
 
 /// How often it is looked whether an ending is known.
 const LOOK: Duration = Duration::from_millis(20);
@@ -111,7 +111,7 @@ impl Interrupts {
 
 #[cfg(test)]
 mod tests {
-    use crate::slurm::ending::Next;
+    use crate::journal::ending::Next;
 
     use super::*;
 

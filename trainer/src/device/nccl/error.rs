@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cudarc::driver::result::DriverError;
 
-use super::library::{OLDEST, OLDEST_SHARING, Version};
+use super::{OLDEST, OLDEST_SHARING, Version};
 
 /// Why NCCL cannot be used, or failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,18 +7,19 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
-use crate::coordinator::interrupts::Interrupts;
-use crate::coordinator::journal::{Journal, Stage, Status};
-use crate::coordinator::life::Coordinator;
-use crate::coordinator::progress::Progress;
-use crate::coordinator::worker;
+use crate::coordinator::group::Workers;
+use crate::coordinator::{Coordinator, Launch};
 use crate::doctor::refuse_few_files;
+use crate::journal::{Journal, Stage, Status};
 use crate::prepare;
 use crate::prepare::hub;
 use crate::prepare::plan::Plan;
+use crate::prepare::worker;
 use crate::slurm::job;
 use crate::slurm::takeover;
 use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::interrupts::Interrupts;
+use crate::terminal::progress::Progress;
 
 /// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
 ///
@@ -89,5 +90,8 @@ pub fn launch_on(
         journal.state.stage = Stage::Train;
     }
     progress.say(&Plan::new(&config, topology.clone(), program.clone())?.to_string());
-    Coordinator { run, config, topology, program, interrupts, progress, journal }.run()
+    let deadlines = config.cluster.deadlines.clone();
+    let workers = Workers { program, topology, deadlines, interrupts };
+    let launch: Launch = |config, program, interrupts| launch(config, false, program, interrupts);
+    Coordinator { run, config, workers, progress, journal, launch }.run()
 }

@@ -9,6 +9,8 @@
 //! library in place. All functions are taken from that one handle. (cudarc, whose types are used
 //! here, would look for `libnccl.so`: another name, which may be another file.)
 
+mod error;
+
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ use cudarc::nccl::sys::{
 use libloading::os::unix as dl;
 use tandem_cluster::topology::OLDEST_SHARING_NCCL;
 
-use super::NcclError;
+pub use error::NcclError;
 
 /// NCCL's names; the first is the one that libtorch_cuda asks for.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];

@@ -1,6 +1,12 @@
-//! Where a run stands (state.json) and what happened to it (events.jsonl).
+//! What is recorded of a run: where it stands (state.json) and what happened (events.jsonl).
 //!
-//! Neither stops a run: what cannot be written, as on a full disk, is told once.
+//! Neither stops a run: what cannot be written, as on a full disk, is reported once. [`failure`] is what
+//! went wrong in a group of workers, [`ending`] how a job of Slurm's ended, [`ledger`] where the time
+//! went.
+
+pub mod ending;
+pub mod failure;
+pub mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tandem_cluster::run::folder::RunFolder;
 
-use super::failure::Failure;
-use super::ledger::Ledger;
-use crate::slurm::ending::Ending;
+use crate::journal::ending::Ending;
+use crate::journal::failure::Failure;
+use crate::journal::ledger::Ledger;
 
 /// How often state.json follows what only changes numbers.
 const INTERVAL: Duration = Duration::from_secs(1);

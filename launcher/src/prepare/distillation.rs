@@ -1,0 +1,255 @@
+//! Training data that another model makes before training begins: sequence-level distillation
+//! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a
+//! run learns from (Chen et al. 2020).
+//!
+//! What is asked for, and whether the teachers can do it; [`crate::coordinator::teacher`] has it done.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::Checkpoint;
+use tandem_cluster::run::synthetic::{self, Pair};
+use tandem_cluster::run::task::Input;
+use tandem_config::RunConfig;
+use tandem_config::load_trained;
+use tandem_config::schema::decoding::{BeamSearch, Decoding};
+use tandem_config::schema::model::Objective;
+
+use crate::journal::{Stage, State, Status, read_state};
+use crate::prepare;
+use crate::score::{Scores, Translation};
+use crate::terminal::exit::Refused;
+
+/// The key of a run that makes the BERT of soft labels.
+pub(crate) const SOFT_LABELS: &str = "model.objective.autoregressive.soft_labels.teacher";
+/// What is told of the pairs that a teacher made.
+pub(crate) const SCORES: &str = "scores.json";
+
+/// What a teacher is to make.
+pub(crate) struct DistillationJob {
+    /// Its key in the config.
+    pub(crate) key: &'static str,
+    pub(crate) teacher: PathBuf,
+    pub(crate) beam: Option<usize>,
+    pub(crate) shard: usize,
+    pub(crate) input: Input,
+    /// Where the pairs go.
+    pub(crate) folder: PathBuf,
+    /// How a pair is made of a translation.
+    pub(crate) pair: Box<dyn Fn(Translation) -> Pair>,
+}
+
+/// The figures of what a teacher made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DistillationStats {
+    /// The config's key that asked for it.
+    pub key: String,
+    /// The teacher's run.
+    pub teacher: PathBuf,
+    /// Sentences translated.
+    pub sentences: usize,
+    /// At most so many of them were wanted for each pair of `data.train`; none where those pairs
+    /// themselves were translated.
+    #[serde(default)]
+    pub ratio: Option<f64>,
+    /// Sentences without a translation, such as those too long for the teacher. They are not
+    /// trained on.
+    pub empty: usize,
+    /// Translations that an earlier sentence has too.
+    pub duplicates: usize,
+    /// References that an earlier sentence has too; none where there are no references.
+    pub reference_duplicates: Option<usize>,
+    /// Words of the translations for each word of the references, or of the text that was
+    /// translated where there are none.
+    pub length_ratio: f64,
+    /// The translations against the references; none where there are none.
+    pub scores: Option<Scores>,
+}
+
+pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
+    let run = RunFolder::new(config.run.path());
+    let mut jobs = Vec::new();
+    if let Some(distillation) = &config.data.distillation {
+        jobs.push(DistillationJob {
+            key: "data.distillation",
+            teacher: distillation.teacher.clone(),
+            beam: distillation.beam,
+            shard: distillation.shard,
+            input: Input::Sources(config.data.train.clone()),
+            folder: run.distilled(),
+            pair: Box::new(|translation| Pair {
+                source: translation.source,
+                target: translation.hypothesis,
+            }),
+        });
+    }
+    if let Some(back_translation) = &config.data.back_translation {
+        let tag = match &back_translation.tag {
+            Some(tag) => format!("{tag} "),
+            None => String::new(),
+        };
+        jobs.push(DistillationJob {
+            key: "data.back_translation",
+            teacher: back_translation.teacher.clone(),
+            beam: back_translation.beam,
+            shard: back_translation.shard,
+            input: Input::Choice {
+                path: back_translation.text.clone(),
+                ratio: back_translation.ratio,
+                of: config.data.train.clone(),
+            },
+            folder: run.back_translated(),
+            // A pair without a source is left out when it is read, so it gets no tag.
+            pair: Box::new(move |translation| Pair {
+                source: match translation.hypothesis.is_empty() {
+                    true => String::new(),
+                    false => tag.clone() + &translation.hypothesis,
+                },
+                target: translation.source,
+            }),
+        });
+    }
+    jobs
+}
+
+/// A teacher, trained or not.
+pub(crate) struct Teacher {
+    pub(crate) run: RunFolder,
+    pub(crate) config: RunConfig,
+    /// Whether it is launched first.
+    pub(crate) is_run_file: bool,
+}
+
+impl Teacher {
+    pub(crate) fn find(path: &Path) -> Result<Self, Refused> {
+        let is_run_file = !path.is_dir();
+        let (run, config) = if is_run_file {
+            let config = prepare::load(path, &[])?;
+            (RunFolder::new(config.run.path()), config)
+        } else {
+            let run = RunFolder::new(path.to_owned());
+            let config = load_trained(&run.config()).map_err(|error| Refused(error.to_string()))?;
+            (run, config)
+        };
+        Ok(Self { run, config, is_run_file })
+    }
+
+    /// The run whose BERT labels the pairs of `config`, if it is one's.
+    pub(crate) fn of_soft_labels(config: &RunConfig) -> Result<Option<Self>, Refused> {
+        let Some(labels) = config.model.soft_labels() else { return Ok(None) };
+        let Some(path) = &labels.teacher else { return Ok(None) };
+        let teacher = Self::find(path)?;
+        if !teacher.config.model.joins_pairs() {
+            return Err(Refused(format!(
+                "{SOFT_LABELS}: {} reads no pairs, must have the mlm objective with `conditional: \
+                 true`",
+                path.display()
+            )));
+        }
+        let export = teacher.run.export();
+        if export != Path::new(labels.bert()) {
+            return Err(Refused(format!(
+                "{SOFT_LABELS}: {} makes the BERT {}, and `pretrained` is {}: leave `pretrained` out",
+                path.display(),
+                export.display(),
+                labels.bert()
+            )));
+        }
+        Ok(Some(teacher))
+    }
+
+    /// Whether it is still to be launched.
+    pub(crate) fn is_missing(&self) -> bool {
+        let is_done = |state: State| state.stage == Stage::Finished && state.status == Status::Done;
+        self.is_run_file && !read_state(&self.run).is_some_and(is_done)
+    }
+
+    /// How it translates.
+    pub(crate) fn decoding(&self, job: &DistillationJob) -> Result<Decoding, Refused> {
+        let (key, teacher) = (job.key, job.teacher.display());
+        if let Objective::Mlm(_) = self.config.model.objective {
+            return Err(Refused(format!(
+                "{key}.teacher: {teacher} has the mlm objective and does not translate"
+            )));
+        }
+        match (self.config.decoding.clone(), job.beam) {
+            (decoding, None) => Ok(decoding),
+            (Decoding::BeamSearch(search), Some(width)) => {
+                Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
+            }
+            (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
+                "{key}.beam: the teacher {teacher} has the masked objective and is not searched \
+                 by beams, leave it out"
+            ))),
+        }
+    }
+
+    pub(crate) fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
+        self.run.model("average").with_context(|| {
+            let path = self.run.path().display();
+            format!(
+                "{path} is not a finished run: launch it first, or give its run file as teacher"
+            )
+        })
+    }
+}
+
+/// Whether all teachers, and theirs, can do what they are to; before anything starts.
+///
+/// # Errors
+/// The first one that cannot.
+pub fn check(config: &RunConfig) -> Result<(), Refused> {
+    fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
+        above.push(config.run.path());
+        Teacher::of_soft_labels(config)?;
+        for job in jobs(config) {
+            let teacher = Teacher::find(&job.teacher)?;
+            teacher.decoding(&job)?;
+            if above.iter().any(|run| run == teacher.run.path()) {
+                return Err(Refused(format!(
+                    "{}.teacher: {} would be its own teacher, must be another run",
+                    job.key,
+                    teacher.run.path().display()
+                )));
+            }
+            if teacher.is_run_file {
+                check_below(&teacher.config, above)?;
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+    check_below(config, &mut Vec::new())
+}
+
+/// What a launch would do about teachers, a line each.
+pub fn notes(config: &RunConfig) -> Vec<String> {
+    let note = |job: DistillationJob| {
+        let (key, teacher) = (job.key, job.teacher.display());
+        match (synthetic::verified(&job.folder).is_some(), job.teacher.is_dir()) {
+            (true, _) => format!("{key}: made already, in {}", job.folder.display()),
+            (false, true) => {
+                format!("{key}: {teacher} translates first, if it has not for another run")
+            }
+            (false, false) => {
+                format!("{key}: {teacher} is launched first, then translates, if it has not before")
+            }
+        }
+    };
+    let missing = Teacher::of_soft_labels(config).ok().flatten().filter(Teacher::is_missing);
+    let labels = missing.map(|teacher| {
+        format!("{SOFT_LABELS}: {} is launched first", teacher.run.path().display())
+    });
+    labels.into_iter().chain(jobs(config).into_iter().map(note)).collect()
+}
+
+/// The figures of what teachers have made for a run.
+pub fn stats(config: &RunConfig) -> Vec<DistillationStats> {
+    let read = |job: DistillationJob| {
+        serde_json::from_str(&fs::read_to_string(job.folder.join(SCORES)).ok()?).ok()
+    };
+    jobs(config).into_iter().filter_map(read).collect()
+}

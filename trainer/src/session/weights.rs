@@ -1,0 +1,155 @@
+//! A model's tensors, made for its first step or taken out of checkpoints.
+
+use std::path::Path;
+
+use anyhow::{Context, bail, ensure};
+use tandem_cluster::run::control::Report;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::{self, ADAPTERS, Base, Checkpoint, StoreError};
+use tandem_config::parameters;
+use tandem_config::pretrained::bases::Bases;
+use tch::no_grad;
+
+use crate::model::Parameters;
+use crate::model::parameters::Weights;
+use crate::session::corpora::Languages;
+use crate::session::worker::Worker;
+
+/// Trained weights that belong to another model, BERT or vocabulary: trying again cannot help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misfit(pub String);
+
+/// The run's parameters with their values before the first step.
+///
+/// # Errors
+/// Pre-trained weights that are missing or do not fit.
+pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
+    let list = parameters::model(&worker.config, bases);
+    let mut pretrained = Vec::new();
+    for (side, folder) in bases.folders() {
+        pretrained.push((side, Weights::read(&folder.join("model.safetensors"))?));
+    }
+    if worker.is_first() {
+        worker.report(Report::Plan {
+            trained: parameters::trained_count(&list) as u64,
+            frozen: parameters::frozen_count(&list) as u64,
+        });
+    }
+    let (seed, kind) = (worker.config.seed, worker.kinds().frozen);
+    Ok(Parameters::new(&list, &pretrained, seed, kind, worker.device)?)
+}
+
+/// What trained weights stand on: the BERTs by SHA-256 of their weights, and both sides' vocabularies
+/// by SHA-256 of what decides which ids a text has.
+///
+/// # Errors
+/// Weights that cannot be read.
+pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
+    let bases = &languages.bases;
+    let mut hashes = Vec::new();
+    for (side, folder) in bases.folders() {
+        let path = folder.join("model.safetensors");
+        let (_, sha256) =
+            store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        hashes.push((side.to_owned(), sha256));
+    }
+    for (side, own) in [("source", Some(&languages.source)), ("target", languages.target.as_ref())]
+    {
+        if let Some(tokenizer) = own {
+            hashes.push((format!("{side} vocabulary"), hex::encode(tokenizer.fingerprint())));
+        }
+    }
+    Ok(hashes)
+}
+
+/// Opens a checkpoint's folder and refuses one that stands on other BERTs or vocabularies.
+///
+/// # Errors
+/// A damaged checkpoint, other frozen weights, or another vocabulary.
+pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpoint> {
+    let checkpoint = Checkpoint::verify(folder)?;
+    check_bases(&checkpoint, |side| {
+        let here = bases.iter().find(|(known, _)| known == side);
+        Some(here.map_or("none", |(_, hash)| hash))
+    })?;
+    Ok(checkpoint)
+}
+
+/// Compares what a checkpoint stands on with what `here` knows; none is not compared.
+fn check_bases<'a>(
+    checkpoint: &Checkpoint,
+    here: impl Fn(&str) -> Option<&'a str>,
+) -> anyhow::Result<()> {
+    for Base { side, sha256 } in checkpoint.bases() {
+        let Some(hash) = here(side) else { continue };
+        let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
+        ensure!(
+            hash == sha256,
+            Misfit(format!(
+                "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here \
+                 ({hash})",
+                checkpoint.folder().display()
+            ))
+        );
+    }
+    Ok(())
+}
+
+/// Takes the trained weights of another run, for parameters of the same names: those of its
+/// average, or else of its newest checkpoint. `bases` are this run's.
+///
+/// # Errors
+/// No checkpoint, another vocabulary or BERT on the same side, or a weight that this model does not
+/// have in the same shape.
+pub fn warm_start(
+    run: &Path,
+    parameters: &Parameters,
+    bases: &[(String, String)],
+) -> anyhow::Result<()> {
+    let folder = RunFolder::new(run.to_owned());
+    let checkpoint = match folder.model("average") {
+        Err(StoreError::Absent { .. }) => folder.model("latest"),
+        found => found,
+    };
+    let checkpoint = checkpoint.with_context(|| {
+        format!("{} has no weights for model.init to start from", run.display())
+    })?;
+    check_bases(&checkpoint, |side| {
+        bases.iter().find(|(known, _)| known == side).map(|(_, hash)| hash.as_str())
+    })?;
+    let path = checkpoint.path(ADAPTERS);
+    let file = Weights::read(&path)?;
+    if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {
+        bail!(Misfit(format!(
+            "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
+             a part of this one",
+            path.display()
+        )));
+    }
+    for (name, mut view) in parameters.views(&parameters.weights) {
+        if file.has(name) {
+            let stored = file.get(name, &view.size())?;
+            no_grad(|| view.copy_(stored));
+        }
+    }
+    Ok(())
+}
+
+/// Takes the trained weights out of a checkpoint.
+///
+/// # Errors
+/// A tensor that is missing or of another shape: the checkpoint is of another model.
+pub fn load_weights(checkpoint: &Checkpoint, parameters: &Parameters) -> anyhow::Result<()> {
+    let path = checkpoint.path(ADAPTERS);
+    let file = Weights::read(&path)?;
+    let (found, expected) = (file.count(""), parameters.names.len());
+    ensure!(
+        found == expected,
+        Misfit(format!(
+            "{} has {found} tensors, this model has {expected}: it is another model's",
+            path.display()
+        ))
+    );
+    Ok(parameters.load(&parameters.weights, &file, "")?)
+}
