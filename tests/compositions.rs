@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use tandem_tests::{Tiny, adapters, expect_code, program, translate};
+use tandem_tests::{Tiny, adapters, assert_reported_scores, expect_code, program, translate};
 
 const TRANSFORMER: &str = "{ transformer: { layers: 2, hidden: 32, heads: 2, feed_forward: 64, \
                            max_length: 32, vocabulary: VOCABULARY } }";
@@ -31,11 +31,7 @@ fn from_yaml_to_bleu(tiny: &Tiny, name: &str, encoder: &str, decoder: &str, obje
     let whole = adapters(&tiny.path(name), 12);
     assert!(whole == adapters(&tiny.path(&resumed), 12), "{name}: resuming gave other weights");
 
-    let scores = tiny.path(name).join("evaluation/test-step-00000012/scores.json");
-    let scores = std::fs::read_to_string(&scores).unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(scores.contains("bleu_13a"), "{name}: {scores}");
-    let report = std::fs::read_to_string(tiny.path(name).join("report.md")).expect("a report");
-    assert!(report.contains("BLEU"), "{name}: {report}");
+    assert_reported_scores(&tiny.path(name), 12);
 }
 
 fn frozen(language: &str) -> String {

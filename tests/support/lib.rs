@@ -251,3 +251,19 @@ pub fn adapters(run: &Path, step: u64) -> Vec<u8> {
     let path = run.join(format!("checkpoints/step-{step:08}/adapters.safetensors"));
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
+
+/// The BLEU of a run's test, which its report must have as scores.json has it.
+///
+/// # Panics
+/// If there are no scores, or the report has others.
+pub fn assert_reported_scores(run: &Path, step: u64) -> f64 {
+    let path = run.join(format!("evaluation/test-step-{step:08}/scores.json"));
+    let read = |path: &Path| {
+        std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let scores: serde_json::Value = serde_json::from_str(&read(&path)).expect("JSON");
+    let bleu = scores["scores"]["bleu_13a"]["score"].as_f64().unwrap_or_else(|| panic!("{scores}"));
+    let report = read(&run.join("report.md"));
+    assert!(report.contains(&format!("**BLEU {bleu:.2}** (sacreBLEU 13a)")), "{report}");
+    bleu
+}

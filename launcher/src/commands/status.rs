@@ -5,6 +5,7 @@ use std::{fs, io};
 
 use serde::Deserialize;
 use serde_json::json;
+use tandem_cluster::run::folder::RunFolder;
 
 use crate::journal::ending::Next;
 use crate::journal::{Stage, State, Status, read_state};
@@ -58,49 +59,60 @@ impl Args {
             output::print(serde_json::to_string_pretty(&value)?)?;
             return Ok(Exit::Done);
         }
-        let mut lines = Vec::new();
-        lines.push(format!("run         {}", run.path().display()));
-        let words = match waiting.as_ref().and_then(Option::as_ref) {
-            Some(id) => format!("stopped; job {id} waits in the queue to go on"),
-            None => words(&state, holder.is_some()).into(),
-        };
-        lines.push(format!("state       {words}"));
-        lines.push(format!("step        {} of {}", state.step, state.steps));
-        if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
-            lines.push(format!("loss        {loss:.4}, {rate:.0} tokens/s"));
-        }
-        if let (Some(left), true) = (state.seconds_left, holder.is_some()) {
-            lines.push(format!("time left   {}", duration(left)));
-        }
-        lines.push(format!("attempt     {}, after {} restarts", state.attempt, state.restarts));
-        let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
-        let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
-        lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
-        lines.push(format!("            of steps {}", all.join(", ")));
-        for split in state.data.iter().filter_map(|report| Split::deserialize(report).ok()) {
-            lines.push(format!("data        {}", split.summary()));
-        }
-        for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
-            if let Some(value) = state.test.get(name) {
-                lines.push(format!("test        {label} {value:.2}"));
-            }
-        }
-        if let Some(failure) = &state.failure {
-            let cause = failure.message.lines().next().unwrap_or_default();
-            lines.push(format!("last fault  {}: {cause}", failure.headline()));
-        }
-        if let Some(ending) = state.job_endings.last() {
-            let over = match &ending.next {
-                Next::Chained { job } if waiting == Some(None) => {
-                    format!("; job {job} does not wait any more")
-                }
-                _ => String::new(),
-            };
-            lines.push(format!("last job    {ending}{over}"));
-        }
-        output::print(lines.join("\n"))?;
+        output::print(text(&run, &state, holder.is_some(), waiting, &checkpoints))?;
         Ok(Exit::Done)
     }
+}
+
+/// What is printed; `waiting` is the job that waits to resume the run, none where Slurm was not asked.
+fn text(
+    run: &RunFolder,
+    state: &State,
+    is_live: bool,
+    waiting: Option<Option<String>>,
+    checkpoints: &[u64],
+) -> String {
+    let mut lines = Vec::new();
+    lines.push(format!("run         {}", run.path().display()));
+    let words = match waiting.as_ref().and_then(Option::as_ref) {
+        Some(id) => format!("stopped; job {id} waits in the queue to go on"),
+        None => words(state, is_live).into(),
+    };
+    lines.push(format!("state       {words}"));
+    lines.push(format!("step        {} of {}", state.step, state.steps));
+    if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
+        lines.push(format!("loss        {loss:.4}, {rate:.0} tokens/s"));
+    }
+    if let (Some(left), true) = (state.seconds_left, is_live) {
+        lines.push(format!("time left   {}", duration(left)));
+    }
+    lines.push(format!("attempt     {}, after {} restarts", state.attempt, state.restarts));
+    let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
+    let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
+    lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
+    lines.push(format!("            of steps {}", all.join(", ")));
+    for split in state.data.iter().filter_map(|report| Split::deserialize(report).ok()) {
+        lines.push(format!("data        {}", split.summary()));
+    }
+    for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
+        if let Some(value) = state.test.get(name) {
+            lines.push(format!("test        {label} {value:.2}"));
+        }
+    }
+    if let Some(failure) = &state.failure {
+        let cause = failure.message.lines().next().unwrap_or_default();
+        lines.push(format!("last fault  {}: {cause}", failure.headline()));
+    }
+    if let Some(ending) = state.job_endings.last() {
+        let over = match &ending.next {
+            Next::Chained { job } if waiting == Some(None) => {
+                format!("; job {job} does not wait any more")
+            }
+            _ => String::new(),
+        };
+        lines.push(format!("last job    {ending}{over}"));
+    }
+    lines.join("\n")
 }
 
 fn words(state: &State, live: bool) -> &'static str {
@@ -114,5 +126,83 @@ fn words(state: &State, live: bool) -> &'static str {
         (Status::Stopped, _, _) => "stopped; launch it again to go on",
         (Status::Failed, _, _) => "failed",
         (Status::Done, _, _) => "done",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::journal::ending::Ending;
+    use crate::journal::failure::{Failure, Kind};
+
+    fn shown(state: &State, is_live: bool, waiting: Option<Option<String>>) -> String {
+        let run = RunFolder::new("runs/demo".into());
+        text(&run, state, is_live, waiting, &[200, 400, 600])
+    }
+
+    #[test]
+    fn a_run_in_training_after_a_fault_and_a_job() {
+        let failure = Failure {
+            kind: Kind::Death,
+            attempt: 2,
+            rank: Some(1),
+            host: Some("n2".into()),
+            phase: Some("train".into()),
+            step: 431,
+            message: "killed by signal 9 (SIGKILL)\nits log says no more".into(),
+            exit_code: None,
+            consequences: vec![0],
+            log: Path::new("runs/demo/logs/attempt-2/rank-1.log").into(),
+        };
+        let ending = Ending {
+            job: "71".into(),
+            restarts: 0,
+            cause: Some(tandem_cluster::slurm::Cause::TimeLimit),
+            next: Next::Chained { job: "72".into() },
+            latest: Some(400),
+            steps: Some(400),
+            time: 0.0,
+        };
+        let mut state = State {
+            status: Status::Running,
+            stage: Stage::Train,
+            step: 612,
+            steps: 900,
+            loss: Some(2.345_67),
+            tokens_per_second: Some(12_345.6),
+            seconds_left: Some(125.0),
+            attempt: 3,
+            restarts: 1,
+            latest: Some(600),
+            best: Some(400),
+            failure: Some(failure),
+            ..State::default()
+        };
+        state.add_ending(ending);
+        insta::assert_snapshot!(shown(&state, true, None));
+        state.status = Status::Stopped;
+        insta::assert_snapshot!(
+            "stopped_with_a_job_that_waits",
+            shown(&state, false, Some(Some("72".into())))
+        );
+        insta::assert_snapshot!("stopped_and_its_job_is_gone", shown(&state, false, Some(None)));
+    }
+
+    #[test]
+    fn a_finished_run() {
+        let test = [("bleu", 12.68), ("chrf", 33.92), ("loss", 4.5)];
+        let state = State {
+            status: Status::Done,
+            stage: Stage::Finished,
+            step: 900,
+            steps: 900,
+            attempt: 2,
+            latest: Some(600),
+            test: test.map(|(name, value)| (name.to_owned(), value)).into(),
+            ..State::default()
+        };
+        insta::assert_snapshot!(shown(&state, false, None));
     }
 }

@@ -403,6 +403,21 @@ fn each_misconfiguration_is_found_and_nothing_else() {
 }
 
 #[test]
+fn every_finding_reads_well() {
+    let mut text = String::new();
+    for (_, seed, _) in SEEDS {
+        let mut seeded = Seeded::new();
+        seed(&mut seeded);
+        let folder = seeded.folder.path().display().to_string();
+        for finding in examine(&seeded.site) {
+            text += &finding.to_string().replace(&folder, "[FOLDER]");
+            text += "\n";
+        }
+    }
+    insta::assert_snapshot!(text);
+}
+
+#[test]
 fn a_run_that_goes_on_is_found() {
     let mut seeded = Seeded::new();
     seeded.add_run();

@@ -14,7 +14,7 @@ use tandem_config::schema::model::{Decoder, Train};
 
 use crate::prepare::distillation;
 use crate::prepare::worker::Work;
-use crate::terminal::text::quoted;
+use crate::terminal::text::{quoted, thousands};
 
 /// What a run would do.
 #[derive(Debug, Clone, Serialize)]
@@ -153,7 +153,7 @@ impl std::fmt::Display for Plan {
             None => writeln!(f)?,
         }
         let size = &self.size;
-        let (trained, frozen) = (grouped(size.trained), grouped(size.frozen));
+        let (trained, frozen) = (thousands(size.trained as u64), thousands(size.frozen as u64));
         writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
         let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
         let place = if *device == Device::Cuda { " on its GPU, besides CUDA's own" } else { "" };
@@ -179,19 +179,6 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// A number with its thousands apart.
-fn grouped(number: usize) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// A size as people say it.
 fn bytes(count: u64) -> String {
     match count as f64 {
@@ -203,13 +190,41 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use tandem_cluster::topology::{EngineKind, Share};
 
     #[test]
-    fn numbers_can_be_read() {
-        assert_eq!(grouped(66_920_448), "66,920,448");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(1000), "1,000");
+    fn the_demo_on_two_workers_and_on_shared_gpus() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let config = tandem_config::load(&root.join("configs/demo.yaml"), &[]).unwrap();
+        let cpus = Topology {
+            ranks: 2,
+            device: Device::Cpu,
+            workers_per_gpu: 1,
+            threads: 1,
+            engine: EngineKind::Mpirun,
+            hosts: vec![Share { host: "n1".into(), ranks: 2 }],
+        };
+        let host = |host: &str| Share { host: host.into(), ranks: 4 };
+        let gpus = Topology {
+            ranks: 8,
+            device: Device::Cuda,
+            workers_per_gpu: 2,
+            threads: 8,
+            engine: EngineKind::Srun,
+            hosts: vec![host("n1"), host("n2")],
+        };
+        let plan = |topology| Plan::new(&config, topology, "tandem-worker".into()).unwrap();
+        let plans = [cpus, gpus].map(|topology| plan(topology).to_string()).join("\n\n");
+        let here = std::env::current_dir().unwrap();
+        let plans = plans.replace(&here.display().to_string(), "[HERE]");
+        insta::assert_snapshot!(plans.replace(&root.display().to_string(), "[REPOSITORY]"));
+    }
+
+    #[test]
+    fn sizes_are_short() {
         assert_eq!(bytes(12_345), "12 kB");
         assert_eq!(bytes(12_345_678), "12 MB");
         assert_eq!(bytes(1_234_567_890), "1.2 GB");

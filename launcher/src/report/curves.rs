@@ -1,7 +1,7 @@
 //! The report's picture: loss and validation BLEU over the steps, as an SVG.
 
 use super::ReportInput;
-use super::markdown::thousands;
+use crate::terminal::text::thousands;
 
 const WIDTH: f64 = 920.0;
 const HEIGHT: f64 = 340.0;

@@ -32,7 +32,7 @@ fn finishes(workers: usize) {
     assert_eq!(run.store().open("average").unwrap().manifest().average_of, [15, 20]);
     assert_eq!(run.store().best(), Some(20));
     let report = fs::read_to_string(run.report()).unwrap();
-    assert!(report.contains("BLEU"), "{report}");
+    assert!(report.contains("**BLEU 100.00** (sacreBLEU 13a)"), "{report}");
     for file in ["adapters.safetensors", "config.yaml", "README.md"] {
         assert!(run.export().join(file).is_file(), "{file} is exported");
     }

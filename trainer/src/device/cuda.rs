@@ -42,9 +42,13 @@ pub fn synchronize(device: Device) {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn where_cuda_is_missing_the_linker_says_so() {
-        if let Err(reason) = super::load() {
-            assert!(reason.contains("libtorch_cuda.so"), "{reason}");
+    fn cuda_is_there_or_the_linker_says_what_is_missing() {
+        match super::load() {
+            Ok(()) => assert!(tch::utils::has_cuda(), "libtorch_cuda registered nothing"),
+            Err(reason) => {
+                assert!(reason.contains("libtorch_cuda.so"), "{reason}");
+                assert!(!tch::utils::has_cuda());
+            }
         }
     }
 }
