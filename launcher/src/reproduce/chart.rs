@@ -123,7 +123,7 @@ fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
             "<text x=\"{:.0}\" y=\"{}\" text-anchor=\"end\">{}</text>\n",
             left - 8.0,
             y + 17.0,
-            super::page::escaped(label)
+            escaped(label)
         );
         for ((value, colour), offset) in values.iter().zip([PAPER, HERE]).zip([1.0, 14.0]) {
             let Some(value) = value else { continue };
@@ -137,4 +137,9 @@ fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
         }
     }
     svg + "</svg>\n"
+}
+
+/// Text that HTML and SVG show as it is.
+pub fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,6 +1,6 @@
 //! A table's rows beside the paper's, as Markdown and as one HTML file that needs no other.
 
-use super::chart::{caption, draw};
+use super::chart::{caption, draw, escaped};
 use super::results::{Measured, Outcome};
 use super::table::{Row, Table};
 use crate::prepare::changes;
@@ -162,11 +162,6 @@ pub fn html(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String 
         text += &format!("<p>{}</p>\n", escaped(&line));
     }
     text + "</body></html>\n"
-}
-
-/// Text that HTML and SVG show as it is.
-pub fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

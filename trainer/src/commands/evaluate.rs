@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::ValueEnum;
 
-use crate::data::corpus::Split;
+use crate::data::split::Split;
 use crate::inference::evaluate::Evaluator;
 use crate::session::trained::Trained;
 

@@ -17,8 +17,8 @@ use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
 
 use crate::data::batches::BatchError;
-use crate::data::corpus::DataError;
 use crate::data::read::ReadError;
+use crate::data::split::DataError;
 use crate::data::wordpiece::WordpieceError;
 use crate::model::parameters::ParameterError;
 use crate::parallel::mpi::Mpi;

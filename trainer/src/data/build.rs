@@ -7,37 +7,14 @@ use tandem_cluster::run::store::hash_file;
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 
 use super::cache::{Draft, Key};
-use super::corpus::{DataError, Side, Sides, Split};
 use super::parallel::map_slices;
 use super::read::{Problem, ReadError, Record, Records};
 use super::report::DataReport;
+use super::split::{DataError, Sides, Split};
 use super::tokenizer::{Encoder, TokenizerError};
 
 /// Lines that are tokenised at a time.
 pub const CHUNK_LINES: usize = 1 << 16;
-
-impl Side<'_> {
-    /// A text's ids with `[SEP]`, and whether they were cut to fit.
-    fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
-        let most = self.max_length.saturating_sub(1);
-        let is_cut = ids.len() > most;
-        ids.truncate(most);
-        ids.push(self.tokenizer.special().sep);
-        (ids, is_cut)
-    }
-
-    /// A text's ids in equal parts, each from `[CLS]` to `[SEP]`.
-    fn passages(&self, ids: &[u32]) -> Vec<Vec<u32>> {
-        let special = self.tokenizer.special();
-        let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));
-        let bounds = |part: usize| ids.len() * part / parts;
-        let passage = |part: usize| {
-            let words = &ids[bounds(part)..bounds(part + 1)];
-            [&[special.cls], words, &[special.sep]].concat()
-        };
-        (0..parts).map(passage).collect()
-    }
-}
 
 /// A line made into samples.
 struct Line {

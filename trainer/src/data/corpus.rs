@@ -5,134 +5,15 @@
 //! sources: what is too long is cut, and what is missing is empty.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tandem_config::schema::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
-use super::cache::{Cache, CacheError, Key};
-use super::read::{Problem, ReadError};
+use super::cache::{Cache, Key};
 use super::report::DataReport;
-use super::tokenizer::{Tokenizer, TokenizerError};
-
-/// Why a split cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// A text cannot be tokenised.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The tokenised text cannot be kept.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// A bad line, where the config refuses them.
-    #[error("{}:{line}: {}: {text}; mend the line, or set {key} to drop", file.display(), problem.describe())]
-    Refused {
-        /// The file.
-        file: PathBuf,
-        /// The line, counted from 1.
-        line: u64,
-        /// What is wrong.
-        problem: Problem,
-        /// The beginning of its text.
-        text: String,
-        /// The config's key that refuses it.
-        key: &'static str,
-    },
-    /// Nothing is left.
-    #[error("no line of {} can be used\n{report}", file.display())]
-    Nothing {
-        /// The (first) file.
-        file: PathBuf,
-        /// What became of the lines.
-        report: Box<DataReport>,
-    },
-    /// Too many lines are bad, or one file is longer than the other.
-    #[error(
-        "{} is not what the config says of it: {what}\n{report}\nmend the text or data.{}, or set \
-         data.max_bad to 1 to go on without these lines", file.display(), report.split
-    )]
-    TooManyBad {
-        /// The (first) file.
-        file: PathBuf,
-        /// What is the matter.
-        what: String,
-        /// What became of the lines.
-        report: Box<DataReport>,
-    },
-    /// Pairs where passages are needed, or the other way round.
-    #[error("{} has {found}, but the objective needs {needed}", file.display())]
-    WrongKind {
-        /// The (first) file.
-        file: PathBuf,
-        /// What the config says that it holds.
-        found: &'static str,
-        /// What the objective trains on.
-        needed: &'static str,
-    },
-}
-
-/// Which part of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// What is trained on.
-    Train,
-    /// What is scored while training.
-    Valid,
-    /// What the finished model is scored on.
-    Test,
-}
-
-impl Split {
-    /// Its name in the config.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Valid => "valid",
-            Self::Test => "test",
-        }
-    }
-
-    /// Its text, if the config has it.
-    pub fn text(self, data: &Data) -> Option<&Text> {
-        match self {
-            Self::Train => Some(&data.train),
-            Self::Valid => data.valid.as_ref(),
-            Self::Test => data.test.as_ref(),
-        }
-    }
-}
-
-/// One side's tokenizer and longest sentence.
-#[derive(Clone, Copy)]
-pub struct Side<'a> {
-    /// The tokenizer.
-    pub tokenizer: &'a Tokenizer,
-    /// Most tokens of a sentence with its special tokens: at most the BERT's positions, and for a
-    /// target one less than the number of length classes.
-    pub max_length: usize,
-}
-
-/// What the samples are made for.
-#[derive(Clone, Copy)]
-pub enum Sides<'a> {
-    /// Pairs. Each sentence ends with `[SEP]`; `[CLS]` is not added, as in the released code. A BERT beside
-    /// a Transformer gets one of its own.
-    Pair {
-        /// The source side.
-        source: Side<'a>,
-        /// The target side.
-        target: Side<'a>,
-    },
-    /// Passages of one language, from `[CLS]` to `[SEP]`, as in BERT's pre-training. A passage that is
-    /// too long is split into equal parts; short ones are not joined.
-    Passages(Side<'a>),
-    /// Sentences of one language that are to be translated, held out.
-    Sentences(Side<'a>),
-}
+use super::split::{DataError, Sides, Split};
 
 /// One split's samples, in the order of its file.
 #[derive(Debug)]
@@ -247,8 +128,12 @@ impl Corpus {
 mod tests {
     use tandem_config::schema::data::{BadLines, TooLong};
 
+    use super::super::read::Problem;
+    use super::super::split::Side;
+    use super::super::tokenizer::Tokenizer;
     use super::*;
     use crate::data::build::CHUNK_LINES;
+    use std::path::PathBuf;
 
     /// `[PAD]` is not 0, so that assuming it shows.
     const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";

@@ -299,7 +299,7 @@ mod tests {
     use tandem_config::schema::model::Corruption;
 
     use super::*;
-    use crate::data::corpus::{Side, Sides, Split};
+    use crate::data::split::{Side, Sides, Split};
     use crate::data::tokenizer::Tokenizer;
 
     const SOURCE: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n";

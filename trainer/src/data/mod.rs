@@ -1,7 +1,8 @@
 //! The texts of a run: from files to batches.
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
-//! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps them in a
+//! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
+//! [`split`] in a
 //! [`cache`] with a [`report`] on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
 //! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
 //! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again. Everything
@@ -21,5 +22,6 @@ pub mod random;
 pub mod read;
 pub mod report;
 pub mod soft_labels;
+pub mod split;
 pub mod tokenizer;
 pub mod wordpiece;

@@ -16,8 +16,9 @@ use tandem_cluster::run::control::{Phase, Report};
 use tch::no_grad;
 
 use crate::data::batches::evaluation_batches;
-use crate::data::corpus::{Corpus, Split};
+use crate::data::corpus::Corpus;
 use crate::data::example::Draw;
+use crate::data::split::Split;
 use crate::inference::{Translation, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};

@@ -16,8 +16,9 @@ use tandem_cluster::run::task::{Input, Task, TooLong};
 use tandem_cluster::run::temporary;
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong as DataTooLong};
 
-use crate::data::corpus::{Corpus, Sides, Split};
+use crate::data::corpus::Corpus;
 use crate::data::read::{Lines, Problem, Records};
+use crate::data::split::{Sides, Split};
 use crate::inference::Translator;
 use crate::inference::evaluate::Line;
 use crate::objective::Objective;

@@ -15,10 +15,11 @@ use tandem_config::schema::model::{
     Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined,
 };
 
-use crate::data::corpus::{Corpus, Side, Sides, Split};
+use crate::data::corpus::Corpus;
 use crate::data::corrupt::Replacements;
 use crate::data::example::{MlmExamples, PairExamples, Prediction};
 use crate::data::read::Column;
+use crate::data::split::{Side, Sides, Split};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::wordpiece;
 use crate::objective::Examples;

@@ -12,9 +12,9 @@ use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::store::Store;
 
 use crate::data::batches::Batches;
-use crate::data::corpus::Split;
 use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::random::{Purpose, stream};
+use crate::data::split::Split;
 use crate::inference::evaluate::Evaluator;
 
 use crate::model::{Block, Parameters, Pass};

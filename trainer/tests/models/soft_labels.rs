@@ -8,12 +8,13 @@ use tandem_config::parameters::{self, BertWeights};
 use tandem_config::pretrained::bert::BertConfig;
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 use tandem_config::schema::model::{Corruption, Mlm as MlmConfig, Train};
-use tandem_trainer::data::corpus::{Corpus, Side, Sides, Split};
+use tandem_trainer::data::corpus::Corpus;
 use tandem_trainer::data::corrupt::Replacements;
 use tandem_trainer::data::example::{
     Draw, MlmBatch, MlmExamples, Padded, PairExamples, Prediction, join,
 };
 use tandem_trainer::data::soft_labels::{SoftLabels, Store};
+use tandem_trainer::data::split::{Side, Sides, Split};
 use tandem_trainer::data::tokenizer::Tokenizer;
 use tandem_trainer::model::bert::BertDropout;
 use tandem_trainer::model::{Parameters, Pass};

@@ -1,0 +1,151 @@
+//! The parts of a run's data, the sides of a sample, and why a part cannot be used.
+
+use std::path::PathBuf;
+
+use tandem_config::schema::data::{Data, Text};
+
+use super::cache::CacheError;
+use super::read::{Problem, ReadError};
+use super::report::DataReport;
+use super::tokenizer::{Tokenizer, TokenizerError};
+
+/// Why a split cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A text cannot be tokenised.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The tokenised text cannot be kept.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A bad line, where the config refuses them.
+    #[error("{}:{line}: {}: {text}; mend the line, or set {key} to drop", file.display(), problem.describe())]
+    Refused {
+        /// The file.
+        file: PathBuf,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        problem: Problem,
+        /// The beginning of its text.
+        text: String,
+        /// The config's key that refuses it.
+        key: &'static str,
+    },
+    /// Nothing is left.
+    #[error("no line of {} can be used\n{report}", file.display())]
+    Nothing {
+        /// The (first) file.
+        file: PathBuf,
+        /// What became of the lines.
+        report: Box<DataReport>,
+    },
+    /// Too many lines are bad, or one file is longer than the other.
+    #[error(
+        "{} is not what the config says of it: {what}\n{report}\nmend the text or data.{}, or set \
+         data.max_bad to 1 to go on without these lines", file.display(), report.split
+    )]
+    TooManyBad {
+        /// The (first) file.
+        file: PathBuf,
+        /// What is the matter.
+        what: String,
+        /// What became of the lines.
+        report: Box<DataReport>,
+    },
+    /// Pairs where passages are needed, or the other way round.
+    #[error("{} has {found}, but the objective needs {needed}", file.display())]
+    WrongKind {
+        /// The (first) file.
+        file: PathBuf,
+        /// What the config says that it holds.
+        found: &'static str,
+        /// What the objective trains on.
+        needed: &'static str,
+    },
+}
+
+/// Which part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is scored while training.
+    Valid,
+    /// What the finished model is scored on.
+    Test,
+}
+
+impl Split {
+    /// Its name in the config.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+
+    /// Its text, if the config has it.
+    pub fn text(self, data: &Data) -> Option<&Text> {
+        match self {
+            Self::Train => Some(&data.train),
+            Self::Valid => data.valid.as_ref(),
+            Self::Test => data.test.as_ref(),
+        }
+    }
+}
+
+/// One side's tokenizer and longest sentence.
+#[derive(Clone, Copy)]
+pub struct Side<'a> {
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Most tokens of a sentence with its special tokens: at most the BERT's positions, and for a
+    /// target one less than the number of length classes.
+    pub max_length: usize,
+}
+
+impl Side<'_> {
+    /// A text's ids with `[SEP]`, and whether they were cut to fit.
+    pub(super) fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
+        let most = self.max_length.saturating_sub(1);
+        let is_cut = ids.len() > most;
+        ids.truncate(most);
+        ids.push(self.tokenizer.special().sep);
+        (ids, is_cut)
+    }
+
+    /// A text's ids in equal parts, each from `[CLS]` to `[SEP]`.
+    pub(super) fn passages(&self, ids: &[u32]) -> Vec<Vec<u32>> {
+        let special = self.tokenizer.special();
+        let parts = ids.len().div_ceil(self.max_length.saturating_sub(2).max(1));
+        let bounds = |part: usize| ids.len() * part / parts;
+        let passage = |part: usize| {
+            let words = &ids[bounds(part)..bounds(part + 1)];
+            [&[special.cls], words, &[special.sep]].concat()
+        };
+        (0..parts).map(passage).collect()
+    }
+}
+
+/// What the samples are made for.
+#[derive(Clone, Copy)]
+pub enum Sides<'a> {
+    /// Pairs. Each sentence ends with `[SEP]`; `[CLS]` is not added, as in the released code. A BERT beside
+    /// a Transformer gets one of its own.
+    Pair {
+        /// The source side.
+        source: Side<'a>,
+        /// The target side.
+        target: Side<'a>,
+    },
+    /// Passages of one language, from `[CLS]` to `[SEP]`, as in BERT's pre-training. A passage that is
+    /// too long is split into equal parts; short ones are not joined.
+    Passages(Side<'a>),
+    /// Sentences of one language that are to be translated, held out.
+    Sentences(Side<'a>),
+}
