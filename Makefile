@@ -1,4 +1,4 @@
-# What people type; `make` alone says what there is.
+# The commands of this repository; `make` alone lists them.
 
 # cpu or cuda; empty keeps what is there, and is cpu on a fresh checkout.
 TORCH ?=
@@ -13,8 +13,8 @@ help:
 	@echo 'make test          set up, build, check and test everything'
 	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
 	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
-	@echo 'make test-nccl     test what can be of NCCL without a GPU (206 MB to download)'
-	@echo 'make test-gpu      test what takes GPUs: numbers, several ranks, faults'
+	@echo 'make test-nccl     test as much of NCCL as works without a GPU (206 MB to download)'
+	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
