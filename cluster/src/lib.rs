@@ -12,6 +12,7 @@
 //! - [`network`]: the way to other hosts.
 //! - [`process`]: process groups and their end.
 //! - [`temporary`]: files and folders that go with their owner, and files replaced in one step.
+//! - [`words`]: errors, put into words.
 
 pub mod control;
 pub mod engine;
@@ -28,3 +29,4 @@ pub mod store;
 pub mod task;
 pub mod temporary;
 pub mod topology;
+pub mod words;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use tandem_cluster::control::{Phase, Report};
 use tandem_cluster::store::Store;
+use tandem_cluster::words::in_words;
 use tandem_config::bases::Bases;
 use tandem_config::parameters;
 
@@ -338,7 +339,8 @@ impl<'a> Trainer<'a> {
         }
         if let Err(error) = self.saved()? {
             self.worker.notice(format!(
-                "no checkpoint was written, the older ones stay and training goes on: {error:#}"
+                "no checkpoint was written, the older ones stay and training goes on: {}",
+                in_words(error.as_ref())
             ));
         }
         let snapshot =

@@ -21,9 +21,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use tandem_cluster::process::{end_on_panic, say};
+use tandem_cluster::words::in_words;
 
 use crate::exit::of_error;
-use crate::text::in_words;
 
 /// Trains translation models out of two frozen BERTs, on one machine or many.
 #[derive(Debug, Parser)]
@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            say(format_args!("error: {}", in_words(&error)));
+            say(format_args!("error: {}", in_words(error.as_ref())));
             of_error(&error).into()
         }
     }

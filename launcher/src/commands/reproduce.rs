@@ -9,6 +9,8 @@ use tandem_config::RunConfig;
 use tandem_config::cluster::Device;
 
 use super::in_repository;
+use tandem_cluster::words::in_words;
+
 use crate::coordinator::teacher;
 use crate::exit::{Exit, Refused, of_error};
 use crate::interrupts::Interrupts;
@@ -19,7 +21,6 @@ use crate::reproduce::page::{html, markdown};
 use crate::reproduce::results::{self, Outcome};
 use crate::reproduce::speed;
 use crate::reproduce::table::{Row, Table};
-use crate::text::in_words;
 use crate::{output, prepare, worker};
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
@@ -156,9 +157,9 @@ impl Args {
                 (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
             }
             Err(error) => {
-                say(format_args!("error: {}", in_words(&error)));
+                say(format_args!("error: {}", in_words(error.as_ref())));
                 let exit = of_error(&error);
-                (Outcome::Nothing(format!("its run failed: {}", in_words(&error))), exit)
+                (Outcome::Nothing(format!("its run failed: {}", in_words(error.as_ref()))), exit)
             }
         }
     }

@@ -25,12 +25,13 @@ use super::stragglers::Stragglers;
 use super::summary;
 use super::teacher;
 use super::training::Training;
+use tandem_cluster::words::in_words;
+
 use crate::exit::Exit;
 use crate::interrupts::Interrupts;
 use crate::progress::Progress;
 use crate::report;
 use crate::tensorboard::Writer;
-use crate::text::in_words;
 use crate::worker::Work;
 
 /// How long Slurm may take to say why it ends a job.
@@ -86,7 +87,7 @@ impl Coordinator {
             Ok(()) => Exit::Done,
             Err(Halt::Exit(exit)) => exit,
             Err(Halt::Error(error)) => {
-                self.close(Status::Failed, "error", json!({ "message": in_words(&error) }));
+                self.close(Status::Failed, "error", json!({ "message": in_words(error.as_ref()) }));
                 return Err(error);
             }
         };

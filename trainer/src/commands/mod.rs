@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use tandem_cluster::words::in_words;
 use tandem_config::cluster::Device as DeviceConfig;
 use tch::Device;
 
@@ -88,7 +89,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_words(error.as_ref()));
             ExitCode::from(1)
         }
     }
