@@ -9,7 +9,7 @@ use tandem_config::RunConfig;
 
 use crate::coordinator::journal::{Journal, Stage, Status};
 use crate::coordinator::life::Coordinator;
-use crate::doctor::refuse_few_files;
+use crate::doctor::refuse_low_limits;
 use crate::exit::{Exit, Refused};
 use crate::interrupts::Interrupts;
 use crate::plan::Plan;
@@ -49,7 +49,7 @@ pub fn launch_on(
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
-    refuse_few_files()?;
+    refuse_low_limits(&topology)?;
     worker::check_gpus(&program, &topology)?;
     let mut progress = Progress::default();
 

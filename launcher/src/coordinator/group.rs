@@ -219,8 +219,9 @@ impl Watch<'_> {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Joined { rank, host, pid, device } => {
-                let process = if host == process::host_name() { Process::find(pid) } else { None };
+            Event::Joined { rank, host, address, pid, device } => {
+                let host = self.ways.host_at(address).map_or(host, str::to_owned);
+                let process = pid.and_then(Process::find);
                 self.listener.joined(rank, &host, &device);
                 self.members.join(rank, host, process, now);
                 if self.members.complete() {
@@ -371,6 +372,7 @@ impl Watch<'_> {
             && let Some(host) = lost_host(&log)
         {
             // mpirun and srun end the others when they have lost a host.
+            let host = self.ways.host_called(&host).map_or(host.clone(), str::to_owned);
             first.consequences.extend(first.rank.take());
             let rank = self.members.present().find(|(_, member)| member.host == host);
             first.rank = rank.map(|(rank, _)| rank);
