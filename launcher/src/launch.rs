@@ -9,7 +9,7 @@ use tandem_config::RunConfig;
 
 use crate::coordinator::group::Workers;
 use crate::coordinator::{Coordinator, Launch};
-use crate::doctor::refuse_few_files;
+use crate::doctor::refuse_low_limits;
 use crate::journal::{Journal, Stage, Status};
 use crate::prepare;
 use crate::prepare::hub;
@@ -54,7 +54,7 @@ pub fn launch_on(
     program: PathBuf,
     interrupts: Interrupts,
 ) -> anyhow::Result<Exit> {
-    refuse_few_files()?;
+    refuse_low_limits(&topology)?;
     worker::check_gpus(&program, &topology)?;
     let mut progress = Progress::default();
 

@@ -1,6 +1,6 @@
 #!/bin/bash
 # cluster.sh - a throw-away Slurm cluster of N simulated nodes on one machine (no systemd, root).
-#   cluster.sh up   DIR [-n NODES] [-g GPUS] [-c CPUS] [-m multi|netns]
+#   cluster.sh up   DIR [-n NODES] [-g GPUS] [-c CPUS] [-m multi|netns] [-o]
 #   cluster.sh down DIR
 #   cluster.sh run  [same options] -- CMD...     up in a fresh temp dir, run CMD, always down
 #   cluster.sh kill-node DIR NODE                power-fail a node: slurmd and every task on it
@@ -9,31 +9,32 @@
 #   cluster.sh exec DIR CMD...                   run CMD where the Slurm commands work
 # multi: N slurmds on 127.0.0.1 with different ports (Debian's slurmd has MULTIPLE_SLURMD); own hostname, pid, ipc and mount namespace each.
 # netns: each node has its own net+uts+pid namespace and address; the controller too; no route to outside.
+# -o: other names, netns only. Each node calls itself node.cluster, which is 127.0.1.1 there, and n1, as Slurm has it, leads nowhere.
 # Needs: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge iproute2 (for srun --mpi=pmix also libpmix2 and libpmix-dev: the plugin opens "libpmix.so")
 set -u
-NODES=2 GPUS=8 CPUS=16 MODE=multi BASEPORT=${BASEPORT:-17800} EXTRA=${EXTRA_CONF:-}
+NODES=2 GPUS=8 CPUS=16 MODE=multi OTHER= BASEPORT=${BASEPORT:-17800} EXTRA=${EXTRA_CONF:-}
 die(){ echo "cluster.sh: $*" >&2; exit 1; }
 opts(){ while [ $# -gt 0 ]; do case $1 in
-  -n) NODES=$2; shift 2;; -g) GPUS=$2; shift 2;; -c) CPUS=$2; shift 2;; -m) MODE=$2; shift 2;;
+  -n) NODES=$2; shift 2;; -g) GPUS=$2; shift 2;; -c) CPUS=$2; shift 2;; -m) MODE=$2; shift 2;; -o) OTHER=1; shift;;
   --) shift; REST=("$@"); return;; *) die "bad option $1";; esac; done; }
 load(){ D=$(readlink -f "$1"); [ -f "$D/lab.env" ] || die "no cluster in $1"; . "$D/lab.env"; export SLURM_CONF=$D/slurm.conf; }
 # nsenter, not "ip netns exec": that one remounts /sys, and slurmd dies on the missing /sys/fs/cgroup
 inctl(){ if [ $MODE = netns ]; then nsenter --net=/run/netns/${ID}c unshare -u -m bash -c 'hostname ctl; mount --bind '$D'/hosts /etc/hosts; exec "$@"' _ "$@"; else "$@"; fi; }
 alive(){ [ -d /proc/$1 ] && ! grep -q '^State:.*Z' /proc/$1/status 2>/dev/null; }   # a zombie still answers kill -0
 gone(){ local k; for k in $(seq 100); do alive $1 || return 0; sleep 0.05; done; return 1; }
-start_node(){ local n=$1 ns=""; [ $MODE = netns ] && ns="nsenter --net=/run/netns/$ID$n"
+start_node(){ local n=$1 ns="" host=$1; [ -n "$OTHER" ] && host=node.cluster; [ $MODE = netns ] && ns="nsenter --net=/run/netns/$ID$n"
   # own pid namespace: killing $n.outer.pid kills its init and so slurmd, every slurmstepd and every task at once (a power cut);
   # own uts namespace: own hostname; own mount namespace: own /etc/hosts, /proc, /dev/shm (and sysv ipc: no shared-memory MPI between "nodes"),
   # and own PMIx temp dir (else srun --mpi=pmix: "Cannot create directory /tmp/spmix_appdir_0_1.0: File exists" on the 2nd node)
   setsid $ns unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
-    bash -c 'hostname '$n'; mount --bind '$D/hosts' /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; mount -t tmpfs tmpfs '$D'/pmix; slurmd -D -f '$D/slurm.conf' -N '$n' & wait $!' \
+    bash -c 'hostname '$host'; mount --bind '$D/hosts${OTHER:+.$n}' /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; mount -t tmpfs tmpfs '$D'/pmix; slurmd -D -f '$D/slurm.conf' -N '$n' & wait $!' \
     >>$D/log/$n.out 2>&1 </dev/null &
   echo $! >$D/$n.outer.pid; disown $!; }
 stop_node(){ local p; p=$(cat $D/$1.outer.pid 2>/dev/null) || return 0; kill -KILL $p 2>/dev/null; gone $p; wait $p 2>/dev/null; rm -f $D/$1.outer.pid; }
 up(){ D=$(readlink -f "$1"); mkdir -p $D/state $D/log $D/dev $D/pmix; echo "PMIxCliTmpDirBase=$D/pmix" >$D/mpi.conf; chmod 755 $D
   ID=s$(printf %s "$D" | cksum | cut -c1-6); H=$(hostname -s)
   ( umask 077; head -c 128 /dev/urandom >$D/munge.key )
-  { echo "D=$D ID=$ID MODE=$MODE NODES=$NODES"; } >$D/lab.env
+  { echo "D=$D ID=$ID MODE=$MODE NODES=$NODES OTHER=$OTHER"; } >$D/lab.env
   for i in $(seq 0 $((GPUS-1))); do [ -e $D/dev/nvidia$i ] || mknod $D/dev/nvidia$i c 1 3; done
   local g1="" ; if [ $GPUS -gt 0 ]; then g1="Gres=gpu:$GPUS"; echo "Name=gpu File=$D/dev/nvidia[0-$((GPUS-1))]" >$D/gres.conf; fi
   if [ $MODE = netns ]; then
@@ -42,7 +43,8 @@ up(){ D=$(readlink -f "$1"); mkdir -p $D/state $D/log $D/dev $D/pmix; echo "PMIx
     for i in $(seq $NODES); do ip netns add ${ID}n$i; ip -n ${ID}n$i link set lo up
       ip -n ${ID}c link add v$i type veth peer name eth0 netns ${ID}n$i
       ip -n ${ID}c link set v$i master br0 up; ip -n ${ID}n$i addr add 198.18.0.$((10+i))/24 dev eth0; ip -n ${ID}n$i link set eth0 up
-      echo "198.18.0.$((10+i)) n$i" >>$D/hosts; done
+      if [ -n "$OTHER" ]; then (cat $D/hosts; echo "127.0.1.1 node.cluster node") >$D/hosts.n$i
+      else echo "198.18.0.$((10+i)) n$i" >>$D/hosts; fi; done
     CTL="ctl(198.18.0.1)"; NODELINES=$(for i in $(seq $NODES); do echo "NodeName=n$i NodeHostname=n$i NodeAddr=198.18.0.$((10+i)) Port=$((BASEPORT+20))"; done)
   else
     CTL="$H(127.0.0.1)"; cp /etc/hosts $D/hosts; for i in $(seq $NODES); do echo "127.0.0.1 n$i"; done >>$D/hosts

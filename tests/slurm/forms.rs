@@ -209,7 +209,46 @@ fn contradictions_are_refused_by_both_names() {
     }
 }
 
-const TRANSFORMER: &str = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
+/// The nodes' own names are all the same, and those of Slurm's are known to no name server.
+#[test]
+#[ignore = "needs root and Slurm: make test-slurm"]
+fn nodes_are_told_apart_by_slurms_names() {
+    let lab = Lab::start_with_other_names(2, 4);
+    let tiny = Tiny::texts();
+    let submit = |name: &str, options: &[&str], verb: &str, settings: &str| {
+        let config = tiny.translation(name, 0, TRANSFORMER, TRANSFORMER, "{ masked: {} }");
+        let output = format!("--output={}", lab.path(&format!("{name}.out")).display());
+        let command = format!("{} {verb} {} {settings}", tandem(), config.display());
+        let fixed = ["--nodes=2", "--ntasks-per-node=1", "--exclusive", &output];
+        lab.sbatch(&[&fixed, options].concat(), &command);
+        tiny.path(name)
+    };
+    let said =
+        |name: &str| std::fs::read_to_string(lab.path(&format!("{name}.out"))).unwrap_or_default();
+    submit("doctor", &[], "doctor", "");
+    lab.wait_until_idle();
+    let findings = said("doctor");
+    assert!(!findings.contains("hosts:") && findings.contains(" checks: "), "{findings}");
+    for engine in ["srun", "mpirun"] {
+        let run = submit(engine, &[], "launch", &format!("--set cluster.engine={engine}"));
+        lab.wait_until_idle();
+        assert_eq!(state(&run)["status"], "done", "{}", said(engine));
+        let events = std::fs::read_to_string(run.join("events.jsonl")).unwrap();
+        for words in ["\"rank\":0,\"host\":\"n1\"", "\"rank\":1,\"host\":\"n2\""] {
+            assert!(events.contains(words), "{engine}: {events}");
+        }
+    }
+
+    let endless =
+        "--set training.steps=1000000 --set evaluation.every=0 --set cluster.max_restarts=0";
+    let run = submit("lost", &["--no-kill"], "launch", endless);
+    eventually("it trains", || state(&run)["latest"].as_u64() > Some(0));
+    lab.script("power", &["n2"]);
+    lab.wait_until_idle();
+    assert!(said("lost").contains("error: rank 1 on n2 hung "), "{}", said("lost"));
+}
+
+pub const TRANSFORMER: &str = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
                            vocabulary: { learn: { size: 110, lowercase: false } } } }";
 
 fn topology(plan: &Path) -> (String, String) {

@@ -1,5 +1,6 @@
 //! Several hosts without Slurm: a hostfile, and Open MPI's own remote start.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use serde_json::Value;
 use tandem_tests::hosts::Hosts;
 use tandem_tests::live::{Ended, Launch, Run, eventually};
 use tandem_tests::{Tiny, adapters, processes};
+
+use crate::forms::TRANSFORMER;
 
 const STEPS: u64 = 800;
 /// How soon a host that is cut off is to be missed.
@@ -117,6 +120,9 @@ fn workers_meet_by_the_network_between_their_hosts() {
     let good = short_run("good", &[]);
     let findings = doctor(&good);
     assert!(!findings.contains("hosts:") && findings.contains(" checks: "), "{findings}");
+    let networks = "interfaces: docker0, eth1 are up besides eth0, which leads to the other hosts; Tandem \
+                    keeps Open MPI to 198.18.1.0/24, NCCL to eth0";
+    assert!(findings.contains(networks), "{findings}");
     good.start_with(&[], |command| hosts.host(command)).wait(0);
 
     // The user has chosen a network that leads nowhere.
@@ -163,9 +169,35 @@ fn workers_meet_by_the_network_between_their_hosts() {
     let first = ended.said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
     assert!(
         first.starts_with("error: rank 1 ")
-            && first.contains("rank 1 on n1: cannot reach the coordinator at 198.18.1.1:"),
+            && first.contains("rank 1 on node: cannot reach the coordinator at 198.18.1.1:"),
         "{}",
         ended.said
     );
     run.assert_no_process();
+
+    // The hosts share a network of IPv6 alone, and other networks of IPv4.
+    hosts.keep_to_ipv6();
+    let run = short_run("ipv6", &["cluster.deadlines.step=9", "cluster.max_restarts=0"]);
+    run.start_with(&[], |command| hosts.host(command)).wait(0);
+}
+
+/// In a network namespace the loopback interface is down at first.
+#[test]
+#[ignore = "needs root: make test-slurm"]
+fn a_machine_that_cannot_connect_to_itself_is_refused() {
+    let tiny = Arc::new(Tiny::texts());
+    for workers in [1, 2] {
+        let name = format!("apart-{workers}");
+        let masked = "{ masked: {} }";
+        let config = tiny.translation(&name, workers, TRANSFORMER, TRANSFORMER, masked);
+        let launched = Run::of(&tiny, config, &name, &[]).start_with(&[], |command| {
+            let mut apart = Command::new("unshare");
+            apart.arg("--net").arg(command.get_program()).args(command.get_args());
+            *command = apart;
+        });
+        let ended = launched.wait(1);
+        let first = ended.said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        let words = "this machine cannot connect to itself (127.0.0.1): Network is unreachable";
+        assert!(first.contains(words) && first.contains("`ip link set lo up`"), "{}", ended.said);
+    }
 }

@@ -21,10 +21,21 @@ impl Lab {
     /// Nodes n1, n2, ... with so many GPUs, which are device files without a device, and CPUs,
     /// which need not exist.
     pub fn start(nodes: usize, gpus: usize, cpus: usize) -> Self {
+        Self::up(nodes, gpus, cpus, &[])
+    }
+
+    /// The same without GPUs, where all nodes call themselves `node.cluster`, which is 127.0.1.1, and
+    /// Slurm's names lead to no address.
+    pub fn start_with_other_names(nodes: usize, cpus: usize) -> Self {
+        Self::up(nodes, 0, cpus, &["-o"])
+    }
+
+    fn up(nodes: usize, gpus: usize, cpus: usize, more: &[&str]) -> Self {
         let folder = tempfile::Builder::new().prefix("slurm").tempdir().unwrap();
         let lab = Self { folder };
         let [nodes, gpus, cpus] = [nodes, gpus, cpus].map(|count| count.to_string());
-        lab.script("up", &["-n", &nodes, "-g", &gpus, "-c", &cpus, "-m", "netns"]);
+        let options = ["-n", &nodes, "-g", &gpus, "-c", &cpus, "-m", "netns"];
+        lab.script("up", &[&options, more].concat());
         lab
     }
 

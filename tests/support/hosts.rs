@@ -88,6 +88,11 @@ impl Hosts {
         self.script("boot", &[&format!("n{host}")]);
     }
 
+    /// From now on the hosts have addresses of IPv6 alone on the network between them.
+    pub fn keep_to_ipv6(&self) {
+        self.script("ipv6", &[]);
+    }
+
     fn script(&self, verb: &str, arguments: &[&str]) {
         let mut command = Command::new("timeout");
         command.arg("60").arg(script()).arg(verb).arg(self.folder.path());

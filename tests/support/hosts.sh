@@ -8,6 +8,7 @@
 #   hosts.sh cut DIR HOST   / join    silent black hole (bridge port removed: carrier stays up, packets vanish)
 #   hosts.sh power DIR HOST           power cut: black hole first, then every process on the host dies
 #   hosts.sh boot DIR HOST            the host is there again
+#   hosts.sh ipv6 DIR                 from now on eth0 has an address of IPv6 alone: fd00::11.. and fd00::1
 set -u; die(){ echo "hosts.sh: $*" >&2; exit 1; }
 up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(printf %s "$D" | cksum | cut -c1-6)
   echo "D=$D ID=$ID N=$N" >$D/lab.env
@@ -29,10 +30,15 @@ more(){ ip -n $1 link add docker0 type bridge; ip -n $1 addr add 172.17.0.1/16 d
   ip -n $1 link add eth1 type bridge; ip -n $1 addr add 10.99.0.$((10+$2))/24 dev eth1; ip -n $1 link set eth1 up; }
 boot(){ local i=$1; rm -f $D/n$i.ready
   setsid nsenter --net=/run/netns/${ID}n$i unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
-    bash -c 'hostname n'$i'; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
+    bash -c 'hostname node; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
   echo $! >$D/n$i.outer; disown; }
 await(){ local i=$1 k; for k in $(seq 100); do [ -e $D/n$i.ready ] && break; sleep 0.05; done
   cat /proc/$(cat $D/n$i.outer)/task/*/children | tr -d ' ' >$D/n$i.init; }
+ipv6(){ local i a; printf '127.0.0.1 localhost\n::1 localhost\n' >$D/hosts.new
+  for i in $(seq 0 $N); do a=$((10+i)); [ $i = 0 ] && a=1; ip -n ${ID}n$i addr del 198.18.1.$a/24 dev eth0; ip -n ${ID}n$i addr add fd00::$a/64 dev eth0 nodad
+    [ $i = 0 ] || echo "fd00::$a n$i" >>$D/hosts.new; done
+  (cat $D/hosts.new; echo "127.0.1.1 n0.cluster n0") >$D/hosts.head
+  (cat $D/hosts.new; echo "fd00::1 n0") >$D/hosts; rm $D/hosts.new; }
 load(){ D=$(readlink -f $1); . $D/lab.env || die "no lab in $1"; }
 on(){ local h=$1; shift; nsenter -t $(cat $D/$h.init) -n -u -i -m -p -- "$@"; }
 case ${1:-} in
@@ -43,6 +49,7 @@ case ${1:-} in
  cut) load $2; ip -n ${ID}sw link set v${3#n} nomaster;;
  join) load $2; ip -n ${ID}sw link set v${3#n} master br0;;
  power) load $2; ip -n ${ID}sw link set v${3#n} nomaster; kill -KILL $(cat $D/$3.outer);;
+ ipv6) load $2; ipv6;;
  boot) load $2; boot ${3#n}; await ${3#n}; ip -n ${ID}sw link set v${3#n} master br0;;
- *) sed -n 2,10p $0; exit 2;;
+ *) sed -n 2,11p $0; exit 2;;
 esac

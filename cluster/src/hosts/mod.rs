@@ -3,7 +3,7 @@
 pub mod network;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -216,29 +216,71 @@ fn answers(host: &str) -> bool {
     ends_well_on(host, "true")
 }
 
-/// What keeps a run from a host of a hostfile: it does not answer, or cannot connect to this machine, as
+/// What keeps a run from hosts of a hostfile: one does not answer, or cannot connect to this machine, as
 /// its workers have to.
 ///
 /// # Errors
+/// In words, of the first such host.
+pub fn reach_hosts(ways: &Ways) -> Result<(), String> {
+    let (_listener, connect) = door(ways)?;
+    let reach = |host: &str| {
+        if !answers(host) {
+            let agent = remote_agent();
+            return Err(format!("{host} does not answer `{agent} {host} true`"));
+        }
+        ends_well_on(host, &connect).then_some(()).ok_or_else(|| cannot_connect(host, ways))
+    };
+    thread::scope(|scope| {
+        let asked: Vec<_> =
+            ways.hosts.iter().map(|host| scope.spawn(|| reach(host.as_str()))).collect();
+        // A thread that panics has ended the process.
+        asked.into_iter().try_for_each(|asked| asked.join().unwrap_or(Ok(())))
+    })
+}
+
+/// The same of nodes of Slurm's job, which are asked by a step of it.
+///
+/// # Errors
 /// In words.
-pub fn reaches(host: &str, ways: &Ways) -> Result<(), String> {
-    if !answers(host) {
-        let agent = remote_agent();
-        return Err(format!("{host} does not answer `{agent} {host} true`"));
+pub fn reach_nodes(ways: &Ways) -> Result<(), String> {
+    let (_listener, connect) = door(ways)?;
+    let count = ways.hosts.len().to_string();
+    let line = format!("{connect} || echo $SLURMD_NODENAME");
+    let mut command = Command::new("srun");
+    slurm::with_job_number_alone(&mut command);
+    command.args(["--overlap", "--overcommit", "--quiet", "--nodes", &count, "--ntasks", &count]);
+    command.args(["--nodelist", &ways.hosts.join(","), "--input=none", "sh", "-c", &line]);
+    let unanswered = |why: &str| {
+        let why = why.lines().next().unwrap_or_default().trim();
+        Err(format!("{} cannot be asked by srun: {why}", ways.hosts.join(", ")))
+    };
+    match process::output_within(&mut command, HOST_DEADLINE) {
+        Err(error) => unanswered(&error.to_string()),
+        Ok(output) if !output.status.success() => {
+            unanswered(&String::from_utf8_lossy(&output.stderr))
+        }
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            let failed: Vec<&str> = said.split_whitespace().collect();
+            if failed.is_empty() { Ok(()) } else { Err(cannot_connect(&failed.join(", "), ways)) }
+        }
     }
+}
+
+/// Listens for other hosts, as long as the listener lives; a line for a shell there that connects.
+fn door(ways: &Ways) -> Result<(TcpListener, String), String> {
     let failed = |error: io::Error| format!("nobody can connect to this machine: {error}");
     let listener = network::listen_to_all().map_err(failed)?;
     let port = listener.local_addr().map_err(failed)?.port();
-    let connect = |address: &IpAddr| format!("timeout 3 bash -c \"</dev/tcp/{address}/{port}\"");
-    if ways.addresses.iter().any(|address| ends_well_on(host, &connect(address))) {
-        return Ok(());
-    }
+    let connect = |address: &IpAddr| format!("timeout 2 bash -c \"</dev/tcp/{address}/{port}\"");
+    let lines: Vec<String> = ways.addresses.iter().map(connect).collect();
+    Ok((listener, format!("{{ {}; }} 2>/dev/null", lines.join(" || "))))
+}
+
+fn cannot_connect(host: &str, ways: &Ways) -> String {
     let addresses: Vec<String> = ways.addresses.iter().map(IpAddr::to_string).collect();
-    Err(format!(
-        "{host} cannot connect to this machine at {} ({})",
-        addresses.join(", "),
-        ways.interfaces.join(", ")
-    ))
+    let (addresses, interfaces) = (addresses.join(", "), ways.interfaces.join(", "));
+    format!("{host} cannot connect to this machine at {addresses} ({interfaces})")
 }
 
 /// What mpirun starts its daemons by.

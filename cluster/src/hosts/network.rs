@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
@@ -18,6 +18,8 @@ use crate::slurm;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Open MPI's settings of the networks between workers, and between its own daemons.
 const MPI_LAYERS: [&str; 2] = ["btl_tcp", "oob_tcp"];
+/// The kind of addresses that Open MPI does not take for workers: 4 or 6.
+const MPI_FAMILY: &str = "OMPI_MCA_btl_tcp_disable_family";
 /// Where Open MPI's settings lie, the user's and those of Debian's package.
 const MPI_FILES: [&str; 2] = [".openmpi/mca-params.conf", "/etc/openmpi/openmpi-mca-params.conf"];
 /// NCCL's interface, by its name.
@@ -34,6 +36,8 @@ pub struct Ways {
     pub interfaces: Vec<String>,
     /// The networks, as 10.1.0.0/16, where every host is in one of them.
     pub networks: Vec<String>,
+    /// Which of the hosts has an address.
+    places: BTreeMap<IpAddr, String>,
 }
 
 impl Ways {
@@ -61,13 +65,14 @@ impl Ways {
                 Some(found) if !found.is_empty() => found,
                 _ => slurm::address_of(host).into_iter().collect(),
             };
-            let (there, address) = way(&there).map_err(no_way)?;
+            let (nearest, address) = way(&there).map_err(no_way)?;
             ways.hosts.push(host.into());
+            ways.places.extend(there.iter().map(|address| (*address, host.into())));
             push_new(&mut ways.addresses, address);
             let interface = interfaces.iter().find(|interface| interface.address == address);
             if let Some(interface) = interface {
                 push_new(&mut ways.interfaces, interface.name.clone());
-                if let Some(network) = interface.network_of(there) {
+                if let Some(network) = interface.network_of(nearest) {
                     push_new(&mut ways.networks, network);
                     continue;
                 }
@@ -79,6 +84,18 @@ impl Ways {
             ways.networks.clear();
         }
         Ok(ways)
+    }
+
+    /// Which of the hosts has this address, by the name that the run has for it.
+    pub fn host_at(&self, address: IpAddr) -> Option<&str> {
+        self.places.get(&address).map(String::as_str)
+    }
+
+    /// Which of the hosts mpirun or srun means by a name, of which mpirun leaves out the domain.
+    pub fn host_called(&self, name: &str) -> Option<&str> {
+        let short = |host: &&String| host.split('.').next() == Some(name);
+        let exact = self.hosts.iter().find(|host| *host == name);
+        exact.or_else(|| self.hosts.iter().find(short)).map(String::as_str)
     }
 
     /// What keeps Open MPI to these networks, and the user's own choice of an interface for NCCL, of
@@ -96,23 +113,39 @@ impl Ways {
         if self.hosts.is_empty() {
             return Vec::new();
         }
-        let chosen = |layer: &str| {
-            ["include", "exclude"].iter().any(|end| {
-                let name = format!("{layer}_if_{end}");
-                let sets = |line: &str| line.split('=').next().is_some_and(|it| it.trim() == name);
-                variable(&format!("OMPI_MCA_{name}")).is_some() || settings.lines().any(sets)
-            })
-        };
+        let chosen = |layer: &&str| is_chosen(layer, &variable, settings);
         let layers = MPI_LAYERS.iter().filter(|layer| !self.networks.is_empty() && !chosen(layer));
         let mut variables: Vec<(String, String)> = layers
             .map(|layer| (format!("OMPI_MCA_{layer}_if_include"), self.networks.join(",")))
             .collect();
+        // It takes networks of IPv4 alone, and would try addresses of IPv4 that do not join the hosts.
+        if self.by_ipv6() && !chosen(&MPI_LAYERS[0]) && variable(MPI_FAMILY).is_none() {
+            variables.push((MPI_FAMILY.into(), "4".into()));
+        }
         variables.extend(variable(NCCL_INTERFACE).map(|value| (NCCL_INTERFACE.into(), value)));
         variables
     }
 
+    /// Whether all hosts are reached by IPv6.
+    pub fn by_ipv6(&self) -> bool {
+        !self.hosts.is_empty() && self.addresses.iter().all(IpAddr::is_ipv6)
+    }
+
+    /// The other interfaces of this machine that are up and could lead to hosts.
+    pub fn other_interfaces(&self) -> BTreeSet<String> {
+        let could_lead = |interface: &Interface| {
+            let is_local = match interface.address {
+                IpAddr::V4(address) => address.is_loopback() || address.is_link_local(),
+                IpAddr::V6(address) => address.is_loopback() || address.is_unicast_link_local(),
+            };
+            !is_local && !self.interfaces.contains(&interface.name)
+        };
+        let found = process::interfaces().into_iter().filter(could_lead);
+        found.map(|interface| interface.name).collect()
+    }
+
     /// By what workers on these hosts exchange their sums, in words.
-    pub fn in_words(&self) -> Option<String> {
+    pub fn with_causes(&self) -> Option<String> {
         let hosts = match self.hosts.as_slice() {
             [] => return None,
             [only] => only.clone(),
@@ -128,6 +161,20 @@ impl Ways {
     }
 }
 
+/// Whether the user has chosen the interfaces by which workers exchange their sums by MPI.
+pub fn user_has_chosen() -> bool {
+    is_chosen(MPI_LAYERS[0], |name| std::env::var(name).ok(), &mpi_settings())
+}
+
+/// Whether a layer of Open MPI's has its interfaces from a variable, or from files of settings.
+fn is_chosen(layer: &str, variable: impl Fn(&str) -> Option<String>, settings: &str) -> bool {
+    ["include", "exclude"].iter().any(|end| {
+        let name = format!("{layer}_if_{end}");
+        let sets = |line: &str| line.split('=').next().is_some_and(|it| it.trim() == name);
+        variable(&format!("OMPI_MCA_{name}")).is_some() || settings.lines().any(sets)
+    })
+}
+
 fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
@@ -141,10 +188,15 @@ fn mpi_settings() -> String {
     MPI_FILES.iter().filter_map(read).collect::<Vec<_>>().join("\n")
 }
 
+/// This machine's name: that of Slurm's node, where Slurm has started this process, else its own.
+pub fn own_name() -> String {
+    std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| process::host_name())
+}
+
 /// Those of the names that mean this machine, as `localhost` does.
 pub fn ours<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
-    let (own, node) = (process::host_name(), std::env::var("SLURMD_NODENAME").ok());
-    let is_own = |name: &str| name == own || node.as_deref() == Some(name);
+    let own = [process::host_name(), own_name()];
+    let is_own = |name: &str| own.iter().any(|it| it == name);
     let (mut ours, others): (BTreeSet<&str>, BTreeSet<&str>) = names.partition(|name| is_own(name));
     let addresses = addresses_of(others.into_iter());
     let here = addresses.into_iter().filter(|(_, found)| found.iter().any(|it| is_here(*it)));
@@ -220,14 +272,19 @@ pub fn interface_towards(addresses: impl Iterator<Item = IpAddr>) -> Option<Stri
 /// Listens on a free port for this machine alone, by IPv4 or, where there is none, by IPv6.
 ///
 /// # Errors
-/// There is neither.
+/// Nobody could connect, as where the loopback interface is down.
 pub fn listen_here() -> io::Result<TcpListener> {
-    let listen = |address: IpAddr| TcpListener::bind((address, 0));
-    let by_ipv4 = listen(Ipv4Addr::LOCALHOST.into());
+    // An interface that is down lets itself be listened on.
+    let listen = |address: IpAddr| {
+        let listener = TcpListener::bind((address, 0))?;
+        TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE)?;
+        Ok(listener)
+    };
+    let by_ipv4: io::Result<TcpListener> = listen(Ipv4Addr::LOCALHOST.into());
     by_ipv4.or_else(|error| listen(Ipv6Addr::LOCALHOST.into()).map_err(|_| error)).map_err(|error| {
         let words = format!(
-            "this machine has no way to itself (127.0.0.1): {error}; bring the interface up: `ip link \
-             set lo up`"
+            "this machine cannot connect to itself (127.0.0.1): {error}; bring the loopback interface up: \
+             `ip link set lo up`"
         );
         io::Error::new(error.kind(), words)
     })
@@ -265,6 +322,7 @@ mod tests {
             addresses: vec![[10, 1, 0, 1].into()],
             interfaces: vec!["ib0".into()],
             networks: vec!["10.1.0.0/16".into()],
+            places: [([10, 1, 0, 2].into(), "n2".into())].into(),
         }
     }
 
@@ -289,6 +347,21 @@ mod tests {
         let routed = Ways { networks: Vec::new(), ..ways() };
         assert_eq!(said(&routed, &[], ""), "", "hosts behind a router");
         assert_eq!(said(&Ways::default(), &nccl, ""), "", "no other host");
+        let ipv6 = Ways { addresses: vec![Ipv6Addr::LOCALHOST.into()], ..routed };
+        assert_eq!(said(&ipv6, &[], ""), format!("{MPI_FAMILY}=4"));
+        assert_eq!(said(&ipv6, &[], "btl_tcp_if_include = ib0"), "");
+        assert_eq!(said(&ipv6, &[(MPI_FAMILY, "0")], ""), "");
+    }
+
+    #[test]
+    fn a_host_is_known_by_its_address_and_by_the_names_that_engines_have_for_it() {
+        let ways = Ways { hosts: vec!["n1.cluster".into(), "n2".into()], ..ways() };
+        assert_eq!(ways.host_at([10, 1, 0, 2].into()), Some("n2"));
+        assert_eq!(ways.host_at([10, 1, 0, 3].into()), None);
+        assert_eq!(ways.host_called("n2"), Some("n2"));
+        assert_eq!(ways.host_called("n1"), Some("n1.cluster"));
+        assert_eq!(ways.host_called("n1.cluster"), Some("n1.cluster"));
+        assert_eq!(ways.host_called("n3"), None);
     }
 
     #[test]

@@ -245,6 +245,9 @@ pub fn interfaces() -> Vec<Interface> {
     // SAFETY: the list, and what it points to, is there until it is freed.
     while let Some(entry) = unsafe { next.as_ref() } {
         next = entry.ifa_next;
+        if entry.ifa_flags & libc::IFF_UP as u32 == 0 {
+            continue;
+        }
         // SAFETY: as above; addresses are as long as their family's are.
         let (address, mask) = unsafe { (ip(entry.ifa_addr), ip(entry.ifa_netmask)) };
         if let (Some(address), Some(mask)) = (address, mask) {
@@ -289,6 +292,14 @@ pub fn host_name() -> String {
     std::fs::read_to_string("/proc/sys/kernel/hostname")
         .map(|name| name.trim().to_owned())
         .unwrap_or_else(|_| "localhost".into())
+}
+
+/// Where the number of a process means the same process: this machine since it was started, as far as this
+/// process sees it. The names of machines do not tell, since copies of one may have the same.
+pub fn number_space() -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    format!("{} {}", boot.trim(), namespace.display())
 }
 
 #[cfg(test)]

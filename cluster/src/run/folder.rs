@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::hosts::network;
 use crate::process;
 use crate::run::store::{Checkpoint, MANIFEST, Store, StoreError};
 use crate::run::temporary;
@@ -71,7 +72,7 @@ impl Holder {
     fn this() -> io::Result<Self> {
         Ok(Self {
             id: process::random_name()?,
-            host: process::host_name(),
+            host: network::own_name(),
             pid: std::process::id(),
             job: Job::this().map(|job| job.id),
             restarts: Job::restarts(),

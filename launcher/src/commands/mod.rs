@@ -24,7 +24,7 @@ use tandem_cluster::process::{end_on_panic, say};
 
 use crate::prepare::hub::HubError;
 use crate::terminal::exit::{Exit, Refused};
-use crate::terminal::text::in_words;
+use tandem_cluster::error::with_causes;
 
 /// Trains translation models out of two frozen BERTs, on one machine or many.
 #[derive(Debug, Parser)]
@@ -98,7 +98,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            say(format_args!("error: {}", in_words(&error)));
+            say(format_args!("error: {}", with_causes(error.as_ref())));
             exit_of(&error).into()
         }
     }

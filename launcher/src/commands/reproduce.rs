@@ -23,7 +23,7 @@ use crate::reproduce::table::{Row, Table};
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
-use crate::terminal::text::in_words;
+use tandem_cluster::error::with_causes;
 
 /// Run the rows of a table of the paper, and print them beside the paper's numbers.
 ///
@@ -159,9 +159,9 @@ impl Args {
                 (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
             }
             Err(error) => {
-                say(format_args!("error: {}", in_words(&error)));
+                say(format_args!("error: {}", with_causes(error.as_ref())));
                 let exit = exit_of(&error);
-                (Outcome::Nothing(format!("its run failed: {}", in_words(&error))), exit)
+                (Outcome::Nothing(format!("its run failed: {}", with_causes(error.as_ref()))), exit)
             }
         }
     }

@@ -63,7 +63,7 @@ impl Args {
         let scores = corpus(&translations, Scoring { lowercase, split_compounds });
         match json {
             true => output::print(format_args!("{:#}", as_json(&scores)))?,
-            false => output::print(in_words(&scores))?,
+            false => output::print(with_causes(&scores))?,
         };
         Ok(Exit::Done)
     }
@@ -78,7 +78,7 @@ fn as_json(scores: &Scores) -> serde_json::Value {
     told
 }
 
-fn in_words(scores: &Scores) -> String {
+fn with_causes(scores: &Scores) -> String {
     let mut lines = vec![
         format!("{} sentences", scores.sentences),
         scores.bleu_13a.to_string(),

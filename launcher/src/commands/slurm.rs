@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Context;
+use tandem_cluster::process::say;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
@@ -40,7 +41,9 @@ impl Args {
     pub fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         distillation::check(&config)?;
-        self.request.check_time(&self.sbatch, &config.cluster)?;
+        if let Some(warning) = self.request.check_time(&self.sbatch, &config.cluster)? {
+            say(format_args!("warning: {warning}"));
+        }
         let room = self.request.room(&config.cluster)?;
         let topology =
             Topology::find(&config.cluster, &room).map_err(|error| Refused(error.to_string()))?;

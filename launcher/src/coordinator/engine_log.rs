@@ -43,11 +43,18 @@ pub fn start_failure(
             text.split_once(". ").map_or(text.as_str(), |(sentence, _)| sentence).to_owned()
         }
     };
-    match ended {
-        Some((rank, code)) => {
+    match (ended, lost_host(log)) {
+        (Some((rank, code)), _) => {
             (Some(rank), format!("it did not start (exit code {code}): {reason}"))
         }
-        None => (None, format!("not all workers connected before the engine ended: {reason}")),
+        (None, Some(host)) => {
+            let words =
+                "it is cut off, without power, or a firewall keeps its daemons from each other";
+            (None, format!("not all workers connected: mpirun has lost {host}: {words}"))
+        }
+        (None, None) => {
+            (None, format!("not all workers connected before the engine ended: {reason}"))
+        }
     }
 }
 
@@ -132,6 +139,9 @@ mod tests {
                      HNP daemon   : [[15556,0],0] on node n0\n  \
                      Remote daemon: [[15556,0],2] on node n2\n";
         assert_eq!(lost_host(words).as_deref(), Some("n2"));
+        let (rank, message) = start_failure(words, None, Some(1));
+        assert_eq!(rank, None);
+        assert!(message.contains(": mpirun has lost n2: it is cut off, "), "{message}");
         let words = "srun: error: Node failure on n3\nsrun: error: n1: task 0: Killed\n";
         assert_eq!(lost_host(words).as_deref(), Some("n3"));
         assert_eq!(lost_host("nothing\n"), None);

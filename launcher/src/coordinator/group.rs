@@ -235,8 +235,9 @@ impl Watch<'_> {
     fn handle(&mut self, event: Event) {
         let now = Instant::now();
         match event {
-            Event::Joined { rank, host, pid, device } => {
-                let process = if host == process::host_name() { Process::find(pid) } else { None };
+            Event::Joined { rank, host, address, pid, device } => {
+                let host = self.ways.host_at(address).map_or(host, str::to_owned);
+                let process = pid.and_then(Process::find);
                 self.listener.joined(rank, &host, &device);
                 self.members.join(rank, host, process, now);
                 if self.members.complete() {
@@ -324,7 +325,7 @@ impl Watch<'_> {
     fn hung(&mut self, overdue: Overdue) {
         let mut reason = overdue.reason;
         let phase = self.members.get(overdue.rank).map(|member| member.phase);
-        if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.in_words()) {
+        if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.with_causes()) {
             reason += &format!("; {ways}");
         }
         self.fail(Kind::Hang, Some(overdue.rank), reason, None);
@@ -387,6 +388,7 @@ impl Watch<'_> {
             && let Some(host) = lost_host(&log)
         {
             // mpirun and srun end the others when they have lost a host.
+            let host = self.ways.host_called(&host).map_or(host.clone(), str::to_owned);
             first.consequences.extend(first.rank.take());
             let rank = self.members.present().find(|(_, member)| member.host == host);
             first.rank = rank.map(|(rank, _)| rank);

@@ -17,7 +17,7 @@ use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
 use crate::coordinator::group::{End, Workers};
 use crate::coordinator::restarts::{Decision, Restarts};
-use crate::doctor::refuse_few_files;
+use crate::doctor::refuse_low_limits;
 use crate::prepare;
 use crate::prepare::worker::{self, Work};
 use crate::terminal::exit::{Exit, Refused};
@@ -39,10 +39,10 @@ impl Session {
     /// # Errors
     /// No worker program, a topology that contradicts this machine, or no place for scratch.
     pub fn new(run: &RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
-        refuse_few_files()?;
         let note = |error: &SlurmError| say(format_args!("note: on this machine alone: {error}"));
         let topology = Topology::find_to_use(&config.cluster, note)
             .map_err(|error| Refused(error.to_string()))?;
+        refuse_low_limits(&topology)?;
         let program = worker::find()?;
         worker::check_gpus(&program, &topology)?;
         // Workers on other hosts see what is shared, as the run is.

@@ -1,5 +1,7 @@
 //! What the system grants a process.
 
+use tandem_cluster::topology::Topology;
+
 use super::{Site, Trouble, fail, warn};
 use crate::terminal::exit::Refused;
 
@@ -26,13 +28,15 @@ pub fn open_files(site: &Site) -> Option<Trouble> {
     few_open_files(&site.system_text(LIMITS))
 }
 
-/// Refuses to launch where workers would hang: mpirun does not say that it lacks files.
+/// Refuses to launch where workers would hang or die without a word: mpirun does not say that it lacks
+/// files, nor libraries that they lack threads.
 ///
 /// # Errors
-/// As the doctor's check.
-pub fn refuse_few_files() -> Result<(), Refused> {
+/// As the doctor's checks.
+pub fn refuse_low_limits(topology: &Topology) -> Result<(), Refused> {
     let limits = std::fs::read_to_string(LIMITS).unwrap_or_default();
     few_open_files(&limits)
+        .or_else(|| few_processes(&limits, topology))
         .map_or(Ok(()), |Trouble { what, remedy, .. }| Err(Refused(format!("{what}; {remedy}"))))
 }
 
@@ -44,12 +48,33 @@ fn few_open_files(limits: &str) -> Option<Trouble> {
     )
 }
 
+/// How a limit of processes is raised.
+const MORE_PROCESSES: &str =
+    "raise it: `ulimit -u 4096`, or TasksMax of the service that starts Tandem";
+
 pub fn processes(site: &Site) -> Option<Trouble> {
-    let needed = 256 + 64 * ranks(site);
-    let granted = limit(site, "Max processes").filter(|&granted| granted < needed)?;
+    let text = site.system_text(LIMITS);
+    let few = site.topology().and_then(|topology| few_processes(&text, topology));
+    few.or_else(|| {
+        let enough = 256 + 64 * ranks(site);
+        let granted = limit_in(&text, "Max processes").filter(|&granted| granted < enough)?;
+        warn(
+            format!(
+                "this user may have {granted} processes and threads, and beside what else runs {enough} \
+                 are enough"
+            ),
+            MORE_PROCESSES,
+        )
+    })
+}
+
+fn few_processes(limits: &str, topology: &Topology) -> Option<Trouble> {
+    // Besides its threads that compute, a worker on a CPU has 7; the launcher and mpirun have 10.
+    let needed = 16 + topology.ranks_per_host() * (8 + topology.threads);
+    let granted = limit_in(limits, "Max processes").filter(|&granted| granted < needed as u64)?;
     fail(
         format!("this user may have {granted} processes and threads, and the run needs {needed}"),
-        "raise it: `ulimit -u 4096`, or TasksMax of the service that starts Tandem",
+        MORE_PROCESSES,
     )
 }
 

@@ -14,7 +14,7 @@ pub mod site;
 
 use serde::Serialize;
 
-pub use limits::refuse_few_files;
+pub use limits::refuse_low_limits;
 pub use site::Site;
 
 /// How bad something is.
@@ -80,6 +80,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("host-name", network::host_name),
     ("loopback", network::loopback),
     ("hosts", network::hosts),
+    ("interfaces", network::other_interfaces),
     ("proxy", network::proxy),
     ("hub", files::hub),
     ("open-files", limits::open_files),

@@ -17,9 +17,8 @@ pub fn host_name(site: &Site) -> Option<Trouble> {
 pub fn loopback(site: &Site) -> Option<Trouble> {
     let reason = site.loopback.as_ref().err()?;
     fail(
-        format!("this machine cannot connect to itself (127.0.0.1): {reason}"),
-        "bring the interface up (`ip link set lo up`), or let the firewall allow it: workers \
-         report to the launcher through it",
+        reason.clone(),
+        "the firewall has to allow it, too: workers report to the launcher through it",
     )
 }
 
@@ -27,8 +26,29 @@ pub fn hosts(site: &Site) -> Option<Trouble> {
     let reason = site.hosts.as_ref().err()?;
     fail(
         reason.clone(),
-        "on each host the others' names have to lead to their addresses, ssh has to ask for no password, \
-         and the firewall has to let the hosts connect to each other",
+        "on each host the others' names have to lead to their addresses (Slurm's NodeAddr will do), ssh has \
+         to ask for no password, and the firewall has to let the hosts connect to each other",
+    )
+}
+
+pub fn other_interfaces(site: &Site) -> Option<Trouble> {
+    let others: Vec<&str> = site.other_interfaces.iter().map(String::as_str).collect();
+    let (others, used) = match others.as_slice() {
+        [] => return None,
+        [only] => (format!("{only} is"), site.ways.interfaces.join(", ")),
+        _ => (format!("{} are", others.join(", ")), site.ways.interfaces.join(", ")),
+    };
+    let mpi = match site.ways.networks.as_slice() {
+        [] if site.ways.by_ipv6() => "Tandem keeps Open MPI to IPv6".to_owned(),
+        [] => "Open MPI takes any of them, since the hosts share no IPv4 network".to_owned(),
+        networks => format!("Tandem keeps Open MPI to {}", networks.join(", ")),
+    };
+    warn(
+        format!(
+            "{others} up besides {used}, which leads to the other hosts; {mpi}, NCCL to {used}"
+        ),
+        "if another network joins the hosts, set OMPI_MCA_btl_tcp_if_include to it, and on GPUs \
+         NCCL_SOCKET_IFNAME",
     )
 }
 

@@ -1,9 +1,9 @@
 //! What there is on this machine, and what a run on it would be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc;
@@ -47,6 +47,10 @@ pub struct Site {
     pub loopback: Result<(), String>,
     /// What keeps the other hosts of the run from it.
     pub hosts: Result<(), String>,
+    /// The ways to them; none where there are no others.
+    pub ways: Ways,
+    /// Interfaces that could lead to them and do not, unless the user has chosen.
+    pub other_interfaces: BTreeSet<String>,
     /// Bytes free for files in memory; none without such a place.
     pub shared_memory: Option<u64>,
     /// The run's folder, or the current one: where it is or would be made.
@@ -88,12 +92,23 @@ impl Site {
             // A thread that panics has ended the process.
             (libraries.join().unwrap_or_default(), mpirun.join().unwrap_or_default(), resolves)
         });
-        let loopback = connect_to_self().map_err(|error| error.to_string());
+        let loopback = network::listen_here().map(drop).map_err(|error| error.to_string());
         let loaded = config.map(|path| prepare::load(path, overrides));
         let (run, problems) = match loaded {
             None => (None, None),
             Some(Err(refused)) => (None, Some(refused.to_string())),
             Some(Ok(config)) => (Some(Run::new(config)), None),
+        };
+        let ways = run.as_ref().map_or(Ok(Ways::default()), Run::ways);
+        let hosts = match (&ways, &run) {
+            (Err(reason), _) => Err(reason.clone()),
+            (Ok(ways), Some(run)) => run.reach_hosts(ways),
+            _ => Ok(()),
+        };
+        let ways = ways.unwrap_or_default();
+        let other_interfaces = match ways.hosts.is_empty() || network::user_has_chosen() {
+            true => BTreeSet::new(),
+            false => ways.other_interfaces(),
         };
         let folder = run.as_ref().map_or_else(|| PathBuf::from("."), |run| run.config.run.path());
         let folder = std::path::absolute(&folder).unwrap_or(folder);
@@ -114,7 +129,9 @@ impl Site {
             mpirun,
             resolves,
             loopback,
-            hosts: run.as_ref().map_or(Ok(()), Run::reach_hosts),
+            hosts,
+            ways,
+            other_interfaces,
             shared_memory: free_bytes(Path::new("/dev/shm")).ok(),
             writable,
             free: free_bytes(existing).unwrap_or(u64::MAX),
@@ -173,21 +190,18 @@ impl Run {
 }
 
 impl Run {
+    fn ways(&self) -> Result<Ways, String> {
+        let Ok(topology) = &self.topology else { return Ok(Ways::default()) };
+        Ways::to(topology.host_names()).map_err(|error| error.to_string())
+    }
+
     /// What keeps the other hosts from it, the first of them.
-    fn reach_hosts(&self) -> Result<(), String> {
-        let Ok(topology) = &self.topology else { return Ok(()) };
-        let ways = Ways::to(topology.host_names()).map_err(|error| error.to_string())?;
-        // Slurm starts workers elsewhere by its own way.
-        if self.config.cluster.hostfile.is_none() {
-            return Ok(());
+    fn reach_hosts(&self, ways: &Ways) -> Result<(), String> {
+        match &self.config.cluster.hostfile {
+            _ if ways.hosts.is_empty() => Ok(()),
+            Some(_) => hosts::reach_hosts(ways),
+            None => hosts::reach_nodes(ways),
         }
-        std::thread::scope(|scope| {
-            let ways = &ways;
-            let ask = |host| scope.spawn(move || hosts::reaches(host, ways));
-            let asked: Vec<_> = ways.hosts.iter().map(String::as_str).map(ask).collect();
-            // A thread that panics has ended the process.
-            asked.into_iter().try_for_each(|asked| asked.join().unwrap_or(Ok(())))
-        })
     }
 }
 
@@ -199,11 +213,6 @@ fn resolves(host: &str) -> bool {
         let _ = sender.send(found);
     });
     answer.recv_timeout(PATIENCE).unwrap_or(false)
-}
-
-fn connect_to_self() -> io::Result<()> {
-    let listener = network::listen_here()?;
-    TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE).map(drop)
 }
 
 /// Writes a file and removes it; by how much its time differs from now.

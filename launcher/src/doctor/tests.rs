@@ -1,10 +1,12 @@
 //! Each misconfiguration, seeded on a machine that is otherwise well, is found, and nothing else.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use tandem_cluster::hosts::Machine;
+use tandem_cluster::hosts::network::Ways;
 use tandem_cluster::run::libraries::Libraries;
 use tandem_cluster::topology::{Device, EngineKind, Share, Topology};
 use tempfile::TempDir;
@@ -52,6 +54,8 @@ impl Seeded {
             resolves: true,
             loopback: Ok(()),
             hosts: Ok(()),
+            ways: Ways::default(),
+            other_interfaces: BTreeSet::new(),
             shared_memory: Some(1 << 30),
             folder: folder.path().join("run"),
             writable: Ok(()),
@@ -74,6 +78,16 @@ impl Seeded {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Another host, in one of these networks.
+    fn add_other_interfaces(&mut self, networks: &[&str]) {
+        self.site.other_interfaces = ["docker0", "eth1"].map(String::from).into();
+        let ways = &mut self.site.ways;
+        ways.hosts = vec!["n1".into()];
+        ways.addresses = vec![[10, 1, 0, 1].into()];
+        ways.interfaces = vec!["eth0".into()];
+        ways.networks = networks.iter().map(|network| (*network).to_owned()).collect();
     }
 
     fn set(&mut self, name: &str, value: &str) {
@@ -342,7 +356,21 @@ const SEEDS: &[(&str, Seed, &str)] = &[
     ("host-name", |it| it.site.resolves = false, "name, here, leads to no address"),
     ("loopback", |it| it.site.loopback = Err("Operation not permitted".into()), "not permitted"),
     ("hosts", |it| it.site.hosts = Err("n1 does not answer".into()), "n1 does not answer"),
+    (
+        "interfaces",
+        |it| it.add_other_interfaces(&["10.1.0.0/16"]),
+        "docker0, eth1 are up besides eth0",
+    ),
+    ("interfaces", |it| it.add_other_interfaces(&[]), "Open MPI takes any of them"),
     ("open-files", |it| drop(it.write("proc/self/limits", "Max open files 256 1024 files")), "256"),
+    (
+        "processes",
+        |it| {
+            it.add_run();
+            it.write("proc/self/limits", "Max processes 30 30 processes");
+        },
+        "and the run needs 34",
+    ),
     (
         "processes",
         |it| drop(it.write("proc/self/limits", "Max processes 100 100 processes")),

@@ -86,16 +86,20 @@ impl Failure {
     /// The report for people, at most 15 lines, of which the first names rank and cause; `next`
     /// says what happens now.
     pub fn report(&self, next: &str) -> String {
-        let mut message = self.message.lines();
-        let cause = shortened(message.next().unwrap_or("it did not say why"));
+        let message: Vec<&str> = self.message.lines().take(MESSAGE_LINES).collect();
+        let cause = shortened(message.first().unwrap_or(&"it did not say why"));
         let mut text = format!("error: {}: {cause}\n", self.headline());
-        for line in message.take(MESSAGE_LINES - 1) {
+        for line in message.iter().skip(1) {
             let _ = writeln!(text, "  {}", shortened(line));
         }
-        let tail = tail(&self.log, TAIL_LINES);
+        // A worker writes its last words into its log, too.
+        let told = message.join("\n");
+        let is_new = |line: &String| !told.contains(line.trim().trim_start_matches("error: "));
+        let tail: Vec<String> =
+            tail(&self.log, TAIL_LINES + MESSAGE_LINES).into_iter().filter(is_new).collect();
         if !tail.is_empty() {
             text += "last lines of its log:\n";
-            for line in &tail {
+            for line in &tail[tail.len().saturating_sub(TAIL_LINES)..] {
                 let _ = writeln!(text, "  | {}", shortened(line));
             }
         }
@@ -169,6 +173,20 @@ mod tests {
         assert_eq!(*lines.last().unwrap(), "next: restarting from step 100");
         assert!(lines.len() <= 15, "{} lines", lines.len());
         assert!(lines.iter().all(|line| line.len() < 300));
+    }
+
+    #[test]
+    fn what_the_log_says_again_is_told_once() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let log = folder.path().join("rank-1.log");
+        std::fs::write(&log, "380 lines\nerror: loss is NaN in batch 7\nsecond\nthird\nfourth\n")
+            .unwrap();
+        let report = Failure { log: log.clone(), ..failure() }.report("nothing");
+        let told = "in batch 7\n  second\n  third\nlast lines of its log:\n  | 380 lines\n  | fourth\nlog: ";
+        assert!(report.contains(told), "{report}");
+        std::fs::write(&log, "error: loss is NaN in batch 7\n").unwrap();
+        let report = Failure { log, ..failure() }.report("nothing");
+        assert!(!report.contains("last lines"), "{report}");
     }
 
     #[test]

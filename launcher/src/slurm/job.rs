@@ -59,7 +59,10 @@ impl Watch {
         };
         if let Some(record) = &record {
             if let Some(limit) = record.time_limit {
-                check_margin(settings, &format!("the time limit of job {}", job.id), limit)?;
+                let whose = format!("the time limit of job {}", job.id);
+                if let Some(warning) = check_margin(settings, &whose, limit)? {
+                    say(format_args!("warning: {warning}"));
+                }
             }
             let chains = settings.continuation == Continuation::Chain && record.is_batch;
             if let Some(reason) = record.unchained.as_ref().filter(|_| chains) {
@@ -328,18 +331,32 @@ fn fruitless(state: &State, latest: Option<u64>, steps: u64) -> Option<String> {
     ))
 }
 
-/// Refuses a job whose whole time is margin: the run would stop before its first step. `whose` says
-/// what the time is.
-pub fn check_margin(settings: &Slurm, whose: &str, time: Duration) -> Result<(), Refused> {
-    let margin = settings.margin;
-    if time.as_secs_f64() > margin {
-        return Ok(());
+/// What is to be said of a job of which more than half is margin: many short ones would make the run.
+/// `whose` says what the time is.
+///
+/// # Errors
+/// All of it is margin: the run would stop before its first step.
+pub fn check_margin(
+    settings: &Slurm,
+    whose: &str,
+    time: Duration,
+) -> Result<Option<String>, Refused> {
+    let (margin, seconds) = (settings.margin, time.as_secs_f64());
+    if margin >= seconds {
+        return Err(Refused(format!(
+            "cluster.slurm.margin is {margin} s, but {whose} is {seconds} s: the run would stop before \
+             its first step; ask for more time, or lower cluster.slurm.margin"
+        )));
     }
-    Err(Refused(format!(
-        "cluster.slurm.margin is {margin} s, but {whose} is {} s: the run would stop before its first \
-         step; ask for more time, or lower cluster.slurm.margin",
-        time.as_secs()
-    )))
+    let words = || {
+        let left = seconds - margin;
+        format!(
+            "cluster.slurm.margin is {margin} s, and {whose} is {seconds} s: a job trains for {left} s at \
+             most, and then another one has to wait in the queue; ask for more time, or lower \
+             cluster.slurm.margin to what a checkpoint takes"
+        )
+    };
+    Ok((margin > seconds / 2.0).then(words))
 }
 
 /// A task of a step that is not the first one, as with one task for each node: the first one
@@ -406,7 +423,10 @@ mod tests {
     fn a_job_is_longer_than_its_margin() {
         let settings = Slurm { margin: 120.0, ..Slurm::default() };
         let check = |seconds| check_margin(&settings, "--time", Duration::from_secs(seconds));
-        assert!(check(121).is_ok());
+        assert_eq!(check(240).unwrap(), None);
+        let warning = check(239).unwrap().unwrap();
+        let words = "margin is 120 s, and --time is 239 s: a job trains for 119 s at most";
+        assert!(warning.contains(words), "{warning}");
         let error = check(120).unwrap_err().to_string();
         assert!(error.starts_with("cluster.slurm.margin is 120 s, but --time is 120 s"), "{error}");
     }

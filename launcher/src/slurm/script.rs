@@ -101,12 +101,16 @@ impl Request {
     ///
     /// # Errors
     /// Both numbers.
-    pub fn check_time(&self, sbatch: &[String], settings: &Cluster) -> Result<(), Refused> {
+    pub fn check_time(
+        &self,
+        sbatch: &[String],
+        settings: &Cluster,
+    ) -> Result<Option<String>, Refused> {
         let time = asked_time(sbatch).or(self.time.as_deref());
         match time.and_then(slurm::duration) {
             Some(time) => check_margin(&settings.slurm, "--time", time),
             // As UNLIMITED; what is no time Slurm refuses.
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 

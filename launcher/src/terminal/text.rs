@@ -1,21 +1,8 @@
-//! Text that people hand over: lines in UTF-8; and errors, put into words for them.
+//! Text that people hand over: lines in UTF-8.
 
 use std::path::Path;
 
 use crate::terminal::exit::Refused;
-
-/// An error with what caused it; causes that it has told already are not told again.
-pub fn in_words(error: &anyhow::Error) -> String {
-    let mut causes = error.chain().map(ToString::to_string);
-    let mut words = causes.next().unwrap_or_default();
-    for cause in causes.filter(|cause| !cause.is_empty()) {
-        if !words.contains(&cause) {
-            words += ": ";
-            words += &cause;
-        }
-    }
-    words
-}
 
 /// A word as the shell takes it.
 pub fn quoted(word: &str) -> String {
@@ -79,16 +66,6 @@ pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cause_is_told_once() {
-        let full = || std::io::Error::other("the disk is full");
-        let error = anyhow::Error::from(full()).context("cannot write a").context("no report");
-        assert_eq!(in_words(&error), "no report: cannot write a: the disk is full");
-        let (action, path, source) = ("write", "/a".into(), full());
-        let told = tandem_cluster::run::folder::RunFolderError::Io { action, path, source };
-        assert_eq!(in_words(&told.into()), "cannot write /a: the disk is full");
-    }
 
     #[test]
     fn the_line_of_a_bad_byte_is_named() {

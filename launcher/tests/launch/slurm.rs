@@ -64,7 +64,11 @@ fn a_job_that_is_all_margin_is_refused() {
 #[test]
 fn the_controllers_clock_tells_when_a_job_ends() {
     let bench = in_job(150, 150, 100);
-    bench.launch().assert_code(0);
+    let ended = bench.launch();
+    ended.assert_code(0);
+    let words = "warning: cluster.slurm.margin is 120 s, and the time limit of job 7 is 150 s: a job \
+                 trains for 30 s at most";
+    ended.assert_said(words);
     assert!(!calls(&bench).contains("sbatch"), "{}", calls(&bench));
 }
 

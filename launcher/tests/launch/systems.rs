@@ -47,15 +47,21 @@ fn a_file_system_without_locks_is_named() {
     }
 }
 
-/// mpirun would hang.
+/// With few files mpirun would hang, and with few processes workers would die without a word.
 #[test]
-fn too_few_open_files_are_refused() {
-    let bench = Bench::new(2);
-    let ended = bench.start_by(&["sh", "-c", "ulimit -n 24; exec \"$@\"", "sh"]).wait();
-    ended.assert_code(2);
-    let wanted = "error: a process may open 24 files, and workers and their connections need 512; \
-                  raise it: `ulimit -n 4096`";
-    assert!(ended.said.starts_with(wanted), "{}", ended.said);
+fn low_limits_are_refused() {
+    for (option, what, needed) in [
+        ("-n", "a process may open 24 files", "workers and their connections need "),
+        ("-u", "this user may have 24 processes and threads", "the run needs "),
+    ] {
+        let bench = Bench::new(2);
+        let limit = format!("ulimit {option} 24; exec \"$@\"");
+        let ended = bench.start_by(&["bash", "-c", &limit, "bash"]).wait();
+        ended.assert_code(2);
+        let wanted = format!("error: {what}, and {needed}");
+        assert!(ended.said.starts_with(&wanted), "{}", ended.said);
+        ended.assert_said(&format!("; raise it: `ulimit {option} 4096`"));
+    }
 }
 
 #[test]

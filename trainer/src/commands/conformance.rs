@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use tandem_cluster::error::with_causes;
 use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::{Device, Kind, Tensor};
 
@@ -53,7 +54,7 @@ impl Args {
             _ => self.test(&mpi, Device::Cpu),
         };
         if let Err(error) = outcome {
-            eprintln!("error: rank {}: {error:#}", mpi.rank());
+            eprintln!("error: rank {}: {}", mpi.rank(), with_causes(error.as_ref()));
             // Without MPI_Finalize, which would wait for ranks that do not know yet.
             tandem_cluster::process::exit_now(1);
         }

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use mpi::environment::Universe;
-use tandem_cluster::hosts::network::NCCL_INTERFACE;
+use tandem_cluster::error::with_causes;
+use tandem_cluster::hosts::network::{self, NCCL_INTERFACE};
 use tandem_cluster::process;
 use tandem_cluster::run::control::{
     self, ADDRESS_VARIABLE, ControlError, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
@@ -89,8 +90,9 @@ fn run_as(
     let code = match &result {
         Ok(code) => *code,
         Err(error) => {
-            process::say(format_args!("error: {error:#}"));
-            let message = blame::with_samples(&format!("{error:#}"));
+            let words = with_causes(error.as_ref());
+            process::say(format_args!("error: {words}"));
+            let message = blame::with_samples(&words);
             worker.report(Report::Failed { message, backtrace: error.backtrace().to_string() });
             exit_code(error)
         }
@@ -136,25 +138,25 @@ fn decline(
     (rank, world_size): (usize, usize),
     engine: Option<File>,
 ) -> anyhow::Result<u8> {
-    let no_session = |error: &dyn std::fmt::Display| {
+    let words = with_causes(error.as_ref());
+    let no_session = |words: &str| {
         // The launcher reads what the engine's log says of a rank that does not start.
         if let Some(mut engine) = engine {
-            let host = process::host_name();
-            let _ = writeln!(engine, "error: rank {rank} on {host}: {error:#}");
+            let host = network::own_name();
+            let _ = writeln!(engine, "error: rank {rank} on {host}: {words}");
         }
-        anyhow::anyhow!("{error:#}")
+        anyhow::anyhow!("{words}")
     };
     if error.is::<ControlError>() {
-        return Err(no_session(error));
+        return Err(no_session(&words));
     }
     let session = match Session::from_env(rank, world_size, "none") {
         Ok(Some(session)) => session,
-        Ok(None) => anyhow::bail!("{error:#}"),
-        Err(no_way) => return Err(no_session(&format!("{error:#}; and {no_way}"))),
+        Ok(None) => anyhow::bail!("{words}"),
+        Err(no_way) => return Err(no_session(&format!("{words}; and {no_way}"))),
     };
-    process::say(format_args!("error: {error:#}"));
-    let (message, backtrace) = (format!("{error:#}"), error.backtrace().to_string());
-    session.report(Report::Failed { message, backtrace });
+    process::say(format_args!("error: {words}"));
+    session.report(Report::Failed { message: words, backtrace: error.backtrace().to_string() });
     let code = if error.is::<Problems>() { 2 } else { 1 };
     session.goodbye(code);
     process::exit_now(code);

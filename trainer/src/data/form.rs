@@ -66,7 +66,7 @@ impl Form {
         }
     }
 
-    fn in_words(self) -> &'static str {
+    fn with_causes(self) -> &'static str {
         match self {
             Self::Empty => "empty",
             Self::Text => "text that is not compressed",
@@ -100,7 +100,7 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     let misnamed = |found: Form, is_inside: bool| ReadError::Form {
         path: path.to_owned(),
         is_inside,
-        found: found.in_words(),
+        found: found.with_causes(),
         advice: found.advice(),
     };
     let file = File::open(path).map_err(failed)?;

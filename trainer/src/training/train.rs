@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use tandem_cluster::error::with_causes;
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::store::Store;
 
@@ -337,7 +338,8 @@ impl<'a> Trainer<'a> {
         }
         if let Err(error) = self.saved()? {
             self.worker.notice(format!(
-                "no checkpoint was written, the older ones stay and training goes on: {error:#}"
+                "no checkpoint was written, the older ones stay and training goes on: {}",
+                with_causes(error.as_ref())
             ));
         }
         let snapshot =

@@ -199,6 +199,8 @@ pub(super) struct Hello {
     pub world_size: usize,
     pub host: String,
     pub pid: u32,
+    /// Where that is its number.
+    pub number_space: String,
     pub device: String,
 }
 

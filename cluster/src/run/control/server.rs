@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 use crate::hosts::network;
+use crate::process;
 
 /// How long a connection may stay silent before its hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -24,10 +25,12 @@ pub enum Event {
     Joined {
         /// Which one.
         rank: usize,
-        /// On which machine.
+        /// What its machine calls itself.
         host: String,
-        /// Its process.
-        pid: u32,
+        /// From where it has connected.
+        address: IpAddr,
+        /// The number of its process, if that is on this machine.
+        pid: Option<u32>,
         /// What it computes on.
         device: String,
     },
@@ -93,8 +96,10 @@ impl Server {
         secret: String,
         world_size: usize,
     ) -> io::Result<Self> {
+        // MPI, too, needs the way to this machine.
+        let here = network::listen_here()?;
         let listener = match addresses {
-            [] => network::listen_here()?,
+            [] => here,
             _ => network::listen_to_all()?,
         };
         let own = listener.local_addr()?;
@@ -204,9 +209,11 @@ impl Shared {
         if let Err(reason) = self.admit(&hello, &stream) {
             return self.refuse(&stream, peer, &reason, events);
         }
-        let Hello { host, pid, device, .. } = hello;
+        let Hello { host, device, .. } = hello;
+        let pid = (hello.number_space == process::number_space()).then_some(hello.pid);
+        let address = peer.ip().to_canonical();
         // Nobody receives events any more when the server is being dropped.
-        let _ = events.send(Event::Joined { rank, host, pid, device });
+        let _ = events.send(Event::Joined { rank, host, address, pid, device });
         let goodbye = self.follow(rank, &mut incoming, &stream, events);
         self.members().remove(&rank);
         let _ = stream.shutdown(Shutdown::Both);

@@ -71,8 +71,9 @@ impl Session {
             generation,
             rank,
             world_size,
-            host: process::host_name(),
+            host: network::own_name(),
             pid: std::process::id(),
+            number_space: process::number_space(),
             device: device.into(),
         };
         if slurm::Job::this().is_some() {
@@ -308,6 +309,7 @@ mod tests {
             world_size,
             host: "here".into(),
             pid: 1,
+            number_space: process::number_space(),
             device: "cpu".into(),
         }
     }
@@ -352,6 +354,20 @@ mod tests {
         let report = Report::Notice { text: "bye".into() };
         assert_eq!(next(&server), Event::Report { rank: 0, report });
         assert_eq!(next(&server), Event::Left { rank: 0, goodbye: Some(75) });
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_number_on_this_machine_alone() {
+        let server = server(2);
+        let of_another = Hello { number_space: "elsewhere".into(), ..hello(1, 2) };
+        for (hello, number) in [(hello(0, 2), Some(1)), (of_another, None)] {
+            let _session = join(&server, hello).unwrap();
+            let joined = std::iter::repeat_with(|| next(&server)).find_map(|event| match event {
+                Event::Joined { address, pid, .. } => Some((address, pid)),
+                _ => None,
+            });
+            assert_eq!(joined, Some((HOST, number)));
+        }
     }
 
     #[test]
