@@ -57,7 +57,10 @@ fn interfaces(site: &Site) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(site.system_file("/sys/class/net")) else {
         return Vec::new();
     };
-    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 pub fn mpi_interfaces(site: &Site) -> Option<Trouble> {
