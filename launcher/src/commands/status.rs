@@ -1,15 +1,12 @@
 //! `tandem status`: where a run stands.
 
 use std::path::PathBuf;
-use std::{fs, io};
 
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::journal::ending::Next;
-use crate::journal::{Stage, State, Status, read_state};
+use crate::journal::{Stage, State, Status, load_state};
 use crate::prepare;
-use crate::report::Split;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
@@ -32,14 +29,9 @@ impl Args {
     /// No such run.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find_or_newest(self.run.as_deref())?;
-        let Some(state) = read_state(&run) else {
+        let state = load_state(&run).map_err(|error| Refused(error.to_string()))?;
+        let Some(state) = state else {
             let path = run.path().display();
-            if let Err(error) = fs::File::open(run.state())
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                let path = run.state();
-                return Err(Refused(format!("cannot read {}: {error}", path.display())).into());
-            }
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();
@@ -77,8 +69,8 @@ impl Args {
         let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
         lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
         lines.push(format!("            of steps {}", all.join(", ")));
-        for split in state.data.iter().filter_map(|report| Split::deserialize(report).ok()) {
-            lines.push(format!("data        {}", split.summary()));
+        for report in &state.data {
+            lines.push(format!("data        {}", report.summary()));
         }
         for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
             if let Some(value) = state.test.get(name) {

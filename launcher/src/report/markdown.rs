@@ -1,13 +1,16 @@
 //! The report's text.
 
-use super::{Outcome, PICTURE, ReportInput, Split, Test, Training, Validation};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::{DataReport, Translation};
+
+use super::{Outcome, ReportInput, Test, Training, Validation};
 use crate::prepare::distillation::DistillationStats;
-use crate::score::{Bleu, Translation};
+use crate::score::Bleu;
 
 /// Rows of the validation table; of more evaluations, an even choice is shown.
 const MAX_ROWS: usize = 24;
 
-/// The report of a run, as Markdown.
+/// The report of a run, as Markdown; its picture lies beside it.
 pub fn markdown(input: &ReportInput) -> String {
     let mut text = format!("# {}\n\n{}\n", input.run, outcome(&input.outcome, &input.training));
     if let Some(test) = &input.test {
@@ -16,7 +19,9 @@ pub fn markdown(input: &ReportInput) -> String {
             test.scores.bleu_13a.score, test.scores.chrf.score, test.scores.sentences, test.split
         );
     }
-    text += &format!("\n![Curves]({PICTURE})\n");
+    let picture = RunFolder::new(input.folder.clone()).report_picture();
+    let picture = picture.file_name().unwrap_or_default().display();
+    text += &format!("\n![Curves]({picture})\n");
     for (title, body) in [
         ("Scores", input.test.as_ref().map(scores).unwrap_or_default()),
         ("Translations", input.test.as_ref().map(samples).unwrap_or_default()),
@@ -196,7 +201,7 @@ fn model(input: &ReportInput) -> String {
     text
 }
 
-fn split(split: &Split) -> String {
+fn split(split: &DataReport) -> String {
     let mut text = format!(
         "- `{}`: {} samples of {} lines, {} dropped, {} source and {} target tokens\n",
         split.split,
@@ -210,7 +215,7 @@ fn split(split: &Split) -> String {
         text += &format!("  - {} cut to fit\n", thousands(split.cut));
     }
     for (problem, counted) in &split.problems {
-        text += &format!("  - {} {}", thousands(counted.count), problem.replace('_', " "));
+        text += &format!("  - {} {}", thousands(counted.count), problem.describe());
         for (example, joint) in counted.examples.iter().zip([": ", "; ", "; "]) {
             text += &format!("{joint}line {}: {}", example.line, plain(example.text.trim()));
         }
@@ -362,7 +367,7 @@ mod tests {
             "**translation: Opens the \\| dialog.**",
             "Öffnet den Dialog \\*Seite\\*.",
             "1,234,567 parameters trained (9.1 %), 12,345,678 frozen",
-            "12 empty: line 7: Ja \\|",
+            "12 with an empty side: line 7: Ja \\|",
             "`data.distillation`: runs/teacher translated 988 sentences",
             "0.963 words for each word of the references",
             "40 duplicates (among the references 25), 3 empty",

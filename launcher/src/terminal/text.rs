@@ -72,8 +72,8 @@ mod tests {
         let full = || std::io::Error::other("the disk is full");
         let error = anyhow::Error::from(full()).context("cannot write a").context("no report");
         assert_eq!(in_words(&error), "no report: cannot write a: the disk is full");
-        let (action, path, source) = ("write", "/a".into(), full());
-        let told = tandem_cluster::run::folder::RunFolderError::Io { action, path, source };
+        let refused = tandem_cluster::run::io_error::IoError::new("write", "/a", full());
+        let told = tandem_cluster::run::folder::RunFolderError::from(refused);
         assert_eq!(in_words(&told.into()), "cannot write /a: the disk is full");
     }
 

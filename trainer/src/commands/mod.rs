@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use tandem_cluster::run::exit::Exit;
 use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::Device;
 
@@ -83,14 +84,14 @@ pub fn main() -> ExitCode {
         Command::Parity { folder, device } => {
             let agrees =
                 device.find().and_then(|device| crate::verify::parity::run(&folder, device));
-            agrees.map(|agrees| u8::from(!agrees))
+            agrees.map(|agrees| if agrees { Exit::Done } else { Exit::Failed })
         }
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(1)
+            Exit::Failed.into()
         }
     }
 }

@@ -7,13 +7,13 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use tandem_cluster::run::records::{DataReport, Problem};
 use tandem_config::schema::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
 use super::cache::{Cache, CacheError, Key};
-use super::read::{Problem, ReadError};
-use super::report::DataReport;
+use super::read::ReadError;
 use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a split cannot be used.
@@ -28,6 +28,17 @@ pub enum DataError {
     /// The tokenised text cannot be kept.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The report that is kept with the tokenised text is another version's.
+    #[error(
+        "cannot read the report that is kept with the tokenised text of {}: {source}; another version of \
+         Tandem has written it: choose another data.cache, or empty it", file.display()
+    )]
+    Report {
+        /// The (first) file.
+        file: PathBuf,
+        /// What is wrong with the report.
+        source: serde_json::Error,
+    },
     /// A bad line, where the config refuses them.
     #[error("{}:{line}: {}: {text}; mend the line, or set {key} to drop", file.display(), problem.describe())]
     Refused {
@@ -158,7 +169,11 @@ impl Corpus {
         let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
         let cache = Cache::open_or_make(cache, &builder.key()?, || builder.build(threads))?;
-        let mut report: DataReport = serde_json::from_slice(cache.report()).unwrap_or_default();
+        let report = serde_json::from_slice(cache.report());
+        let mut report: DataReport = report.map_err(|source| {
+            let file = builder.first_file().to_owned();
+            DataError::Report { file, source }
+        })?;
         // The same bytes may lie elsewhere today.
         report.files = builder.files().map(Path::to_owned).collect();
         report.split = split.name().into();
