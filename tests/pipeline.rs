@@ -80,7 +80,7 @@ fn bad_lines_are_told_at_the_start_and_too_many_are_refused() {
     assert!(said.contains("too few columns\n") && said.contains("line 1: "), "{said}");
     let said = launch(&format!("{commas}{good}"), &["--set", "data.max_bad=1"], 0);
     let lines = good.lines().count();
-    let told = format!("train: {} lines, {lines} dropped ({lines} missing column)", 2 * lines);
+    let told = format!("train: {} lines, {lines} dropped ({lines} too few columns)", 2 * lines);
     let place = said.find(&format!("data.{told}")).expect("the data's line");
     assert!(place < said.find("\nstep ").unwrap_or(said.len()), "{said}");
     let status = expect_code(program("tandem").arg("status").arg(tiny.path("bad")), 0);

@@ -102,7 +102,7 @@ fn undisturbed_with_teacher() -> &'static (Outcome, Vec<u8>) {
         let tiny = tiny();
         let run = student(&tiny, "student", 2, &DISTILLATION);
         let ended = run.launch(&[], 0);
-        ended.assert_said("shards translated");
+        ended.assert_said("chunks translated");
         ended.assert_said("teacher BLEU ");
         let report = std::fs::read_to_string(run.folder().join("report.md")).expect("a report");
         assert!(report.contains("## Teachers"), "{report}");
@@ -250,7 +250,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
 
     run.launch(&[], 0);
     let mut shards: Vec<u64> =
-        run.events("translated").iter().filter_map(|event| event["shard"].as_u64()).collect();
+        run.events("translated").iter().filter_map(|event| event["chunk"].as_u64()).collect();
     let count = shards.len();
     shards.sort_unstable();
     shards.dedup();

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use tandem_cluster::run::io_error::IoError;
 use tandem_cluster::run::store::{
     ADAPTERS, MANIFEST, OPTIMIZER, Retention, Store, StoreError, TRAINER,
 };
@@ -11,18 +12,18 @@ use tempfile::TempDir;
 
 /// What a worker and the coordinator do for a checkpoint, from its first file to the removal of
 /// those that need not stay.
-fn save(store: &Store, step: u64, generation: u64) -> Result<(), StoreError> {
-    let refused = |source| StoreError::Io { action: "write", path: "draft".into(), source };
-    let draft = store.draft(step, generation).map_err(refused)?;
+fn save(store: &Store, step: u64, attempt: u64) -> Result<(), StoreError> {
+    let refused = |source| IoError::new("write", "draft", source);
+    let draft = store.draft(step, attempt).map_err(refused)?;
     fs::write(draft.path(ADAPTERS), tensors(100, step as f32)).map_err(refused)?;
     fs::write(draft.path(OPTIMIZER), tensors(60, 0.5)).map_err(refused)?;
     fs::write(draft.path(TRAINER), format!("{{\"step\":{step}}}")).map_err(refused)?;
     draft.seal(vec![("encoder".into(), "e".into())])?;
-    store.publish(step, generation)?;
+    store.publish(step, attempt)?;
     store.mark_latest()?;
     store.mark_best(step)?;
     let keep = Retention { last: 2, ..Retention::default() };
-    store.retain(&keep, generation).map(drop)
+    store.retain(&keep, attempt).map(drop)
 }
 
 /// A safetensors file with one tensor, in which all values are the same.

@@ -11,6 +11,6 @@ pub mod parameters;
 pub mod pretrained;
 pub mod schema;
 
-pub use load::problem::{Kind, Place, Problem, Problems};
+pub use load::problem::{Place, Problem, ProblemKind, Problems};
 pub use load::{check_overrides, load, load_to_use, load_trained, read};
 pub use schema::run::RunConfig;

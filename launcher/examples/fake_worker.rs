@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::time::Duration;
 
-use tandem_cluster::run::control::{Phase, Report, Session};
+use tandem_cluster::run::chunks::Cut;
+use tandem_cluster::run::control::{Invitation, Phase, Report, Session};
+use tandem_cluster::run::evaluation::EvaluationFolder;
+use tandem_cluster::run::exit::Exit;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::shards::Cut;
+use tandem_cluster::run::records::{EvaluationSums, TrainingMetrics, Translation, TranslationSums};
 use tandem_cluster::run::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
 use tandem_cluster::run::task::{Input, Task};
 
@@ -24,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Worker {
     rank: usize,
     world_size: usize,
-    generation: u64,
+    attempt: u64,
     run: RunFolder,
     session: Session,
 }
@@ -37,29 +40,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let run = RunFolder::new(option("--run").ok_or("--run is missing")?);
     let rank = number("OMPI_COMM_WORLD_RANK", number("SLURM_PROCID", 0)) as usize;
-    let world_size = number("OMPI_COMM_WORLD_SIZE", number("SLURM_NTASKS", 1)) as usize;
-    let generation = number("TANDEM_GENERATION", 0);
-    fs::write(run.rank_log(generation, rank), format!("rank {rank} of {world_size}\n"))?;
-    let session = Session::from_env(rank, world_size, "cpu")?.ok_or("there is no launcher")?;
-    let worker = Worker { rank, world_size, generation, run, session };
-    let code = match arguments.first().map(String::as_str) {
+    let invitation = Invitation::from_env()?.ok_or("there is no launcher")?;
+    let Invitation { attempt, world_size, .. } = invitation;
+    fs::write(run.rank_log(attempt, rank), format!("rank {rank} of {world_size}\n"))?;
+    let session = Session::start(&invitation, rank, "cpu")?;
+    let worker = Worker { rank, world_size, attempt, run, session };
+    let end = match arguments.first().map(String::as_str) {
         Some("train") => worker.train(option("--resume"))?,
         Some("evaluate") => {
             let checkpoint = Checkpoint::verify(&option("--checkpoint").ok_or("no checkpoint")?)?;
             let output = option("--output").ok_or("no output")?;
             worker.fault(0)?;
-            worker.evaluate("test", checkpoint.step(), &output)?;
-            0
+            worker.evaluate("test", checkpoint.step(), &EvaluationFolder::new(output))?;
+            Exit::Done
         }
         Some("translate") => worker.translate(&option("--task").ok_or("no task")?)?,
         other => return Err(format!("unknown verb {other:?}").into()),
     };
-    worker.session.goodbye(code);
-    exit(code)
+    worker.session.goodbye(end);
+    exit(end.code().into())
 }
 
 impl Worker {
-    fn train(&self, resume: Option<PathBuf>) -> Result<i32, Box<dyn Error>> {
+    fn train(&self, resume: Option<PathBuf>) -> Result<Exit, Box<dyn Error>> {
         let steps = number("FAKE_STEPS", 20);
         let first = match resume {
             Some(folder) => Checkpoint::verify(&folder)?.step() + 1,
@@ -78,10 +81,10 @@ impl Worker {
             std::thread::sleep(Duration::from_millis(number("FAKE_STEP_MS", 5)));
             if self.rank == 0 {
                 let loss = 1.0 / step as f64;
-                let scalars = vec![("train/loss".into(), loss)];
-                self.session.report(Report::Scalars { step, scalars });
                 let tokens_per_second = 1000.0;
-                self.session.report(Report::Progress { step, steps, loss, tokens_per_second });
+                let metrics =
+                    TrainingMetrics { steps, loss, tokens_per_second, ..Default::default() };
+                self.session.report(Report::Metrics { step, metrics });
             }
             if step % 10 == 0 {
                 self.tell_pace(step);
@@ -94,10 +97,10 @@ impl Worker {
                 self.evaluate("valid", step, &self.run.evaluation("valid", step))?;
             }
             if stop && step < steps {
-                return Ok(75);
+                return Ok(Exit::Stopped);
             }
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 
     /// What this rank is; `FAKE_OTHER` is `rank:fact`: that rank is something else.
@@ -123,7 +126,7 @@ impl Worker {
         if self.rank > 0 {
             return Ok(());
         }
-        let draft = self.run.store().draft(step, self.generation)?;
+        let draft = self.run.store().draft(step, self.attempt)?;
         let header = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
         let mut tensors = (header.len() as u64).to_le_bytes().to_vec();
         tensors.extend(header.as_bytes());
@@ -138,58 +141,74 @@ impl Worker {
         Ok(())
     }
 
-    fn evaluate(&self, split: &str, step: u64, output: &Path) -> Result<(), Box<dyn Error>> {
+    fn evaluate(
+        &self,
+        split: &str,
+        step: u64,
+        output: &EvaluationFolder,
+    ) -> Result<(), Box<dyn Error>> {
         self.session.phase(Phase::Evaluate, step);
-        fs::create_dir_all(output)?;
-        let part = output.join(format!("rank-{}.jsonl", self.rank));
+        fs::create_dir_all(output.path())?;
+        let part = output.part(self.rank);
         let mut lines = String::new();
-        let mut sentences = 0.0;
+        let mut sentences = 0;
         for index in (self.rank..7).step_by(self.world_size) {
             let text = format!("this is the sentence of number {index}");
-            let line = serde_json::json!({
-                "index": index, "source": text, "reference": text, "hypothesis": text,
-                "reference_tokens": text, "hypothesis_tokens": text,
-                "length": 7, "reference_length": 7,
-            });
+            let line = serde_json::to_string(&Translation {
+                index,
+                source: text.clone(),
+                reference: text.clone(),
+                hypothesis: text.clone(),
+                reference_tokens: text.clone(),
+                hypothesis_tokens: text,
+                length: 7,
+                reference_length: 7,
+                passes: 1,
+            })?;
             lines += &format!("{line}\n");
-            sentences += 1.0;
+            sentences += 1;
         }
         fs::write(&part, lines)?;
-        let sums = BTreeMap::from([
-            ("sentences".into(), sentences),
-            ("loss".into(), 2.0 * sentences),
-            ("denominator".into(), sentences),
-        ]);
+        let translation = TranslationSums { sentences, passes: sentences, ..Default::default() };
+        let sums = EvaluationSums {
+            loss: 2.0 * sentences as f64,
+            denominator: sentences as f64,
+            sentences: sentences as f64,
+            translation: Some(translation),
+            ..Default::default()
+        };
         let (rank, split) = (self.rank, split.into());
         self.session.report(Report::Evaluated { step, split, rank, part, sums });
         Ok(())
     }
 
-    /// Each line is a shard, and its translation is it in capitals.
-    fn translate(&self, folder: &Path) -> Result<i32, Box<dyn Error>> {
+    /// Each line is a chunk, and its translation is it in capitals.
+    fn translate(&self, folder: &Path) -> Result<Exit, Box<dyn Error>> {
         self.session.phase(Phase::Translate, 0);
         let task = Task::read(folder)?;
         let Input::Lines(path) = &task.input else { return Err("no lines".into()) };
         let text = fs::read_to_string(path)?;
         let count = text.lines().count();
-        let cut = Cut { shards: count, items: count };
+        let cut = Cut { chunks: count, items: count };
         for (index, line) in text.lines().enumerate().skip(self.rank).step_by(self.world_size) {
-            let item = serde_json::json!({
-                "index": index, "source": line, "reference": "", "hypothesis": line.to_uppercase(),
-            });
-            let writer = format!("{}-{}", self.generation, self.rank);
-            task.shards(folder).write(index, cut, &format!("{item}\n"), &writer)?;
+            let item = serde_json::to_string(&Translation {
+                index,
+                source: line.into(),
+                hypothesis: line.to_uppercase(),
+                ..Translation::default()
+            })?;
+            task.chunks(folder).write(index, cut, &(item + "\n"))?;
             std::thread::sleep(Duration::from_millis(number("FAKE_LINE_MS", 0)));
             if self.session.stop_requested() {
-                return Ok(75);
+                return Ok(Exit::Stopped);
             }
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 
     /// Rank 0 decides for all, as a reduced flag would.
     fn agree_to_stop(&self, step: u64) -> Result<bool, Box<dyn Error>> {
-        let mark = self.run.attempt_logs(self.generation).join("stop");
+        let mark = self.run.attempt_logs(self.attempt).join("stop");
         if self.rank == 0 && self.session.stop_requested() && !mark.exists() {
             fs::write(&mark, (step + 1).to_string())?;
         }
@@ -198,7 +217,7 @@ impl Worker {
 
     /// Waits until every rank is at `step`, as in a collective.
     fn meet(&self, step: u64) -> Result<(), Box<dyn Error>> {
-        let logs = self.run.attempt_logs(self.generation);
+        let logs = self.run.attempt_logs(self.attempt);
         let place = |rank: usize| logs.join(format!("at-{rank}"));
         fs::write(logs.join(format!("next-{}", self.rank)), step.to_string())?;
         fs::rename(logs.join(format!("next-{}", self.rank)), place(self.rank))?;
@@ -234,15 +253,15 @@ impl Worker {
     }
 
     /// Says why it cannot go on, and ends.
-    fn fail(&self, message: &str, code: i32) -> Result<(), Box<dyn Error>> {
+    fn fail(&self, message: &str, end: Exit) -> Result<(), Box<dyn Error>> {
         let (message, backtrace) = (message.to_owned(), String::new());
         self.session.report(Report::Failed { message, backtrace });
         self.session.wait_delivered(PATIENCE)?;
-        exit(code)
+        exit(end.code().into())
     }
 
     fn strike(&self, kind: &str, step: u64) -> Result<(), Box<dyn Error>> {
-        let log = self.run.rank_log(self.generation, self.rank);
+        let log = self.run.rank_log(self.attempt, self.rank);
         let said = fs::read_to_string(&log)? + "about to fail\n";
         fs::write(&log, said)?;
         match kind {
@@ -253,16 +272,19 @@ impl Worker {
                 std::process::abort()
             }
             "error" => {
-                self.fail(&format!("batch {} is poisoned", std::process::id()), 1)?;
+                self.fail(&format!("batch {} is poisoned", std::process::id()), Exit::Failed)?;
             }
             "exit" => {
-                self.session.clone().goodbye(93);
-                exit(93)
+                self.session.clone().goodbye(Exit::DoNotRetry);
+                exit(Exit::DoNotRetry.code().into())
             }
-            "panic" => self.fail("index 7 out of range\n(panicked at src/x.rs:1:2)", 101)?,
-            "batch" => {
-                self.fail("a token is no token\nin the micro-batch of the samples 3, 5", 1)?
+            "panic" => {
+                self.fail("index 7 out of range\n(panicked at src/x.rs:1:2)", Exit::Panicked)?
             }
+            "batch" => self.fail(
+                "a token is no token\nin the micro-batch of the samples 3, 5",
+                Exit::Failed,
+            )?,
             "memory" => {
                 self.session.report(Report::Notice { text: "about to die".into() });
                 self.session.wait_delivered(PATIENCE)?;

@@ -70,7 +70,7 @@ pub fn launch_on(
         progress.say(&format!("note: {note}"));
     }
 
-    let mut journal = Journal::open(run.clone());
+    let mut journal = Journal::open(run.clone())?;
     let more = config.training.steps > journal.state.steps;
     if journal.state.stage == Stage::Finished && journal.state.status == Status::Done && !more {
         progress.say(&format!(

@@ -43,7 +43,7 @@ fn failure(run: &Run) -> Value {
 
 fn has_workers_of(run: &Run, attempt: u64) -> bool {
     let workers = processes::of_run("tandem-worker", run.folder());
-    workers.iter().any(|pid| processes::variable(*pid, "TANDEM_GENERATION") == Some(attempt))
+    workers.iter().any(|pid| processes::variable(*pid, "TANDEM_ATTEMPT") == Some(attempt))
 }
 
 #[test]

@@ -161,7 +161,7 @@ impl Run {
     /// The process of a rank in an attempt; waits until there is one.
     pub fn rank(&self, attempt: u64, rank: usize) -> u32 {
         let wanted = |pid: &u32| {
-            processes::variable(*pid, "TANDEM_GENERATION") == Some(attempt)
+            processes::variable(*pid, "TANDEM_ATTEMPT") == Some(attempt)
                 && processes::variable(*pid, "OMPI_COMM_WORLD_RANK").unwrap_or(0) == rank as u64
         };
         let mut found = None;

@@ -12,8 +12,11 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-/// How often a process is looked at while waiting for its end.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often a process is polled while waiting for its end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How Rust's own panics end a process.
+pub const PANIC_EXIT_CODE: u8 = 101;
 
 /// Ends this process at once: no destructors, no exit handlers, which could wait for other ranks.
 pub fn exit_now(code: i32) -> ! {
@@ -54,7 +57,7 @@ pub fn end_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        exit_now(101);
+        exit_now(PANIC_EXIT_CODE.into());
     }));
 }
 
@@ -100,7 +103,7 @@ pub fn wait_within(child: &mut Child, longest: Duration) -> io::Result<Option<Ex
     let deadline = Instant::now() + longest;
     loop {
         match child.try_wait()? {
-            None if Instant::now() < deadline => std::thread::sleep(LOOK),
+            None if Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
             ended => return Ok(ended),
         }
     }
@@ -130,7 +133,7 @@ pub fn output_within(command: &mut Command, longest: Duration) -> io::Result<Out
     };
     // Something that it left behind may hold the pipes.
     let rest = |bytes: Receiver<Vec<u8>>| {
-        let left = deadline.saturating_duration_since(Instant::now()).max(LOOK);
+        let left = deadline.saturating_duration_since(Instant::now()).max(POLL_INTERVAL);
         bytes.recv_timeout(left).map_err(|_| late())
     };
     Ok(Output { status, stdout: rest(stdout)?, stderr: rest(stderr)? })

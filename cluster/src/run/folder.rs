@@ -6,11 +6,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tandem_config::schema::run::names;
 
 use crate::hosts::network;
 use crate::process;
-use crate::run::store::{Checkpoint, MANIFEST, Store, StoreError};
-use crate::run::temporary;
+use crate::run::atomic;
+use crate::run::evaluation::EvaluationFolder;
+use crate::run::io_error::{IoContext, IoError};
+use crate::run::store::{AVERAGE, Checkpoint, MANIFEST, Store, StoreError};
 use crate::slurm::Job;
 
 /// Why a run folder cannot be used.
@@ -38,15 +41,8 @@ pub enum RunFolderError {
         source: io::Error,
     },
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 /// The launcher that works in a run folder.
@@ -153,12 +149,12 @@ impl RunFolder {
 
     /// The resolved config.
     pub fn config(&self) -> PathBuf {
-        self.path.join("config.yaml")
+        self.path.join(names::CONFIG)
     }
 
     /// Where the run stands, rewritten as it goes.
     pub fn state(&self) -> PathBuf {
-        self.path.join("state.json")
+        self.path.join(names::STATE)
     }
 
     /// What happened, a line each.
@@ -166,9 +162,19 @@ impl RunFolder {
         self.path.join("events.jsonl")
     }
 
+    /// The newest data report: what became of a split's lines.
+    pub fn data_report(&self) -> PathBuf {
+        self.path.join("data.json")
+    }
+
     /// The finished run's report.
     pub fn report(&self) -> PathBuf {
         self.path.join("report.md")
+    }
+
+    /// The report's picture, beside it.
+    pub fn report_picture(&self) -> PathBuf {
+        self.path.join("report.svg")
     }
 
     /// TensorBoard's files.
@@ -178,7 +184,17 @@ impl RunFolder {
 
     /// The finished model.
     pub fn export(&self) -> PathBuf {
-        self.path.join("export")
+        self.path.join(names::EXPORT)
+    }
+
+    /// The finished model while it is written.
+    pub fn export_draft(&self) -> PathBuf {
+        self.path.join("export.tmp")
+    }
+
+    /// The former model while the new one takes its place.
+    pub fn export_aside(&self) -> PathBuf {
+        self.path.join("export.removed")
     }
 
     /// The vocabularies that the run has made.
@@ -211,23 +227,23 @@ impl RunFolder {
     }
 
     /// One attempt's logs.
-    pub fn attempt_logs(&self, generation: u64) -> PathBuf {
-        self.logs().join(format!("attempt-{generation}"))
+    pub fn attempt_logs(&self, attempt: u64) -> PathBuf {
+        self.logs().join(format!("attempt-{attempt}"))
     }
 
     /// What one rank printed.
-    pub fn rank_log(&self, generation: u64, rank: usize) -> PathBuf {
-        self.attempt_logs(generation).join(format!("rank-{rank}.log"))
+    pub fn rank_log(&self, attempt: u64, rank: usize) -> PathBuf {
+        self.attempt_logs(attempt).join(format!("rank-{rank}.log"))
     }
 
     /// What the engine printed.
-    pub fn engine_log(&self, generation: u64) -> PathBuf {
-        self.attempt_logs(generation).join("engine.log")
+    pub fn engine_log(&self, attempt: u64) -> PathBuf {
+        self.attempt_logs(attempt).join("engine.log")
     }
 
     /// The checkpoints.
     pub fn store(&self) -> Store {
-        Store::new(self.path.join("checkpoints"))
+        Store::new(self.path.join(names::CHECKPOINTS))
     }
 
     /// A trained model by its checkpoint's name, verified: that of the run, or the one that an exported
@@ -239,17 +255,56 @@ impl RunFolder {
         if !self.path.join(MANIFEST).is_file() {
             return self.store().open(checkpoint);
         }
-        let average = "average".to_owned();
-        if checkpoint != average {
-            let (name, folder, present) = (checkpoint.into(), self.path.clone(), vec![average]);
-            return Err(StoreError::Absent { name, folder, present });
+        if checkpoint != AVERAGE {
+            let (name, folder) = (checkpoint.into(), self.path.clone());
+            return Err(StoreError::Absent { name, folder, present: vec![AVERAGE.into()] });
         }
         Checkpoint::verify(&self.path)
     }
 
-    /// The translations and scores of a split at a step.
-    pub fn evaluation(&self, split: &str, step: u64) -> PathBuf {
-        self.path.join("evaluation").join(format!("{split}-step-{step:08}"))
+    fn evaluations(&self) -> PathBuf {
+        self.path.join("evaluation")
+    }
+
+    /// The evaluation of a split at a step.
+    pub fn evaluation(&self, split: &str, step: u64) -> EvaluationFolder {
+        self.named_evaluation(&format!("{split}-step-{step:08}"))
+    }
+
+    /// An evaluation that somebody asked for.
+    pub fn named_evaluation(&self, name: &str) -> EvaluationFolder {
+        EvaluationFolder::new(self.evaluations().join(name))
+    }
+
+    /// The evaluation of the untrained model, which tells only how fast it is.
+    pub fn untrained_evaluation(&self) -> EvaluationFolder {
+        EvaluationFolder::new(self.path.join("latency"))
+    }
+
+    /// What training and evaluating leave in the folder, apart from logs.
+    pub fn products(&self) -> Vec<PathBuf> {
+        vec![
+            self.config(),
+            self.state(),
+            self.events(),
+            self.data_report(),
+            self.report(),
+            self.report_picture(),
+            self.stop_request(),
+            self.job_script(),
+            self.vocabulary(),
+            self.store().folder().to_owned(),
+            self.tensorboard(),
+            self.evaluations(),
+            self.export(),
+            self.export_draft(),
+            self.export_aside(),
+        ]
+    }
+
+    /// What teachers leave in the folder.
+    pub fn synthetic_data(&self) -> Vec<PathBuf> {
+        vec![self.distilled(), self.back_translated()]
     }
 
     /// Training data in which a teacher replaced the targets.
@@ -281,7 +336,7 @@ impl RunFolder {
     /// # Errors
     /// Another launcher has it, or the file system refuses.
     pub fn lock(&self) -> Result<Lock, RunFolderError> {
-        fs::create_dir_all(&self.path).map_err(|source| self.io("make", &self.path, source))?;
+        fs::create_dir_all(&self.path).tried("make", &self.path)?;
         let path = self.lock_file();
         let mut file = OpenOptions::new()
             .read(true)
@@ -289,7 +344,7 @@ impl RunFolder {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(|source| self.io("open", &path, source))?;
+            .tried("open", &path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -299,7 +354,9 @@ impl RunFolder {
             Err(TryLockError::Error(source)) if has_no_locks(&source) => {
                 return Err(RunFolderError::NoLocks { path, source });
             }
-            Err(TryLockError::Error(source)) => return Err(self.io("lock", &path, source)),
+            Err(TryLockError::Error(source)) => {
+                return Err(IoError::new("lock", path, source).into());
+            }
         }
         let write = |file: &mut File| {
             let holder = Holder::this()?;
@@ -309,7 +366,7 @@ impl RunFolder {
             file.write_all(&text)?;
             Ok(holder.id)
         };
-        let id = write(&mut file).map_err(|source| self.io("write", &path, source))?;
+        let id = write(&mut file).tried("write", &path)?;
         Ok(Lock { _file: file, request: StopRequest { path: self.stop_request(), id } })
     }
 
@@ -326,17 +383,8 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn ask_to_stop(&self, holder: &Holder) -> Result<(), RunFolderError> {
-        self.replace(&self.stop_request(), &format!("{}\n", holder.id))
-    }
-
-    /// Replaces a file of the run folder in one operation: readers see the old or the new.
-    ///
-    /// # Errors
-    /// Where the file system refuses; the old file stays.
-    pub fn replace(&self, path: &Path, content: &str) -> Result<(), RunFolderError> {
-        let written = temporary::replace(path, |file| file.write_all(content.as_bytes()));
-        written.map_err(|source| self.io("write", path, source))
+    pub fn ask_to_stop(&self, holder: &Holder) -> Result<(), IoError> {
+        atomic::write(&self.stop_request(), &format!("{}\n", holder.id))
     }
 
     /// Appends one line to a file of the run folder. Half a line, which a full disk or a kill has
@@ -344,14 +392,14 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn append(&self, path: &Path, line: &str) -> Result<(), RunFolderError> {
+    pub fn append(&self, path: &Path, line: &str) -> Result<(), IoError> {
         let appended = OpenOptions::new().create(true).read(true).append(true).open(path).and_then(
             |mut file| {
                 let start = if ends_a_line(&mut file)? { "" } else { "\n" };
                 file.write_all(format!("{start}{line}\n").as_bytes())
             },
         );
-        appended.map_err(|source| self.io("write", path, source))
+        appended.tried("write", path)
     }
 
     /// Gives a group of workers its number, one above all before, by making its folder of logs.
@@ -360,16 +408,16 @@ impl RunFolder {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn begin_attempt(&self) -> Result<u64, RunFolderError> {
+    pub fn begin_attempt(&self) -> Result<u64, IoError> {
         let logs = self.logs();
-        fs::create_dir_all(&logs).map_err(|source| self.io("make", &logs, source))?;
-        let mut generation = self.newest_attempt() + 1;
+        fs::create_dir_all(&logs).tried("make", &logs)?;
+        let mut attempt = self.newest_attempt() + 1;
         loop {
-            let folder = self.attempt_logs(generation);
+            let folder = self.attempt_logs(attempt);
             match fs::create_dir(&folder) {
-                Ok(()) => return Ok(generation),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => generation += 1,
-                Err(source) => return Err(self.io("make", &folder, source)),
+                Ok(()) => return Ok(attempt),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => attempt += 1,
+                Err(source) => return Err(IoError::new("make", folder, source)),
             }
         }
     }
@@ -380,10 +428,6 @@ impl RunFolder {
         let number = |name: &str| name.strip_prefix("attempt-")?.parse().ok();
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         names.filter_map(|name| number(&name)).max().unwrap_or(0)
-    }
-
-    fn io(&self, action: &'static str, path: &Path, source: io::Error) -> RunFolderError {
-        RunFolderError::Io { action, path: path.to_owned(), source }
     }
 }
 

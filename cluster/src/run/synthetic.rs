@@ -1,15 +1,15 @@
 //! Training data that a teacher made, in a folder of the student's run: the pairs, and a record
 //! that is written last and guards them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use tandem_config::schema::data::Text;
 
+use crate::run::atomic;
 use crate::run::store::hash_file;
-use crate::run::temporary;
 
 const PAIRS: &str = "train.jsonl";
 const RECORD: &str = "made.json";
@@ -62,14 +62,15 @@ pub fn write(
 ) -> io::Result<Record> {
     fs::create_dir_all(folder)?;
     let path = folder.join(PAIRS);
-    let mut file = io::BufWriter::new(File::create(&path)?);
-    for pair in pairs {
-        writeln!(file, "{}", serde_json::to_string(&pair)?)?;
-    }
-    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    atomic::replace(&path, |file| {
+        for pair in pairs {
+            writeln!(file, "{}", serde_json::to_string(&pair)?)?;
+        }
+        Ok(())
+    })?;
     let record = Record { sha256: hash_file(&path)?.1, ..record };
     let text = serde_json::to_string_pretty(&record)?;
-    temporary::replace(&folder.join(RECORD), |file| writeln!(file, "{text}"))?;
+    atomic::replace(&folder.join(RECORD), |file| writeln!(file, "{text}"))?;
     Ok(record)
 }
 

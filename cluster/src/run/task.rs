@@ -1,7 +1,7 @@
 //! What a group of workers translates: a file that the coordinator writes and every rank reads.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,8 +9,13 @@ use sha2::{Digest, Sha256};
 use tandem_config::schema::data::Text;
 use tandem_config::schema::decoding::Decoding;
 
-use crate::run::shards::Shards;
+use crate::run::atomic;
+use crate::run::chunks::Chunks;
 use crate::run::store::hash_file;
+
+const CHUNKS: &str = "shards";
+const CACHE: &str = "cache";
+const CHOSEN: &str = "chosen.txt";
 
 /// What a group of workers translates.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,8 +33,9 @@ pub struct Task {
     pub input: Input,
     /// What is done with sentences that are too long for the model.
     pub too_long: TooLong,
-    /// Sentences in a shard, at least; a shard ends with a batch.
-    pub shard: usize,
+    /// Sentences in a chunk, at least; a chunk ends with a batch.
+    #[serde(rename = "shard")]
+    pub chunk: usize,
     /// The hash of all that decides what the translations are.
     pub key: String,
 }
@@ -94,7 +100,8 @@ impl Task {
     /// Where the file system refuses.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        fs::write(path(folder), serde_json::to_vec_pretty(self)?)
+        let text = serde_json::to_string_pretty(self)?;
+        atomic::replace(&path(folder), |file| file.write_all(text.as_bytes()))
     }
 
     /// The task of a folder.
@@ -119,14 +126,29 @@ impl Task {
     }
 
     /// Where the translations of the task in `folder` lie.
-    pub fn shards(&self, folder: &Path) -> Shards {
-        Shards::new(folder.join("shards"), self.key.clone())
+    pub fn chunks(&self, folder: &Path) -> Chunks {
+        Chunks::new(folder.join(CHUNKS), self.key.clone())
     }
 
     /// Where they lie in `cache` for other runs.
-    pub fn kept(&self, cache: &Path) -> Shards {
-        Shards::new(cache.join(format!("{}.translations", self.key)), self.key.clone())
+    pub fn kept(&self, cache: &Path) -> Chunks {
+        Chunks::new(cache.join(format!("{}.translations", self.key)), self.key.clone())
     }
+}
+
+/// The tokenised sentences of the task in `folder`.
+pub fn cache(folder: &Path) -> PathBuf {
+    folder.join(CACHE)
+}
+
+/// The chosen lines of an [`Input::Choice`].
+pub fn chosen(folder: &Path) -> PathBuf {
+    folder.join(CHOSEN)
+}
+
+/// What is not needed any more when the task in `folder` is done.
+pub fn scaffold(folder: &Path) -> [PathBuf; 3] {
+    [CHUNKS, CACHE, CHOSEN].map(|name| folder.join(name))
 }
 
 fn path(folder: &Path) -> PathBuf {

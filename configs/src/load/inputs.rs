@@ -8,7 +8,7 @@ use crate::pretrained::bert::{BertError, BertFolder};
 use crate::pretrained::gpt2::{Gpt2Config, Gpt2Folder};
 use crate::schema::data::Text;
 use crate::schema::model::{Decoder, Encoder, Vocabulary};
-use crate::schema::run::RunConfig;
+use crate::schema::run::{RunConfig, names};
 use crate::schema::soft_labels::SoftLabels;
 use crate::schema::transformer::Transformer;
 
@@ -97,8 +97,8 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
         soft_labels(labels, report);
     }
     if let Some(folder) = &run.model.init
-        && !folder.join("checkpoints").is_dir()
-        && !folder.join("adapters.safetensors").is_file()
+        && !folder.join(names::CHECKPOINTS).is_dir()
+        && !folder.join(names::WEIGHTS).is_file()
     {
         let message =
             format!("{} is neither a trained run's folder nor an exported model", folder.display());
@@ -149,7 +149,7 @@ fn vocabulary(vocabulary: &Vocabulary, key: &str, report: &mut Report) {
 
 /// A run file, or the folder of a run.
 fn teacher(path: &Path, key: &str, report: &mut Report) {
-    if path.is_dir() && !path.join("config.yaml").is_file() {
+    if path.is_dir() && !path.join(names::CONFIG).is_file() {
         let message = format!("{} is no run folder: it has no config.yaml", path.display());
         report.missing(key, message);
     } else if !path.exists() {

@@ -13,7 +13,7 @@ mod yaml;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::load::problem::{Kind, Place, Problem, Problems};
+use crate::load::problem::{Place, Problem, ProblemKind, Problems};
 use crate::load::resolve::resolve;
 use crate::load::sections::is_own;
 use crate::load::yaml::{Content, Node};
@@ -85,7 +85,7 @@ fn read_without(
     }
     match checked(&root, folder) {
         Ok((run, conflicts)) => Ok((run, all(conflicts))),
-        Err(error) => Err(all(vec![whole(Kind::Schema, error.to_string())])),
+        Err(error) => Err(all(vec![whole(ProblemKind::Schema, error.to_string())])),
     }
 }
 
@@ -149,7 +149,7 @@ fn tree(
     overrides: &[String],
     problems: &mut Vec<Problem>,
 ) -> Result<Node, Box<Problem>> {
-    let unreadable = |message: String| Box::new(whole(Kind::Unreadable, message));
+    let unreadable = |message: String| Box::new(whole(ProblemKind::Unreadable, message));
     let bytes = std::fs::read(path).map_err(|error| {
         unreadable(match error.kind() {
             ErrorKind::NotFound => "there is no such file, give the path of a run's YAML".into(),
@@ -176,6 +176,6 @@ fn tree(
     Ok(root)
 }
 
-fn whole(kind: Kind, message: String) -> Problem {
+fn whole(kind: ProblemKind, message: String) -> Problem {
     Problem { kind, place: Place::Whole, path: String::new(), message }
 }

@@ -1,6 +1,6 @@
 //! `--set path.to.key=value`: changes of a run file from the command line.
 
-use crate::load::problem::{Kind, Place, Problem};
+use crate::load::problem::{Place, Problem, ProblemKind};
 use crate::load::yaml::{self, Content, Entry, Node};
 
 /// Applies overrides in their order; what is wrong with them is added to `problems`.
@@ -8,7 +8,7 @@ pub fn apply(root: &mut Node, overrides: &[String], problems: &mut Vec<Problem>)
     for (index, text) in overrides.iter().enumerate() {
         let place = Place::Override(index);
         if let Err((path, message)) = apply_one(root, text, place, problems) {
-            problems.push(Problem { kind: Kind::Schema, place, path, message });
+            problems.push(Problem { kind: ProblemKind::Schema, place, path, message });
         }
     }
 }

@@ -5,12 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::load::problem::{Kind, Problem};
+use crate::load::problem::{Problem, ProblemKind};
 use crate::load::yaml::{Content, Node, join};
 use crate::pretrained::bases::{hub_cache, is_base};
+use crate::schema::run::names;
 
 /// What the folder of a run, or of a model that was exported, has beside its config.
-const MARKS: [&str; 3] = ["state.json", "checkpoints", "adapters.safetensors"];
+const MARKS: [&str; 3] = [names::STATE, names::CHECKPOINTS, names::WEIGHTS];
 
 /// Whether a key holds a path, or the name of a model, which may be one.
 fn is_path(key: &str) -> bool {
@@ -53,8 +54,8 @@ pub fn follow(root: &mut Node, now: &Path) {
     if !is_run || !then.is_absolute() {
         return;
     }
-    let is_export = now.join("manifest.json").is_file();
-    let run = now.parent().filter(|run| is_export && run.join("state.json").is_file());
+    let is_export = now.join(names::MANIFEST).is_file();
+    let run = now.parent().filter(|run| is_export && run.join(names::STATE).is_file());
     let place = run.unwrap_or(&now);
     let mut moved = |key: &str, path: &str| {
         let may_be_another = is_export && run.is_none() && !is_base(key);
@@ -101,7 +102,7 @@ fn below(
                 Ok(expanded) => *path = expanded,
                 Err(message) => {
                     let (place, path) = (node.place, key.to_owned());
-                    problems.push(Problem { kind: Kind::Conflict, place, path, message });
+                    problems.push(Problem { kind: ProblemKind::Conflict, place, path, message });
                 }
             }
         }

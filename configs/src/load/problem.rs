@@ -23,7 +23,7 @@ pub enum Place {
 
 /// What sort of problem it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ProblemKind {
     /// The run file is missing, unreadable or not YAML.
     Unreadable,
     /// A key or a value is not one that the schema knows.
@@ -38,7 +38,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What sort of problem it is.
-    pub kind: Kind,
+    pub kind: ProblemKind,
     /// Where it stands.
     pub place: Place,
     /// The key, as in `training.schedule`; empty for the file as a whole.
@@ -61,13 +61,14 @@ pub struct Problems {
 impl Problems {
     /// Whether the config is right and only the files that it names are not there.
     pub fn only_missing_inputs(&self) -> bool {
-        self.list.iter().all(|problem| problem.kind == Kind::MissingInput)
+        self.list.iter().all(|problem| problem.kind == ProblemKind::MissingInput)
     }
 
     /// Without inputs that are not there and that a trained model does not need: all but its BERTs.
     #[must_use]
     pub fn of_using(mut self) -> Self {
-        self.list.retain(|problem| problem.kind != Kind::MissingInput || is_base(&problem.path));
+        self.list
+            .retain(|problem| problem.kind != ProblemKind::MissingInput || is_base(&problem.path));
         self
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::load::problem::{Kind, Place, Problem};
+use crate::load::problem::{Place, Problem, ProblemKind};
 use crate::load::yaml::{Content, Entry, Node, join};
 use crate::schema::json::{Choice, Rule};
 
@@ -17,7 +17,12 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn report(&mut self, place: Place, path: &str, message: String) {
-        self.problems.push(Problem { kind: Kind::Schema, place, path: path.into(), message });
+        self.problems.push(Problem {
+            kind: ProblemKind::Schema,
+            place,
+            path: path.into(),
+            message,
+        });
     }
 
     /// `owner` is the place of the key whose value `node` is: there, what is missing is reported.

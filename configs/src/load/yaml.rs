@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 use serde_json::Value;
 
-use crate::load::problem::{Kind, Place, Problem};
+use crate::load::problem::{Place, Problem, ProblemKind};
 
 /// Deeper nesting is refused; the schema needs a dozen levels.
 const MAX_DEPTH: usize = 64;
@@ -170,7 +170,12 @@ fn place(marker: Marker) -> Place {
 }
 
 fn unreadable(marker: Marker, message: String) -> Box<Problem> {
-    Box::new(Problem { kind: Kind::Unreadable, place: place(marker), path: String::new(), message })
+    Box::new(Problem {
+        kind: ProblemKind::Unreadable,
+        place: place(marker),
+        path: String::new(),
+        message,
+    })
 }
 
 /// Turns the parser's events into a tree.
@@ -258,7 +263,7 @@ impl Builder<'_> {
             let Content::Map(named) = source.content else {
                 let message = "must be a map that has a name, as in `<<: *name`, or a list of such";
                 let (message, path) = (message.to_owned(), path(&self.open, MERGE));
-                self.problems.push(Problem { kind: Kind::Schema, place, path, message });
+                self.problems.push(Problem { kind: ProblemKind::Schema, place, path, message });
                 return;
             };
             for entry in named {
@@ -292,7 +297,7 @@ impl Builder<'_> {
                 {
                     let path = path(&self.open, &key);
                     let message = format!("given twice, first on line {line}, remove one");
-                    self.problems.push(Problem { kind: Kind::Schema, place, path, message });
+                    self.problems.push(Problem { kind: ProblemKind::Schema, place, path, message });
                 } else {
                     entries.push(Entry { key, place, value: node });
                 }

@@ -43,6 +43,23 @@ pub struct RunConfig {
     pub cluster: Cluster,
 }
 
+/// Names in a run folder that loading a config looks for; `tandem_cluster::run::folder::RunFolder` makes
+/// paths of these and has all others.
+pub mod names {
+    /// The resolved config.
+    pub const CONFIG: &str = "config.yaml";
+    /// Where the run stands.
+    pub const STATE: &str = "state.json";
+    /// The checkpoints.
+    pub const CHECKPOINTS: &str = "checkpoints";
+    /// The finished model.
+    pub const EXPORT: &str = "export";
+    /// The hashes of a checkpoint, or of an exported model.
+    pub const MANIFEST: &str = "manifest.json";
+    /// The trained weights of a checkpoint, or of an exported model.
+    pub const WEIGHTS: &str = "adapters.safetensors";
+}
+
 /// The run's name and where its folder lies.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::run::Run;
+use crate::schema::run::{Run, names};
 
 /// A BERT as a teacher that has seen what comes after a word, too (BERT-Distilled, Chen et al. 2020).
 ///
@@ -67,11 +67,11 @@ impl SoftLabels {
 
         let teacher: &Path = self.teacher.as_deref()?;
         if teacher.is_dir() {
-            return Some(teacher.join("export"));
+            return Some(teacher.join(names::EXPORT));
         }
         let text = std::fs::read_to_string(teacher).ok()?;
         let head: Head = serde_yaml::from_str(&text).ok()?;
-        std::path::absolute(head.run.path().join("export")).ok()
+        std::path::absolute(head.run.path().join(names::EXPORT)).ok()
     }
 }
 

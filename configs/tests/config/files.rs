@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 use tandem_config::schema::data::Text;
 use tandem_config::schema::model::{Decoder, Encoder};
-use tandem_config::{Kind, RunConfig};
+use tandem_config::{ProblemKind, RunConfig};
 
 use crate::support::{Folder, VALID};
 
@@ -32,7 +32,7 @@ fn a_file_that_is_not_there() {
     let problems = tandem_config::load(Path::new("nowhere.yaml"), &[]).unwrap_err();
     let expected = "nowhere.yaml: there is no such file, give the path of a run's YAML";
     assert_eq!(problems.to_string(), expected);
-    assert_eq!(problems.list[0].kind, Kind::Unreadable);
+    assert_eq!(problems.list[0].kind, ProblemKind::Unreadable);
     let problems = tandem_config::load(&std::env::temp_dir(), &[]).unwrap_err();
     assert!(problems.to_string().contains("cannot be read"), "{problems}");
 }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tandem_cluster::run::temporary::Scratch;
+use tandem_cluster::run::atomic::Scratch;
+use tandem_cluster::run::store::AVERAGE;
 
 use crate::coordinator::finish;
 use crate::coordinator::training::extra;
@@ -44,7 +45,7 @@ impl Args {
             Some(output) => {
                 let scratch = Scratch::new().context("cannot make a temporary folder")?;
                 let average =
-                    store.average_into(&scratch.path().join("average"), count, &extra, 0)?;
+                    store.average_into(&scratch.path().join(AVERAGE), count, &extra, 0)?;
                 finish::export(&run, &config, &average, &output)?;
                 (average, output)
             }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use tandem_cluster::run::evaluation::EvaluationFolder;
+use tandem_cluster::run::store::AVERAGE;
 
 use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
@@ -23,7 +25,7 @@ pub struct Args {
     #[arg(long, default_value = "test")]
     split: Split,
     /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = "average")]
+    #[arg(long, default_value = AVERAGE)]
     checkpoint: String,
     /// Where translations and scores go; by default below `evaluation` in the run's folder.
     #[arg(long, value_name = "FOLDER")]
@@ -67,14 +69,14 @@ impl Args {
             let decoding: Vec<String> =
                 decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
             let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());
-            run.path().join("evaluation").join(name)
+            run.named_evaluation(&name).path().to_owned()
         });
-        let folder = std::path::absolute(&folder)?;
+        let folder = EvaluationFolder::new(std::path::absolute(&folder)?);
         let work = Work::Evaluate {
             model: Some(run.path().to_owned()),
             checkpoint: Some(checkpoint.folder().to_owned()),
             split: split.into(),
-            output: folder.clone(),
+            output: folder.path().to_owned(),
             decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
         };
         let scoring = Scoring::from(&config.evaluation);
@@ -87,7 +89,7 @@ impl Args {
         if self.json {
             output::print(serde_json::to_string_pretty(&evaluation)?)?;
         } else {
-            output::print(format_args!("{}\n{}", table(&evaluation), folder.display()))?;
+            output::print(format_args!("{}\n{}", table(&evaluation), folder.path().display()))?;
         }
         Ok(Exit::Done)
     }

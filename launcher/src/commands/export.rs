@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use tandem_cluster::run::store::AVERAGE;
 use tandem_config::schema::model::Objective;
 
 use crate::coordinator::finish;
@@ -16,7 +17,7 @@ pub struct Args {
     /// The run's folder, or its name below `runs`.
     run: PathBuf,
     /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = "average")]
+    #[arg(long, default_value = AVERAGE)]
     checkpoint: String,
     /// Where to; by default `export` in the run's folder.
     #[arg(long, value_name = "FOLDER")]

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use serde_json::json;
+use tandem_cluster::run::records::Translation;
 
-use crate::score::{Scores, Scoring, Translation, corpus};
+use crate::score::{Scores, Scoring, corpus};
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 use crate::terminal::text;

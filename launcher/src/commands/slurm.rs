@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use tandem_cluster::process::say;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
@@ -65,7 +66,7 @@ impl Args {
         std::fs::create_dir_all(run.path())
             .with_context(|| format!("cannot make {}", run.path().display()))?;
         let path = run.job_script();
-        run.replace(&path, &script)?;
+        atomic::write(&path, &script)?;
         let submitted = slurm::ask(Command::new("sbatch").arg("--parsable").arg(&path));
         let job = submitted.map_err(|error| {
             let script = path.display();

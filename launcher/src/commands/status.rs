@@ -1,16 +1,13 @@
 //! `tandem status`: where a run stands.
 
 use std::path::PathBuf;
-use std::{fs, io};
 
-use serde::Deserialize;
 use serde_json::json;
 use tandem_cluster::run::folder::RunFolder;
 
 use crate::journal::ending::Next;
-use crate::journal::{Stage, State, Status, read_state};
+use crate::journal::{Stage, State, Status, load_state};
 use crate::prepare;
-use crate::report::Split;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
@@ -33,14 +30,9 @@ impl Args {
     /// No such run.
     pub fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find_or_newest(self.run.as_deref())?;
-        let Some(state) = read_state(&run) else {
+        let state = load_state(&run).map_err(|error| Refused(error.to_string()))?;
+        let Some(state) = state else {
             let path = run.path().display();
-            if let Err(error) = fs::File::open(run.state())
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                let path = run.state();
-                return Err(Refused(format!("cannot read {}: {error}", path.display())).into());
-            }
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();
@@ -91,8 +83,8 @@ fn text(
     let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
     lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
     lines.push(format!("            of steps {}", all.join(", ")));
-    for split in state.data.iter().filter_map(|report| Split::deserialize(report).ok()) {
-        lines.push(format!("data        {}", split.summary()));
+    for report in &state.data {
+        lines.push(format!("data        {}", report.summary()));
     }
     for (name, label) in [("bleu", "BLEU"), ("chrf", "chrF"), ("loss", "loss")] {
         if let Some(value) = state.test.get(name) {
@@ -135,7 +127,7 @@ mod tests {
 
     use super::*;
     use crate::journal::ending::Ending;
-    use crate::journal::failure::{Failure, Kind};
+    use crate::journal::failure::{Failure, FailureKind};
 
     fn shown(state: &State, is_live: bool, waiting: Option<Option<String>>) -> String {
         let run = RunFolder::new("runs/demo".into());
@@ -145,7 +137,7 @@ mod tests {
     #[test]
     fn a_run_in_training_after_a_fault_and_a_job() {
         let failure = Failure {
-            kind: Kind::Death,
+            kind: FailureKind::Death,
             attempt: 2,
             rank: Some(1),
             host: Some("n2".into()),

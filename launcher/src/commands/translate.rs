@@ -5,13 +5,14 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use anyhow::Context;
-use tandem_cluster::run::shards::Shards;
+use tandem_cluster::run::chunks::Chunks;
+use tandem_cluster::run::records::Translation;
+use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::run::task::{Input, Task, TooLong};
 
 use crate::coordinator::session::Session;
 use crate::prepare;
 use crate::prepare::worker::Work;
-use crate::score::Translation;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
@@ -29,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = "average")]
+    #[arg(long, default_value = AVERAGE)]
     checkpoint: String,
     /// Change how translations are found, what computes, or where a BERT lies:
     /// decoding.path.to.key=value, cluster.key=value or model.path.to.pretrained=FOLDER. What computes
@@ -74,7 +75,7 @@ impl Args {
                 decoding,
                 input: Input::Lines(input.clone()),
                 too_long: TooLong::Cut,
-                shard: 1,
+                chunk: 1,
                 key: String::new(),
             };
             task.write(&folder)
@@ -84,7 +85,7 @@ impl Args {
                 Ok(done) => done,
                 Err(exit) => return Ok(exit),
             };
-            translations = lines_of(&task.shards(&folder))?;
+            translations = lines_of(&task.chunks(&folder))?;
             drop(done);
         }
         match &self.output {
@@ -97,9 +98,9 @@ impl Args {
 }
 
 /// The translations in the order of the input: one line in, one line out, whatever the model says.
-fn lines_of(shards: &Shards) -> anyhow::Result<String> {
+fn lines_of(chunks: &Chunks) -> anyhow::Result<String> {
     let mut text = String::new();
-    for line in shards.merge()? {
+    for line in chunks.merge()? {
         let translation: Translation = serde_json::from_str(&line)?;
         text += &(translation.hypothesis.replace(['\n', '\r'], " ") + "\n");
     }

@@ -16,13 +16,13 @@ use crate::terminal::exit::Exit;
 impl Coordinator {
     /// Gives a new group of workers its number.
     pub(super) fn begin_attempt(&mut self, verb: &str) -> Result<u64, Halt> {
-        let generation = self.run.begin_attempt()?;
-        self.journal.state.attempt = generation;
+        let attempt = self.run.begin_attempt()?;
+        self.journal.state.attempt = attempt;
         self.journal.state.status = Status::Running;
         let topology = serde_json::to_value(&self.workers.topology)?;
         self.journal.event("attempt", json!({ "verb": verb, "topology": topology }));
         self.journal.save();
-        Ok(generation)
+        Ok(attempt)
     }
 
     /// What follows from the end of a group: whether its work is done, or is tried again.

@@ -6,23 +6,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tandem_cluster::run::atomic;
+use tandem_cluster::run::evaluation::EvaluationFolder;
+use tandem_cluster::run::io_error::{IoContext, IoError};
+use tandem_cluster::run::records::{EvaluationSums, Latency, Translation, TranslationSums};
 use tandem_config::schema::evaluation::Metric;
 
-use crate::score::{self, Scores, Scoring, Translation};
+use crate::score::{self, Scores, Scoring};
 
 /// Why an evaluation's parts could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum EvaluationError {
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A part is not what workers write.
     #[error("{}:{line}: not a translation: {reason}", path.display())]
     Part {
@@ -52,8 +49,8 @@ pub enum EvaluationError {
 pub struct Part {
     /// Its file.
     pub path: PathBuf,
-    /// Its sums, by name.
-    pub sums: BTreeMap<String, f64>,
+    /// Its sums.
+    pub sums: EvaluationSums,
 }
 
 /// What a model measures on a split.
@@ -104,7 +101,7 @@ impl Collector {
 /// # Errors
 /// As of [`merge`], and where the file system refuses.
 pub fn finish(
-    folder: &Path,
+    folder: &EvaluationFolder,
     split: &str,
     step: u64,
     parts: &[Part],
@@ -131,30 +128,26 @@ pub struct Merged {
 /// # Errors
 /// Parts that are missing, unreadable or incomplete.
 pub fn merge(
-    folder: &Path,
+    folder: &EvaluationFolder,
     split: &str,
     step: u64,
     parts: &[Part],
     scoring: Scoring,
 ) -> Result<Merged, EvaluationError> {
-    let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
     let mut lines: BTreeMap<usize, String> = BTreeMap::new();
     let mut translations = Vec::new();
     let mut found = 0;
     for part in parts {
         for (number, line) in read_lines(&part.path)?.into_iter().enumerate() {
-            let translation: Translation = serde_json::from_str(&line).map_err(|error| {
-                let (path, reason) = (part.path.clone(), error.to_string());
-                EvaluationError::Part { path, line: number + 1, reason }
-            })?;
+            let translation = parse(&line, &part.path, number + 1)?;
             found += 1;
             lines.insert(translation.index, line);
             translations.push(translation);
         }
     }
-    let expected = sum(counted(parts)) as usize;
+    let expected = translated(parts);
     if lines.len() != found || (found > 0 && found != expected) {
-        let (folder, distinct) = (folder.to_owned(), lines.len());
+        let (folder, distinct) = (folder.path().to_owned(), lines.len());
         return Err(EvaluationError::Incomplete { folder, found, distinct, expected });
     }
     translations.sort_by_key(|translation| translation.index);
@@ -170,41 +163,52 @@ pub fn merge(
 /// # Errors
 /// Where the file system refuses.
 pub fn write(
-    folder: &Path,
+    folder: &EvaluationFolder,
     evaluation: &Evaluation,
     lines: &str,
     parts: &[Part],
 ) -> Result<(), EvaluationError> {
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        fs::create_dir_all(folder)
-            .and_then(|()| fs::write(&path, text))
-            .map_err(|source| EvaluationError::Io { action: "write", path, source })
-    };
-    write("translations.jsonl", lines)?;
+    fs::create_dir_all(folder.path()).tried("make", folder.path())?;
+    atomic::write(&folder.translations(), lines)?;
     let json = serde_json::to_string_pretty(evaluation).unwrap_or_default();
-    write("scores.json", &(json + "\n"))?;
-    for part in parts.iter().filter(|part| part.path.starts_with(folder)) {
+    atomic::write(&folder.scores(), &(json + "\n"))?;
+    for part in parts.iter().filter(|part| part.path.starts_with(folder.path())) {
         let _ = fs::remove_file(&part.path);
     }
     Ok(())
 }
 
 /// The figures of an evaluation's folder, if it is there.
-pub fn read(folder: &Path) -> Option<Evaluation> {
-    serde_json::from_str(&fs::read_to_string(folder.join("scores.json")).ok()?).ok()
+pub fn read(folder: &EvaluationFolder) -> Option<Evaluation> {
+    serde_json::from_str(&fs::read_to_string(folder.scores()).ok()?).ok()
 }
 
-/// The translations of an evaluation's folder, in the order of the split.
-pub fn translations(folder: &Path) -> Vec<Translation> {
-    let lines = fs::read_to_string(folder.join("translations.jsonl")).unwrap_or_default();
-    lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+/// The translations of an evaluation's folder, in the order of the split; none if there are none.
+///
+/// # Errors
+/// Lines that are no translations.
+pub fn translations(folder: &EvaluationFolder) -> Result<Vec<Translation>, EvaluationError> {
+    let path = folder.translations();
+    let lines = read_lines(&path)?;
+    lines.iter().zip(1..).map(|(line, number)| parse(line, &path, number)).collect()
 }
 
-/// Which sum counts the translated sentences: the loss may be taken over more of them.
-fn counted(parts: &[Part]) -> &'static str {
-    let named = parts.iter().any(|part| part.sums.contains_key("translated"));
-    if named { "translated" } else { "sentences" }
+/// How long a sentence took in an evaluation, if that was measured.
+pub fn latency(folder: &EvaluationFolder) -> Option<Latency> {
+    serde_json::from_str(&fs::read_to_string(folder.latency()).ok()?).ok()
+}
+
+/// A line of the file at `path`.
+fn parse(line: &str, path: &Path, number: usize) -> Result<Translation, EvaluationError> {
+    serde_json::from_str(line).map_err(|error| {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        EvaluationError::Part { path, line: number, reason }
+    })
+}
+
+/// How many sentences the workers say they translated.
+fn translated(parts: &[Part]) -> usize {
+    parts.iter().filter_map(|part| part.sums.translation).map(|sums| sums.sentences).sum()
 }
 
 /// The lines of a part; a rank without sentences may have none.
@@ -212,33 +216,33 @@ fn read_lines(path: &Path) -> Result<Vec<String>, EvaluationError> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(source) => Err(EvaluationError::Io { action: "read", path: path.to_owned(), source }),
+        Err(source) => Err(IoError::new("read", path, source).into()),
     }
 }
 
 fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
-    let sum = |name: &str| parts.iter().filter_map(|part| part.sums.get(name)).sum::<f64>();
-    let ratio = |over: &str, under: &str| {
-        let named = parts.iter().any(|part| part.sums.contains_key(over));
-        let under = sum(under);
-        (named && under > 0.0).then(|| sum(over) / under)
-    };
-    let nll = ratio("nll", "predicted");
-    let slowest = parts
-        .iter()
-        .filter_map(|part| part.sums.get("decode_seconds"))
-        .fold(0.0_f64, |slowest, seconds| slowest.max(*seconds));
-    let pace = |amount: f64| (slowest > 0.0 && amount > 0.0).then(|| amount / slowest);
+    let sum = |of: fn(&EvaluationSums) -> f64| parts.iter().map(|part| of(&part.sums)).sum::<f64>();
+    let ratio = |over: f64, under: f64| (under > 0.0).then(|| over / under);
+    let sentences = sum(|sums| sums.sentences);
+    let nll = ratio(sum(|sums| sums.nll), sum(|sums| sums.predicted));
+    let predicts_lengths = parts.iter().any(|part| part.sums.length_nll.is_some());
+    let length_nll = sum(|sums| sums.length_nll.unwrap_or(0.0));
+    let translations: Vec<TranslationSums> =
+        parts.iter().filter_map(|part| part.sums.translation).collect();
+    let count =
+        |of: fn(&TranslationSums) -> usize| translations.iter().map(of).sum::<usize>() as f64;
+    let translated = count(|sums| sums.sentences);
+    let slowest = translations.iter().map(|sums| sums.seconds).fold(0.0, f64::max);
     let figures = [
-        ("sentences", Some(sum("sentences")).filter(|sentences| *sentences > 0.0)),
-        ("loss", ratio("loss", "denominator")),
+        ("sentences", Some(sentences).filter(|sentences| *sentences > 0.0)),
+        ("loss", ratio(sum(|sums| sums.loss), sum(|sums| sums.denominator))),
         ("nll", nll),
         ("ppl", nll.map(f64::exp)),
-        ("length_nll", ratio("length_nll", "sentences")),
-        ("length_accuracy", ratio("length_correct", counted(parts))),
-        ("passes", ratio("passes", counted(parts))),
+        ("length_nll", ratio(length_nll, sentences).filter(|_| predicts_lengths)),
+        ("length_accuracy", ratio(count(|sums| sums.length_correct), translated)),
+        ("passes", ratio(count(|sums| sums.passes), translated)),
         ("decode_seconds", Some(slowest).filter(|seconds| *seconds > 0.0)),
-        ("sentences_per_second", pace(sum(counted(parts)))),
+        ("sentences_per_second", ratio(translated, slowest).filter(|pace| *pace > 0.0)),
         ("bleu", scores.map(|scores| scores.bleu_13a.score)),
         ("bleu_tokenized", scores.map(|scores| scores.bleu_tokenized.score)),
         ("bleu_compounds", scores.and_then(|scores| Some(scores.bleu_compounds.as_ref()?.score))),
@@ -266,8 +270,20 @@ mod tests {
     use super::*;
     use tempfile::TempDir;
 
-    fn part(folder: &Path, rank: usize, indices: &[usize], sums: &[(&str, f64)]) -> Part {
-        let path = folder.join(format!("rank-{rank}.jsonl"));
+    fn folder() -> (TempDir, EvaluationFolder) {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().to_owned();
+        (folder, EvaluationFolder::new(path))
+    }
+
+    /// Of the sentences `indices`, with this loss and what it is divided by.
+    fn part(
+        folder: &EvaluationFolder,
+        rank: usize,
+        indices: &[usize],
+        (loss, denominator): (f64, f64),
+    ) -> Part {
+        let path = folder.part(rank);
         let lines: Vec<String> = indices
             .iter()
             .map(|i| {
@@ -282,67 +298,71 @@ mod tests {
             })
             .collect();
         fs::write(&path, lines.concat()).unwrap();
-        let mut sums: BTreeMap<String, f64> =
-            sums.iter().map(|(name, value)| ((*name).into(), *value)).collect();
-        sums.insert("sentences".into(), indices.len() as f64);
+        let translation = TranslationSums { sentences: indices.len(), ..Default::default() };
+        let sums = EvaluationSums {
+            loss,
+            denominator,
+            sentences: indices.len() as f64,
+            translation: Some(translation),
+            ..EvaluationSums::default()
+        };
         Part { path, sums }
     }
 
     #[test]
     fn parts_are_merged_in_order_and_scored_as_one() {
-        let folder = TempDir::new().unwrap();
-        let even = part(folder.path(), 0, &[0, 2], &[("loss", 30.0), ("denominator", 10.0)]);
-        let odd = part(folder.path(), 1, &[1], &[("loss", 6.0), ("denominator", 2.0)]);
+        let (_guard, folder) = folder();
+        let even = part(&folder, 0, &[0, 2], (30.0, 10.0));
+        let odd = part(&folder, 1, &[1], (6.0, 2.0));
         let mut collector = Collector::default();
         let key = ("valid".to_owned(), 5);
         assert_eq!(collector.add(key.clone(), 1, odd.clone(), 2), None);
         let parts = collector.add(key, 0, even, 2).unwrap();
         let (evaluation, translations) =
-            finish(folder.path(), "valid", 5, &parts, Scoring::default()).unwrap();
+            finish(&folder, "valid", 5, &parts, Scoring::default()).unwrap();
         assert_eq!(translations.iter().map(|t| t.index).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(evaluation.figures["loss"], 3.0); // (30 + 6) / (10 + 2)
         assert!((evaluation.figures["bleu"] - 100.0).abs() < 1e-9);
-        let merged = fs::read_to_string(folder.path().join("translations.jsonl")).unwrap();
+        let merged = fs::read_to_string(folder.translations()).unwrap();
         assert!(merged.lines().nth(1).unwrap().contains("sentence number 1"));
-        let json = fs::read_to_string(folder.path().join("scores.json")).unwrap();
+        let json = fs::read_to_string(folder.scores()).unwrap();
         assert_eq!(serde_json::from_str::<Evaluation>(&json).unwrap(), evaluation);
         assert!(!odd.path.exists(), "parts go when they are merged");
     }
 
     #[test]
     fn a_missing_or_doubled_sentence_is_noticed() {
-        let folder = TempDir::new().unwrap();
-        let twice = [part(folder.path(), 0, &[0, 1], &[]), part(folder.path(), 1, &[1], &[])];
-        let error =
-            finish(folder.path(), "test", 5, &twice, Scoring::default()).unwrap_err().to_string();
+        let (_guard, folder) = folder();
+        let none = (0.0, 0.0);
+        let twice = [part(&folder, 0, &[0, 1], none), part(&folder, 1, &[1], none)];
+        let error = finish(&folder, "test", 5, &twice, Scoring::default()).unwrap_err().to_string();
         assert!(error.contains("3 sentences, of which 2 differ, instead of 3"), "{error}");
-        let mut short = part(folder.path(), 0, &[0, 1], &[]);
-        short.sums.insert("sentences".into(), 3.0);
+        let mut short = part(&folder, 0, &[0, 1], none);
+        short.sums.translation = Some(TranslationSums { sentences: 3, ..Default::default() });
         let error =
-            finish(folder.path(), "test", 5, &[short], Scoring::default()).unwrap_err().to_string();
+            finish(&folder, "test", 5, &[short], Scoring::default()).unwrap_err().to_string();
         assert!(error.contains("instead of 3"), "{error}");
     }
 
     #[test]
     fn compounds_are_scored_where_that_was_asked_for() {
         for split_compounds in [false, true] {
-            let folder = TempDir::new().unwrap();
-            let parts = [part(folder.path(), 0, &[0], &[])];
+            let (_guard, folder) = folder();
+            let parts = [part(&folder, 0, &[0], (0.0, 0.0))];
             let scoring = Scoring { split_compounds, ..Scoring::default() };
-            let (evaluation, _) = finish(folder.path(), "test", 1, &parts, scoring).unwrap();
+            let (evaluation, _) = finish(&folder, "test", 1, &parts, scoring).unwrap();
             assert_eq!(evaluation.figures.contains_key("bleu_compounds"), split_compounds);
-            let json = fs::read_to_string(folder.path().join("scores.json")).unwrap();
+            let json = fs::read_to_string(folder.scores()).unwrap();
             assert_eq!(json.contains("tok:13a+atat"), split_compounds);
         }
     }
 
     #[test]
     fn a_loss_alone_needs_no_translations() {
-        let folder = TempDir::new().unwrap();
-        let sums = BTreeMap::from([("loss".into(), 4.0), ("denominator".into(), 2.0)]);
-        let parts = [Part { path: folder.path().join("none"), sums }];
-        let (evaluation, _) =
-            finish(folder.path(), "valid", 1, &parts, Scoring::default()).unwrap();
+        let (_guard, folder) = folder();
+        let sums = EvaluationSums { loss: 4.0, denominator: 2.0, ..EvaluationSums::default() };
+        let parts = [Part { path: folder.part(0), sums }];
+        let (evaluation, _) = finish(&folder, "valid", 1, &parts, Scoring::default()).unwrap();
         assert_eq!(evaluation.figures, BTreeMap::from([("loss".into(), 2.0)]));
         assert_eq!(evaluation.scores, None);
     }

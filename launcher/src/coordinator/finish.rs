@@ -2,27 +2,27 @@
 //! and the folder that is handed on.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::Translation;
 use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
-use tandem_cluster::run::temporary;
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
 use super::group::Listener;
 use super::restarts::Restarts;
-use super::training::{extra, show, summary};
+use super::training::{extra, summary};
 use super::{Coordinator, Halt};
 use crate::journal::ledger::Activity;
 use crate::prepare::worker::Work;
 use crate::report::pick_samples;
-use crate::score::{Scoring, Translation};
+use crate::score::Scoring;
 use crate::tensorboard::Writer;
 use crate::terminal::exit::Refused;
 
@@ -40,10 +40,10 @@ pub(super) fn complete(coordinator: &mut Coordinator) -> Result<(), Halt> {
 
 fn average(coordinator: &mut Coordinator) -> Result<Checkpoint, Halt> {
     let count = coordinator.config.checkpoints.average;
-    let generation = coordinator.journal.state.attempt;
+    let attempt = coordinator.journal.state.attempt;
     let store = coordinator.run.store();
     let extra = extra(&coordinator.config, &store.steps()?);
-    let average = store.average(count, &extra, generation)?;
+    let average = store.average(count, &extra, attempt)?;
     let steps = &average.manifest().average_of;
     coordinator.progress.say(&format!(
         "averaged {} checkpoints: steps {}",
@@ -58,18 +58,18 @@ fn average(coordinator: &mut Coordinator) -> Result<Checkpoint, Halt> {
 fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(), Halt> {
     let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
     loop {
-        let generation = coordinator.begin_attempt("evaluate")?;
+        let attempt = coordinator.begin_attempt("evaluate")?;
         coordinator.journal.state.ledger.turn(Activity::Evaluate, Instant::now());
         let output = coordinator.run.evaluation("test", average.step());
         let work = Work::Evaluate {
             model: None,
             checkpoint: Some(average.folder().to_owned()),
             split: "test".into(),
-            output: output.clone(),
+            output: output.path().to_owned(),
             decoding: None,
         };
         let mut parts = Parts::default();
-        let end = coordinator.workers.run(&coordinator.run, generation, &work, &mut parts);
+        let end = coordinator.workers.run(&coordinator.run, attempt, &work, &mut parts);
         for notice in parts.notices.drain(..) {
             coordinator.progress.say(&format!("note: {notice}"));
         }
@@ -78,7 +78,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
             let (evaluation, translations) =
                 evaluation::finish(&output, "test", average.step(), &parts.parts, scoring)?;
             let mut writer = Writer::open(&coordinator.run.tensorboard(), Some(average.step()));
-            show(&mut writer, &evaluation);
+            writer.evaluation("test", average.step(), &evaluation.figures);
             writer.flush();
             for sample in pick_samples(&translations, coordinator.config.evaluation.samples) {
                 coordinator.progress.say(&beside(&sample));
@@ -130,22 +130,18 @@ pub fn export(
     folder: &Path,
 ) -> anyhow::Result<()> {
     refuse_runs(folder)?;
-    let write = |name: &str, text: &str| {
-        let path = folder.join(name);
-        temporary::replace(&path, |file| file.write_all(text.as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))
-    };
     model.export(folder)?;
     let files = run.vocabulary_files();
     for file in files.with_context(|| format!("cannot read {}", run.vocabulary().display()))? {
         let (from, to) = (run.path().join(&file), folder.join(&file));
         to.parent()
             .map_or(Ok(()), fs::create_dir_all)
-            .and_then(|()| temporary::copy(&from, &to))
+            .and_then(|()| atomic::copy(&from, &to))
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
-    write("config.yaml", &config.to_yaml()?)?;
-    write("README.md", &readme(config, model))
+    // An exported folder is used like a run's.
+    atomic::write(&RunFolder::new(folder.to_owned()).config(), &config.to_yaml()?)?;
+    Ok(atomic::write(&folder.join("README.md"), &readme(config, model))?)
 }
 
 /// Refuses to write a model over a run, or into one: it would be taken for the run's.

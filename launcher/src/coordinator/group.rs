@@ -19,7 +19,7 @@ use tandem_config::schema::cluster::Deadlines;
 use super::engine_log::{death, describe_signal, lost_host, start_failure};
 use super::members::{Members, Overdue};
 use crate::journal::ending::Ending;
-use crate::journal::failure::{Failure, Kind};
+use crate::journal::failure::{Failure, FailureKind};
 use crate::prepare::worker::Work;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
@@ -195,7 +195,7 @@ fn supervise(
     if end.is_none() {
         watch.last_words(&server);
     }
-    let death = watch.failures.first().is_some_and(|failure| failure.kind == Kind::Death);
+    let death = watch.failures.first().is_some_and(|failure| failure.kind == FailureKind::Death);
     let status = match &end {
         Some(End::Done | End::Stopped) if watch.members.all_left() => group.wait(ENGINE_END),
         None if death => group.wait(ENGINE_WORDS),
@@ -249,7 +249,7 @@ impl Watch<'_> {
                 self.listener.beat(rank, phase);
             }
             Event::Report { rank, report: Report::Failed { message, .. } } => {
-                self.fail(Kind::Error, Some(rank), message, None);
+                self.fail(FailureKind::Error, Some(rank), message, None);
             }
             Event::Report { rank, report: Report::Identity { facts } } => {
                 self.compare(rank, facts);
@@ -276,30 +276,36 @@ impl Watch<'_> {
                     "its {name} is {here}, and on rank {first} {there}: all must be the same"
                 );
                 let code = Exit::Usage.code().into();
-                return self.fail(Kind::Error, Some(rank), message, Some(code));
+                return self.fail(FailureKind::Error, Some(rank), message, Some(code));
             }
         }
     }
 
     fn left(&mut self, rank: usize, goodbye: Option<i32>) {
         match goodbye {
-            Some(0 | 75) => {}
+            Some(code) if matches!(Exit::from_code(code), Some(Exit::Done | Exit::Stopped)) => {}
             Some(code) => {
-                self.fail(Kind::Error, Some(rank), format!("exit code {code}"), Some(code));
+                self.fail(FailureKind::Error, Some(rank), format!("exit code {code}"), Some(code));
             }
             None => {
                 let message = "its process ended without a word".into();
-                self.fail(Kind::Death, Some(rank), message, None);
+                self.fail(FailureKind::Death, Some(rank), message, None);
             }
         }
     }
 
     /// Notes a failure, or completes what is known about the failure of this rank.
-    fn fail(&mut self, kind: Kind, rank: Option<usize>, message: String, exit_code: Option<i32>) {
+    fn fail(
+        &mut self,
+        kind: FailureKind,
+        rank: Option<usize>,
+        message: String,
+        exit_code: Option<i32>,
+    ) {
         let known = self.failures.iter_mut().find(|failure| failure.rank == rank);
         if let Some(failure) = known {
             failure.exit_code = failure.exit_code.or(exit_code);
-            if failure.kind == Kind::Death && kind == Kind::Error {
+            if failure.kind == FailureKind::Death && kind == FailureKind::Error {
                 (failure.kind, failure.message) = (kind, message);
             }
             return;
@@ -328,21 +334,21 @@ impl Watch<'_> {
         if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.with_causes()) {
             reason += &format!("; {ways}");
         }
-        self.fail(Kind::Hang, Some(overdue.rank), reason, None);
+        self.fail(FailureKind::Hang, Some(overdue.rank), reason, None);
     }
 
     fn engine_gone(&mut self, status: ExitStatus) {
         if let Some(signal) = status.signal() {
             let message = format!("the engine was {}", describe_signal(signal));
-            return self.fail(Kind::Engine, None, message, None);
+            return self.fail(FailureKind::Engine, None, message, None);
         }
         if self.members.complete() {
             let message = "the engine ended before the workers".to_owned();
-            return self.fail(Kind::Engine, None, message, None);
+            return self.fail(FailureKind::Engine, None, message, None);
         }
         let log = text_of(&self.run.engine_log(self.generation));
         let (rank, message) = start_failure(&log, self.members.only_missing(), status.code());
-        self.fail(Kind::Engine, rank, message, None);
+        self.fail(FailureKind::Engine, rank, message, None);
     }
 
     /// Collects what a failing group still says, until the first failing rank has gone.
@@ -351,7 +357,7 @@ impl Watch<'_> {
         while Instant::now() < deadline {
             let first = self.failures.first().and_then(|failure| failure.rank);
             let gone = first.and_then(|rank| self.members.get(rank)).map(|member| member.left);
-            if matches!(gone, Some(Some(_))) && self.failures[0].kind == Kind::Error {
+            if matches!(gone, Some(Some(_))) && self.failures[0].kind == FailureKind::Error {
                 return;
             }
             self.listen(server, LOOK);
@@ -359,7 +365,8 @@ impl Watch<'_> {
     }
 
     fn good_end(&self) -> End {
-        let stopped = |left: Option<Option<i32>>| left == Some(Some(75));
+        let code = i32::from(Exit::Stopped.code());
+        let stopped = |left: Option<Option<i32>>| left == Some(Some(code));
         match self.members.present().any(|(_, member)| stopped(member.left)) {
             true => End::Stopped,
             false => End::Done,
@@ -375,16 +382,16 @@ impl Watch<'_> {
         first.consequences = failures.filter_map(|failure| failure.rank).collect();
         first.consequences.sort_unstable();
         let signal = status.and_then(|status| status.signal());
-        if let (Kind::Death, Some(signal), 2..) = (first.kind, signal, self.members.size()) {
+        if let (FailureKind::Death, Some(signal), 2..) = (first.kind, signal, self.members.size()) {
             // mpirun itself was killed, and took its workers along.
             first.consequences.extend(first.rank.take());
             first.consequences.sort_unstable();
-            (first.kind, first.host) = (Kind::Engine, None);
+            (first.kind, first.host) = (FailureKind::Engine, None);
             first.message = format!("mpirun was {}", describe_signal(signal));
             first.log = engine_log.to_owned();
         }
         let log = text_of(engine_log);
-        if first.kind == Kind::Death
+        if first.kind == FailureKind::Death
             && let Some(host) = lost_host(&log)
         {
             // mpirun and srun end the others when they have lost a host.
@@ -394,10 +401,10 @@ impl Watch<'_> {
             first.rank = rank.map(|(rank, _)| rank);
             first.consequences.retain(|rank| first.rank != Some(*rank));
             first.consequences.sort_unstable();
-            (first.kind, first.host) = (Kind::Hang, Some(host));
+            (first.kind, first.host) = (FailureKind::Hang, Some(host));
             first.message = "its host is cut off, or without power".into();
             first.log = engine_log.to_owned();
-        } else if first.kind == Kind::Death
+        } else if first.kind == FailureKind::Death
             && let code = status.and_then(|status| status.code())
             && let missing = self.members.only_missing()
             && let (Some(rank), message) = start_failure(&log, missing, code)
@@ -406,10 +413,10 @@ impl Watch<'_> {
             // mpirun and srun end the others when one of them has not started.
             first.consequences.extend(first.rank.replace(rank));
             first.consequences.sort_unstable();
-            (first.kind, first.host, first.phase) = (Kind::Engine, None, None);
+            (first.kind, first.host, first.phase) = (FailureKind::Engine, None, None);
             first.message = message;
             first.log = engine_log.to_owned();
-        } else if first.kind == Kind::Death {
+        } else if first.kind == FailureKind::Death {
             let by_signal = signal.map(describe_signal);
             let words = by_signal.or_else(|| death(&log, first.rank?));
             if let Some(words) = words {

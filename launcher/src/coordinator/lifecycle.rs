@@ -72,7 +72,7 @@ impl Coordinator {
         }
         let input =
             summary::of(&self.run, &self.config, &self.workers.topology, &self.journal.state);
-        match report::write(self.run.path(), &input) {
+        match report::write(&self.run, &input) {
             Ok(path) if self.journal.state.status == Status::Done => {
                 self.progress.say(&format!("report: {}", path.display()));
             }
@@ -124,16 +124,12 @@ impl Coordinator {
                 writer.config(&self.config.to_yaml().unwrap_or_default());
             }
             if self.journal.state.restarts > 0 {
-                writer.scalar(
-                    "ft/restarts",
-                    step.unwrap_or(0) + 1,
-                    self.journal.state.restarts as f64,
-                );
+                writer.restarts(step.unwrap_or(0) + 1, self.journal.state.restarts);
             }
             self.journal.state.rewind(step.unwrap_or(0));
             self.journal.state.steps = self.config.training.steps;
             self.progress.restart();
-            let generation = self.begin_attempt("train")?;
+            let attempt = self.begin_attempt("train")?;
             let work = Work::Train {
                 resume: resume.map(|found| found.folder().to_owned()),
                 evaluate_first: step.is_some_and(|step| self.lacks_evaluation(step)),
@@ -141,7 +137,7 @@ impl Coordinator {
             let mut training = Training {
                 run: &self.run,
                 config: &self.config,
-                generation,
+                attempt,
                 ranks: self.workers.topology.ranks,
                 journal: &mut self.journal,
                 writer: &mut writer,
@@ -152,7 +148,7 @@ impl Coordinator {
                 started: None,
                 saved: step.unwrap_or(0),
             };
-            let ended = self.workers.run(&self.run, generation, &work, &mut training);
+            let ended = self.workers.run(&self.run, attempt, &work, &mut training);
             let seconds = training.started.map_or(0.0, |started| started.elapsed().as_secs_f64());
             writer.flush();
             self.journal.state.training_seconds += seconds;

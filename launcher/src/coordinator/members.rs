@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tandem_cluster::engine::Process;
-use tandem_cluster::run::control::{HEARTBEAT, Phase, SILENCE};
+use tandem_cluster::run::control::{CONNECTION_TIMEOUT, HEARTBEAT, Phase};
 use tandem_config::schema::cluster::Deadlines;
 
 /// Where something is overdue anyway, a rank without so many heartbeats is the reason.
@@ -128,7 +128,7 @@ impl Members {
         let here = || self.present().filter(|(_, member)| member.left.is_none());
         let silent = here()
             .filter(|(_, member)| {
-                let limit = SILENCE.min(deadline(member.phase, deadlines));
+                let limit = CONNECTION_TIMEOUT.min(deadline(member.phase, deadlines));
                 now.saturating_duration_since(member.heard) > limit
             })
             .min_by_key(|(_, member)| member.heard);

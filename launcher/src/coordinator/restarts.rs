@@ -41,12 +41,12 @@ impl Restarts {
 
     /// What is done about a failure.
     pub fn after(&mut self, failure: &Failure) -> Decision {
-        match failure.exit_code {
-            Some(2) => {
+        match failure.exit_code.and_then(Exit::from_code) {
+            Some(Exit::Usage) => {
                 let reason = "mend the config or the data, and launch again".into();
                 return Decision::GiveUp { exit: Exit::Usage, reason };
             }
-            Some(93) => {
+            Some(Exit::DoNotRetry) => {
                 let reason = "the worker says that trying again does not help".into();
                 return Decision::GiveUp { exit: Exit::DoNotRetry, reason };
             }
@@ -73,9 +73,9 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::failure::Kind;
+    use crate::journal::failure::FailureKind;
 
-    fn failure(kind: Kind, step: u64, exit_code: Option<i32>) -> Failure {
+    fn failure(kind: FailureKind, step: u64, exit: Option<Exit>) -> Failure {
         Failure {
             kind,
             attempt: 1,
@@ -84,7 +84,7 @@ mod tests {
             phase: None,
             step,
             message: "why".into(),
-            exit_code,
+            exit_code: exit.map(|exit| exit.code().into()),
             consequences: Vec::new(),
             log: "log".into(),
         }
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn the_budget_runs_out_unless_there_is_progress() {
         let mut restarts = Restarts::new(2);
-        let death = failure(Kind::Death, 7, None);
+        let death = failure(FailureKind::Death, 7, None);
         assert_eq!(restarts.after(&death), Decision::Again { left: 1 });
         assert_eq!(restarts.after(&death), Decision::Again { left: 0 });
         restarts.progress();
@@ -113,9 +113,12 @@ mod tests {
     #[test]
     fn the_same_error_at_the_same_step_is_not_tried_a_third_time() {
         let mut restarts = Restarts::new(9);
-        let error = failure(Kind::Error, 7, Some(1));
+        let error = failure(FailureKind::Error, 7, Some(Exit::Failed));
         assert_eq!(gave_up(&restarts.after(&error)), None);
-        assert_eq!(gave_up(&restarts.after(&failure(Kind::Error, 8, Some(1)))), None);
+        assert_eq!(
+            gave_up(&restarts.after(&failure(FailureKind::Error, 8, Some(Exit::Failed)))),
+            None
+        );
         assert_eq!(gave_up(&restarts.after(&error)), None, "another step lay between");
         restarts.progress();
         assert_eq!(gave_up(&restarts.after(&error)), Some(Exit::DoNotRetry));
@@ -123,9 +126,9 @@ mod tests {
 
     #[test]
     fn workers_can_forbid_it() {
-        let config = failure(Kind::Error, 0, Some(2));
+        let config = failure(FailureKind::Error, 0, Some(Exit::Usage));
         assert_eq!(gave_up(&Restarts::new(9).after(&config)), Some(Exit::Usage));
-        let never = failure(Kind::Error, 0, Some(93));
+        let never = failure(FailureKind::Error, 0, Some(Exit::DoNotRetry));
         assert_eq!(gave_up(&Restarts::new(9).after(&never)), Some(Exit::DoNotRetry));
     }
 }

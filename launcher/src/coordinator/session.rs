@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_cluster::process::say;
+use tandem_cluster::run::atomic::Scratch;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::temporary::Scratch;
 use tandem_cluster::slurm::SlurmError;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
@@ -80,9 +80,9 @@ impl Session {
         let mut config = self.config.clone();
         config.data.cache = Some(self.folder().join(CACHE));
         prepare::write_config(&run, &config)?;
-        let generation = run.begin_attempt()?;
+        let attempt = run.begin_attempt()?;
         let mut parts = Parts::default();
-        let end = self.workers.run(&run, generation, work, &mut parts)?;
+        let end = self.workers.run(&run, attempt, work, &mut parts)?;
         for notice in &parts.notices {
             say(format_args!("note: {notice}"));
         }

@@ -1,9 +1,9 @@
 //! What the report tells of a run: from its config, its state, and its evaluations' files.
 
-use std::fs;
 use std::path::Path;
 
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 use tandem_config::parameters::{self, frozen_count, trained_count};
@@ -32,11 +32,7 @@ pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &Stat
         model: model(config),
         trained: state.trained.unwrap_or(trained),
         frozen: state.frozen.unwrap_or(frozen),
-        splits: state
-            .data
-            .iter()
-            .filter_map(|split| serde_json::from_value(split.clone()).ok())
-            .collect(),
+        splits: state.data.clone(),
         taught: distillation::stats(config),
         training: Training {
             steps: state.step,
@@ -188,17 +184,16 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
     if state.test.is_empty() {
         return None;
     }
-    let average = run.store().open("average").ok()?;
+    let average = run.store().open(AVERAGE).ok()?;
     let folder = run.evaluation("test", average.step());
     let evaluation = evaluation::read(&folder)?;
     let figure = |name: &str| evaluation.figures.get(name).copied();
-    let latency = fs::read_to_string(folder.join("latency.json")).ok();
-    let translations = evaluation::translations(&folder);
+    let translations = evaluation::translations(&folder).ok()?;
     Some(Test {
         split: "test".into(),
         averaged: average.manifest().average_of.clone(),
         length_accuracy: figure("length_accuracy"),
-        latency: latency.and_then(|text| serde_json::from_str(&text).ok()),
+        latency: evaluation::latency(&folder),
         sentences_per_second: figure("sentences_per_second"),
         passes: figure("passes"),
         samples: pick_samples(&translations, config.evaluation.samples),

@@ -13,10 +13,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolderError;
+use tandem_cluster::run::records::Translation;
 use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
 use tandem_cluster::run::synthetic::{self, Record};
-use tandem_cluster::run::task::{Input, Task, TooLong};
+use tandem_cluster::run::task::{self, Input, Task, TooLong};
 
 use super::translations;
 use super::{Coordinator, Halt};
@@ -24,13 +26,11 @@ use crate::journal::Stage;
 use crate::prepare::distillation::{
     DistillationJob, DistillationStats, SCORES, SOFT_LABELS, Teacher, jobs,
 };
-use crate::score::{self, Scoring, Translation};
+use crate::score::{self, Scoring};
 use crate::terminal::exit::Exit;
 
 /// How often a teacher that another launcher has is looked at.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// What is not needed once the pairs are there.
-const SCAFFOLD: [&str; 3] = ["shards", "cache", "chosen.txt"];
 
 /// Has all teachers trained, and make their pairs, as far as that is not done yet.
 pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
@@ -110,7 +110,7 @@ fn make(
     teacher: &Teacher,
     checkpoint: &Checkpoint,
 ) -> Result<(), Halt> {
-    let task = task(job, teacher, checkpoint)?;
+    let task = task_of(job, teacher, checkpoint)?;
     if Task::read(&job.folder).is_ok_and(|other| other.key != task.key) {
         coordinator.progress.say(&format!(
             "note: {} has translations of another teacher, text or decoding: starting over",
@@ -125,7 +125,7 @@ fn make(
     let scoring = Scoring::from(&coordinator.config.evaluation);
     let taught = figures(job, teacher, &translations, scoring);
     let text = serde_json::to_string_pretty(&taught)? + "\n";
-    fs::write(job.folder.join(SCORES), text).with_context(unwritable)?;
+    atomic::write(&job.folder.join(SCORES), &text)?;
     let weights = checkpoint.manifest().files.get(ADAPTERS);
     let record = Record {
         key: task.key,
@@ -136,8 +136,7 @@ fn make(
     };
     let pairs = translations.into_iter().map(&job.pair);
     let record = synthetic::write(&job.folder, pairs, record).with_context(unwritable)?;
-    for name in SCAFFOLD {
-        let path = job.folder.join(name);
+    for path in task::scaffold(&job.folder) {
         // Only space is lost if they stay.
         let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
     }
@@ -146,7 +145,11 @@ fn make(
     Ok(())
 }
 
-fn task(job: &DistillationJob, teacher: &Teacher, checkpoint: &Checkpoint) -> anyhow::Result<Task> {
+fn task_of(
+    job: &DistillationJob,
+    teacher: &Teacher,
+    checkpoint: &Checkpoint,
+) -> anyhow::Result<Task> {
     let task = Task {
         model: teacher.run.path().to_owned(),
         config: None,
@@ -154,7 +157,7 @@ fn task(job: &DistillationJob, teacher: &Teacher, checkpoint: &Checkpoint) -> an
         decoding: teacher.decoding(job)?,
         input: job.input.clone(),
         too_long: TooLong::Skip,
-        shard: job.shard,
+        chunk: job.chunk,
         key: String::new(),
     };
     let manifest = checkpoint.manifest();

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Deserialize;
 use serde_json::json;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::{TrainingMetrics, Translation};
 use tandem_cluster::run::store::{Retention, Store};
 use tandem_config::RunConfig;
 
@@ -18,8 +19,7 @@ use super::stragglers::{Pace, Stragglers};
 use crate::journal::Journal;
 use crate::journal::ending::Ending;
 use crate::journal::ledger::Activity;
-use crate::report::Split;
-use crate::score::{Scoring, Translation};
+use crate::score::Scoring;
 use crate::tensorboard::Writer;
 use crate::terminal::progress::{Progress, Standing};
 
@@ -30,7 +30,7 @@ pub struct Training<'a> {
     /// What it is.
     pub config: &'a RunConfig,
     /// The attempt.
-    pub generation: u64,
+    pub attempt: u64,
     /// Number of ranks.
     pub ranks: usize,
     /// Where the run stands.
@@ -82,23 +82,8 @@ impl Listener for Training<'_> {
                 self.journal.state.frozen = Some(frozen);
                 self.journal.event("plan", json!({ "trained": trained, "frozen": frozen }));
             }
-            Report::Scalars { step, scalars } => {
-                self.journal.state.ledger.measured(&scalars, Instant::now());
-                for (tag, value) in scalars {
-                    if tag == "train/loss" {
-                        self.journal.state.add_loss(step, value);
-                    }
-                    self.writer.scalar(&tag, step, value);
-                }
-            }
-            Report::Progress { step, steps, loss, tokens_per_second } => {
-                let standing = Standing { step, steps, loss, tokens_per_second };
-                let left = self.progress.show(standing);
-                let state = &mut self.journal.state;
-                (state.step, state.steps, state.seconds_left) = (step, steps, left);
-                state.loss = Some(loss).filter(|loss| loss.is_finite());
-                state.tokens_per_second = Some(tokens_per_second).filter(|rate| rate.is_finite());
-            }
+            Report::Metrics { step, metrics } => self.measured(step, &metrics),
+            Report::GradientNorm { step, norm } => self.writer.gradient_norm(step, norm),
             Report::CheckpointWritten { step } => self.publish(step),
             Report::Evaluated { step, split, rank, part, sums } => {
                 let part = Part { path: part, sums };
@@ -109,21 +94,19 @@ impl Listener for Training<'_> {
             }
             Report::Data { report } => {
                 let text = serde_json::to_string_pretty(&report).unwrap_or_default();
-                let path = self.run.path().join("data.json");
-                if let Err(error) = self.run.replace(&path, &(text + "\n")) {
+                if let Err(error) = atomic::write(&self.run.data_report(), &(text + "\n")) {
                     self.notice(&error.to_string());
                 }
                 self.journal.event("data", json!({ "report": report }));
-                let is_new = !self.journal.state.data.contains(&report);
-                if let (Ok(split), true) = (Split::deserialize(&report), is_new) {
-                    self.progress.say(&format!("data.{}", split.summary()));
+                if !self.journal.state.data.contains(&report) {
+                    self.progress.say(&format!("data.{}", report.summary()));
                 }
                 self.journal.state.add_data(report);
             }
-            Report::Labelled { shard, shards } => {
-                self.journal.event("labelled", json!({ "shard": shard, "shards": shards }));
-                let line = format!("soft labels: shard {} of {shards} is made", shard + 1);
-                self.progress.show_line(&line, shard + 1 == shards);
+            Report::Labelled { chunk, chunks } => {
+                self.journal.event("labelled", json!({ "chunk": chunk, "chunks": chunks }));
+                let line = format!("soft labels: chunk {} of {chunks} is made", chunk + 1);
+                self.progress.show_line(&line, chunk + 1 == chunks);
             }
             Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
             Report::Pace { step, data, compute } => {
@@ -164,6 +147,18 @@ impl Training<'_> {
         self.run.store()
     }
 
+    fn measured(&mut self, step: u64, metrics: &TrainingMetrics) {
+        self.writer.training(step, metrics);
+        let TrainingMetrics { steps, loss, tokens_per_second, time, .. } = *metrics;
+        let left = self.progress.show(Standing { step, steps, loss, tokens_per_second });
+        let state = &mut self.journal.state;
+        state.ledger.measured(time, Instant::now());
+        state.add_loss(step, loss);
+        (state.step, state.steps, state.seconds_left) = (step, steps, left);
+        state.loss = Some(loss).filter(|loss| loss.is_finite());
+        state.tokens_per_second = Some(tokens_per_second).filter(|rate| rate.is_finite());
+    }
+
     fn notice(&mut self, text: &str) {
         self.progress.say(&format!("note: {text}"));
         self.journal.state.add_notice(text);
@@ -171,14 +166,14 @@ impl Training<'_> {
     }
 
     fn publish(&mut self, step: u64) {
-        match self.store().publish(step, self.generation) {
+        match self.store().publish(step, self.attempt) {
             Ok(_) => {
                 self.restarts.progress();
                 self.note_unsaved(step);
                 self.journal.state.ledger.save(Instant::now());
-                for (account, seconds) in self.journal.state.ledger.totals() {
-                    self.writer.scalar(&format!("time/{}", account.name()), step, seconds);
-                }
+                let totals = self.journal.state.ledger.totals().into_iter();
+                let named = totals.map(|(account, seconds)| (account.name(), seconds));
+                self.writer.time(step, named);
                 self.journal.state.latest = Some(step);
                 self.journal.event("published", json!({ "step": step }));
                 if let Err(error) = self.store().mark_latest() {
@@ -235,7 +230,7 @@ impl Training<'_> {
         let last = settings.keep_last.max(settings.average);
         let extra = extra(self.config, &published);
         let keep = Retention { last, extra, best, every: settings.keep_every };
-        match self.store().retain(&keep, self.generation) {
+        match self.store().retain(&keep, self.attempt) {
             Ok(gone) if gone.is_empty() => {}
             Ok(gone) => self.journal.event("removed", json!({ "steps": gone })),
             Err(error) => self.notice(&error.to_string()),
@@ -251,8 +246,10 @@ impl Training<'_> {
                 if let Err(error) = evaluation::write(&folder, &evaluation, &lines, parts) {
                     self.notice(&error.to_string());
                 }
-                show(self.writer, &evaluation);
-                samples(self.writer, step, &translations, self.config.evaluation.samples);
+                self.writer.evaluation(split, step, &evaluation.figures);
+                if let Some(samples) = samples(&translations, self.config.evaluation.samples) {
+                    self.writer.samples(step, &samples);
+                }
                 self.writer.flush();
                 self.progress.say(&summary(&evaluation));
                 let figures = evaluation.figures;
@@ -277,16 +274,8 @@ pub fn extra(config: &RunConfig, published: &[u64]) -> Vec<u64> {
     published.iter().copied().filter(|step| !scheduled(step)).collect()
 }
 
-/// Writes an evaluation's figures to TensorBoard.
-pub fn show(writer: &mut Writer, evaluation: &Evaluation) {
-    let family = if evaluation.split == "valid" { "eval" } else { &evaluation.split };
-    for (name, value) in &evaluation.figures {
-        writer.scalar(&format!("{family}/{name}"), evaluation.step, *value);
-    }
-}
-
-/// Writes the first few translations to TensorBoard as a table.
-fn samples(writer: &mut Writer, step: u64, translations: &[Translation], count: usize) {
+/// The first few translations as a table; none of none.
+fn samples(translations: &[Translation], count: usize) -> Option<String> {
     let cell = |text: &str| text.replace('|', "\\|").replace('\n', " ");
     let rows: Vec<String> = translations
         .iter()
@@ -296,10 +285,8 @@ fn samples(writer: &mut Writer, step: u64, translations: &[Translation], count: 
             format!("| {} |", texts.join(" | "))
         })
         .collect();
-    if !rows.is_empty() {
-        let head = "| source | reference | translation |\n|---|---|---|\n";
-        writer.text("eval/samples", step, &(head.to_owned() + &rows.join("\n")));
-    }
+    let head = "| source | reference | translation |\n|---|---|---|\n";
+    (!rows.is_empty()).then(|| head.to_owned() + &rows.join("\n"))
 }
 
 /// An evaluation in one line.

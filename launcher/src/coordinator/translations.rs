@@ -1,12 +1,13 @@
-//! A teacher's translations: made by groups of workers, shard by shard, and kept between runs, so that
+//! A teacher's translations: made by groups of workers, chunk by chunk, and kept between runs, so that
 //! students of one teacher, text and way to decode have it translate once.
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::json;
+use tandem_cluster::run::chunks::Chunks;
 use tandem_cluster::run::control::Report;
-use tandem_cluster::run::shards::Shards;
+use tandem_cluster::run::records::Translation;
 use tandem_cluster::run::task::Task;
 
 use super::group::Listener;
@@ -14,7 +15,6 @@ use super::restarts::Restarts;
 use super::{Coordinator, Halt};
 use crate::journal::Journal;
 use crate::prepare::worker::Work;
-use crate::score::Translation;
 use crate::terminal::progress::Progress;
 
 /// All translations of the task in `folder`, in the order of its text: those that an earlier run has
@@ -30,22 +30,22 @@ pub(super) fn of(
         Some(lines) => lines,
         None => {
             translate(coordinator, key, folder, task)?;
-            let shards = task.shards(folder);
-            if let Err(error) = shards.link(&kept) {
+            let chunks = task.chunks(folder);
+            if let Err(error) = chunks.link(&kept) {
                 let note = format!("note: {key}: other runs translate again: {error}");
                 coordinator.progress.say(&note);
             }
-            shards.merge()?
+            chunks.merge()?
         }
     };
     Ok(lines.iter().map(|line| serde_json::from_str(line)).collect::<Result<_, _>>()?)
 }
 
-/// What an earlier run has kept; damaged shards go.
+/// What an earlier run has kept; damaged chunks go.
 fn reuse(
     coordinator: &mut Coordinator,
     key: &'static str,
-    kept: &Shards,
+    kept: &Chunks,
 ) -> Result<Option<Vec<String>>, Halt> {
     let folder = kept.folder();
     if !folder.exists() {
@@ -67,25 +67,25 @@ fn reuse(
     }
 }
 
-/// Runs groups of workers until every shard is there.
+/// Runs groups of workers until every chunk is there.
 fn translate(
     coordinator: &mut Coordinator,
     key: &'static str,
     folder: &Path,
     task: &Task,
 ) -> Result<(), Halt> {
-    let shards = task.shards(folder);
+    let chunks = task.chunks(folder);
     let mut restarts = Restarts::new(coordinator.config.cluster.max_restarts);
     loop {
-        let (whole, damaged) = shards.clean()?;
+        let (whole, damaged) = chunks.clean()?;
         for damage in damaged {
             coordinator.progress.say(&format!("warning: {damage}; it is translated again"));
             coordinator.journal.event("damaged", json!({ "message": damage.to_string() }));
         }
         if whole > 0 {
-            coordinator.progress.say(&format!("{key}: {whole} shards are there"));
+            coordinator.progress.say(&format!("{key}: {whole} chunks are there"));
         }
-        let generation = coordinator.begin_attempt("translate")?;
+        let attempt = coordinator.begin_attempt("translate")?;
         let work = Work::Translate { task: folder.to_owned() };
         let mut listener = Counting {
             key,
@@ -94,7 +94,7 @@ fn translate(
             progress: &mut coordinator.progress,
             restarts: &mut restarts,
         };
-        let end = coordinator.workers.run(&coordinator.run, generation, &work, &mut listener);
+        let end = coordinator.workers.run(&coordinator.run, attempt, &work, &mut listener);
         if coordinator.handle(end, &mut restarts)? {
             return Ok(());
         }
@@ -117,12 +117,12 @@ impl Listener for Counting<'_> {
 
     fn report(&mut self, rank: usize, report: Report) {
         match report {
-            Report::Translated { shard, shards } => {
+            Report::Translated { chunk, chunks } => {
                 self.whole += 1;
                 self.restarts.progress();
-                self.journal.event("translated", json!({ "shard": shard }));
-                let line = format!("{}: {} of {shards} shards translated", self.key, self.whole);
-                self.progress.show_line(&line, self.whole == shards);
+                self.journal.event("translated", json!({ "chunk": chunk }));
+                let line = format!("{}: {} of {chunks} chunks translated", self.key, self.whole);
+                self.progress.show_line(&line, self.whole == chunks);
             }
             Report::Notice { text } => {
                 let text = format!("rank {rank}: {text}");
@@ -135,7 +135,7 @@ impl Listener for Counting<'_> {
 
     fn stopping(&mut self) {
         self.journal.event("stopping", json!({}));
-        self.progress.say("stopping: finished shards are kept; press Ctrl-C again to kill");
+        self.progress.say("stopping: finished chunks are kept; press Ctrl-C again to kill");
     }
 
     fn tick(&mut self) {

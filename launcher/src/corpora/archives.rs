@@ -5,16 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::atomic;
+use tandem_cluster::run::io_error::{IoContext, IoError};
 
 use super::download::{DownloadError, download, host};
-use super::recipe::{Archive, Kind, UNKNOWN};
+use super::recipe::{Archive, ArchiveKind, UNKNOWN};
 use super::unpack::{self, UnpackError};
 use crate::terminal::progress::Progress;
 
@@ -93,15 +94,8 @@ pub enum ArchiveError {
     #[error(transparent)]
     Bundle(#[from] UnpackError),
     /// The file system refuses.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 fn reasons(causes: &[DownloadError]) -> String {
@@ -183,7 +177,7 @@ impl Shelf {
             Ok(text) => serde_json::from_str(&text)
                 .map_err(|error| ArchiveError::Lock { path, reason: error.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(source) => return Err(ArchiveError::Io { action: "read", path, source }),
+            Err(source) => return Err(IoError::new("read", path, source).into()),
         };
         Ok(Self { folder: folder.to_owned(), from, remembered })
     }
@@ -225,11 +219,7 @@ impl Shelf {
                 return Err(error);
             }
         };
-        fs::rename(&part, &kept).map_err(|source| ArchiveError::Io {
-            action: "write",
-            path: kept.clone(),
-            source,
-        })?;
+        fs::rename(&part, &kept).tried("write", &kept)?;
         found.path = kept;
         Ok(found)
     }
@@ -245,8 +235,7 @@ impl Shelf {
         }
         let path = self.folder.join(LOCK);
         let text = serde_json::to_string_pretty(&self.remembered).unwrap_or_default() + "\n";
-        let written = temporary::replace(&path, |file| file.write_all(text.as_bytes()));
-        written.map_err(|source| ArchiveError::Io { action: "write", path, source })
+        Ok(atomic::write(&path, &text)?)
     }
 
     /// Holds a file against every checksum that is known.
@@ -259,8 +248,8 @@ impl Shelf {
         advice: &'static str,
         progress: &mut Progress,
     ) -> Result<Found, ArchiveError> {
-        let Checksums { bytes, sha256, md5 } = checksums(&path, archive.md5.is_some())
-            .map_err(|source| ArchiveError::Io { action: "read", path: path.clone(), source })?;
+        let Checksums { bytes, sha256, md5 } =
+            checksums(&path, archive.md5.is_some()).tried("read", &path)?;
         let changed = |by: String, algorithm, found: &str, expected: &str| {
             let (found, expected) = (found.to_owned(), expected.to_owned());
             let path = path.clone();
@@ -317,12 +306,8 @@ impl Shelf {
         kept: &Path,
         progress: &mut Progress,
     ) -> Result<(PathBuf, String), ArchiveError> {
-        let io = |path: &Path| {
-            let path = path.to_owned();
-            move |source| ArchiveError::Io { action: "write", path, source }
-        };
         let folder = self.folder.join(SHELF);
-        fs::create_dir_all(&folder).map_err(io(&folder))?;
+        fs::create_dir_all(&folder).tried("make", &folder)?;
         let part = kept.with_added_extension("part");
         let urls = match &self.from {
             Some(Supplier::Mirror(mirror)) => {
@@ -342,7 +327,7 @@ impl Shelf {
                     .show_line(&format!("{name}: {}{of}", mebibytes(have)), total == Some(have));
             };
             match download(&url, &part, limit, &mut show) {
-                Ok(()) if is_packed(&part, name).map_err(io(&part))? => return Ok((part, url)),
+                Ok(()) if is_packed(&part, name).tried("read", &part)? => return Ok((part, url)),
                 Ok(()) => {
                     let _ = fs::remove_file(&part);
                     causes.push(DownloadError::Other { url });
@@ -387,22 +372,14 @@ impl Shelf {
         };
         progress.say(&format!("taking {} out of {}", bundle.member, path.display()));
         let shelf = self.folder.join(SHELF);
-        fs::create_dir_all(&shelf).map_err(|source| ArchiveError::Io {
-            action: "make",
-            path: shelf,
-            source,
-        })?;
+        fs::create_dir_all(&shelf).tried("make", &shelf)?;
         let part = kept.with_added_extension("part");
-        let kind = Kind::of(&bundle.file).unwrap_or(Kind::TarGzip);
+        let kind = ArchiveKind::of(&bundle.file).unwrap_or(ArchiveKind::TarGzip);
         let wanted = [(bundle.member.clone(), part.clone())];
         // As it is: what is packed inside stays packed.
         let missing = unpack::members(&path, kind, &wanted, unpack::Inner::Packed)?;
         missing.is_complete(&path)?;
-        fs::rename(&part, kept).map_err(|source| ArchiveError::Io {
-            action: "write",
-            path: kept.to_owned(),
-            source,
-        })
+        Ok(fs::rename(&part, kept).tried("write", kept)?)
     }
 }
 
@@ -433,9 +410,9 @@ fn in_folder(folder: &Path, name: &str, archive: &Archive) -> Option<PathBuf> {
 fn is_packed(path: &Path, name: &str) -> io::Result<bool> {
     let mut start = [0; 2];
     let read = File::open(path)?.read(&mut start)?;
-    Ok(match Kind::of(name) {
+    Ok(match ArchiveKind::of(name) {
         // tar has no mark at its start, a page has.
-        Some(Kind::Tar) => start[0] != b'<',
+        Some(ArchiveKind::Tar) => start[0] != b'<',
         _ => read == 2 && start == [0x1f, 0x8b],
     })
 }

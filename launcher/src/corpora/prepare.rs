@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tandem_cluster::run::atomic::{self, remove_folder, replace_folder};
+use tandem_cluster::run::io_error::{IoContext, IoError};
 use tandem_cluster::run::store::hash_file;
 
 use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust};
 use super::clean::{Cleaner, Reason};
-use super::recipe::{Expect, Kind, Part, Recipe, Source};
+use super::recipe::{ArchiveKind, Expect, Part, Recipe, Source};
 use super::texts::{self, Member, TextError};
 use super::unpack::{self, Inner, UnpackError};
 use crate::terminal::progress::Progress;
@@ -66,15 +68,8 @@ pub enum PrepareError {
         advice: &'static str,
     },
     /// The file system refuses.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 impl PrepareError {
@@ -82,11 +77,11 @@ impl PrepareError {
     pub fn may_pass(&self) -> bool {
         use ArchiveError::{Io, Unfetched};
         match self {
-            Self::Archive(Unfetched { .. } | Io { .. }) => true,
+            Self::Archive(Unfetched { .. } | Io(_)) => true,
             Self::Archive(ArchiveError::Bundle(error)) | Self::Unpack(error) => {
                 matches!(error, UnpackError::Write { .. })
             }
-            Self::Locked { .. } | Self::Io { .. } => true,
+            Self::Locked { .. } | Self::Io(_) => true,
             _ => false,
         }
     }
@@ -167,7 +162,7 @@ pub fn prepare(
     existing: Existing,
     progress: &mut Progress,
 ) -> Result<Outcome, PrepareError> {
-    make_folder(folder)?;
+    fs::create_dir_all(folder).tried("make", folder)?;
     let _lock = lock(folder)?;
     let target = folder.join(name);
     if existing == Existing::Keep
@@ -177,14 +172,14 @@ pub fn prepare(
     }
     refuse_what_is_not_ours(&target, recipe)?;
     let draft = folder.join(format!(".{name}.draft"));
-    remove(&draft)?;
-    make_folder(&draft)?;
+    remove_folder(&draft).tried("remove", &draft)?;
+    fs::create_dir_all(&draft).tried("make", &draft)?;
     let made = Maker { recipe, draft: &draft, progress }.make(folder, supplier);
     let manifest = made.inspect_err(|_| {
         // It may have been the disk that was full.
         let _ = fs::remove_dir_all(&draft);
     })?;
-    publish(&draft, &target)?;
+    replace_folder(&draft, &target, &draft.with_added_extension("old"))?;
     Ok(Outcome::Made(manifest))
 }
 
@@ -218,9 +213,7 @@ fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), Prepare
     let entries = match fs::read_dir(target) {
         Ok(entries) => entries,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            return Err(PrepareError::Io { action: "read", path: target.to_owned(), source });
-        }
+        Err(source) => return Err(IoError::new("read", target, source).into()),
     };
     if !target.join(MANIFEST).exists() {
         return occupied(
@@ -240,57 +233,19 @@ fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), Prepare
     }
 }
 
-/// Puts a complete folder into its place. What was there goes only when it is there.
-fn publish(draft: &Path, target: &Path) -> Result<(), PrepareError> {
-    let failed = |source| PrepareError::Io { action: "write", path: target.to_owned(), source };
-    let mut old = draft.as_os_str().to_owned();
-    old.push(".old");
-    let old = PathBuf::from(old);
-    remove(&old)?;
-    if target.exists() {
-        fs::rename(target, &old).map_err(failed)?;
-    }
-    if let Err(source) = fs::rename(draft, target) {
-        let _ = fs::rename(&old, target);
-        return Err(failed(source));
-    }
-    if let Some(parent) = target.parent() {
-        let _ = File::open(parent).and_then(|parent| parent.sync_all());
-    }
-    remove(&old)
-}
-
 /// The file name of a part's table.
 fn table(part: &str) -> String {
     format!("{part}.tsv")
 }
 
-fn make_folder(path: &Path) -> Result<(), PrepareError> {
-    fs::create_dir_all(path).map_err(|source| PrepareError::Io {
-        action: "make",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn remove(folder: &Path) -> Result<(), PrepareError> {
-    match fs::remove_dir_all(folder) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(PrepareError::Io { action: "remove", path: folder.to_owned(), source })
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Two at once would take each other's drafts.
 fn lock(folder: &Path) -> Result<File, PrepareError> {
     let path = folder.join(".lock");
-    let failed = |source| PrepareError::Io { action: "lock", path: path.clone(), source };
-    let file = File::create(&path).map_err(failed)?;
+    let file = File::create(&path).tried("lock", &path)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(PrepareError::Locked { folder: folder.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+        Err(TryLockError::Error(source)) => Err(IoError::new("lock", path, source).into()),
     }
 }
 
@@ -312,10 +267,10 @@ impl Maker<'_> {
             found.insert(name.as_str(), shelf.find(name, archive, self.progress)?);
         }
         let work = self.draft.join("unpacked");
-        make_folder(&work)?;
+        fs::create_dir_all(&work).tried("make", &work)?;
         let unpacked = self.unpack(&found, &work)?;
         let parts = self.tables(&unpacked)?;
-        remove(&work)?;
+        remove_folder(&work).tried("remove", &work)?;
         let archives: Vec<Found> = found.into_values().collect();
         let used = |Found { name, origin, bytes, sha256, trust, .. }: Found| {
             (name, UsedArchive { origin, bytes, sha256, trust })
@@ -326,13 +281,8 @@ impl Maker<'_> {
             archives: archives.iter().cloned().map(used).collect(),
             parts,
         };
-        let path = self.draft.join(MANIFEST);
         let text = serde_json::to_string_pretty(&manifest).unwrap_or_default() + "\n";
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|source| PrepareError::Io { action: "write", path, source })?;
+        atomic::write(&self.draft.join(MANIFEST), &text)?;
         shelf.trust(&archives)?;
         Ok(manifest)
     }
@@ -354,8 +304,8 @@ impl Maker<'_> {
                 continue;
             }
             self.progress.say(&format!("unpacking {}", archive.path.display()));
-            let kind = Kind::of(name).unwrap_or(Kind::TarGzip);
-            if kind == Kind::Gzip {
+            let kind = ArchiveKind::of(name).unwrap_or(ArchiveKind::TarGzip);
+            if kind == ArchiveKind::Gzip {
                 let path = work.join(format!("{number}"));
                 unpack::whole(&archive.path, &path)?;
                 unpacked.add(name, "", path);
@@ -511,11 +461,7 @@ impl Writer {
     fn create(folder: &Path, name: &str) -> Result<Self, PrepareError> {
         let table = Table { file: table(name), ..Table::default() };
         let path = folder.join(&table.file);
-        let file = File::create(&path).map_err(|source| PrepareError::Io {
-            action: "write",
-            path: path.clone(),
-            source,
-        })?;
+        let file = File::create(&path).tried("write", &path)?;
         Ok(Self { path, file: BufWriter::new(file), hasher: Sha256::new(), table })
     }
 
@@ -534,7 +480,7 @@ impl Writer {
     }
 
     fn error(&self, source: io::Error) -> PrepareError {
-        PrepareError::Io { action: "write", path: self.path.clone(), source }
+        IoError::new("write", &self.path, source).into()
     }
 }
 

@@ -244,7 +244,7 @@ impl Archive {
             text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
         // The name becomes a path: nothing may lead out of the folder.
-        if name.contains('/') || name.starts_with('.') || Kind::of(name).is_none() {
+        if name.contains('/') || name.starts_with('.') || ArchiveKind::of(name).is_none() {
             problems.push(format!(
                 "archives: `{name}` must be a file name that ends in .tgz, .tar.gz, .tar or .gz"
             ));
@@ -312,13 +312,13 @@ impl Source {
 
     /// Whether its archives are its files, and have no members.
     pub fn is_whole(&self) -> bool {
-        Kind::of(&self.archive) == Some(Kind::Gzip)
+        ArchiveKind::of(&self.archive) == Some(ArchiveKind::Gzip)
     }
 
     fn problems(&self, part: &str) -> Vec<String> {
         let mut problems = Vec::new();
         let second = self.second_archive.as_deref();
-        if second.is_some_and(|name| Kind::of(name) != Some(Kind::Gzip)) {
+        if second.is_some_and(|name| ArchiveKind::of(name) != Some(ArchiveKind::Gzip)) {
             problems.push(format!("{part}: `second_archive` must be one file, ending in .gz"));
         }
         let (count, wanted) = match (self.format, self.is_whole(), second) {
@@ -349,7 +349,7 @@ impl Source {
 
 /// How an archive is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ArchiveKind {
     /// tar.
     Tar,
     /// tar, compressed with gzip.
@@ -358,7 +358,7 @@ pub enum Kind {
     Gzip,
 }
 
-impl Kind {
+impl ArchiveKind {
     /// By the name's end.
     pub fn of(name: &str) -> Option<Self> {
         let ends = |end: &str| name.len() > end.len() && name.ends_with(end);

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use super::recipe::Kind;
+use super::recipe::ArchiveKind;
 
 /// Text does not shrink to less than a fiftieth; what claims to is a bomb.
 const MAX_RATIO: u64 = 50;
@@ -101,7 +101,7 @@ impl Missing {
 /// A damaged archive, members that lead out of it, links, and a disk that is full.
 pub fn members(
     archive: &Path,
-    kind: Kind,
+    kind: ArchiveKind,
     wanted: &[(String, PathBuf)],
     inner: Inner,
 ) -> Result<Missing, UnpackError> {
@@ -110,8 +110,8 @@ pub fn members(
     let limit = file.metadata().map_err(damaged)?.len().saturating_mul(MAX_RATIO).max(MIN_LIMIT);
     let packed = BufReader::new(file);
     let unpacked: Box<dyn Read> = match kind {
-        Kind::Tar => Box::new(packed),
-        Kind::TarGzip | Kind::Gzip => Box::new(MultiGzDecoder::new(packed)),
+        ArchiveKind::Tar => Box::new(packed),
+        ArchiveKind::TarGzip | ArchiveKind::Gzip => Box::new(MultiGzDecoder::new(packed)),
     };
     let mut tar = tar::Archive::new(Limited { source: unpacked, left: limit });
     let mut wanted: BTreeMap<&str, &Path> =
@@ -236,7 +236,7 @@ mod tests {
     fn take(archive: &Path, folder: &TempDir, names: &[&str]) -> Result<Missing, UnpackError> {
         let target = |name: &str| folder.path().join(name.replace('/', "_"));
         let wanted: Vec<_> = names.iter().map(|name| ((*name).into(), target(name))).collect();
-        members(archive, Kind::TarGzip, &wanted, Inner::Unpacked)
+        members(archive, ArchiveKind::TarGzip, &wanted, Inner::Unpacked)
     }
 
     #[test]
@@ -275,7 +275,8 @@ mod tests {
         let path = folder.path().join("a.tar");
         std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
         let wanted = [("a".to_owned(), folder.path().join("out"))];
-        let error = members(&path, Kind::Tar, &wanted, Inner::Unpacked).unwrap_err().to_string();
+        let error =
+            members(&path, ArchiveKind::Tar, &wanted, Inner::Unpacked).unwrap_err().to_string();
         assert!(error.contains("is a link or a folder"), "{error}");
         assert!(!folder.path().join("out").exists());
     }

@@ -12,9 +12,9 @@ use std::time::{Duration, SystemTime};
 use tandem_cluster::hosts::network::{self, Ways};
 use tandem_cluster::hosts::{self, Machine};
 use tandem_cluster::process::free_bytes;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::libraries::Libraries;
-use tandem_cluster::run::temporary;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
 
@@ -217,7 +217,7 @@ fn resolves(host: &str) -> bool {
 
 /// Writes a file and removes it; by how much its time differs from now.
 fn try_to_write(folder: &Path) -> io::Result<Duration> {
-    let time = temporary::file_in(folder)?.as_file().metadata()?.modified()?;
+    let time = atomic::file_in(folder)?.as_file().metadata()?.modified()?;
     let now = SystemTime::now();
     Ok(now.duration_since(time).unwrap_or_else(|error| error.duration()))
 }

@@ -15,7 +15,7 @@ const LINE_LENGTH: usize = 200;
 /// In which way a group failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum FailureKind {
     /// A rank said why it cannot go on, or left with a code of its own.
     Error,
     /// A rank's process ended without a word.
@@ -30,7 +30,7 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// In which way.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// The attempt.
     pub attempt: u64,
     /// The first failing rank.
@@ -57,7 +57,7 @@ impl Failure {
     /// calls may follow, without numbers, since addresses and times differ.
     pub fn fingerprint(&self) -> Option<(String, u64)> {
         let writes = matches!(self.phase.as_deref(), Some("save" | "finish"));
-        (self.kind == Kind::Error && !writes).then(|| {
+        (self.kind == FailureKind::Error && !writes).then(|| {
             let first = self.message.lines().next().unwrap_or_default();
             let words = first.chars().filter(|c| !c.is_ascii_digit());
             (words.collect(), self.step)
@@ -72,9 +72,9 @@ impl Failure {
             (None, _) => "the workers".to_owned(),
         };
         line += match self.kind {
-            Kind::Error | Kind::Engine => " failed",
-            Kind::Death => " died",
-            Kind::Hang => " hung",
+            FailureKind::Error | FailureKind::Engine => " failed",
+            FailureKind::Death => " died",
+            FailureKind::Hang => " hung",
         };
         if let Some(phase) = &self.phase {
             let _ = write!(line, " in phase {phase} at step {}", self.step);
@@ -140,7 +140,7 @@ mod tests {
 
     fn failure() -> Failure {
         Failure {
-            kind: Kind::Error,
+            kind: FailureKind::Error,
             attempt: 2,
             rank: Some(1),
             host: Some("n1".into()),
@@ -200,7 +200,7 @@ mod tests {
             first.fingerprint(),
             Failure { message: "another".into(), ..failure() }.fingerprint()
         );
-        assert_eq!(Failure { kind: Kind::Death, ..failure() }.fingerprint(), None);
+        assert_eq!(Failure { kind: FailureKind::Death, ..failure() }.fingerprint(), None);
         assert_eq!(Failure { phase: Some("save".into()), ..failure() }.fingerprint(), None);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use tandem_cluster::run::records::StepTime;
 
 /// What a second of a run can have gone into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -127,19 +128,16 @@ impl Ledger {
         }
     }
 
-    /// What the newest steps' time went into, by the tags of TensorBoard.
-    pub fn measured(&mut self, scalars: &[(String, f64)], now: Instant) {
+    /// What the newest steps' time went into.
+    pub fn measured(&mut self, time: StepTime, now: Instant) {
         self.book(now);
-        let value = |name: &str| scalars.iter().find(|(tag, _)| tag == name).map(|(_, v)| *v);
-        let (Some(step), Some(data), Some(communication)) = (
-            value("perf/step_time_ms").filter(|time| *time > 0.0),
-            value("perf/data_wait_ms"),
-            value("perf/comm_exposed_ms"),
-        ) else {
+        if time.total_ms <= 0.0 {
             return;
-        };
-        let data = (data / step).clamp(0.0, 1.0);
-        self.shares = (data, (communication / step).clamp(0.0, 1.0 - data));
+        }
+        let share = |part: f64| part / time.total_ms;
+        let (data, communication) = (share(time.data_ms), share(time.communication_ms));
+        let data = data.clamp(0.0, 1.0);
+        self.shares = (data, communication.clamp(0.0, 1.0 - data));
     }
 
     /// A checkpoint holds all work so far.
@@ -185,9 +183,8 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.open(Activity::Start, at(0));
         ledger.turn(Activity::Train, at(3));
-        let scalars = [("step_time", 10.0), ("data_wait", 2.0), ("comm_exposed", 3.0)];
-        let scalars = scalars.map(|(name, value)| (format!("perf/{name}_ms"), value));
-        ledger.measured(&scalars, at(3));
+        let time = StepTime { total_ms: 10.0, data_ms: 2.0, communication_ms: 3.0 };
+        ledger.measured(time, at(3));
         ledger.turn(Activity::Save, at(13));
         ledger.turn(Activity::Evaluate, at(14));
         ledger.save(at(16));

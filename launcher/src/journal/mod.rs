@@ -9,11 +9,17 @@ pub mod failure;
 pub mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::io_error::{IoContext, IoError};
+use tandem_cluster::run::records::DataReport;
 
 use crate::journal::ending::Ending;
 use crate::journal::failure::Failure;
@@ -107,7 +113,7 @@ pub struct State {
     /// Each group of workers that trained.
     pub attempts: Vec<Attempt>,
     /// What became of the lines of each split, as the workers report it.
-    pub data: Vec<Value>,
+    pub data: Vec<DataReport>,
     /// Warnings that people should know of.
     pub notices: Vec<String>,
     /// The jobs of Slurm's that ended before the run did.
@@ -166,15 +172,30 @@ impl State {
     }
 
     /// Keeps a report about data; a later one on the same split replaces it.
-    pub fn add_data(&mut self, report: Value) {
-        match report {
-            Value::Array(reports) => reports.into_iter().for_each(|report| self.add_data(report)),
-            report => {
-                self.data.retain(|known| known["split"] != report["split"]);
-                self.data.push(report);
-            }
-        }
+    pub fn add_data(&mut self, report: DataReport) {
+        self.data.retain(|known| known.split != report.split);
+        self.data.push(report);
     }
+}
+
+/// Why a run's state cannot be gone on with.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system refused.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// It is not what this version writes, nor what an older one wrote.
+    #[error(
+        "{} cannot be read: {source}; use the version of Tandem that wrote it, or start over with \
+         `--restart`",
+        path.display()
+    )]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
 }
 
 /// Writes state and events of a run.
@@ -190,9 +211,12 @@ pub struct Journal {
 
 impl Journal {
     /// The journal of a run, continued if there is one.
-    pub fn open(run: RunFolder) -> Self {
-        let state = read_state(&run).unwrap_or_default();
-        Self { run, state, written: None, warned: false, warning: None }
+    ///
+    /// # Errors
+    /// A state that cannot be read.
+    pub fn open(run: RunFolder) -> Result<Self, StateError> {
+        let state = load_state(&run)?.unwrap_or_default();
+        Ok(Self { run, state, written: None, warned: false, warning: None })
     }
 
     /// Writes the state now.
@@ -200,7 +224,7 @@ impl Journal {
         self.state.updated = now();
         self.written = Some(Instant::now());
         let text = serde_json::to_string_pretty(&self.state).unwrap_or_default();
-        let written = self.run.replace(&self.run.state(), &(text + "\n"));
+        let written = atomic::write(&self.run.state(), &(text + "\n"));
         self.note(written.map_err(|error| error.to_string()));
     }
 
@@ -238,9 +262,22 @@ impl Journal {
     }
 }
 
-/// The state that a run folder holds, if it holds one.
+/// The state that a run folder holds; none where nothing was launched.
+///
+/// # Errors
+/// A state that cannot be read.
+pub fn load_state(run: &RunFolder) -> Result<Option<State>, StateError> {
+    let path = run.state();
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found.tried("read", &path)?,
+    };
+    serde_json::from_str(&text).map(Some).map_err(|source| StateError::Unknown { path, source })
+}
+
+/// The state that a run folder holds, if it holds one that can be read.
 pub fn read_state(run: &RunFolder) -> Option<State> {
-    serde_json::from_str(&std::fs::read_to_string(run.state()).ok()?).ok()
+    load_state(run).ok().flatten()
 }
 
 /// Seconds since 1970.
@@ -257,12 +294,12 @@ mod tests {
     fn a_journal_is_continued() {
         let folder = TempDir::new().unwrap();
         let run = RunFolder::new(folder.path().to_owned());
-        let mut journal = Journal::open(run.clone());
+        let mut journal = Journal::open(run.clone()).unwrap();
         journal.state.step = 7;
         journal.state.valid.insert(5, BTreeMap::from([("bleu".into(), 12.5)]));
         journal.save();
         journal.event("published", json!({ "step": 7 }));
-        let again = Journal::open(run.clone());
+        let again = Journal::open(run.clone()).unwrap();
         assert_eq!(again.state, journal.state);
         let events = std::fs::read_to_string(run.events()).unwrap();
         let event: Value = serde_json::from_str(events.trim()).unwrap();
@@ -287,10 +324,33 @@ mod tests {
     #[test]
     fn a_splits_data_is_reported_once() {
         let mut state = State::default();
-        state.add_data(json!([{ "split": "train", "read": 1 }, { "split": "valid" }]));
-        state.add_data(json!({ "split": "train", "read": 2 }));
-        assert_eq!(state.data.len(), 2);
-        assert_eq!(state.data[1]["read"], 2);
+        let report =
+            |split: &str, read| DataReport { split: split.into(), read, ..DataReport::default() };
+        for report in [report("train", 1), report("valid", 0), report("train", 2)] {
+            state.add_data(report);
+        }
+        assert_eq!(state.data, [report("valid", 0), report("train", 2)]);
+    }
+
+    #[test]
+    fn an_older_versions_state_is_read_and_an_unknown_one_refused() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        assert_eq!(load_state(&run).unwrap(), None);
+        let old = json!({ "step": 7, "stage": "train", "data": [{
+            "split": "train", "files": ["a.tsv"], "read": 3, "kept": 2, "dropped": 1, "cut": 0,
+            "source_tokens": 7, "target_tokens": 8,
+            "problems": { "empty": { "count": 1, "examples": [{ "line": 2, "text": "a | " }] } },
+        }] });
+        fs::write(run.state(), old.to_string()).unwrap();
+        let state = load_state(&run).unwrap().unwrap();
+        assert_eq!((state.step, state.data[0].dropped, state.data[0].bad()), (7, 1, 1));
+        fs::write(run.state(), r#"{"stage":"dreaming"}"#).unwrap();
+        let error = Journal::open(run).unwrap_err().to_string();
+        assert!(
+            error.contains("state.json cannot be read") && error.contains("--restart"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -298,7 +358,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let run = RunFolder::new(folder.path().to_owned());
         std::os::unix::fs::symlink("/dev/full", run.events()).unwrap();
-        let mut journal = Journal::open(run);
+        let mut journal = Journal::open(run).unwrap();
         journal.event("a", json!({}));
         journal.event("b", json!({}));
         let warning = journal.warning().unwrap();

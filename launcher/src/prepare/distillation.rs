@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::Checkpoint;
+use tandem_cluster::run::records::Translation;
+use tandem_cluster::run::store::{AVERAGE, Checkpoint};
 use tandem_cluster::run::synthetic::{self, Pair};
 use tandem_cluster::run::task::Input;
 use tandem_config::RunConfig;
@@ -20,7 +21,7 @@ use tandem_config::schema::model::Objective;
 
 use crate::journal::{Stage, State, Status, read_state};
 use crate::prepare;
-use crate::score::{Scores, Translation};
+use crate::score::Scores;
 use crate::terminal::exit::Refused;
 
 /// The key of a run that makes the BERT of soft labels.
@@ -34,7 +35,8 @@ pub(crate) struct DistillationJob {
     pub(crate) key: &'static str,
     pub(crate) teacher: PathBuf,
     pub(crate) beam: Option<usize>,
-    pub(crate) shard: usize,
+    /// Sentences that are kept at once.
+    pub(crate) chunk: usize,
     pub(crate) input: Input,
     /// Where the pairs go.
     pub(crate) folder: PathBuf,
@@ -77,7 +79,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
             key: "data.distillation",
             teacher: distillation.teacher.clone(),
             beam: distillation.beam,
-            shard: distillation.shard,
+            chunk: distillation.shard,
             input: Input::Sources(config.data.train.clone()),
             folder: run.distilled(),
             pair: Box::new(|translation| Pair {
@@ -95,7 +97,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
             key: "data.back_translation",
             teacher: back_translation.teacher.clone(),
             beam: back_translation.beam,
-            shard: back_translation.shard,
+            chunk: back_translation.shard,
             input: Input::Choice {
                 path: back_translation.text.clone(),
                 ratio: back_translation.ratio,
@@ -188,7 +190,7 @@ impl Teacher {
     }
 
     pub(crate) fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        self.run.model("average").with_context(|| {
+        self.run.model(AVERAGE).with_context(|| {
             let path = self.run.path().display();
             format!(
                 "{path} is not a finished run: launch it first, or give its run file as teacher"

@@ -8,10 +8,11 @@ pub mod worker;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tandem_cluster::process::say;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::{Checkpoint, StoreError};
 use tandem_config::RunConfig;
@@ -19,24 +20,6 @@ use tandem_config::pretrained::bases::is_base;
 
 use crate::prepare::changes::Change;
 use crate::terminal::exit::Refused;
-
-/// What a run leaves in its folder; `--restart` removes it.
-const PRODUCTS: [&str; 12] = [
-    "config.yaml",
-    "state.json",
-    "events.jsonl",
-    "data.json",
-    "report.md",
-    "stop.request",
-    "job.sh",
-    "vocabulary",
-    "checkpoints",
-    "tensorboard",
-    "evaluation",
-    "export",
-];
-/// What teachers leave there.
-const MADE: [&str; 2] = ["distilled", "back_translated"];
 
 /// Loads a config whose every problem would be printed.
 ///
@@ -104,7 +87,7 @@ fn from_here(text: &str) -> String {
 pub fn find(run: &Path) -> Result<RunFolder, Refused> {
     for path in [run.to_owned(), Path::new("runs").join(run)] {
         let path = std::path::absolute(&path).unwrap_or(path);
-        match fs::metadata(path.join("config.yaml")) {
+        match fs::metadata(RunFolder::new(path.clone()).config()) {
             Ok(found) if found.is_file() => return Ok(RunFolder::new(path)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(Refused(format!("cannot read {}: {error}", path.display())));
@@ -124,7 +107,8 @@ pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
         return find(run);
     }
     let entries = fs::read_dir("runs").into_iter().flatten().flatten();
-    let touched = |path: &Path| fs::metadata(path.join("state.json")).ok()?.modified().ok();
+    let touched =
+        |path: &Path| fs::metadata(RunFolder::new(path.to_owned()).state()).ok()?.modified().ok();
     let newest = entries
         .filter_map(|entry| Some((touched(&entry.path())?, entry.path())))
         .max_by_key(|(touched, _)| *touched);
@@ -166,7 +150,10 @@ pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<Strin
     let Some(change) = changes::bound(&old, config) else { return Ok(None) };
     if !is_trained {
         let others_stay = changes::has_same_pairs(&old, config);
-        remove(run, PRODUCTS.iter().chain(MADE.iter().filter(|_| !others_stay)))?;
+        remove(&run.products())?;
+        if !others_stay {
+            remove(&run.synthetic_data())?;
+        }
         return Ok(Some(format!(
             "nothing was trained yet: starting over with this config ({change})"
         )));
@@ -187,7 +174,7 @@ pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<Strin
 pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
     let yaml = "# Resolved by `tandem launch`; every default is written out.\n".to_owned()
         + &config.to_yaml()?;
-    run.replace(&run.config(), &yaml).context("the run folder cannot be written")
+    atomic::write(&run.config(), &yaml).context("the run folder cannot be written")
 }
 
 /// Removes what an earlier run left in the folder; its logs stay.
@@ -195,17 +182,13 @@ pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
 /// # Errors
 /// Where the file system refuses.
 pub fn start_over(run: &RunFolder) -> anyhow::Result<()> {
-    remove(run, PRODUCTS.iter().chain(&MADE))
+    remove(&run.products())?;
+    remove(&run.synthetic_data())
 }
 
-fn remove<'a>(
-    run: &RunFolder,
-    names: impl Iterator<Item = &'a &'static str>,
-) -> anyhow::Result<()> {
-    for name in names {
-        let path = run.path().join(name);
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+fn remove(paths: &[PathBuf]) -> anyhow::Result<()> {
+    for path in paths {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         match removed {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove {}", path.display()));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use tandem_cluster::engine;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::topology::{Device, Topology};
 use tandem_config::RunConfig;
 use tandem_config::parameters::estimate::{self, Inputs};
@@ -70,9 +71,9 @@ impl Plan {
         if config.data.test.is_some() && config.model.decoder.is_some() {
             let work = Work::Evaluate {
                 model: None,
-                checkpoint: Some(run.store().folder().join("average")),
+                checkpoint: Some(run.store().folder().join(AVERAGE)),
                 split: "test".into(),
-                output: run.evaluation("test", config.training.steps),
+                output: run.evaluation("test", config.training.steps).path().to_owned(),
                 decoding: None,
             };
             commands.push(command(&topology, &work, &program, &run));

@@ -1,14 +1,17 @@
 //! The report's text.
 
-use super::{Outcome, PICTURE, ReportInput, Split, Test, Training, Validation};
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::{DataReport, Translation};
+
+use super::{Outcome, ReportInput, Test, Training, Validation};
 use crate::prepare::distillation::DistillationStats;
-use crate::score::{Bleu, Translation};
+use crate::score::Bleu;
 use crate::terminal::text::thousands;
 
 /// Rows of the validation table; of more evaluations, an even choice is shown.
 const MAX_ROWS: usize = 24;
 
-/// The report of a run, as Markdown.
+/// The report of a run, as Markdown; its picture lies beside it.
 pub fn markdown(input: &ReportInput) -> String {
     let mut text = format!("# {}\n\n{}\n", input.run, outcome(&input.outcome, &input.training));
     if let Some(test) = &input.test {
@@ -17,7 +20,9 @@ pub fn markdown(input: &ReportInput) -> String {
             test.scores.bleu_13a.score, test.scores.chrf.score, test.scores.sentences, test.split
         );
     }
-    text += &format!("\n![Curves]({PICTURE})\n");
+    let picture = RunFolder::new(input.folder.clone()).report_picture();
+    let picture = picture.file_name().unwrap_or_default().display();
+    text += &format!("\n![Curves]({picture})\n");
     for (title, body) in [
         ("Scores", input.test.as_ref().map(scores).unwrap_or_default()),
         ("Translations", input.test.as_ref().map(samples).unwrap_or_default()),
@@ -197,7 +202,7 @@ fn model(input: &ReportInput) -> String {
     text
 }
 
-fn split(split: &Split) -> String {
+fn split(split: &DataReport) -> String {
     let mut text = format!(
         "- `{}`: {} samples of {} lines, {} dropped, {} source and {} target tokens\n",
         split.split,
@@ -211,7 +216,7 @@ fn split(split: &Split) -> String {
         text += &format!("  - {} cut to fit\n", thousands(split.cut));
     }
     for (problem, counted) in &split.problems {
-        text += &format!("  - {} {}", thousands(counted.count), problem.replace('_', " "));
+        text += &format!("  - {} {}", thousands(counted.count), problem.describe());
         for (example, joint) in counted.examples.iter().zip([": ", "; ", "; "]) {
             text += &format!("{joint}line {}: {}", example.line, plain(example.text.trim()));
         }

@@ -4,21 +4,18 @@ mod curves;
 pub mod logs;
 mod markdown;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use tandem_cluster::run::atomic;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::io_error::IoError;
+use tandem_cluster::run::records::{DataReport, Latency, Translation};
 
 use crate::prepare::distillation::DistillationStats;
-use crate::score::{Bleu, Chrf, Scores, Translation};
+use crate::score::{Bleu, Chrf, Scores};
 
 pub use curves::{Course, Line, chart, svg};
 pub use markdown::{markdown, samples_markdown};
-
-/// The picture's name in the run folder, by which the report shows it.
-const PICTURE: &str = "report.svg";
 
 /// All that a report tells.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -36,7 +33,7 @@ pub struct ReportInput {
     /// Parameters that are frozen.
     pub frozen: u64,
     /// What became of the lines of each split.
-    pub splits: Vec<Split>,
+    pub splits: Vec<DataReport>,
     /// What teachers made of the training data.
     pub taught: Vec<DistillationStats>,
     /// Steps and speed.
@@ -71,67 +68,6 @@ pub enum Outcome {
         /// Why, in a line or a few.
         message: String,
     },
-}
-
-/// What became of a split's lines; reads the workers' data reports.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Split {
-    /// `train`, `valid` or `test`.
-    pub split: String,
-    /// Lines read.
-    pub read: u64,
-    /// Samples kept.
-    pub kept: u64,
-    /// Lines left out.
-    pub dropped: u64,
-    /// Samples that were cut to fit.
-    pub cut: u64,
-    /// Source tokens kept.
-    pub source_tokens: u64,
-    /// Target tokens kept.
-    pub target_tokens: u64,
-    /// Lines with a problem, by its name.
-    pub problems: BTreeMap<String, Counted>,
-}
-
-impl Split {
-    /// In a line: `train: 301 lines, 300 dropped (300 missing column), 1 samples`.
-    pub fn summary(&self) -> String {
-        let Self { split, read, kept, dropped, cut, .. } = self;
-        let mut text = format!("{split}: {read} lines, {dropped} dropped");
-        if *cut > 0 {
-            text += &format!(", {cut} cut to fit");
-        }
-        let problem = |(name, counted): (&String, &Counted)| {
-            format!("{} {}", counted.count, name.replace('_', " "))
-        };
-        let problems: Vec<String> = self.problems.iter().map(problem).collect();
-        if !problems.is_empty() {
-            text += &format!(" ({})", problems.join(", "));
-        }
-        format!("{text}, {kept} samples")
-    }
-}
-
-/// How often a problem was met, and where first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Counted {
-    /// Lines.
-    pub count: u64,
-    /// The first few.
-    pub examples: Vec<Example>,
-}
-
-/// A line with a problem.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Example {
-    /// The line, counted from 1.
-    pub line: u64,
-    /// The beginning of its text.
-    pub text: String,
 }
 
 /// Steps and speed.
@@ -198,30 +134,14 @@ pub struct Test {
     pub samples: Vec<Translation>,
 }
 
-/// Time to translate one sentence alone; reads the workers' `latency.json`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Sentences timed.
-    pub sentences: usize,
-    /// What computed: `cpu` or `gpu`; empty where an older version did not say.
-    #[serde(default)]
-    pub device: String,
-    /// With so many CPU threads.
-    #[serde(default)]
-    pub threads: usize,
-    /// Half of them took at most so many milliseconds.
-    pub median_ms: f64,
-    /// Nine tenths took at most so many.
-    pub p90_ms: f64,
-    /// Their mean.
-    pub mean_ms: f64,
-}
-
-/// Writes `report.md` and `report.svg` into the folder of a run, and returns the report's path.
-pub fn write(folder: &Path, input: &ReportInput) -> io::Result<PathBuf> {
-    fs::write(folder.join(PICTURE), svg(input))?;
-    let report = folder.join("report.md");
-    fs::write(&report, markdown(input))?;
+/// Writes the report and its picture into a run's folder; the report's path.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn write(run: &RunFolder, input: &ReportInput) -> Result<PathBuf, IoError> {
+    let (report, picture) = (run.report(), run.report_picture());
+    atomic::write(&picture, &svg(input))?;
+    atomic::write(&report, &markdown(input))?;
     Ok(report)
 }
 
@@ -233,6 +153,11 @@ pub fn pick_samples(translations: &[Translation], count: usize) -> Vec<Translati
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use tandem_cluster::run::records::{Example, Problem, ProblemCount};
+
     use super::*;
     use crate::score;
 
@@ -272,22 +197,22 @@ mod tests {
         };
         let noise = |step: u64| 0.3 * ((step * 2_654_435_761) % 1000) as f64 / 1000.0;
         let empty =
-            Counted { count: 12, examples: vec![Example { line: 7, text: "Ja | ".into() }] };
+            ProblemCount { count: 12, examples: vec![Example { line: 7, text: "Ja | ".into() }] };
         ReportInput {
             run: "demo".into(),
             folder: "runs/demo".into(),
             model: vec![("encoder".into(), "BERT, 4 layers, 256 wide".into())],
             trained: 1_234_567,
             frozen: 12_345_678,
-            splits: vec![Split {
+            splits: vec![DataReport {
                 split: "train".into(),
                 read: 1000,
                 kept: 988,
                 dropped: 12,
                 source_tokens: 23_456,
                 target_tokens: 21_098,
-                problems: BTreeMap::from([("empty".to_owned(), empty)]),
-                ..Split::default()
+                problems: BTreeMap::from([(Problem::Empty, empty)]),
+                ..DataReport::default()
             }],
             taught: vec![DistillationStats {
                 key: "data.distillation".into(),
@@ -351,20 +276,11 @@ mod tests {
     }
 
     #[test]
-    fn the_workers_data_report_is_read() {
-        let json = r#"{"split":"train","files":["a.tsv"],"read":3,"kept":2,"dropped":1,"cut":0,
-            "source_tokens":7,"target_tokens":8,
-            "problems":{"too_long":{"count":1,"examples":[{"line":2,"text":"a | b"}]}}}"#;
-        let split: Split = serde_json::from_str(json).unwrap();
-        assert_eq!((split.read, split.problems["too_long"].count), (3, 1));
-        assert_eq!(split.summary(), "train: 3 lines, 1 dropped (1 too long), 2 samples");
-    }
-
-    #[test]
     fn the_report_and_its_picture_lie_side_by_side() {
         let folder = tempfile::tempdir().unwrap();
-        let report = write(folder.path(), &example()).unwrap();
+        let run = RunFolder::new(folder.path().to_owned());
+        let report = write(&run, &example()).unwrap();
         assert!(fs::read_to_string(report).unwrap().contains("![Curves](report.svg)"));
-        assert!(fs::read_to_string(folder.path().join(PICTURE)).unwrap().starts_with("<svg "));
+        assert!(fs::read_to_string(run.report_picture()).unwrap().starts_with("<svg "));
     }
 }

@@ -1,7 +1,8 @@
 //! By how much a row's BLEU differs from that of the first row of the same data.
 
 use std::collections::HashMap;
-use std::path::Path;
+
+use tandem_cluster::run::evaluation::EvaluationFolder;
 
 use super::results::Outcome;
 use super::table::Table;
@@ -29,28 +30,31 @@ pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
 }
 
 /// Two evaluations' difference; none where their BLEU are different figures.
-fn difference(system: &Path, baseline: &Path) -> Option<Difference> {
-    let signature = |folder: &Path| Some(evaluation::read(folder)?.scores?.bleu_13a.signature);
+fn difference(system: &EvaluationFolder, baseline: &EvaluationFolder) -> Option<Difference> {
+    let signature =
+        |folder: &EvaluationFolder| Some(evaluation::read(folder)?.scores?.bleu_13a.signature);
     let (own, other) = (signature(system)?, signature(baseline)?);
     if own != other {
         return None;
     }
     let scoring = Scoring { lowercase: own.contains("|case:lc|"), ..Scoring::default() };
-    let [system, baseline] = [system, baseline].map(evaluation::translations);
+    let translations = |folder| evaluation::translations(folder).ok();
+    let (system, baseline) = (translations(system)?, translations(baseline)?);
     score::paired_difference(&system, &baseline, scoring)
 }
 
 #[cfg(test)]
 mod tests {
+    use tandem_cluster::run::records::Translation;
     use tempfile::TempDir;
 
     use super::super::results::Measured;
     use super::*;
     use crate::coordinator::evaluation::Evaluation;
-    use crate::score::{Translation, corpus};
+    use crate::score::corpus;
 
     /// An evaluation of three sentences whose last word is this.
-    fn evaluated(folder: &Path, last: &str, lowercase: bool) -> Outcome {
+    fn evaluated(folder: &EvaluationFolder, last: &str, lowercase: bool) -> Outcome {
         let translations: Vec<Translation> = (0..3)
             .map(|index| Translation {
                 index,
@@ -77,7 +81,7 @@ mod tests {
         )
         .unwrap();
         let folder = TempDir::new().unwrap();
-        let path = |name: &str| folder.path().join(name);
+        let path = |name: &str| EvaluationFolder::new(folder.path().join(name));
         let mut outcomes = [
             evaluated(&path("i"), "there", false),
             Outcome::Nothing("not there".into()),

@@ -1,17 +1,15 @@
 //! What a row's run has reached.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
+use tandem_cluster::run::evaluation::EvaluationFolder;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_config::RunConfig;
 
 use super::shortage;
+use crate::coordinator::evaluation;
 use crate::journal::{Stage, State, Status, read_state};
 use crate::prepare;
 use crate::prepare::changes;
 use crate::prepare::hub;
-use crate::report::Latency;
 use crate::score::Difference;
 
 /// How far a row is.
@@ -65,7 +63,7 @@ pub struct Measured {
     /// chrF2.
     pub chrf: Option<f64>,
     /// The folder of the evaluation on the test split.
-    pub test: Option<PathBuf>,
+    pub test: Option<EvaluationFolder>,
     /// How its BLEU (13a) differs from that of another row.
     pub difference: Option<Difference>,
     /// Trained parameters.
@@ -145,7 +143,7 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
         bleu: figure("bleu"),
         chrf: figure("chrf"),
         parameters: state.trained,
-        latency_ms: latency(&test).map(|latency| latency.median_ms),
+        latency_ms: evaluation::latency(&test).map(|latency| latency.median_ms),
         test: Some(test),
         difference: None,
         sentences_per_second: figure("sentences_per_second"),
@@ -154,10 +152,4 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
         curve: curve("bleu"),
         word_curve: curve("nll"),
     }
-}
-
-/// How long a sentence takes, of an evaluation in a folder.
-pub fn latency(folder: &Path) -> Option<Latency> {
-    let text = fs::read_to_string(folder.join("latency.json")).ok()?;
-    serde_json::from_str(&text).ok()
 }

@@ -4,7 +4,6 @@ use tandem_config::RunConfig;
 
 use crate::journal::State;
 use crate::prepare::distillation::{self, DistillationStats};
-use crate::report::Split;
 
 /// What share of the wanted lines may be missing, or be there besides: a few are always dropped.
 const TOLERANCE: f64 = 0.02;
@@ -13,8 +12,7 @@ const TOLERANCE: f64 = 0.02;
 pub fn note(config: &RunConfig, state: &State) -> Option<String> {
     let back_translation = config.data.back_translation.as_ref()?;
     let taught = distillation::stats(config).into_iter().find(|taught| taught.ratio.is_some())?;
-    let splits = state.data.iter().filter_map(|split| serde_json::from_value(split.clone()).ok());
-    let train = splits.into_iter().find(|split: &Split| split.split == "train")?;
+    let train = state.data.iter().find(|report| report.split == "train")?;
     told(back_translation.ratio, &taught, train.read)
 }
 

@@ -1,40 +1,32 @@
 //! How fast a row's model is, which untrained weights show: measured once, and read from then on.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
 use tandem_cluster::process::say;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::io_error::IoContext;
+use tandem_cluster::run::records::Latency;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
 use tandem_config::parameters;
 use tandem_config::pretrained::bases::Bases;
 
-use super::results::{Measured, Outcome, latency};
+use super::results::{Measured, Outcome};
 use crate::coordinator::evaluation;
 use crate::coordinator::session::Session;
 use crate::prepare;
 use crate::prepare::changes;
 use crate::prepare::hub;
 use crate::prepare::worker::Work;
-use crate::report::Latency;
 use crate::score::Scoring;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
 
 const SPLIT: &str = "test";
 
-/// Where a run's speed is, without its weights having been trained.
-fn folder(run: &RunFolder) -> PathBuf {
-    run.path().join("latency")
-}
-
 /// What was measured of a row, if that was done with its settings.
 pub fn outcome(config: &RunConfig) -> Outcome {
     let run = RunFolder::new(config.run.path());
-    let folder = folder(&run);
+    let folder = run.untrained_evaluation();
     let Some(evaluation) = evaluation::read(&folder) else {
         return Outcome::Nothing("its speed has not been measured".into());
     };
@@ -45,7 +37,7 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         Ok(old) => changes::timed(&old, &config).map(|change| format!("with {change}")),
     };
     if let Some(other) = other {
-        let again = folder.display();
+        let again = folder.path().display();
         let reason = format!("its speed was measured {other}; remove {again} to measure it again");
         return Outcome::Other { reason, goes_on: false };
     }
@@ -53,7 +45,7 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         let parameters = parameters::model(&config, &bases);
         parameters::trained_count(&parameters) as u64
     });
-    let latency = latency(&folder);
+    let latency = evaluation::latency(&folder);
     Outcome::Measured(Measured {
         parameters: trained.ok(),
         latency_ms: latency.as_ref().map(|latency| latency.median_ms),
@@ -89,15 +81,15 @@ pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result
     let run = RunFolder::new(config.run.path());
     let lock = run.lock()?;
     hub::resolve(&mut config, &mut |text| say(text))?;
-    let output = folder(&run);
+    let output = run.untrained_evaluation();
     // Before the config is another: what an interrupted measurement leaves is nobody's figures.
-    remove(&output)?;
+    atomic::remove_folder(output.path()).tried("remove", output.path())?;
     prepare::write_config(&run, &config)?;
     let work = Work::Evaluate {
         model: Some(run.path().to_owned()),
         checkpoint: None,
         split: SPLIT.into(),
-        output: output.clone(),
+        output: output.path().to_owned(),
         decoding: None,
     };
     let scoring = Scoring::from(&config.evaluation);
@@ -107,13 +99,4 @@ pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result
         Err(exit) => return Ok(exit),
     };
     Ok(Exit::Done)
-}
-
-fn remove(folder: &Path) -> anyhow::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
-        }
-        _ => Ok(()),
-    }
 }

@@ -4,8 +4,10 @@
 //! is drawn is a pure function of the resample and the place in it, so that an interval is always the
 //! same.
 
+use tandem_cluster::run::records::Translation;
+
 use super::bleu::Counts;
-use super::{Scoring, Translation};
+use super::{Scoring, lowercase};
 
 /// How often the test set is drawn anew.
 const RESAMPLES: usize = 1000;
@@ -39,7 +41,7 @@ pub fn paired_difference(
     }
     let counts = |translations: &[Translation]| -> Vec<Counts> {
         let count = |translation: &Translation| match scoring.lowercase {
-            true => Counts::of_13a(&translation.lowercase()),
+            true => Counts::of_13a(&lowercase(translation)),
             false => Counts::of_13a(translation),
         };
         translations.iter().map(count).collect()

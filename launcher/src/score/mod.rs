@@ -17,45 +17,18 @@ pub use bootstrap::{Difference, paired_difference};
 pub use chrf::Chrf;
 
 use serde::{Deserialize, Serialize};
+use tandem_cluster::run::records::Translation;
 use tandem_config::schema::evaluation::Evaluation;
 
-/// One sentence of a decoded split, as the workers write it (a line of `rank-<r>.jsonl`).
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Translation {
-    /// Position in the split, from 0.
-    pub index: usize,
-    /// The source sentence.
-    #[serde(default)]
-    pub source: String,
-    /// The reference translation, as text.
-    pub reference: String,
-    /// The model's translation, as detokenised text.
-    pub hypothesis: String,
-    /// The reference as BERT's basic tokens, joined by spaces.
-    #[serde(default)]
-    pub reference_tokens: String,
-    /// The model's translation as BERT's basic tokens, joined by spaces.
-    #[serde(default)]
-    pub hypothesis_tokens: String,
-    /// Target length that was decoded, in wordpieces.
-    #[serde(default)]
-    pub length: usize,
-    /// Length of the reference, in wordpieces.
-    #[serde(default)]
-    pub reference_length: usize,
-}
-
-impl Translation {
-    /// All that is scored, in small letters.
-    fn lowercase(&self) -> Self {
-        let small = |text: &str| text.to_lowercase();
-        Self {
-            reference: small(&self.reference),
-            hypothesis: small(&self.hypothesis),
-            reference_tokens: small(&self.reference_tokens),
-            hypothesis_tokens: small(&self.hypothesis_tokens),
-            ..Self::default()
-        }
+/// All of a translation that is scored, in small letters.
+fn lowercase(translation: &Translation) -> Translation {
+    let small = |text: &str| text.to_lowercase();
+    Translation {
+        reference: small(&translation.reference),
+        hypothesis: small(&translation.hypothesis),
+        reference_tokens: small(&translation.reference_tokens),
+        hypothesis_tokens: small(&translation.hypothesis_tokens),
+        ..Translation::default()
     }
 }
 
@@ -93,7 +66,7 @@ pub struct Scores {
 /// Scores `translations` as one corpus.
 pub fn corpus(translations: &[Translation], scoring: Scoring) -> Scores {
     if scoring.lowercase {
-        let small: Vec<Translation> = translations.iter().map(Translation::lowercase).collect();
+        let small: Vec<Translation> = translations.iter().map(lowercase).collect();
         return score(&small, scoring);
     }
     score(translations, scoring)

@@ -289,8 +289,9 @@ pub fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
     let cancelled = (Job { id: id.clone() }).cancel();
     cancelled.map_err(|error| Refused(format!("job {id} is not cancelled: {error}")))?;
     // Where it has started just now, its launcher writes the state.
-    if let Ok(_lock) = run.lock() {
-        let mut journal = Journal::open(run.clone());
+    if let Ok(_lock) = run.lock()
+        && let Ok(mut journal) = Journal::open(run.clone())
+    {
         if let Some(last) = journal.state.job_endings.last_mut() {
             last.next = Next::Nothing { reason: format!("`tandem stop` cancelled job {id}") };
         }

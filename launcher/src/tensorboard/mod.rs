@@ -11,6 +11,7 @@
 mod events;
 mod past;
 mod records;
+mod tags;
 
 use std::collections::HashMap;
 use std::fs::{self, File};

@@ -10,7 +10,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::atomic;
 use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 
 use super::records::Records;
@@ -88,7 +88,7 @@ fn cut_file(file: &Path, end: &mut u64, last_steps: &mut HashMap<String, u64>) -
     if !has_points {
         fs::remove_file(file)
     } else if kept.len() < found.len() {
-        temporary::replace(file, |new| new.write_all(&kept))
+        atomic::replace(file, |new| new.write_all(&kept))
     } else {
         Ok(())
     }

@@ -36,7 +36,7 @@ fn finishes(workers: usize) {
     for file in ["adapters.safetensors", "config.yaml", "README.md"] {
         assert!(run.export().join(file).is_file(), "{file} is exported");
     }
-    let merged = run.evaluation("test", 20).join("translations.jsonl");
+    let merged = run.evaluation("test", 20).translations();
     assert_eq!(fs::read_to_string(merged).unwrap().lines().count(), 7);
     assert!((0..workers).all(|rank| run.rank_log(1, rank).is_file()));
     assert_eq!(bench.state()["status"], "done");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
+use tandem_cluster::run::exit::Exit;
 use tandem_config::schema::cluster::Reduction;
 use tandem_config::schema::training::Precision;
 use tch::Device;
@@ -97,7 +98,7 @@ enum Dtype {
 }
 
 impl Command {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Train(args) => args.run("train", bench::train),
             Self::Decode(DecodeArgs { args, decode_tokens }) => {
@@ -113,7 +114,7 @@ impl Args {
         &self,
         verb: &str,
         measure: impl FnOnce(&Workload) -> anyhow::Result<Value>,
-    ) -> anyhow::Result<u8> {
+    ) -> anyhow::Result<Exit> {
         tch::set_num_threads(self.threads);
         let device = self.device.find()?;
         if device == Device::Cpu {
@@ -136,12 +137,12 @@ impl Args {
         measured["threads"] = self.threads.into();
         measured["peak_resident_bytes"] = crate::training::metrics::peak_rss_bytes().into();
         println!("{measured}");
-        Ok(0)
+        Ok(Exit::Done)
     }
 }
 
 impl ReduceArgs {
-    fn run(&self) -> anyhow::Result<u8> {
+    fn run(&self) -> anyhow::Result<Exit> {
         let (_universe, mpi) = super::rank::started_by_mpirun()?;
         let is_first = mpi.rank() == 0;
         let elements = |mib: f64| (mib * (1 << 18) as f64) as usize;
@@ -160,6 +161,6 @@ impl ReduceArgs {
         if is_first {
             println!("{measured}");
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 }

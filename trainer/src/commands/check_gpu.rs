@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use tandem_cluster::run::exit::Exit;
 use tch::Device;
 
 use super::DeviceArg;
@@ -22,7 +23,7 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         let device = match self.device {
             DeviceArg::Cuda => check_gpu::device(self.gpu)?,
             DeviceArg::Cpu => Device::Cpu,
@@ -35,6 +36,6 @@ impl Args {
         if self.json {
             println!("{}", serde_json::to_string(&report)?);
         }
-        Ok(u8::from(report.failures().next().is_some()))
+        Ok(if report.failures().next().is_some() { Exit::Failed } else { Exit::Done })
     }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use tandem_cluster::error::with_causes;
+use tandem_cluster::run::exit::Exit;
 use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::{Device, Kind, Tensor};
 
@@ -44,7 +45,7 @@ enum Backend {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         if let Backend::Solo = self.backend {
             return self.test(&Solo, Device::Cpu);
         }
@@ -56,13 +57,13 @@ impl Args {
         if let Err(error) = outcome {
             eprintln!("error: rank {}: {}", mpi.rank(), with_causes(error.as_ref()));
             // Without MPI_Finalize, which would wait for ranks that do not know yet.
-            tandem_cluster::process::exit_now(1);
+            tandem_cluster::process::exit_now(Exit::Failed.code().into());
         }
         drop(universe);
-        Ok(0)
+        Ok(Exit::Done)
     }
 
-    fn nccl(&self, mpi: &Mpi) -> anyhow::Result<u8> {
+    fn nccl(&self, mpi: &Mpi) -> anyhow::Result<Exit> {
         let workers_per_gpu = self.workers_per_gpu as usize;
         let device = if self.host_memory {
             // As in a run, where libtorch's CUDA half may bring an NCCL of its own.
@@ -76,7 +77,7 @@ impl Args {
         self.test(&nccl, device)
     }
 
-    fn test(&self, world: &dyn Collective, device: Device) -> anyhow::Result<u8> {
+    fn test(&self, world: &dyn Collective, device: Device) -> anyhow::Result<Exit> {
         collective::conformance(world, device)?;
         tree::conformance(world, device)?;
         let (backend, ranks) = (format!("{:?}", self.backend).to_lowercase(), world.world_size());
@@ -87,7 +88,7 @@ impl Args {
             }
         }
         if ranks == 1 {
-            return Ok(0);
+            return Ok(Exit::Done);
         }
         let four_times = |mebibytes: &i64| Some(mebibytes * 4);
         for mebibytes in std::iter::successors(Some(1), four_times) {
@@ -106,7 +107,7 @@ impl Args {
                 );
             }
         }
-        Ok(0)
+        Ok(Exit::Done)
     }
 }
 

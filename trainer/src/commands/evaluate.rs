@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use tandem_cluster::run::evaluation::EvaluationFolder;
+use tandem_cluster::run::exit::Exit;
 
 use crate::data::split::Split;
 use crate::inference::evaluate::Evaluator;
@@ -39,7 +41,7 @@ enum HeldOut {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         super::rank::run_trained(&self.run, |worker, _| {
             let mut config = worker.config.clone();
             if let Some(decoding) = &self.decoding {
@@ -56,7 +58,8 @@ impl Args {
             };
             let evaluator = Evaluator::whole(worker, languages, split)?
                 .with_context(|| format!("the config has no data.{}", split.name()))?;
-            Ok(evaluator.run_into(worker, &objective, step, &self.output)?.code())
+            let output = EvaluationFolder::new(self.output);
+            Ok(evaluator.run_into(worker, &objective, step, &output)?.into())
         })
     }
 }

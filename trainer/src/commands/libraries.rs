@@ -1,12 +1,13 @@
 //! `tandem-worker libraries`.
 
+use tandem_cluster::run::exit::Exit;
 use tandem_cluster::run::libraries::Libraries;
 
 use crate::device::native;
 use crate::device::{driver, nccl as library};
 
 /// Says what there is of the libraries that this program loads.
-pub fn run() -> anyhow::Result<u8> {
+pub fn run() -> anyhow::Result<Exit> {
     let no_cuda = crate::device::cuda::load().err();
     // A version whose unique id cannot be made is of no use.
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));
@@ -23,5 +24,5 @@ pub fn run() -> anyhow::Result<u8> {
         no_nccl: nccl.err().map(|error| error.to_string()),
     };
     println!("{}", serde_json::to_string(&libraries)?);
-    Ok(0)
+    Ok(Exit::Done)
 }

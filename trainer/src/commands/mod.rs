@@ -14,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use tandem_cluster::error::with_causes;
+use tandem_cluster::run::exit::Exit;
 use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::Device;
 
@@ -84,14 +85,14 @@ pub fn main() -> ExitCode {
         Command::Parity { folder, device } => {
             let agrees =
                 device.find().and_then(|device| crate::verify::parity::run(&folder, device));
-            agrees.map(|agrees| u8::from(!agrees))
+            agrees.map(|agrees| if agrees { Exit::Done } else { Exit::Failed })
         }
     };
     match result {
-        Ok(code) => ExitCode::from(code),
+        Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("error: {}", with_causes(error.as_ref()));
-            ExitCode::from(1)
+            Exit::Failed.into()
         }
     }
 }

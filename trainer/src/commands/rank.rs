@@ -11,9 +11,9 @@ use mpi::environment::Universe;
 use tandem_cluster::error::with_causes;
 use tandem_cluster::hosts::network::{self, NCCL_INTERFACE};
 use tandem_cluster::process;
-use tandem_cluster::run::control::{
-    self, ADDRESS_VARIABLE, ControlError, GENERATION_VARIABLE, Report, Session, WORLD_SIZE_VARIABLE,
-};
+use tandem_cluster::run::control::{self, ControlError, Invitation, Report, Session};
+use tandem_cluster::run::exit::Exit;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
 
@@ -32,8 +32,8 @@ use crate::session::weights::Misfit;
 use crate::session::worker::Worker;
 use crate::training::train::Diverged;
 
-/// How long the last words of a failing rank may take to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the report of a failing rank may take to arrive.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs `body` as this rank of the run in `run`, with MPI if there are others; answers the
 /// process's exit code.
@@ -42,8 +42,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// What happens before there is a coordinator to tell it to.
 pub fn run(
     run: &Path,
-    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
-) -> anyhow::Result<u8> {
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
     run_as(|path| load(path, &[]), run, body)
 }
 
@@ -53,27 +53,28 @@ pub fn run(
 /// As [`run`].
 pub fn run_trained(
     run: &Path,
-    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
-) -> anyhow::Result<u8> {
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
     run_as(load_trained, run, body)
 }
 
 fn run_as(
     load: impl FnOnce(&Path) -> Result<RunConfig, Problems>,
     run: &Path,
-    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<u8>,
-) -> anyhow::Result<u8> {
+    body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
+) -> anyhow::Result<Exit> {
     let rank = number("OMPI_COMM_WORLD_RANK").or_else(|| number("SLURM_PROCID")).unwrap_or(0);
-    let world_size = number(WORLD_SIZE_VARIABLE).unwrap_or(1);
+    let run = RunFolder::new(run.to_owned());
+    let invitation = Invitation::from_env()?;
     let mut engine = None;
-    if std::env::var_os(ADDRESS_VARIABLE).is_some() {
-        engine = Some(log_to_file(run, number(GENERATION_VARIABLE).unwrap_or(0), rank)?);
+    if let Some(invitation) = &invitation {
+        engine = Some(log_to_file(&run, invitation.attempt, rank)?);
         keep_nccl_to_the_network();
     }
     // Before MPI, which waits for all ranks: the launcher is to know which of them are there.
-    let worker = match join(load, run, (rank, world_size)) {
+    let worker = match join(load, run, invitation.as_ref(), rank) {
         Ok(worker) => worker,
-        Err(error) => return decline(&error, (rank, world_size), engine),
+        Err(error) => return decline(&error, invitation.as_ref(), rank, engine),
     };
     drop(engine);
     if let Some(session) = worker.session() {
@@ -87,35 +88,36 @@ fn run_as(
         universe = started;
         body(&worker, mpi)
     });
-    let code = match &result {
-        Ok(code) => *code,
+    let exit = match &result {
+        Ok(exit) => *exit,
         Err(error) => {
             let words = with_causes(error.as_ref());
             process::say(format_args!("error: {words}"));
             let message = blame::with_samples(&words);
             worker.report(Report::Failed { message, backtrace: error.backtrace().to_string() });
-            exit_code(error)
+            exit_of(error)
         }
     };
     if let Some(session) = worker.session() {
-        session.clone().goodbye(code.into());
+        session.clone().goodbye(exit);
     }
     if result.is_err() {
         // Without MPI_Finalize, which would wait for ranks that do not know yet.
-        process::exit_now(code.into());
+        process::exit_now(exit.code().into());
     }
     drop(universe);
-    Ok(code)
+    Ok(exit)
 }
 
 /// This rank, with all that its host has to have for it.
 fn join(
     load: impl FnOnce(&Path) -> Result<RunConfig, Problems>,
-    run: &Path,
-    (rank, world_size): (usize, usize),
+    run: RunFolder,
+    invitation: Option<&Invitation>,
+    rank: usize,
 ) -> anyhow::Result<Worker> {
-    let config = load(&run.join("config.yaml"))?;
-    Worker::join(run, config, (rank, world_size), local_rank())
+    let config = load(&run.config())?;
+    Worker::join(run, config, invitation, (rank, local_rank()))
 }
 
 /// MPI, where there are other ranks.
@@ -135,9 +137,10 @@ fn start_mpi(worker: &Worker) -> anyhow::Result<Option<(Universe, Mpi)>> {
 /// There is no launcher to tell it to.
 fn decline(
     error: &anyhow::Error,
-    (rank, world_size): (usize, usize),
+    invitation: Option<&Invitation>,
+    rank: usize,
     engine: Option<File>,
-) -> anyhow::Result<u8> {
+) -> anyhow::Result<Exit> {
     let words = with_causes(error.as_ref());
     let no_session = |words: &str| {
         // The launcher reads what the engine's log says of a rank that does not start.
@@ -150,16 +153,16 @@ fn decline(
     if error.is::<ControlError>() {
         return Err(no_session(&words));
     }
-    let session = match Session::from_env(rank, world_size, "none") {
-        Ok(Some(session)) => session,
-        Ok(None) => anyhow::bail!("{words}"),
+    let Some(invitation) = invitation else { anyhow::bail!("{words}") };
+    let session = match Session::start(invitation, rank, "none") {
+        Ok(session) => session,
         Err(no_way) => return Err(no_session(&format!("{words}; and {no_way}"))),
     };
     process::say(format_args!("error: {words}"));
     session.report(Report::Failed { message: words, backtrace: error.backtrace().to_string() });
-    let code = if error.is::<Problems>() { 2 } else { 1 };
-    session.goodbye(code);
-    process::exit_now(code);
+    let exit = if error.is::<Problems>() { Exit::Usage } else { Exit::Failed };
+    session.goodbye(exit);
+    process::exit_now(exit.code().into());
 }
 
 /// The ranks that mpirun started without a launcher; one where it did not.
@@ -193,12 +196,13 @@ pub fn collective(
     })
 }
 
-/// What the launcher is to do: mend the config or data (2), never try again (93), or try again (1).
-fn exit_code(error: &anyhow::Error) -> u8 {
+/// What tells the launcher to try again, never to try again, or to have the config or data mended.
+fn exit_of(error: &anyhow::Error) -> Exit {
     let unusable = match error.downcast_ref::<DataError>() {
         Some(DataError::Read(_) | DataError::Tokenizer(_) | DataError::Cache(_)) | None => false,
         Some(
-            DataError::Refused { .. }
+            DataError::Report { .. }
+            | DataError::Refused { .. }
             | DataError::Nothing { .. }
             | DataError::TooManyBad { .. }
             | DataError::WrongKind { .. },
@@ -214,11 +218,11 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         || error.is::<Misfit>()
         || matches!(error.downcast_ref(), Some(ParameterError::Untied { .. }))
     {
-        2
+        Exit::Usage
     } else if error.is::<Diverged>() {
-        93
+        Exit::DoNotRetry
     } else {
-        1
+        Exit::Failed
     }
 }
 
@@ -247,11 +251,11 @@ fn keep_nccl_to_the_network() {
 
 /// Lines of different ranks never mix: each writes to a file of its own from the start. Answers where
 /// they went before: to the engine.
-fn log_to_file(run: &Path, generation: usize, rank: usize) -> anyhow::Result<File> {
-    let folder = run.join("logs").join(format!("attempt-{generation}"));
+fn log_to_file(run: &RunFolder, attempt: u64, rank: usize) -> anyhow::Result<File> {
+    let folder = run.attempt_logs(attempt);
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    let path = folder.join(format!("rank-{rank}.log"));
+    let path = run.rank_log(attempt, rank);
     let file = OpenOptions::new()
         .create(true)
         .append(true)
@@ -299,10 +303,10 @@ fn tell_panics(session: Session) {
         process::say(format_args!("{panic}\n{backtrace}"));
         let message = blame::with_samples(&describe(panic));
         session.report(Report::Failed { message, backtrace });
-        if let Err(error) = session.wait_delivered(LAST_WORDS) {
+        if let Err(error) = session.wait_delivered(DRAIN_TIMEOUT) {
             process::say(format_args!("control: {error}"));
         }
-        process::exit_now(101);
+        process::exit_now(Exit::Panicked.code().into());
     }));
 }
 

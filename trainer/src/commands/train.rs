@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use tandem_cluster::run::exit::Exit;
+
 use crate::training::train::Trainer;
 
 /// Train the run in a folder.
@@ -19,11 +21,11 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         super::rank::run(&self.run, |worker, mpi| {
             let collective = super::rank::collective(worker, mpi)?;
             let trainer = Trainer::new(worker, collective, self.resume.as_deref())?;
-            Ok(trainer.run(self.evaluate_first)?.code())
+            Ok(trainer.run(self.evaluate_first)?.into())
         })
     }
 }

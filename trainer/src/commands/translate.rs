@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
+use tandem_cluster::run::exit::Exit;
 use tandem_cluster::run::task::Task;
 
 use crate::inference::translate::Translating;
@@ -19,11 +20,11 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<u8> {
+    pub fn run(self) -> anyhow::Result<Exit> {
         let task = Task::read(&self.task)
             .with_context(|| format!("there is no task in {}", self.task.display()))?;
         super::rank::run_trained(&self.run, |worker, _| {
-            Ok(Translating::open(worker, &task, &self.task)?.run()?.code())
+            Ok(Translating::open(worker, &task, &self.task)?.run()?.into())
         })
     }
 }

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
+use tandem_cluster::run::records::{DataReport, Problem};
 use tandem_cluster::run::store::hash_file;
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 
 use super::cache::{Draft, Key};
 use super::parallel::map_slices;
-use super::read::{Problem, ReadError, Record, Records};
-use super::report::DataReport;
+use super::read::{ReadError, Record, Records};
 use super::split::{DataError, Sides, Split};
 use super::tokenizer::{Encoder, TokenizerError};
 

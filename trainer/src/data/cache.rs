@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::atomic;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
 const HEADER: usize = 8 + 32 + 6 * 8 + 32;
@@ -160,7 +160,7 @@ impl Cache {
             return Ok(cache);
         }
         let (draft, report) = make()?;
-        temporary::replace(&path, |file| draft.write(file, key, &report))
+        atomic::replace(&path, |file| draft.write(file, key, &report))
             .map_err(|source| CacheError::Write { path: path.clone(), source })?;
         Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
     }

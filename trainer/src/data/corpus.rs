@@ -7,12 +7,12 @@
 use std::ops::Range;
 use std::path::Path;
 
+use tandem_cluster::run::records::DataReport;
 use tandem_config::schema::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
 use super::cache::{Cache, Key};
-use super::report::DataReport;
 use super::split::{DataError, Sides, Split};
 
 /// One split's samples, in the order of its file.
@@ -39,7 +39,11 @@ impl Corpus {
         let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
         let cache = Cache::open_or_make(cache, &builder.key()?, || builder.build(threads))?;
-        let mut report: DataReport = serde_json::from_slice(cache.report()).unwrap_or_default();
+        let report = serde_json::from_slice(cache.report());
+        let mut report: DataReport = report.map_err(|source| {
+            let file = builder.first_file().to_owned();
+            DataError::Report { file, source }
+        })?;
         // The same bytes may lie elsewhere today.
         report.files = builder.files().map(Path::to_owned).collect();
         report.split = split.name().into();
@@ -128,12 +132,12 @@ impl Corpus {
 mod tests {
     use tandem_config::schema::data::{BadLines, TooLong};
 
-    use super::super::read::Problem;
     use super::super::split::Side;
     use super::super::tokenizer::Tokenizer;
     use super::*;
     use crate::data::build::CHUNK_LINES;
     use std::path::PathBuf;
+    use tandem_cluster::run::records::Problem;
 
     /// `[PAD]` is not 0, so that assuming it shows.
     const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";

@@ -2,8 +2,7 @@
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
 //! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
-//! [`split`] in a
-//! [`cache`] with a [`report`] on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
+//! [`split`] in a [`cache`] with a report on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
 //! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
 //! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again. Everything
 //! that is random comes from [`random`].
@@ -20,7 +19,6 @@ pub mod parallel;
 pub mod prefetch;
 pub mod random;
 pub mod read;
-pub mod report;
 pub mod soft_labels;
 pub mod split;
 pub mod tokenizer;

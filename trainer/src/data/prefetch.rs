@@ -7,7 +7,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 /// How long one item may take to be made.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// How often a wait asks whether to go on.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why there is no next item.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +61,7 @@ impl<T: Send + 'static> Prefetch<T> {
     pub fn next_item(&mut self, gives_up: &dyn Fn() -> bool) -> Result<Option<T>, PrefetchError> {
         let started = Instant::now();
         loop {
-            match self.receiver.recv_timeout(LOOK) {
+            match self.receiver.recv_timeout(POLL_INTERVAL) {
                 Ok(item) => return Ok(Some(item)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) if gives_up() => return Err(PrefetchError::GivenUp),

@@ -3,12 +3,11 @@
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tandem_config::schema::data::Text;
 
 use super::form;
-use super::report::shorten;
+use tandem_cluster::run::records::{Problem, shorten};
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -55,44 +54,6 @@ impl ReadError {
             Self::Form { .. } => true,
             // What the system says of the disk has a number, what unpacks has none.
             Self::Broken { source, .. } => source.raw_os_error().is_none(),
-        }
-    }
-}
-
-/// What is wrong with a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Problem {
-    /// The line is not UTF-8.
-    NotUtf8,
-    /// A tab-separated line has too few columns.
-    MissingColumn,
-    /// A line is not a JSON object.
-    BrokenJson,
-    /// A JSON object lacks a key, or its value is not a string.
-    MissingKey,
-    /// One of two files has no such line any more.
-    Uneven,
-    /// A side has no text, or none that the tokenizer keeps.
-    Empty,
-    /// The sides' lengths have an absurd ratio.
-    Ratio,
-    /// A side has more tokens than `max_length`.
-    TooLong,
-}
-
-impl Problem {
-    /// In words.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::NotUtf8 => "not UTF-8",
-            Self::MissingColumn => "too few columns",
-            Self::BrokenJson => "not a JSON object",
-            Self::MissingKey => "a key is missing or not a string",
-            Self::Uneven => "the other file ended before",
-            Self::Empty => "an empty side",
-            Self::Ratio => "lengths too different",
-            Self::TooLong => "too long",
         }
     }
 }

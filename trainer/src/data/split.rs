@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use tandem_cluster::run::records::{DataReport, Problem};
 use tandem_config::schema::data::{Data, Text};
 
 use super::cache::CacheError;
-use super::read::{Problem, ReadError};
-use super::report::DataReport;
+use super::read::ReadError;
 use super::tokenizer::{Tokenizer, TokenizerError};
 
 /// Why a split cannot be used.
@@ -21,6 +21,17 @@ pub enum DataError {
     /// The tokenised text cannot be kept.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The report that is kept with the tokenised text is another version's.
+    #[error(
+        "cannot read the report that is kept with the tokenised text of {}: {source}; another version of \
+         Tandem has written it: choose another data.cache, or empty it", file.display()
+    )]
+    Report {
+        /// The (first) file.
+        file: PathBuf,
+        /// What is wrong with the report.
+        source: serde_json::Error,
+    },
     /// A bad line, where the config refuses them.
     #[error("{}:{line}: {}: {text}; mend the line, or set {key} to drop", file.display(), problem.describe())]
     Refused {

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::atomic;
 use tandem_config::pretrained::tokenizer::{Casing, entries};
 use tandem_config::schema::data::Text;
 use tokenizers::decoders::wordpiece::WordPiece;
@@ -160,7 +160,7 @@ impl Vocabulary {
 
 /// Replaces a file in one step: nobody sees half of it.
 fn replace(path: &Path, text: &str) -> Result<(), WordpieceError> {
-    temporary::replace(path, |file| file.write_all(text.as_bytes()))
+    atomic::replace(path, |file| file.write_all(text.as_bytes()))
         .map_err(|source| WordpieceError::Write { path: path.to_owned(), source })
 }
 

@@ -116,16 +116,19 @@ pub fn set_grad(parameter: &Tensor, grad: &Tensor) {
     check(unsafe { tandem_set_grad(raw(parameter), raw(grad)) });
 }
 
-/// Calls `callback(index)` whenever the gradient of one of `parameters` has been accumulated.
+/// Calls `callback(index)` whenever the gradient of one of `parameters` has been accumulated: on the
+/// thread that accumulates it, which for a GPU is libtorch's own.
 ///
 /// The callback lives as long as the process: hooks cannot outlive what they call.
-pub fn on_accumulated(parameters: &[Tensor], callback: impl Fn(usize) + 'static) {
+pub fn on_accumulated(parameters: &[Tensor], callback: impl Fn(usize) + Send + Sync + 'static) {
+    type Callback = Box<dyn Fn(usize) + Send + Sync>;
+
     extern "C" fn call(context: *mut c_void, index: usize) {
-        // SAFETY: `context` is the leaked box below.
-        let callback = unsafe { &*(context as *const Box<dyn Fn(usize)>) };
+        // SAFETY: `context` is the leaked box below, which may be called from any thread.
+        let callback = unsafe { &*(context as *const Callback) };
         callback(index);
     }
-    let boxed: Box<dyn Fn(usize)> = Box::new(callback);
+    let boxed: Callback = Box::new(callback);
     let context = Box::into_raw(Box::new(boxed)) as *mut c_void;
     for (index, parameter) in parameters.iter().enumerate() {
         // SAFETY: the tensor is alive and `context` is never freed.

@@ -3,70 +3,51 @@
 //! Every rank does its share of the batches and writes its translations into a file of its own.
 //! Nothing in here is collective: each rank gives up by itself when it is asked to stop.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use serde::Serialize;
+use tandem_cluster::run::atomic;
 use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::evaluation::EvaluationFolder;
+use tandem_cluster::run::records::{EvaluationSums, Latency, Translation, TranslationSums};
 use tch::no_grad;
 
 use crate::data::batches::evaluation_batches;
 use crate::data::corpus::Corpus;
 use crate::data::example::Draw;
 use crate::data::split::Split;
-use crate::inference::{Translation, Translator};
+use crate::inference::{self, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
 use crate::session::corpora::Languages;
 use crate::session::worker::{Ending, Worker};
 
-/// A translation beside its reference, as the coordinator reads it.
-#[derive(Debug, Serialize)]
-pub struct Line<'a> {
+/// The translation of a sample, beside its source and reference.
+///
+/// # Errors
+/// A reference that cannot be tokenised, or a model that has no target side.
+pub fn record(
+    languages: &Languages,
+    corpus: &Corpus,
     index: usize,
-    source: &'a str,
-    reference: &'a str,
-    hypothesis: String,
-    reference_tokens: String,
-    hypothesis_tokens: String,
-    /// Tokens of the hypothesis, with `[SEP]`.
-    length: usize,
-    /// Tokens of the reference, with `[SEP]`.
-    reference_length: usize,
-    passes: usize,
-}
-
-impl<'a> Line<'a> {
-    /// The translation of a sample.
-    ///
-    /// # Errors
-    /// A reference that cannot be tokenised, or a model that has no target side.
-    pub fn of(
-        languages: &Languages,
-        corpus: &'a Corpus,
-        index: usize,
-        translation: &Translation,
-    ) -> anyhow::Result<Self> {
-        let target = languages.target.as_ref().context("the model has no target side")?;
-        let (source, reference) = corpus.texts(index);
-        let words = target.words(&translation.ids);
-        Ok(Self {
-            index,
-            source,
-            reference,
-            hypothesis: target.text(&translation.ids),
-            reference_tokens: target.respell(reference)?,
-            hypothesis_tokens: words,
-            length: translation.ids.len(),
-            reference_length: corpus.target(index).len(),
-            passes: translation.passes,
-        })
-    }
+    translation: &inference::Translation,
+) -> anyhow::Result<Translation> {
+    let target = languages.target.as_ref().context("the model has no target side")?;
+    let (source, reference) = corpus.texts(index);
+    Ok(Translation {
+        index,
+        source: source.to_owned(),
+        reference: reference.to_owned(),
+        hypothesis: target.text(&translation.ids),
+        reference_tokens: target.respell(reference)?,
+        hypothesis_tokens: target.words(&translation.ids),
+        length: translation.ids.len(),
+        reference_length: corpus.target(index).len(),
+        passes: translation.passes,
+    })
 }
 
 /// A split, opened for scoring.
@@ -124,8 +105,7 @@ impl Evaluator {
     /// # Errors
     /// Translations that cannot be written.
     pub fn run(&self, worker: &Worker, objective: &Objective, step: u64) -> anyhow::Result<Ending> {
-        let name = format!("{}-step-{step:08}", self.split.name());
-        self.run_into(worker, objective, step, &worker.run.join("evaluation").join(name))
+        self.run_into(worker, objective, step, &worker.run.evaluation(self.split.name(), step))
     }
 
     /// Scores the split into `folder` and tells the coordinator.
@@ -137,27 +117,31 @@ impl Evaluator {
         worker: &Worker,
         objective: &Objective,
         step: u64,
-        folder: &Path,
+        folder: &EvaluationFolder,
     ) -> anyhow::Result<Ending> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot make {}", folder.display()))?;
-        let part = folder.join(format!("rank-{}.jsonl", worker.rank));
+        std::fs::create_dir_all(folder.path())
+            .with_context(|| format!("cannot make {}", folder.path().display()))?;
+        let part = folder.part(worker.rank);
         let mut poll = || worker.goes_on(Phase::Evaluate, step);
         let Some(mut sums) = self.losses(worker, objective, &mut poll) else {
             return Ok(Ending::Stopped);
         };
         let ending = self
-            .translate(worker, objective, &part, &mut sums, &mut poll)
+            .translate(worker, objective, folder, &mut poll)
             .with_context(|| format!("cannot translate into {}", part.display()))?;
         match ending {
-            Ending::Done => {
+            Translated::Done(translation) => {
+                sums.translation = translation;
                 let split = self.split.name().to_owned();
                 worker.report(Report::Evaluated { step, split, rank: worker.rank, part, sums });
             }
-            Ending::Stopped => std::fs::remove_file(&part)
-                .with_context(|| format!("cannot remove {}", part.display()))?,
+            Translated::Stopped => {
+                std::fs::remove_file(&part)
+                    .with_context(|| format!("cannot remove {}", part.display()))?;
+                return Ok(Ending::Stopped);
+            }
         }
-        Ok(ending)
+        Ok(Ending::Done)
     }
 
     /// This rank's share of the loss on the whole split; none if `poll` says to give up.
@@ -166,7 +150,7 @@ impl Evaluator {
         worker: &Worker,
         objective: &Objective,
         poll: &mut dyn FnMut() -> bool,
-    ) -> Option<BTreeMap<String, f64>> {
+    ) -> Option<EvaluationSums> {
         let max_tokens = worker.config.training.max_tokens;
         let batches = evaluation_batches(&self.examples.lengths(), max_tokens);
         let mut sums = Sums::default();
@@ -178,16 +162,15 @@ impl Evaluator {
             sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval())).sums;
         }
         let Sums { loss, nll, predicted, length_nll, sentences, denominator, .. } = sums;
-        let named = [
-            ("loss", loss),
-            ("nll", nll),
-            ("predicted", predicted),
-            ("sentences", sentences),
-            ("denominator", denominator),
-        ];
-        let lengths = (length_nll > 0.0).then_some(("length_nll", length_nll));
-        let named = named.into_iter().chain(lengths);
-        Some(named.map(|(name, value)| (name.to_owned(), value)).collect())
+        Some(EvaluationSums {
+            loss,
+            denominator,
+            nll,
+            predicted,
+            length_nll: (length_nll > 0.0).then_some(length_nll),
+            sentences,
+            translation: None,
+        })
     }
 
     /// Writes this rank's share of the translations; none for an objective that has none.
@@ -195,23 +178,22 @@ impl Evaluator {
         &self,
         worker: &Worker,
         objective: &Objective,
-        part: &Path,
-        sums: &mut BTreeMap<String, f64>,
+        folder: &EvaluationFolder,
         poll: &mut dyn FnMut() -> bool,
-    ) -> anyhow::Result<Ending> {
-        let mut file = BufWriter::new(File::create(part)?);
+    ) -> anyhow::Result<Translated> {
+        let mut file = BufWriter::new(File::create(folder.part(worker.rank))?);
         let (Objective::Translation(translation), Some(target)) =
             (objective, &self.languages.target)
         else {
             file.flush()?;
-            return Ok(Ending::Done);
+            return Ok(Translated::Done(None));
         };
         let (model, config) = (&translation.model, &worker.config.decoding);
         let translator = Translator::new(model, &self.languages, target, config, worker.device);
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);
-        let (mut seconds, mut passes, mut translated, mut right_lengths) = (0.0, 0, 0, 0);
+        let mut sums = TranslationSums::default();
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
             let started = Instant::now();
             let sources: Vec<&[u32]> =
@@ -219,42 +201,38 @@ impl Evaluator {
             let references: Vec<usize> =
                 samples.iter().map(|&sample| self.corpus.target(sample as usize).len()).collect();
             let Some(found) = translator.translate(&sources, &references, poll) else {
-                return Ok(Ending::Stopped);
+                return Ok(Translated::Stopped);
             };
-            seconds += started.elapsed().as_secs_f64();
+            sums.seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
-                let line = Line::of(&self.languages, &self.corpus, sample as usize, &translation)?;
-                translated += 1;
-                passes += line.passes;
-                right_lengths += usize::from(line.length == line.reference_length);
+                let line = record(&self.languages, &self.corpus, sample as usize, &translation)?;
+                sums.sentences += 1;
+                sums.passes += line.passes;
+                sums.length_correct += usize::from(line.length == line.reference_length);
                 serde_json::to_writer(&mut file, &line)?;
                 file.write_all(b"\n")?;
             }
         }
         file.flush()?;
-        for (name, value) in
-            [("translated", translated), ("passes", passes), ("length_correct", right_lengths)]
-        {
-            sums.insert(name.into(), value as f64);
-        }
-        sums.insert("decode_seconds".into(), seconds);
         if worker.is_first() && self.latency_sentences > 0 {
-            let Some(latency) = self.latency(worker, &translator, poll) else {
-                return Ok(Ending::Stopped);
+            let Some(times) = self.time_sentences(&translator, poll) else {
+                return Ok(Translated::Stopped);
             };
-            std::fs::write(part.with_file_name("latency.json"), format!("{latency:#}\n"))?;
+            let device = if worker.device.is_cuda() { "gpu" } else { "cpu" };
+            let latency = Latency::of(times, device, worker.threads());
+            let json = serde_json::to_string_pretty(&latency.context("no sentence was timed")?)?;
+            atomic::write(&folder.latency(), &(json + "\n"))?;
         }
-        Ok(Ending::Done)
+        Ok(Translated::Done(Some(sums)))
     }
 
     /// Milliseconds of the first sentences, one by one, as the paper times them; none if `poll`
     /// says to give up.
-    fn latency(
+    fn time_sentences(
         &self,
-        worker: &Worker,
         translator: &Translator,
         poll: &mut dyn FnMut() -> bool,
-    ) -> Option<serde_json::Value> {
+    ) -> Option<Vec<f64>> {
         let count = self.corpus.len().min(self.latency_sentences);
         let mut times = Vec::with_capacity(count);
         for sample in 0..count {
@@ -263,15 +241,14 @@ impl Evaluator {
             translator.translate(&[self.corpus.source(sample)], &[reference], poll)?;
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }
-        times.sort_by(f64::total_cmp);
-        let at = |share: f64| times[((count - 1) as f64 * share).round() as usize];
-        Some(serde_json::json!({
-            "sentences": count,
-            "device": if worker.device.is_cuda() { "gpu" } else { "cpu" },
-            "threads": worker.threads(),
-            "median_ms": at(0.5),
-            "p90_ms": at(0.9),
-            "mean_ms": times.iter().sum::<f64>() / count as f64,
-        }))
+        Some(times)
     }
+}
+
+/// How translating a rank's share ended.
+enum Translated {
+    /// With these sums; none for an objective that does not translate.
+    Done(Option<TranslationSums>),
+    /// It was asked to stop.
+    Stopped,
 }

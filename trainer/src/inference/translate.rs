@@ -1,26 +1,27 @@
-//! Translating a task over all ranks, shard by shard.
+//! Translating a task over all ranks, chunk by chunk.
 //!
-//! Which sentences share a batch and a shard depends on the task alone, and shard s is that of rank
+//! Which sentences share a batch and a chunk depends on the task alone, and chunk s is that of rank
 //! s mod world size: any number of ranks, killed at any point and started again, writes the same
-//! shards, as long as each computes with as many threads.
+//! chunks, as long as each computes with as many threads.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use tandem_cluster::run::atomic;
+use tandem_cluster::run::chunks::{Chunks, Cut};
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::shards::{Cut, Shards};
-use tandem_cluster::run::task::{Input, Task, TooLong};
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::records::Problem;
+use tandem_cluster::run::task::{self, Input, Task, TooLong};
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong as DataTooLong};
 
 use crate::data::corpus::Corpus;
-use crate::data::read::{Lines, Problem, Records};
+use crate::data::read::{Lines, Records};
 use crate::data::split::{Sides, Split};
 use crate::inference::Translator;
-use crate::inference::evaluate::Line;
+use crate::inference::evaluate::record;
 use crate::objective::Objective;
 use crate::session::corpora::wait_for;
 use crate::session::trained::Trained;
@@ -32,7 +33,7 @@ pub struct Translating<'a> {
     worker: Worker,
     trained: Trained,
     corpus: Corpus,
-    shards: Shards,
+    chunks: Chunks,
 }
 
 impl<'a> Translating<'a> {
@@ -46,16 +47,16 @@ impl<'a> Translating<'a> {
         let worker = worker.with_run(&task.model, config);
         let trained = Trained::open(&worker, Some(&task.checkpoint))?;
         let corpus = corpus(&worker, &trained, task, folder)?;
-        let shards = task.shards(folder);
-        Ok(Self { task, worker, trained, corpus, shards })
+        let chunks = task.chunks(folder);
+        Ok(Self { task, worker, trained, corpus, chunks })
     }
 
-    /// Translates this rank's share of the shards that are not there yet.
+    /// Translates this rank's share of the chunks that are not there yet.
     ///
     /// # Errors
     /// Translations that cannot be written.
     pub fn run(&self) -> anyhow::Result<Ending> {
-        let Self { task, worker, trained, corpus, shards } = self;
+        let Self { task, worker, trained, corpus, chunks } = self;
         let Trained { languages, objective, step } = trained;
         let (Objective::Translation(translation), Some(target)) = (objective, &languages.target)
         else {
@@ -71,11 +72,10 @@ impl<'a> Translating<'a> {
         let translator = Translator::new(model, languages, target, decoding, worker.device);
         let skipped = self.skipped()?;
         let batches = translator.batches(&corpus.lengths());
-        let parts = parts(&batches, task.shard);
-        let cut = Cut { shards: parts.len(), items: corpus.len() };
-        let writer = format!("{}-{}", worker.generation, worker.rank);
+        let parts = parts(&batches, task.chunk);
+        let cut = Cut { chunks: parts.len(), items: corpus.len() };
         let mine = parts.iter().enumerate().skip(worker.rank).step_by(worker.world_size);
-        for (shard, batches) in mine.filter(|(shard, _)| !shards.has(*shard)) {
+        for (chunk, batches) in mine.filter(|(chunk, _)| !chunks.has(*chunk)) {
             let mut items = Vec::new();
             for samples in *batches {
                 let sources: Vec<&[u32]> = samples
@@ -90,16 +90,16 @@ impl<'a> Translating<'a> {
                     return Ok(Ending::Stopped);
                 };
                 for (&sample, translation) in samples.iter().zip(found) {
-                    let line = Line::of(languages, corpus, sample as usize, &translation)?;
+                    let line = record(languages, corpus, sample as usize, &translation)?;
                     serde_json::to_writer(&mut items, &line)?;
                     items.push(b'\n');
                 }
             }
             let items = String::from_utf8(items).context("JSON is UTF-8")?;
-            shards
-                .write(shard, cut, &items, &writer)
-                .with_context(|| format!("cannot write shard {shard} of the translations"))?;
-            worker.report(Report::Translated { shard, shards: cut.shards });
+            chunks
+                .write(chunk, cut, &items)
+                .with_context(|| format!("cannot write chunk {chunk} of the translations"))?;
+            worker.report(Report::Translated { chunk, chunks: cut.chunks });
         }
         Ok(Ending::Done)
     }
@@ -148,7 +148,7 @@ impl<'a> Translating<'a> {
     }
 }
 
-/// The batches of each shard: whole batches, at least `least` sentences.
+/// The batches of each chunk: whole batches, at least `least` sentences.
 fn parts(batches: &[Vec<u32>], least: usize) -> Vec<&[Vec<u32>]> {
     let (mut parts, mut start, mut sentences) = (Vec::new(), 0, 0);
     for (place, batch) in batches.iter().enumerate() {
@@ -185,7 +185,7 @@ fn corpus(
         ..worker.config.data.clone()
     };
     // As a test split: no sentence is left out.
-    let (texts, cache) = ([text], folder.join("cache"));
+    let (texts, cache) = ([text], task::cache(folder));
     Ok(Corpus::open(&data, &texts, Split::Test, sides, &cache, worker.threads())?)
 }
 
@@ -197,7 +197,7 @@ fn chosen(
     pairs: &Text,
     folder: &Path,
 ) -> anyhow::Result<PathBuf> {
-    let file = folder.join("chosen.txt");
+    let file = task::chosen(folder);
     if file.is_file() {
         return Ok(file);
     }
@@ -223,7 +223,7 @@ fn chosen(
         ));
     }
     let mut lines = Lines::open(path)?;
-    temporary::replace(&file, |writer| {
+    atomic::replace(&file, |writer| {
         for (line, place) in lines.by_ref().zip(0..) {
             let line = line.map_err(std::io::Error::other)?;
             if is_chosen(place, wanted, all) {

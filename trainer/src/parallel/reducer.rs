@@ -7,9 +7,8 @@
 //! gradient has been accumulated and its turn has come. Where the sum has an order of its own, there
 //! are a few buffers more, for sums that are added to others later.
 
-use std::cell::{Cell, RefCell};
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -57,7 +56,8 @@ pub struct Reducer {
     turns: Vec<Turn>,
     sums: usize,
     gradients: usize,
-    progress: Rc<Progress>,
+    layout: Arc<Buckets>,
+    progress: Arc<Mutex<Progress>>,
     arrivals: Receiver<Result<Arrived, CollectiveError>>,
     /// Which buckets' sums are there.
     arrived: Vec<bool>,
@@ -103,9 +103,13 @@ impl Reducer {
         };
         let ((queue, jobs), (answers, arrivals)) = (unbounded(), unbounded());
         let thread = std::thread::spawn(move || communication.run(&jobs, &answers));
-        let progress = Rc::new(Progress::new(&buffers, layout, into_forward, queue));
-        let hooked = Rc::clone(&progress);
-        native::on_accumulated(&parameters.trained, move |index| hooked.accumulated(index));
+        let layout = Arc::new(layout);
+        let progress = Progress::new(&buffers, Arc::clone(&layout), into_forward, queue);
+        let progress = Arc::new(Mutex::new(progress));
+        let hooked = Arc::clone(&progress);
+        native::on_accumulated(&parameters.trained, move |index| {
+            locked(&hooked).accumulated(index);
+        });
         Self {
             buffers,
             views,
@@ -113,8 +117,9 @@ impl Reducer {
             turns,
             sums,
             gradients,
-            arrived: vec![true; progress.buckets.len()],
+            arrived: vec![true; layout.ranges.len()],
             settled: true,
+            layout,
             progress,
             arrivals,
             thread: Some(thread),
@@ -139,7 +144,7 @@ impl Reducer {
         let mut place = self.sums_of(buffer);
         place += sums.to_device(place.device());
         if index + 1 == self.turns.len() {
-            self.progress.arm();
+            locked(&self.progress).arm();
         }
     }
 
@@ -168,7 +173,7 @@ impl Reducer {
             let _ = self.buffers[0].zero_();
         }
         self.arrived.fill(false);
-        self.progress.send_rest(&self.buffers[0].narrow(0, 0, 1));
+        locked(&self.progress).send_rest(&self.buffers[0].narrow(0, 0, 1));
         self.settle();
     }
 
@@ -177,7 +182,7 @@ impl Reducer {
     /// # Errors
     /// A failing communication library.
     pub fn sums(&mut self) -> Result<Vec<f64>, CollectiveError> {
-        let last = self.progress.layout.last();
+        let last = self.layout.last();
         self.wait_for_buckets(last..last + 1)?;
         let mut values = vec![0f64; self.sums];
         self.sums_of(0).to_kind(Kind::Double).copy_data(&mut values, self.sums);
@@ -190,7 +195,7 @@ impl Reducer {
     /// A failing communication library.
     pub fn wait_for(&mut self, elements: &Range<usize>) -> Result<(), CollectiveError> {
         let elements = elements.start + self.sums..elements.end + self.sums;
-        self.wait_for_buckets(self.progress.layout.holding(&elements))
+        self.wait_for_buckets(self.layout.holding(&elements))
     }
 
     /// Waits for all gradients; the next step may begin.
@@ -220,7 +225,7 @@ impl Reducer {
 
     fn settle(&mut self) {
         self.settled = false;
-        self.progress.send(Job::Settle);
+        locked(&self.progress).send(Job::Settle);
     }
 
     /// The gradients of all trained parameters, one after another.
@@ -239,7 +244,7 @@ impl Reducer {
     pub fn total(&mut self, value: f32) -> Result<f64, CollectiveError> {
         self.finish()?;
         let total = Tensor::from_slice(&[value]).to_device(self.buffers[0].device());
-        self.progress.send(Job::Value(total.shallow_clone()));
+        locked(&self.progress).send(Job::Value(total.shallow_clone()));
         self.settle();
         self.finish()?;
         Ok(total.double_value(&[0]))
@@ -248,7 +253,8 @@ impl Reducer {
 
 impl Drop for Reducer {
     fn drop(&mut self) {
-        self.progress.queue.borrow_mut().take();
+        // The hooks keep what they share for ever.
+        locked(&self.progress).queue.take();
         if let Some(thread) = self.thread.take() {
             // A panic of that thread has ended the process already.
             let _ = thread.join();
@@ -259,20 +265,25 @@ impl Drop for Reducer {
 /// What has been accumulated of the running backward, and what has been sent off.
 struct Progress {
     buckets: Vec<Vec<Tensor>>,
-    layout: Buckets,
+    layout: Arc<Buckets>,
     order: Vec<usize>,
     /// Parameters of each bucket; the last has one more, the end of backward.
     members: Vec<usize>,
-    waiting: RefCell<Vec<usize>>,
-    next: Cell<usize>,
-    armed: Cell<bool>,
+    waiting: Vec<usize>,
+    next: usize,
+    armed: bool,
     /// The sum of everything that is complete: it is finite if all of that is.
-    total: RefCell<Tensor>,
-    queue: RefCell<Option<Sender<Job>>>,
+    total: Tensor,
+    queue: Option<Sender<Job>>,
 }
 
 impl Progress {
-    fn new(buffers: &[Tensor], layout: Buckets, into_forward: bool, queue: Sender<Job>) -> Self {
+    fn new(
+        buffers: &[Tensor],
+        layout: Arc<Buckets>,
+        into_forward: bool,
+        queue: Sender<Job>,
+    ) -> Self {
         let bucket = |range: &Range<usize>| -> Vec<Tensor> {
             let part = |buffer: &Tensor| buffer.narrow(0, range.start as i64, range.len() as i64);
             buffers.iter().map(part).collect()
@@ -284,30 +295,29 @@ impl Progress {
             buckets: layout.ranges.iter().map(bucket).collect(),
             order: layout.order(into_forward),
             layout,
-            waiting: RefCell::new(members.clone()),
+            waiting: members.clone(),
             members,
-            next: Cell::new(0),
-            armed: Cell::new(false),
-            total: RefCell::new(buffers[0].narrow(0, 0, 1).zeros_like()),
-            queue: RefCell::new(Some(queue)),
+            next: 0,
+            armed: false,
+            total: buffers[0].narrow(0, 0, 1).zeros_like(),
+            queue: Some(queue),
         }
     }
 
-    fn arm(&self) {
-        self.waiting.borrow_mut().copy_from_slice(&self.members);
-        self.next.set(0);
-        let _ = self.total.borrow_mut().zero_();
-        self.armed.set(true);
+    fn arm(&mut self) {
+        self.waiting.copy_from_slice(&self.members);
+        self.next = 0;
+        let _ = self.total.zero_();
+        self.armed = true;
     }
 
-    fn accumulated(&self, parameter: usize) {
-        if !self.armed.get() {
+    fn accumulated(&mut self, parameter: usize) {
+        if !self.armed {
             return;
         }
         for bucket in self.layout.of[parameter].clone() {
-            let mut waiting = self.waiting.borrow_mut();
-            waiting[bucket] -= 1;
-            if waiting[bucket] == 0 {
+            self.waiting[bucket] -= 1;
+            if self.waiting[bucket] == 0 {
                 self.add_up(bucket);
             }
         }
@@ -315,53 +325,57 @@ impl Progress {
     }
 
     /// Before its sum over the ranks takes its place: their flags must be there as early as that.
-    fn add_up(&self, bucket: usize) {
-        let mut total = self.total.borrow_mut();
+    fn add_up(&mut self, bucket: usize) {
         for part in &self.buckets[bucket] {
-            *total += part.sum(Kind::Float);
+            self.total += part.sum(Kind::Float);
         }
     }
 
     /// Sends off what is left: a parameter that the graph did not reach has a gradient of 0. `flag`
     /// is raised if something is not finite.
-    fn send_rest(&self, flag: &Tensor) {
-        if self.armed.replace(false) {
-            let waiting = self.waiting.borrow();
-            let left = (0..waiting.len()).filter(|&bucket| waiting[bucket] > 0);
-            left.for_each(|bucket| self.add_up(bucket));
-            let not_finite = self.total.borrow().isfinite().logical_not();
+    fn send_rest(&mut self, flag: &Tensor) {
+        if std::mem::take(&mut self.armed) {
+            for bucket in 0..self.waiting.len() {
+                if self.waiting[bucket] > 0 {
+                    self.add_up(bucket);
+                }
+            }
+            let not_finite = self.total.isfinite().logical_not();
             flag.shallow_clone().copy_(&not_finite);
         } else {
-            self.next.set(0);
+            self.next = 0;
         }
-        self.waiting.borrow_mut().fill(0);
+        self.waiting.fill(0);
         self.send_ready();
     }
 
-    fn send_ready(&self) {
-        let waiting = self.waiting.borrow();
-        while let Some(&bucket) = self.order.get(self.next.get()) {
-            if waiting[bucket] > 0 {
+    fn send_ready(&mut self) {
+        while let Some(&bucket) = self.order.get(self.next) {
+            if self.waiting[bucket] > 0 {
                 break;
             }
-            self.next.set(self.next.get() + 1);
+            self.next += 1;
             let parts = self.buckets[bucket].iter().map(Tensor::shallow_clone).collect();
             self.send(Job::Bucket(bucket, parts));
         }
     }
 
     fn send(&self, job: Job) {
-        if let Some(queue) = &*self.queue.borrow() {
+        if let Some(queue) = &self.queue {
             // A thread that has ended shows where its answers are awaited.
             let _ = queue.send(job);
         }
     }
 }
 
+/// Locks what the hooks share with the reducer. A panic ends the process, so that no thread meets what
+/// another has left half done.
+fn locked(progress: &Mutex<Progress>) -> MutexGuard<'_, Progress> {
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
     use tandem_config::parameters::{Init, Parameter};
     use tch::Device;
 

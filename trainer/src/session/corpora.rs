@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use tandem_cluster::run::control::{Phase, Report};
-use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::synthetic;
 use tandem_config::pretrained::bases::{Base, Bases};
 use tandem_config::schema::data::Text;
@@ -43,7 +42,7 @@ impl Languages {
     pub fn open(worker: &Worker) -> anyhow::Result<Self> {
         let Model { encoder, decoder, .. } = &worker.config.model;
         let bases = Bases::open(&worker.config)?;
-        let vocabulary = RunFolder::new(worker.run.clone()).vocabulary();
+        let vocabulary = worker.run.vocabulary();
         let folder = |side: &str| match decoder {
             Some(_) => vocabulary.join(side),
             None => vocabulary.clone(),
@@ -101,7 +100,7 @@ impl Languages {
         let data = &worker.config.data;
         let mut texts = vec![split.text(data)?.clone()];
         if split == Split::Train {
-            let run = RunFolder::new(worker.run.clone());
+            let run = &worker.run;
             if data.distillation.is_some() {
                 texts = vec![synthetic::text(&run.distilled())];
             }
@@ -120,14 +119,13 @@ impl Languages {
         let data = &worker.config.data;
         let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
         worker.phase(Phase::Start, 0);
-        let (sides, cache) = (self.sides(worker), worker.config.data.cache(&worker.run));
+        let (sides, cache) = (self.sides(worker), worker.config.data.cache(worker.run.path()));
         let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
         let fact = (format!("data.{} (SHA-256)", split.name()), hex::encode(corpus.key()));
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
             eprintln!("{}", corpus.report());
-            let report = serde_json::to_value(corpus.report())?;
-            worker.report(Report::Data { report });
+            worker.report(Report::Data { report: corpus.report().clone() });
         }
         Ok(Some(Arc::new(corpus)))
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::{self, ADAPTERS, Base, Checkpoint, StoreError};
+use tandem_cluster::run::store::{self, ADAPTERS, AVERAGE, Base, Checkpoint, LATEST, StoreError};
 use tandem_config::parameters;
 use tandem_config::pretrained::bases::Bases;
 use tch::no_grad;
@@ -108,8 +108,8 @@ pub fn warm_start(
     bases: &[(String, String)],
 ) -> anyhow::Result<()> {
     let folder = RunFolder::new(run.to_owned());
-    let checkpoint = match folder.model("average") {
-        Err(StoreError::Absent { .. }) => folder.model("latest"),
+    let checkpoint = match folder.model(AVERAGE) {
+        Err(StoreError::Absent { .. }) => folder.model(LATEST),
         found => found,
     };
     let checkpoint = checkpoint.with_context(|| {

@@ -1,9 +1,11 @@
 //! One rank: who it is, what it runs, whom it talks to.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use tandem_cluster::process;
-use tandem_cluster::run::control::{DEVICE_VARIABLE, GENERATION_VARIABLE, Phase, Report, Session};
+use tandem_cluster::run::control::{DEVICE_VARIABLE, Invitation, Phase, Report, Session};
+use tandem_cluster::run::exit::Exit;
+use tandem_cluster::run::folder::RunFolder;
 use tandem_config::RunConfig;
 use tandem_config::schema::cluster::Device as DeviceConfig;
 use tch::Device;
@@ -19,12 +21,11 @@ pub enum Ending {
     Stopped,
 }
 
-impl Ending {
-    /// The process's exit code.
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::Stopped => 75,
+impl From<Ending> for Exit {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Done => Self::Done,
+            Ending::Stopped => Self::Stopped,
         }
     }
 }
@@ -32,48 +33,49 @@ impl Ending {
 /// One rank of a run.
 pub struct Worker {
     /// The run's folder.
-    pub run: PathBuf,
+    pub run: RunFolder,
     /// The run's config.
     pub config: RunConfig,
     /// This rank, counted from 0.
     pub rank: usize,
     /// The number of ranks.
     pub world_size: usize,
-    /// Which attempt this is; drafts of other attempts are never published.
-    pub generation: u64,
+    /// Which attempt this is, 0 without a launcher; drafts of other attempts are never published.
+    pub attempt: u64,
     /// What it computes on.
     pub device: Device,
     session: Option<Session>,
 }
 
 impl Worker {
-    /// The `rank`-th of `world_size` ranks of the run in `run`.
+    /// The `rank`-th rank of the run in `run`, in the group to which it was invited or alone.
     ///
     /// # Errors
     /// A GPU that is asked for and not there, or a coordinator that cannot be joined.
     pub fn join(
-        run: &Path,
+        run: RunFolder,
         config: RunConfig,
-        (rank, world_size): (usize, usize),
-        local_rank: usize,
+        invitation: Option<&Invitation>,
+        (rank, local_rank): (usize, usize),
     ) -> anyhow::Result<Self> {
         let cluster = &config.cluster;
         let wanted = told(cluster.device, std::env::var(DEVICE_VARIABLE).ok().as_deref());
         let device = device(wanted, cluster.workers_per_gpu, local_rank)?;
-        let session = Session::from_env(rank, world_size, &format!("{device:?}"))?;
-        let generation = std::env::var(GENERATION_VARIABLE).ok();
-        let generation = generation.and_then(|text| text.parse().ok()).unwrap_or(0);
+        let start = |invitation| Session::start(invitation, rank, &format!("{device:?}"));
+        let session = invitation.map(start).transpose()?;
+        let world_size = invitation.map_or(1, |invitation| invitation.world_size);
+        let attempt = invitation.map_or(0, |invitation| invitation.attempt);
         if device == Device::Cpu {
             crate::device::native::tune_cpu();
         }
-        Ok(Self { run: run.to_owned(), config, rank, world_size, generation, device, session })
+        Ok(Self { run, config, rank, world_size, attempt, device, session })
     }
 
     /// The same rank, at work with the model of another run.
     pub fn with_run(&self, run: &Path, config: RunConfig) -> Self {
-        let Self { rank, world_size, generation, device, .. } = *self;
-        let session = self.session.clone();
-        Self { run: run.to_owned(), config, rank, world_size, generation, device, session }
+        let Self { rank, world_size, attempt, device, .. } = *self;
+        let (run, session) = (RunFolder::new(run.to_owned()), self.session.clone());
+        Self { run, config, rank, world_size, attempt, device, session }
     }
 
     /// The connection to the coordinator, if there is one.

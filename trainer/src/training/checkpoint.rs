@@ -85,10 +85,10 @@ impl Snapshot {
     pub fn write(
         self,
         store: &Store,
-        generation: u64,
+        attempt: u64,
         bases: Vec<(String, String)>,
     ) -> anyhow::Result<()> {
-        let draft = store.draft(self.state.step, generation).context("cannot begin a draft")?;
+        let draft = store.draft(self.state.step, attempt).context("cannot begin a draft")?;
         let write = |tensors: &[(String, Tensor)], file| {
             let path = draft.path(file);
             Tensor::write_safetensors(tensors, &path)

@@ -6,8 +6,7 @@ use anyhow::Context;
 use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::temporary;
+use tandem_cluster::run::atomic;
 use tandem_config::pretrained::bases::{Base, Bases};
 use tandem_config::pretrained::bert::BertConfig;
 use tandem_config::pretrained::family::Family;
@@ -29,14 +28,12 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let Objective::Mlm(_) = &worker.config.model.objective else { return Ok(()) };
     let Encoder::Bert(encoder) = &worker.config.model.encoder else { return Ok(()) };
     let Base::Bert(base) = Bases::open(&worker.config)?.encoder else { return Ok(()) };
-    let vocabulary = RunFolder::new(worker.run.clone()).vocabulary();
+    let vocabulary = worker.run.vocabulary();
     let from = base.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
     let precision = encoder.new.as_ref().map_or_else(|| precision_of(from), |new| new.export);
 
-    let draft = worker.run.join("export.tmp");
-    if draft.exists() {
-        std::fs::remove_dir_all(&draft)?;
-    }
+    let draft = worker.run.export_draft();
+    atomic::remove_folder(&draft)?;
     std::fs::create_dir_all(&draft).with_context(|| format!("cannot make {}", draft.display()))?;
     copy_tokenizer(from, &draft)?;
     let path = draft.join("config.json");
@@ -48,11 +45,8 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let path = draft.join("model.safetensors");
     write_weights(parameters, family, precision, &path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    let export = worker.run.join("export");
-    if export.exists() {
-        std::fs::remove_dir_all(&export)?;
-    }
-    std::fs::rename(&draft, &export).with_context(|| format!("cannot make {}", export.display()))
+    let (export, aside) = (worker.run.export(), worker.run.export_aside());
+    Ok(atomic::replace_folder(&draft, &export, &aside)?)
 }
 
 /// The precision that a BERT's config.json names; f32 where it names none of ours.
@@ -67,7 +61,7 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
     for name in ["vocab.txt", "tokenizer.json"].into_iter().chain(BESIDE) {
         let path = from.join(name);
         if path.is_file() {
-            temporary::copy(&path, &to.join(name))
+            atomic::copy(&path, &to.join(name))
                 .with_context(|| format!("cannot copy {}", path.display()))?;
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tandem_cluster::run::records::StepTime;
+
 /// Times since the last point in TensorBoard.
 #[derive(Debug, Default)]
 pub struct StepTimes {
@@ -73,19 +75,17 @@ impl StepTimes {
         self.tokens / self.total.as_secs_f64().max(1e-9)
     }
 
-    /// The means since the last point, by TensorBoard tag; a new point begins.
-    pub fn scalars(&mut self) -> Vec<(String, f64)> {
+    /// The mean of the steps since the last point; a new point begins.
+    pub fn take_mean(&mut self) -> StepTime {
         let steps = f64::from(self.steps.max(1));
         let per_step = |time: Duration| time.as_secs_f64() * 1e3 / steps;
-        let scalars = [
-            ("perf/tokens_per_sec", self.tokens / self.total.as_secs_f64().max(1e-9)),
-            ("perf/step_time_ms", per_step(self.total)),
-            ("perf/data_wait_ms", per_step(self.data_wait)),
-            ("perf/comm_exposed_ms", per_step(self.communication_wait)),
-            ("mem/peak_rss_gib", peak_rss_bytes() as f64 / (1u64 << 30) as f64),
-        ];
+        let mean = StepTime {
+            total_ms: per_step(self.total),
+            data_ms: per_step(self.data_wait),
+            communication_ms: per_step(self.communication_wait),
+        };
         *self = Self { pace: std::mem::take(&mut self.pace), ..Self::default() };
-        scalars.into_iter().map(|(tag, value)| (tag.to_owned(), value)).collect()
+        mean
     }
 }
 

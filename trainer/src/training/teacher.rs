@@ -1,7 +1,7 @@
 //! A BERT labels the training pairs before training begins (BERT-Distilled, Chen et al. 2020).
 //!
 //! It reads each pair as one row, in passes of which each masks other target tokens, so that it
-//! predicts all of them once, from both sides. Shard s of the pairs is that of rank s mod world size,
+//! predicts all of them once, from both sides. Chunk s of the pairs is that of rank s mod world size,
 //! and what shares a batch depends on the pairs alone: any number of ranks, killed at any point and
 //! started again, makes the same labels, as long as each computes with as many threads.
 
@@ -23,7 +23,7 @@ use crate::data::batches::evaluation_batches;
 use crate::data::cache::Key;
 use crate::data::corpus::Corpus;
 use crate::data::example::{MlmBatch, Padded, join};
-use crate::data::soft_labels::{Shard, SoftLabels, Store};
+use crate::data::soft_labels::{Chunk, SoftLabels, Store};
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
 use crate::model::Parameters;
 use crate::model::bert::BertDropout;
@@ -33,8 +33,8 @@ use crate::session::corpora::Languages;
 use crate::session::weights::Misfit;
 use crate::session::worker::Worker;
 
-/// How often a rank looks for the others' shards.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a rank polls for the others' chunks.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The labels of all training pairs, made now by all ranks as far as they are not there yet.
 ///
@@ -52,36 +52,37 @@ pub fn soft_labels(
     check_vocabulary(languages, &folder)?;
     let top = config.top.min(languages.source.size());
     let key = key(worker, &folder, config, corpus)?;
-    let store = Store::new(&worker.config.data.cache(&worker.run), key, Arc::clone(corpus), top);
-    let mut shards: Vec<Option<Shard>> = (0..store.shards()).map(|i| store.open(i)).collect();
-    let own = (worker.rank..store.shards()).step_by(worker.world_size);
-    let missing: Vec<usize> = own.filter(|&shard| shards[shard].is_none()).collect();
+    let store =
+        Store::new(&worker.config.data.cache(worker.run.path()), key, Arc::clone(corpus), top);
+    let mut chunks: Vec<Option<Chunk>> = (0..store.chunks()).map(|i| store.open(i)).collect();
+    let own = (worker.rank..store.chunks()).step_by(worker.world_size);
+    let missing: Vec<usize> = own.filter(|&chunk| chunks[chunk].is_none()).collect();
     if !missing.is_empty() {
         let teacher = Teacher::load(worker, &folder, config, languages, corpus)?;
-        for shard in missing {
+        for chunk in missing {
             let (ids, logits) =
-                teacher.label(&store, shard, worker.device, &|| worker.phase(Phase::Start, 0));
-            store.write(shard, &ids, &logits)?;
-            worker.report(Report::Labelled { shard, shards: store.shards() });
+                teacher.label(&store, chunk, worker.device, &|| worker.phase(Phase::Start, 0));
+            store.write(chunk, &ids, &logits)?;
+            worker.report(Report::Labelled { chunk, chunks: store.chunks() });
         }
     }
-    wait_for_others(worker, &store, &mut shards)?;
-    Ok(SoftLabels::new(store, shards.into_iter().flatten().collect()))
+    wait_for_others(worker, &store, &mut chunks)?;
+    Ok(SoftLabels::new(store, chunks.into_iter().flatten().collect()))
 }
 
-/// Fills in the shards that are not there yet.
+/// Fills in the chunks that are not there yet.
 fn wait_for_others(
     worker: &Worker,
     store: &Store,
-    shards: &mut [Option<Shard>],
+    chunks: &mut [Option<Chunk>],
 ) -> anyhow::Result<()> {
     let deadline = Duration::from_secs_f64(worker.config.cluster.deadlines.start);
     let mut since = Instant::now();
     loop {
         let mut missing = 0;
-        for (index, shard) in shards.iter_mut().enumerate().filter(|(_, shard)| shard.is_none()) {
-            *shard = store.open(index);
-            match shard {
+        for (index, chunk) in chunks.iter_mut().enumerate().filter(|(_, chunk)| chunk.is_none()) {
+            *chunk = store.open(index);
+            match chunk {
                 None => missing += 1,
                 Some(_) => {
                     since = Instant::now();
@@ -94,14 +95,14 @@ fn wait_for_others(
         }
         if since.elapsed() > deadline {
             bail!(
-                "{missing} of {} shards of soft labels are not in {} after {} seconds: can all \
+                "{missing} of {} chunks of soft labels are not in {} after {} seconds: can all \
                  workers write there?",
-                shards.len(),
+                chunks.len(),
                 store.folder().display(),
                 deadline.as_secs()
             );
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -185,20 +186,20 @@ impl<'a> Teacher<'a> {
         })
     }
 
-    /// The labels of a shard, [`Store::top`] for each target token, and their logits; `begin` hears
+    /// The labels of a chunk, [`Store::top`] for each target token, and their logits; `begin` hears
     /// of each batch.
     pub fn label(
         &self,
         store: &Store,
-        shard: usize,
+        chunk: usize,
         device: Device,
         begin: &dyn Fn(),
     ) -> (Vec<u32>, Vec<f32>) {
         let top = store.top();
-        let count = store.tokens(shard) * top;
+        let count = store.tokens(chunk) * top;
         let (mut ids, mut logits) = (vec![0; count], vec![0.0; count]);
         let mut rows = Vec::new();
-        for sample in store.samples(shard) {
+        for sample in store.samples(chunk) {
             let (source, target) = (self.corpus.source(sample), self.corpus.target(sample));
             if joined(source.len(), target.len()) <= self.positions {
                 let passes = self.passes.min(target.len());

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, anyhow, bail};
 use tandem_cluster::error::with_causes;
 use tandem_cluster::run::control::{Phase, Report};
+use tandem_cluster::run::records::TrainingMetrics;
 use tandem_cluster::run::store::Store;
 
 use crate::data::batches::Batches;
@@ -28,7 +29,7 @@ use crate::session::corpora::Languages;
 use crate::session::weights;
 use crate::session::worker::{Ending, Worker};
 use crate::training::checkpoint::{self, Snapshot, TrainerState};
-use crate::training::metrics::StepTimes;
+use crate::training::metrics::{StepTimes, peak_rss_bytes};
 use crate::training::micro_batches::MicroBatches;
 use crate::training::teacher;
 use crate::training::update::Updates;
@@ -128,7 +129,7 @@ impl<'a> Trainer<'a> {
             updates,
             batches: Prefetch::new(stream, PREFETCH)?,
             evaluator,
-            store: Store::new(worker.run.join("checkpoints")),
+            store: worker.run.store(),
             saving: None,
             state,
             times: StepTimes::default(),
@@ -272,8 +273,7 @@ impl<'a> Trainer<'a> {
         self.times.gradients_ready(updates.take_waited());
         if let Some(step) = self.norm_is_due.take() {
             let norm = updates.reducer.gradients().norm().double_value(&[]);
-            let scalars = vec![("train/grad_norm".to_owned(), norm)];
-            self.worker.report(Report::Scalars { step, scalars });
+            self.worker.report(Report::GradientNorm { step, norm });
         }
         Ok(())
     }
@@ -303,30 +303,25 @@ impl<'a> Trainer<'a> {
         if !self.worker.is_first() || !(step % training.log_every == 0 || step == steps) {
             return;
         }
-        let loss = sums.loss / sums.denominator.max(1.0);
-        let nll = sums.nll / sums.predicted.max(1.0);
-        let mut scalars = self.times.scalars();
-        let mut add = |tag: &str, value: f64| scalars.push((tag.to_owned(), value));
-        add("train/loss", loss);
-        add("train/nll_loss", nll);
-        add("train/ppl", nll.exp());
-        add("train/lr", learning_rate(&training.schedule, step, steps));
+        let mean = |sum: f64, count: f64| (sum > 0.0).then(|| sum / count.max(1.0));
+        let metrics = TrainingMetrics {
+            steps,
+            loss: sums.loss / sums.denominator.max(1.0),
+            nll: sums.nll / sums.predicted.max(1.0),
+            learning_rate: learning_rate(&training.schedule, step, steps),
+            skipped: self.state.skipped,
+            length_loss: mean(sums.length_nll, sums.sentences),
+            soft_label_loss: mean(sums.soft_nll, sums.predicted),
+            distillation_loss: mean(sums.distillation, sums.source_tokens),
+            tokens_per_second,
+            time: self.times.take_mean(),
+            peak_memory: peak_rss_bytes(),
+        };
+        self.worker.report(Report::Metrics { step, metrics });
         match norm {
-            Some(norm) => add("train/grad_norm", norm),
+            Some(norm) => self.worker.report(Report::GradientNorm { step, norm }),
             None => self.norm_is_due = Some(step),
         }
-        add("train/skipped_steps", self.state.skipped as f64);
-        if sums.length_nll > 0.0 {
-            add("train/length_loss", sums.length_nll / sums.sentences.max(1.0));
-        }
-        if sums.soft_nll > 0.0 {
-            add("train/soft_label_loss", sums.soft_nll / sums.predicted.max(1.0));
-        }
-        if sums.distillation > 0.0 {
-            add("train/distillation_loss", sums.distillation / sums.source_tokens.max(1.0));
-        }
-        self.worker.report(Report::Scalars { step, scalars });
-        self.worker.report(Report::Progress { step, steps, loss, tokens_per_second });
     }
 
     /// Starts to write a checkpoint, in the background. Rank 0 writes for all: the others hold
@@ -345,11 +340,11 @@ impl<'a> Trainer<'a> {
         let snapshot =
             Snapshot::take(&self.parameters, &self.updates.get_mut().adam, self.state.clone());
         let (store, bases) = (self.store.clone(), self.bases.clone());
-        let (generation, step) = (self.worker.generation, self.state.step);
+        let (attempt, step) = (self.worker.attempt, self.state.step);
         let session = self.worker.session().cloned();
         let thread = std::thread::Builder::new().name("save".into());
         self.saving = Some(thread.spawn(move || {
-            snapshot.write(&store, generation, bases)?;
+            snapshot.write(&store, attempt, bases)?;
             if let Some(session) = session {
                 session.report(Report::CheckpointWritten { step });
             }

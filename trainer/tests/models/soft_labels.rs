@@ -148,13 +148,13 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
         words: WORDS,
     };
     let store = Store::new(folder.path(), [7; 32], Arc::clone(&corpus), TOP);
-    assert_eq!(store.shards(), 1);
+    assert_eq!(store.chunks(), 1);
     assert!(store.open(0).is_none());
     let (words, logits) = teacher.label(&store, 0, Device::Cpu, &|| ());
-    store.write(0, &words, &logits).expect("a shard");
+    store.write(0, &words, &logits).expect("a chunk");
     let other = Store::new(folder.path(), [8; 32], Arc::clone(&corpus), TOP);
     assert!(other.open(0).is_none(), "labels of another key");
-    let soft_labels = SoftLabels::new(store.clone(), vec![store.open(0).expect("the shard")]);
+    let soft_labels = SoftLabels::new(store.clone(), vec![store.open(0).expect("the chunk")]);
 
     let labels = json!({ "pretrained": "nowhere", "weight": 0.4, "temperature": 2.5, "top": TOP });
     let objective = json!({ "autoregressive": { "soft_labels": labels } });
@@ -185,9 +185,9 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     assert_eq!(student.loss(&held_out, Device::Cpu, &Pass::eval()).sums.soft_nll, 0.0);
     // Damage is noticed.
     let path = store.folder().join("000000");
-    let mut bytes = std::fs::read(&path).expect("the shard");
+    let mut bytes = std::fs::read(&path).expect("the chunk");
     *bytes.last_mut().expect("bytes") ^= 1;
-    std::fs::write(&path, bytes).expect("the shard");
+    std::fs::write(&path, bytes).expect("the chunk");
     assert!(store.open(0).is_none());
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::run::records::{DataReport, EvaluationSums, TrainingMetrics, number};
+
 /// Longer lines are refused: only something that is not ours sends them.
 const LINE_BYTES: u64 = 64 << 20;
 
@@ -47,11 +49,20 @@ impl Phase {
     pub(super) fn number(self) -> u8 {
         self as u8
     }
+}
 
-    pub(super) fn from_number(number: u8) -> Self {
-        Self::ALL[usize::from(number) % Self::ALL.len()]
+impl TryFrom<u8> for Phase {
+    type Error = UnknownPhase;
+
+    fn try_from(number: u8) -> Result<Self, UnknownPhase> {
+        Self::ALL.get(usize::from(number)).copied().ok_or(UnknownPhase(number))
     }
 }
+
+/// A number that no phase has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no phase {0}")]
+pub struct UnknownPhase(u8);
 
 impl std::fmt::Display for Phase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -96,26 +107,21 @@ pub enum Report {
         #[serde(with = "number")]
         compute: f64,
     },
-    /// Points for TensorBoard; rank 0.
-    Scalars {
+    /// Figures of a training step; rank 0.
+    Metrics {
         /// The optimizer step.
         step: u64,
-        /// Tags and values.
-        #[serde(with = "number::pairs")]
-        scalars: Vec<(String, f64)>,
+        /// The figures.
+        metrics: TrainingMetrics,
     },
-    /// For the progress line; rank 0.
-    Progress {
-        /// Finished optimizer steps.
+    /// The norm of a step's gradient, before it is clipped; rank 0. Where it is not clipped, the norm is
+    /// known later than the step's other figures.
+    GradientNorm {
+        /// The optimizer step.
         step: u64,
-        /// All steps of the run.
-        steps: u64,
-        /// The step's loss.
+        /// The norm.
         #[serde(with = "number")]
-        loss: f64,
-        /// Target tokens a second, over all ranks.
-        #[serde(with = "number")]
-        tokens_per_second: f64,
+        norm: f64,
     },
     /// The draft of this step's checkpoint is complete and synced; rank 0.
     CheckpointWritten {
@@ -132,28 +138,27 @@ pub enum Report {
         rank: usize,
         /// Its file of translations.
         part: PathBuf,
-        /// Sums over its sentences, by name.
-        #[serde(with = "number::map")]
-        sums: BTreeMap<String, f64>,
+        /// Sums over its sentences.
+        sums: EvaluationSums,
     },
-    /// A teacher has labelled a shard of the training pairs.
+    /// A teacher has labelled a chunk of the training pairs.
     Labelled {
         /// Which one, from 0.
-        shard: usize,
+        chunk: usize,
         /// How many there are.
-        shards: usize,
+        chunks: usize,
     },
-    /// A shard of translations is written.
+    /// A chunk of translations is written.
     Translated {
         /// Which one, from 0.
-        shard: usize,
+        chunk: usize,
         /// How many there are.
-        shards: usize,
+        chunks: usize,
     },
-    /// What was wrong with the data: counts and examples; rank 0.
+    /// What became of a split's lines; rank 0.
     Data {
         /// The report.
-        report: serde_json::Value,
+        report: DataReport,
     },
     /// A warning for people.
     Notice {
@@ -194,7 +199,7 @@ pub(super) enum Upward {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub secret: String,
-    pub generation: u64,
+    pub attempt: u64,
     pub rank: usize,
     pub world_size: usize,
     pub host: String,
@@ -239,92 +244,26 @@ pub(super) fn receive<T: DeserializeOwned>(stream: &mut impl BufRead) -> io::Res
     }
 }
 
-/// Numbers that may be infinite or not a number, for which JSON has no word.
-mod number {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Finite(f64),
-        Other(String),
-    }
-
-    impl From<f64> for Written {
-        fn from(value: f64) -> Self {
-            if value.is_finite() { Self::Finite(value) } else { Self::Other(value.to_string()) }
-        }
-    }
-
-    impl Written {
-        fn read<E: Error>(self) -> Result<f64, E> {
-            match self {
-                Self::Finite(value) => Ok(value),
-                Self::Other(text) => text.parse().map_err(E::custom),
-            }
-        }
-    }
-
-    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
-        Written::from(*value).serialize(serializer)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-        Written::deserialize(deserializer)?.read()
-    }
-
-    pub mod pairs {
-        use super::{Deserialize, Deserializer, Serializer, Written};
-
-        pub fn serialize<S: Serializer>(
-            pairs: &[(String, f64)],
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.collect_seq(pairs.iter().map(|(name, value)| (name, Written::from(*value))))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<Vec<(String, f64)>, D::Error> {
-            let written = Vec::<(String, Written)>::deserialize(deserializer)?;
-            written.into_iter().map(|(name, value)| Ok((name, value.read()?))).collect()
-        }
-    }
-
-    pub mod map {
-        use super::{Deserialize, Deserializer, Serializer, Written};
-        use std::collections::BTreeMap;
-
-        pub fn serialize<S: Serializer>(
-            map: &BTreeMap<String, f64>,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            serializer.collect_map(map.iter().map(|(name, value)| (name, Written::from(*value))))
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<BTreeMap<String, f64>, D::Error> {
-            let written = BTreeMap::<String, Written>::deserialize(deserializer)?;
-            written.into_iter().map(|(name, value)| Ok((name, value.read()?))).collect()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn numbers_that_json_cannot_write_arrive() {
-        let scalars = vec![("nan".into(), f64::NAN), ("inf".into(), f64::INFINITY)];
+        let sums = EvaluationSums {
+            loss: f64::NAN,
+            nll: f64::NEG_INFINITY,
+            length_nll: Some(f64::INFINITY),
+            ..EvaluationSums::default()
+        };
+        let (split, part) = ("valid".into(), "part".into());
         let mut line = Vec::new();
-        send(&mut line, &Report::Scalars { step: 3, scalars }).unwrap();
-        let Some(Report::Scalars { step: 3, scalars }) = receive(&mut &line[..]).unwrap() else {
+        send(&mut line, &Report::Evaluated { step: 3, split, rank: 0, part, sums }).unwrap();
+        let Some(Report::Evaluated { step: 3, sums, .. }) = receive(&mut &line[..]).unwrap() else {
             panic!("another message came out")
         };
-        assert!(scalars[0].1.is_nan());
-        assert_eq!(scalars[1].1, f64::INFINITY);
+        assert!(sums.loss.is_nan());
+        assert_eq!((sums.nll, sums.length_nll), (f64::NEG_INFINITY, Some(f64::INFINITY)));
     }
 
     #[test]
@@ -343,9 +282,24 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_survives_its_number() {
+    fn only_the_number_of_a_phase_is_one() {
         for phase in Phase::ALL {
-            assert_eq!(Phase::from_number(phase.number()), phase);
+            assert_eq!(Phase::try_from(phase.number()), Ok(phase));
         }
+        for number in [Phase::ALL.len() as u8, u8::MAX] {
+            assert_eq!(Phase::try_from(number), Err(UnknownPhase(number)));
+        }
+    }
+
+    #[test]
+    fn an_unknown_phase_is_an_error() {
+        let beat = |phase: &str| {
+            let line =
+                format!("{{\"beat\":{{\"phase\":\"{phase}\",\"step\":1,\"progress\":2}}}}\n");
+            receive::<Upward>(&mut line.as_bytes())
+        };
+        let known = Upward::Beat { phase: Phase::Train, step: 1, progress: 2 };
+        assert_eq!(beat("train").unwrap(), Some(known));
+        assert_eq!(beat("ponder").unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -1,7 +1,7 @@
 //! The control channel: small messages between the workers and the coordinator of a run.
 //!
 //! JSON lines over TCP. A worker holds a [`Session`], the coordinator a [`Server`]. Each group of
-//! workers has a secret and a generation of its own; whoever has others is refused, so that a
+//! workers has a secret and the number of its attempt; whoever has others is refused, so that a
 //! worker left over from an earlier attempt can neither report nor publish. Nothing here carries
 //! tensors.
 
@@ -11,7 +11,7 @@ mod session;
 
 pub use message::{Phase, Report};
 pub use server::{Event, Server};
-pub use session::{Session, interface};
+pub use session::{Invitation, Session, interface};
 
 use std::io;
 use std::time::Duration;
@@ -23,15 +23,15 @@ pub const HEARTBEAT: Duration = Duration::from_millis(500);
 pub const ADDRESS_VARIABLE: &str = "TANDEM_CONTROL";
 /// The group's secret.
 pub const SECRET_VARIABLE: &str = "TANDEM_SECRET";
-/// The group's generation.
-pub const GENERATION_VARIABLE: &str = "TANDEM_GENERATION";
+/// The number of the group's attempt.
+pub const ATTEMPT_VARIABLE: &str = "TANDEM_ATTEMPT";
 /// What the launcher found for the workers to compute on: `cpu` or `cuda`.
 pub const DEVICE_VARIABLE: &str = "TANDEM_DEVICE";
 /// How many workers the launcher started.
 pub const WORLD_SIZE_VARIABLE: &str = "TANDEM_WORLD_SIZE";
 
-/// Without a sign of life for so long the other end is taken for gone.
-pub const SILENCE: Duration = Duration::from_secs(10);
+/// After so long without a heartbeat or an acknowledgement, the other end counts as gone.
+pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a worker has no coordinator, or lost it.
 #[derive(Debug, thiserror::Error)]
@@ -45,17 +45,6 @@ pub enum ControlError {
         value: String,
         /// What it should hold.
         expected: &'static str,
-    },
-    /// MPI made another world than was asked for.
-    #[error(
-        "the launcher started {expected} workers but MPI says {found}: is the worker linked \
-         against another MPI than the one whose mpirun starts it?"
-    )]
-    WorldSize {
-        /// The launcher's number.
-        expected: usize,
-        /// MPI's number.
-        found: usize,
     },
     /// Nobody listens.
     #[error("cannot reach the coordinator at {address}: {source}")]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
-use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
+use super::{ADDRESS_VARIABLE, ATTEMPT_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 use crate::hosts::network;
 use crate::process;
 
@@ -68,7 +68,7 @@ pub enum Event {
     },
 }
 
-/// Listens for the workers of one generation.
+/// Listens for the workers of one attempt.
 pub struct Server {
     addresses: Vec<SocketAddr>,
     shared: Arc<Shared>,
@@ -77,7 +77,7 @@ pub struct Server {
 
 struct Shared {
     secret: String,
-    generation: u64,
+    attempt: u64,
     world_size: usize,
     members: Mutex<BTreeMap<usize, TcpStream>>,
     stopping: AtomicBool,
@@ -92,7 +92,7 @@ impl Server {
     /// Where the system gives no port.
     pub fn bind(
         addresses: &[IpAddr],
-        generation: u64,
+        attempt: u64,
         secret: String,
         world_size: usize,
     ) -> io::Result<Self> {
@@ -110,7 +110,7 @@ impl Server {
         };
         let shared = Arc::new(Shared {
             secret,
-            generation,
+            attempt,
             world_size,
             members: Mutex::default(),
             stopping: AtomicBool::new(false),
@@ -135,7 +135,7 @@ impl Server {
         vec![
             (ADDRESS_VARIABLE, self.address()),
             (SECRET_VARIABLE, self.shared.secret.clone()),
-            (GENERATION_VARIABLE, self.shared.generation.to_string()),
+            (ATTEMPT_VARIABLE, self.shared.attempt.to_string()),
             (WORLD_SIZE_VARIABLE, self.shared.world_size.to_string()),
         ]
     }
@@ -225,8 +225,8 @@ impl Shared {
         if hello.secret != self.secret {
             return Err("it has another secret".into());
         }
-        if hello.generation != self.generation {
-            let (theirs, ours) = (hello.generation, self.generation);
+        if hello.attempt != self.attempt {
+            let (theirs, ours) = (hello.attempt, self.attempt);
             return Err(format!("it belongs to attempt {theirs}, and this is attempt {ours}"));
         }
         if hello.world_size != self.world_size || hello.rank >= self.world_size {

@@ -11,16 +11,55 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
-use super::{ADDRESS_VARIABLE, GENERATION_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
-use super::{ControlError, HEARTBEAT, SILENCE};
+use super::{ADDRESS_VARIABLE, ATTEMPT_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
+use super::{CONNECTION_TIMEOUT, ControlError, HEARTBEAT};
 use crate::hosts::network;
 use crate::process;
+use crate::run::exit::Exit;
 use crate::slurm;
 
 /// How long connecting and the coordinator's answer may take.
 const JOIN_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a goodbye waits for its reports to arrive.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the launcher's variables say: which group of workers this one belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invitation {
+    /// The coordinator's addresses, with commas between.
+    pub address: String,
+    /// The group's secret.
+    pub secret: String,
+    /// The number of the group's attempt.
+    pub attempt: u64,
+    /// How many workers the launcher started.
+    pub world_size: usize,
+}
+
+impl Invitation {
+    /// Reads the variables; none where there is no launcher.
+    ///
+    /// # Errors
+    /// Incomplete variables.
+    pub fn from_env() -> Result<Option<Self>, ControlError> {
+        Self::read(&|variable| std::env::var(variable).ok())
+    }
+
+    fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, ControlError> {
+        let Some(address) = variable(ADDRESS_VARIABLE) else { return Ok(None) };
+        let number = |name: &'static str| {
+            let value = variable(name).unwrap_or_default();
+            let expected = "a number";
+            value.parse().map_err(|_| ControlError::Variable { variable: name, value, expected })
+        };
+        Ok(Some(Self {
+            address,
+            secret: variable(SECRET_VARIABLE).unwrap_or_default(),
+            attempt: number(ATTEMPT_VARIABLE)?,
+            world_size: number(WORLD_SIZE_VARIABLE)? as usize,
+        }))
+    }
+}
 
 /// A worker's connection to its coordinator. Clones are the same session.
 #[derive(Clone)]
@@ -50,27 +89,16 @@ struct Queue {
 }
 
 impl Session {
-    /// Joins the coordinator named by the launcher's variables; none when there is no launcher.
+    /// Joins the coordinator that invited this rank, which computes on `device`.
     ///
     /// # Errors
-    /// Incomplete variables, a world of another size than was launched, a coordinator that
-    /// cannot be reached or that refuses this worker.
-    pub fn from_env(
-        rank: usize,
-        world_size: usize,
-        device: &str,
-    ) -> Result<Option<Self>, ControlError> {
-        let Ok(address) = std::env::var(ADDRESS_VARIABLE) else { return Ok(None) };
-        let generation = number(GENERATION_VARIABLE)?;
-        let expected = number(WORLD_SIZE_VARIABLE)? as usize;
-        if expected != world_size {
-            return Err(ControlError::WorldSize { expected, found: world_size });
-        }
+    /// A coordinator that cannot be reached or that refuses this worker.
+    pub fn start(invitation: &Invitation, rank: usize, device: &str) -> Result<Self, ControlError> {
         let hello = Hello {
-            secret: std::env::var(SECRET_VARIABLE).unwrap_or_default(),
-            generation,
+            secret: invitation.secret.clone(),
+            attempt: invitation.attempt,
             rank,
-            world_size,
+            world_size: invitation.world_size,
             host: network::own_name(),
             pid: std::process::id(),
             number_space: process::number_space(),
@@ -86,7 +114,7 @@ impl Session {
                 "control: this worker may outlive its launcher while stopped: {error}"
             ));
         }
-        Self::join(&address, hello, end_process).map(Some)
+        Self::join(&invitation.address, hello, end_process)
     }
 
     /// `lost` runs on a thread of the session when the coordinator has gone.
@@ -95,7 +123,9 @@ impl Session {
         let stream = connect(address).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         // Heartbeats that nobody acknowledges end a worker whose network is gone.
-        socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(SILENCE)).map_err(unreachable)?;
+        socket2::SockRef::from(&stream)
+            .set_tcp_user_timeout(Some(CONNECTION_TIMEOUT))
+            .map_err(unreachable)?;
         stream.set_read_timeout(Some(JOIN_DEADLINE)).map_err(unreachable)?;
         send(&stream, &Upward::Hello(hello)).map_err(unreachable)?;
         let mut incoming = BufReader::new(stream.try_clone().map_err(unreachable)?);
@@ -176,8 +206,9 @@ impl Session {
         }
     }
 
-    /// Takes leave: sends what is queued, then the exit code that this process will end with.
-    pub fn goodbye(self, exit_code: i32) {
+    /// Takes leave: sends what is queued, then how this process will end.
+    pub fn goodbye(self, exit: Exit) {
+        let exit_code = exit.code().into();
         self.shared.leaving.store(true, Ordering::Release);
         self.shared.enqueue(|sequence| Upward::Goodbye { sequence, exit_code });
         // A coordinator that does not answer now will see the connection close instead.
@@ -214,7 +245,7 @@ impl Shared {
             };
             next_beat = Instant::now() + HEARTBEAT;
             // First of all where this rank is, so that reports are seen in their place.
-            let mut sent = send(&self.stream, &self.beat());
+            let mut sent = self.beat().and_then(|beat| send(&self.stream, &beat));
             for message in messages {
                 sent = sent.and_then(|()| send(&self.stream, &message));
             }
@@ -224,10 +255,11 @@ impl Shared {
         }
     }
 
-    fn beat(&self) -> Upward {
+    fn beat(&self) -> io::Result<Upward> {
         let progress = self.progress.load(Ordering::Acquire);
-        let phase = Phase::from_number(self.phase.load(Ordering::Relaxed));
-        Upward::Beat { phase, step: self.step.load(Ordering::Relaxed), progress }
+        let phase = Phase::try_from(self.phase.load(Ordering::Relaxed));
+        let phase = phase.map_err(io::Error::other)?;
+        Ok(Upward::Beat { phase, step: self.step.load(Ordering::Relaxed), progress })
     }
 
     fn listen(&self, mut incoming: BufReader<TcpStream>, lost: fn(&str)) {
@@ -279,13 +311,7 @@ pub fn interface() -> Option<String> {
 
 fn end_process(reason: &str) {
     process::say(format_args!("control: lost the coordinator ({reason}); this worker ends"));
-    process::exit_now(1)
-}
-
-fn number(variable: &'static str) -> Result<u64, ControlError> {
-    let value = std::env::var(variable).unwrap_or_default();
-    let expected = "a number";
-    value.parse().map_err(|_| ControlError::Variable { variable, value, expected })
+    process::exit_now(Exit::Failed.code().into())
 }
 
 #[cfg(test)]
@@ -304,7 +330,7 @@ mod tests {
     fn hello(rank: usize, world_size: usize) -> Hello {
         Hello {
             secret: "secret".into(),
-            generation: 4,
+            attempt: 4,
             rank,
             world_size,
             host: "here".into(),
@@ -337,6 +363,28 @@ mod tests {
     }
 
     #[test]
+    fn an_invitation_is_complete_or_an_error() {
+        let whole = [
+            (ADDRESS_VARIABLE, "1.2.3.4:5"),
+            (SECRET_VARIABLE, "secret"),
+            (ATTEMPT_VARIABLE, "7"),
+            (WORLD_SIZE_VARIABLE, "2"),
+        ];
+        let read = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            Invitation::read(&|name| found(name).map(|(_, value)| (*value).to_owned()))
+        };
+        let invitation = read(&whole).unwrap().unwrap();
+        assert_eq!((invitation.attempt, invitation.world_size), (7, 2));
+        assert_eq!(read(&[]).unwrap(), None);
+        for missing in [ATTEMPT_VARIABLE, WORLD_SIZE_VARIABLE] {
+            let rest: Vec<_> = whole.into_iter().filter(|(name, _)| *name != missing).collect();
+            let error = read(&rest).unwrap_err().to_string();
+            assert!(error.contains(&format!("{missing} is ``, which is not a number")), "{error}");
+        }
+    }
+
+    #[test]
     fn reports_arrive_in_order_and_before_the_goodbye() {
         let server = server(1);
         let session = join(&server, hello(0, 1)).unwrap();
@@ -346,14 +394,17 @@ mod tests {
         }
         session.wait_delivered(PATIENCE).unwrap();
         session.report(Report::Notice { text: "bye".into() });
-        session.goodbye(75);
+        session.goodbye(Exit::Stopped);
         for step in 1..=100 {
             let report = Report::CheckpointWritten { step };
             assert_eq!(next(&server), Event::Report { rank: 0, report });
         }
         let report = Report::Notice { text: "bye".into() };
         assert_eq!(next(&server), Event::Report { rank: 0, report });
-        assert_eq!(next(&server), Event::Left { rank: 0, goodbye: Some(75) });
+        assert_eq!(
+            next(&server),
+            Event::Left { rank: 0, goodbye: Some(Exit::Stopped.code().into()) }
+        );
     }
 
     #[test]
@@ -386,7 +437,7 @@ mod tests {
         let _first = join(&server, hello(0, 2)).unwrap();
         let cases = [
             (Hello { secret: "guess".into(), ..hello(1, 2) }, "another secret"),
-            (Hello { generation: 3, ..hello(1, 2) }, "attempt 3, and this is attempt 4"),
+            (Hello { attempt: 3, ..hello(1, 2) }, "attempt 3, and this is attempt 4"),
             (hello(1, 3), "rank 1 of 3, and this group has 2"),
             (hello(2, 2), "rank 2 of 2"),
             (hello(0, 2), "there is a rank 0 already"),

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::{ADAPTERS, Checkpoint, Store, StoreError, Tried};
-use crate::run::temporary;
+use super::{ADAPTERS, AVERAGE, Checkpoint, Store, StoreError};
+use crate::run::atomic;
+use crate::run::io_error::IoContext;
 
 impl Store {
     /// Averages the adapters of the newest `count` good checkpoints into `average`; see
@@ -20,11 +21,11 @@ impl Store {
         &self,
         count: usize,
         extra: &[u64],
-        generation: u64,
+        attempt: u64,
     ) -> Result<Checkpoint, StoreError> {
-        let folder = self.folder().join(format!("average.tmp-{generation}"));
-        let found = self.average_into(&folder, count, extra, generation)?;
-        let published = self.replace(&folder, "average")?;
+        let folder = self.folder().join(format!("{AVERAGE}.tmp-{attempt}"));
+        let found = self.average_into(&folder, count, extra, attempt)?;
+        let published = self.replace(&folder, AVERAGE)?;
         Ok(found.moved_to(published))
     }
 
@@ -42,7 +43,7 @@ impl Store {
         folder: &Path,
         count: usize,
         extra: &[u64],
-        generation: u64,
+        attempt: u64,
     ) -> Result<Checkpoint, StoreError> {
         let (extra, counted): (Vec<u64>, Vec<u64>) =
             self.steps()?.into_iter().rev().partition(|step| extra.contains(step));
@@ -55,7 +56,7 @@ impl Store {
             checkpoints = good(extra, 1)?;
         }
         let Some(newest) = checkpoints.first() else {
-            let (name, folder) = ("average".into(), self.folder().to_owned());
+            let (name, folder) = (AVERAGE.into(), self.folder().to_owned());
             return Err(StoreError::Absent { name, folder, present: Vec::new() });
         };
         let bases = newest.bases().to_vec();
@@ -69,7 +70,7 @@ impl Store {
         let steps: Vec<u64> = checkpoints.iter().rev().map(Checkpoint::step).collect();
         let step = newest.step();
 
-        let draft = super::Draft::create(folder.to_owned(), step, generation)
+        let draft = super::Draft::create(folder.to_owned(), step, attempt)
             .tried("make the folder", folder)?;
         let inputs: Vec<PathBuf> =
             checkpoints.iter().map(|checkpoint| checkpoint.path(ADAPTERS)).collect();
@@ -126,8 +127,8 @@ fn average_files(inputs: &[PathBuf], output: &Path) -> Result<(), StoreError> {
     let private = output.with_extension("private");
     safetensors::serialize_to_file(means, None, &private)
         .map_err(|error| unfit(output, error.to_string()))?;
-    temporary::copy(&private, output).tried("write", output)?;
-    fs::remove_file(&private).tried("remove", &private)
+    atomic::copy(&private, output).tried("write", output)?;
+    Ok(fs::remove_file(&private).tried("remove", &private)?)
 }
 
 fn unfit(path: &Path, reason: String) -> StoreError {

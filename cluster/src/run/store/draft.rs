@@ -6,7 +6,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::manifest::{Base, FileRecord, MANIFEST, Manifest};
-use super::{StoreError, Tried, remove_folder, sync_folder};
+use super::{StoreError, remove_folder, sync_folder};
+use crate::run::io_error::IoContext;
 
 /// A checkpoint while it is written: nobody loads it before it is published.
 #[derive(Debug)]
@@ -16,10 +17,10 @@ pub struct Draft {
 }
 
 impl Draft {
-    pub(super) fn create(folder: PathBuf, step: u64, generation: u64) -> io::Result<Self> {
+    pub(super) fn create(folder: PathBuf, step: u64, attempt: u64) -> io::Result<Self> {
         remove_folder(&folder)?;
         fs::create_dir_all(&folder)?;
-        Ok(Self { folder, manifest: Manifest::new(step, generation, Vec::new()) })
+        Ok(Self { folder, manifest: Manifest::new(step, attempt, Vec::new()) })
     }
 
     /// Where the draft's file of this name is to be written.

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tandem_config::schema::run::names;
 
 /// The manifest's own file.
-pub const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = names::MANIFEST;
 
 /// Changed when a reader of the old form could misread the new one.
 const FORMAT: u32 = 1;
@@ -22,7 +23,8 @@ pub struct Manifest {
     /// The optimizer step.
     pub step: u64,
     /// The attempt that wrote it.
-    pub generation: u64,
+    #[serde(rename = "generation")]
+    pub attempt: u64,
     /// The steps that it is the average of; none for a checkpoint of training.
     pub average_of: Vec<u64>,
     /// Its files, by name.
@@ -60,9 +62,9 @@ struct Sealed {
 }
 
 impl Manifest {
-    pub(super) fn new(step: u64, generation: u64, bases: Vec<Base>) -> Self {
+    pub(super) fn new(step: u64, attempt: u64, bases: Vec<Base>) -> Self {
         let (average_of, files) = (Vec::new(), BTreeMap::new());
-        Self { format: FORMAT, step, generation, average_of, files, bases }
+        Self { format: FORMAT, step, attempt, average_of, files, bases }
     }
 
     pub(super) fn to_text(&self) -> serde_json::Result<String> {

@@ -1,6 +1,6 @@
 //! Checkpoints: folders that are either complete and verified, or do not exist.
 //!
-//! A worker writes a [`Draft`], `step-<n>.tmp-<generation>`, and seals it: every file synced, then
+//! A worker writes a [`Draft`], `step-<n>.tmp-<attempt>`, and seals it: every file synced, then
 //! the [`Manifest`] with their hashes. Only the coordinator publishes, with [`Store::publish`]:
 //! it verifies the draft and renames it to `step-<n>`. So a worker that was cut
 //! off and comes back can write what it likes and publish nothing, and a crash between any two
@@ -18,19 +18,26 @@ pub use draft::Draft;
 pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
 pub use retention::Retention;
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::run::temporary;
+use tandem_config::schema::run::names;
+
+use crate::run::atomic::{self, remove_folder, replace_folder, sync_folder};
+use crate::run::io_error::{IoContext, IoError};
 
 /// The trained tensors, in a checkpoint's folder.
-pub const ADAPTERS: &str = "adapters.safetensors";
+pub const ADAPTERS: &str = names::WEIGHTS;
 /// The optimizer's state, in a checkpoint's folder.
 pub const OPTIMIZER: &str = "optimizer.safetensors";
 /// Where training stood, in a checkpoint's folder.
 pub const TRAINER: &str = "trainer.json";
 
+/// The name of the average of the last checkpoints.
+pub const AVERAGE: &str = "average";
+/// The mark of the newest checkpoint.
+pub const LATEST: &str = "latest";
 /// The mark of the best checkpoint.
 const BEST: &str = "best";
 
@@ -38,15 +45,8 @@ const BEST: &str = "best";
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// A checkpoint is not what its manifest says.
     #[error(transparent)]
     Damaged(#[from] Damaged),
@@ -62,14 +62,14 @@ pub enum StoreError {
         folder: PathBuf,
     },
     /// A draft was written by another attempt or for another step.
-    #[error("{} was written by attempt {generation} at step {step}; it is not published", folder.display())]
+    #[error("{} was written by attempt {attempt} at step {step}; it is not published", folder.display())]
     Foreign {
         /// The draft.
         folder: PathBuf,
         /// What its manifest says.
         step: u64,
         /// What its manifest says.
-        generation: u64,
+        attempt: u64,
     },
     /// There is no checkpoint of this name.
     #[error("there is no checkpoint `{name}` in {}; there are: {}", folder.display(), list(present))]
@@ -95,17 +95,6 @@ fn list(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-/// Names what was tried on which path, for the errors of the file system.
-trait Tried<T> {
-    fn tried(self, action: &'static str, path: &Path) -> Result<T, StoreError>;
-}
-
-impl<T> Tried<T> for io::Result<T> {
-    fn tried(self, action: &'static str, path: &Path) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Io { action, path: path.to_owned(), source })
-    }
-}
-
 /// A run's folder of checkpoints.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -127,8 +116,8 @@ impl Store {
     ///
     /// # Errors
     /// Where the folder cannot be made or emptied.
-    pub fn draft(&self, step: u64, generation: u64) -> io::Result<Draft> {
-        Draft::create(self.draft_folder(step, generation), step, generation)
+    pub fn draft(&self, step: u64, attempt: u64) -> io::Result<Draft> {
+        Draft::create(self.draft_folder(step, attempt), step, attempt)
     }
 
     /// Makes a sealed draft the checkpoint of its step.
@@ -136,13 +125,13 @@ impl Store {
     /// # Errors
     /// A draft that is damaged or that another attempt wrote; it stays a draft. Where the file
     /// system refuses, the checkpoints published before stay as they are.
-    pub fn publish(&self, step: u64, generation: u64) -> Result<Checkpoint, StoreError> {
-        let draft = self.draft_folder(step, generation);
+    pub fn publish(&self, step: u64, attempt: u64) -> Result<Checkpoint, StoreError> {
+        let draft = self.draft_folder(step, attempt);
         let found = Checkpoint::verify(&draft)?;
         let manifest = found.manifest();
-        if (manifest.step, manifest.generation) != (step, generation) {
-            let (step, generation) = (manifest.step, manifest.generation);
-            return Err(StoreError::Foreign { folder: draft, step, generation });
+        if (manifest.step, manifest.attempt) != (step, attempt) {
+            let (step, attempt) = (manifest.step, manifest.attempt);
+            return Err(StoreError::Foreign { folder: draft, step, attempt });
         }
         let name = step_name(step);
         let published = self.replace(&draft, &name)?;
@@ -192,9 +181,9 @@ impl Store {
     /// No such checkpoint, or a damaged one.
     pub fn open(&self, name: &str) -> Result<Checkpoint, StoreError> {
         let target = match (name, name.parse()) {
-            ("latest", _) => self.newest()?.map(step_name),
-            ("best", _) => self.best().map(step_name),
-            ("average", _) => Some(name.into()),
+            (LATEST, _) => self.newest()?.map(step_name),
+            (BEST, _) => self.best().map(step_name),
+            (AVERAGE, _) => Some(name.into()),
             (_, Ok(step)) => Some(step_name(step)),
             _ => None,
         };
@@ -202,7 +191,7 @@ impl Store {
             Some(folder) => Checkpoint::verify(&folder),
             None => {
                 let steps = self.steps()?.into_iter().map(|step| step.to_string());
-                let links = ["latest", "best", "average"].map(String::from).into_iter();
+                let links = [LATEST, BEST, AVERAGE].map(String::from).into_iter();
                 let present = links.filter(|link| self.folder.join(link).exists()).chain(steps);
                 let (folder, present) = (self.folder.clone(), present.collect());
                 Err(StoreError::Absent { name: name.into(), folder, present })
@@ -224,7 +213,7 @@ impl Store {
     /// # Errors
     /// Where the file system refuses.
     pub fn mark_latest(&self) -> Result<(), StoreError> {
-        self.newest()?.map_or(Ok(()), |step| self.point("latest", step))
+        self.newest()?.map_or(Ok(()), |step| self.point(LATEST, step))
     }
 
     /// The step of the newest checkpoint, which may be damaged.
@@ -257,7 +246,7 @@ impl Store {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error).tried("list", &self.folder),
+            Err(error) => return Err(IoError::new("list", &self.folder, error).into()),
         };
         let mut names = Vec::new();
         for entry in entries {
@@ -267,21 +256,15 @@ impl Store {
         Ok(names)
     }
 
-    fn draft_folder(&self, step: u64, generation: u64) -> PathBuf {
-        self.folder.join(format!("{}.tmp-{generation}", step_name(step)))
+    fn draft_folder(&self, step: u64, attempt: u64) -> PathBuf {
+        self.folder.join(format!("{}.tmp-{attempt}", step_name(step)))
     }
 
     /// Renames a draft to `name`; what had that name before goes when the new one is safe.
     fn replace(&self, draft: &Path, name: &str) -> Result<PathBuf, StoreError> {
         let target = self.folder.join(name);
         let aside = self.folder.join(format!("{name}.removed"));
-        if target.exists() {
-            remove_folder(&aside).tried("remove", &aside)?;
-            fs::rename(&target, &aside).tried("set aside", &target)?;
-        }
-        fs::rename(draft, &target).tried("publish", draft)?;
-        sync_folder(&self.folder).tried("sync", &self.folder)?;
-        remove_folder(&aside).tried("remove", &aside)?;
+        replace_folder(draft, &target, &aside)?;
         Ok(target)
     }
 
@@ -294,16 +277,15 @@ impl Store {
         let (mark, next) = (self.folder.join(mark), self.folder.join(format!("{mark}.next")));
         match fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).tried("remove", &next);
+                return Err(IoError::new("remove", next, error).into());
             }
             _ => {}
         }
         match std::os::unix::fs::symlink(&name, &next) {
             Ok(()) => fs::rename(&next, &mark).tried("move the link", &mark)?,
-            Err(_) => temporary::replace(&mark, |file| writeln!(file, "{name}"))
-                .tried("write the mark", &mark)?,
+            Err(_) => atomic::write(&mark, &format!("{name}\n"))?,
         }
-        sync_folder(&self.folder).tried("sync", &self.folder)
+        Ok(sync_folder(&self.folder).tried("sync", &self.folder)?)
     }
 }
 
@@ -323,19 +305,6 @@ fn step_name(step: u64) -> String {
 fn step_of(name: &str) -> Option<u64> {
     let step = name.strip_prefix("step-")?.parse().ok()?;
     (step_name(step) == name).then_some(step)
-}
-
-/// Removes a folder with everything in it; one that is not there is fine.
-fn remove_folder(folder: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// Makes renames and new names in a folder survive a power cut.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

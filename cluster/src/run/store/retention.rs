@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::checkpoint::Checkpoint;
-use super::{Store, StoreError, Tried, or_damaged, remove_folder, step_name};
+use super::{Store, StoreError, or_damaged, remove_folder, step_name};
+use crate::run::io_error::IoContext;
 
 /// Which checkpoints stay. The newest usable one, and what `best` points to, always do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,9 +28,9 @@ impl Store {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn retain(&self, keep: &Retention, generation: u64) -> Result<Vec<u64>, StoreError> {
+    pub fn retain(&self, keep: &Retention, attempt: u64) -> Result<Vec<u64>, StoreError> {
         for name in self.entries()? {
-            if is_left_over(&name, generation) {
+            if is_left_over(&name, attempt) {
                 let folder = self.folder().join(name);
                 remove_folder(&folder).tried("remove", &folder)?;
             }
@@ -64,12 +65,12 @@ impl Store {
 }
 
 /// A draft of an earlier attempt, or the remains of a removal.
-fn is_left_over(name: &str, generation: u64) -> bool {
+fn is_left_over(name: &str, attempt: u64) -> bool {
     if name.ends_with(".removed") {
         return true;
     }
     match name.rsplit_once(".tmp-") {
-        Some((_, writer)) => writer.parse::<u64>().is_ok_and(|writer| writer < generation),
+        Some((_, writer)) => writer.parse::<u64>().is_ok_and(|writer| writer < attempt),
         None => false,
     }
 }

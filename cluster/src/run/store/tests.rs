@@ -27,8 +27,8 @@ fn write_tensors(path: &Path, weights: &[f32]) {
     safetensors::serialize_to_file([("w", view)], None, path).unwrap();
 }
 
-fn draft(store: &Store, step: u64, generation: u64) -> Draft {
-    let draft = store.draft(step, generation).unwrap();
+fn draft(store: &Store, step: u64, attempt: u64) -> Draft {
+    let draft = store.draft(step, attempt).unwrap();
     write_tensors(&draft.path(ADAPTERS), &WEIGHTS.map(|weight| weight * step as f32));
     write_tensors(&draft.path(OPTIMIZER), &[0.0; 6]);
     fs::write(draft.path(TRAINER), format!("{{\"step\": {step}}}")).unwrap();
@@ -177,7 +177,7 @@ fn an_earlier_attempt_publishes_nothing() {
     let stale = store.folder().join("step-00000002.tmp-1");
     fs::rename(&stale, store.folder().join("step-00000002.tmp-2")).unwrap();
     let error = store.publish(2, 2).unwrap_err();
-    assert!(matches!(error, StoreError::Foreign { generation: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Foreign { attempt: 1, .. }), "{error}");
     assert_eq!(newest(&store), (Some(1), vec![]));
 }
 
@@ -188,7 +188,7 @@ fn a_step_written_again_replaces_the_old_one() {
     fs::write(old.path(ADAPTERS), "damaged").unwrap();
     assert_eq!(newest(&store).0, None);
     draft(&store, 1, 2).seal(bases()).unwrap();
-    assert_eq!(store.publish(1, 2).unwrap().manifest().generation, 2);
+    assert_eq!(store.publish(1, 2).unwrap().manifest().attempt, 2);
     assert_eq!(newest(&store), (Some(1), vec![]));
     assert!(!store.folder().join("step-00000001.removed").exists());
 }
@@ -200,7 +200,7 @@ fn a_full_disk_is_an_error_and_takes_nothing_away() {
     let full = draft(&store, 2, 1);
     symlink("/dev/full", full.path(MANIFEST)).unwrap();
     let error = full.seal(bases()).unwrap_err();
-    let StoreError::Io { action: "write", source, .. } = &error else { panic!("{error}") };
+    let StoreError::Io(IoError { action: "write", source, .. }) = &error else { panic!("{error}") };
     assert_eq!(source.kind(), io::ErrorKind::StorageFull);
     assert!(error.to_string().contains("manifest.json"), "{error}");
     assert_eq!(newest(&store), (Some(1), vec![]));

@@ -9,7 +9,7 @@ mod transformer;
 use std::collections::BTreeSet;
 
 use crate::load::inputs::{Shape, Shapes};
-use crate::load::problem::{Kind, Problem};
+use crate::load::problem::{Problem, ProblemKind};
 use crate::load::yaml::Node;
 use crate::schema::cluster::{Bounds, Device, Engine, GradientDtype, Reduction, Workers};
 use crate::schema::data::Text;
@@ -30,15 +30,15 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// Keys that do not go together.
     pub fn conflict(&mut self, path: &str, message: String) {
-        self.add(Kind::Conflict, path, message);
+        self.add(ProblemKind::Conflict, path, message);
     }
 
     /// A file that is not there.
     pub fn missing(&mut self, path: &str, message: String) {
-        self.add(Kind::MissingInput, path, message);
+        self.add(ProblemKind::MissingInput, path, message);
     }
 
-    fn add(&mut self, kind: Kind, path: &str, message: String) {
+    fn add(&mut self, kind: ProblemKind, path: &str, message: String) {
         let place = self.root.place_of(path);
         self.problems.push(Problem { kind, place, path: path.to_owned(), message });
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::Serialize;
 use tandem_cluster::engine::{self, Job};
-use tandem_cluster::run::temporary::Scratch;
+use tandem_cluster::run::atomic::Scratch;
 use tandem_cluster::topology::{Device, EngineKind, OLDEST_SHARING_NCCL, Share, Topology};
 
 use super::Setting;

@@ -29,7 +29,7 @@ use crate::device::nccl::{self as library, Library, NcclError, Version};
 use stream::Stream;
 
 /// How often NCCL is asked how it gets on.
-const LOOK: Duration = Duration::from_micros(50);
+const POLL_INTERVAL: Duration = Duration::from_micros(50);
 /// How long NCCL may take to end a communicator that all ranks leave.
 const FINALIZE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long NCCL may take to let go of a communicator: it may wait for ranks that are gone.
@@ -151,7 +151,7 @@ impl Nccl {
             if started.elapsed() > deadline {
                 return Err(NcclError::Deadline { operation, deadline });
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What became of a split's lines: counts, and examples of what was wrong.
+//! The data report: what became of a split's lines.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,15 +6,52 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::read::Problem;
-
 /// Examples kept of each problem.
 const EXAMPLES: usize = 3;
 /// Characters kept of an example.
 const EXAMPLE_LENGTH: usize = 80;
 
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Problem {
+    /// The line is not UTF-8.
+    NotUtf8,
+    /// A tab-separated line has too few columns.
+    MissingColumn,
+    /// A line is not a JSON object.
+    BrokenJson,
+    /// A JSON object lacks a key, or its value is not a string.
+    MissingKey,
+    /// One of two files has no such line any more.
+    Uneven,
+    /// A side has no text, or none that the tokenizer keeps.
+    Empty,
+    /// The sides' lengths have an absurd ratio.
+    Ratio,
+    /// A side has more tokens than `max_length`.
+    TooLong,
+}
+
+impl Problem {
+    /// In words that follow a count of lines.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::NotUtf8 => "not UTF-8",
+            Self::MissingColumn => "too few columns",
+            Self::BrokenJson => "not a JSON object",
+            Self::MissingKey => "with a key missing or not a string",
+            Self::Uneven => "beyond the end of the other file",
+            Self::Empty => "with an empty side",
+            Self::Ratio => "of too different lengths",
+            Self::TooLong => "too long",
+        }
+    }
+}
+
 /// What became of a split's lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct DataReport {
     /// The split: `train`, `valid` or `test`.
     pub split: String,
@@ -23,10 +60,8 @@ pub struct DataReport {
     /// Lines read.
     pub read: u64,
     /// Those of them that teachers made.
-    #[serde(default)]
     pub made_read: u64,
     /// Of those, the ones that are not what they should be.
-    #[serde(default)]
     pub made_bad: u64,
     /// Samples kept. More than lines where long passages are split.
     pub kept: u64,
@@ -39,12 +74,12 @@ pub struct DataReport {
     /// Target tokens kept, with special tokens.
     pub target_tokens: u64,
     /// Lines with a problem, whether they were dropped or kept.
-    pub problems: BTreeMap<Problem, Counted>,
+    pub problems: BTreeMap<Problem, ProblemCount>,
 }
 
 /// How often a problem was met, and where first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counted {
+pub struct ProblemCount {
     /// Lines.
     pub count: u64,
     /// The first few.
@@ -79,15 +114,22 @@ impl DataReport {
             counted.examples.push(Example { line, text });
         }
     }
-}
 
-/// The beginning of a line's text, for messages: without what would control a terminal.
-pub fn shorten(source: &str, target: &str) -> String {
-    let whole = if target.is_empty() { source.to_owned() } else { format!("{source} | {target}") };
-    let whole = whole.replace('\t', " ").replace(char::is_control, "\u{fffd}");
-    match whole.char_indices().nth(EXAMPLE_LENGTH) {
-        Some((end, _)) => format!("{}...", &whole[..end]),
-        None => whole,
+    /// In a line: `train: 301 lines, 300 dropped (300 too few columns), 1 samples`.
+    pub fn summary(&self) -> String {
+        let Self { split, read, kept, dropped, cut, .. } = self;
+        let mut text = format!("{split}: {read} lines, {dropped} dropped");
+        if *cut > 0 {
+            text += &format!(", {cut} cut to fit");
+        }
+        let problem = |(problem, found): (&Problem, &ProblemCount)| {
+            format!("{} {}", found.count, problem.describe())
+        };
+        let problems: Vec<String> = self.problems.iter().map(problem).collect();
+        if !problems.is_empty() {
+            text += &format!(" ({})", problems.join(", "));
+        }
+        format!("{text}, {kept} samples")
     }
 }
 
@@ -109,6 +151,16 @@ impl fmt::Display for DataReport {
             }
         }
         Ok(())
+    }
+}
+
+/// The beginning of a line's text, for messages: without what would control a terminal.
+pub fn shorten(source: &str, target: &str) -> String {
+    let whole = if target.is_empty() { source.to_owned() } else { format!("{source} | {target}") };
+    let whole = whole.replace('\t', " ").replace(char::is_control, "\u{fffd}");
+    match whole.char_indices().nth(EXAMPLE_LENGTH) {
+        Some((end, _)) => format!("{}...", &whole[..end]),
+        None => whole,
     }
 }
 
@@ -144,5 +196,26 @@ mod tests {
         let expected = "train: 3 lines read, 1 dropped, 2 samples, 7 source and 8 target tokens\n  \
             1 too long\n    line 2: a | b";
         assert_eq!(report.to_string(), expected);
+    }
+
+    #[test]
+    fn a_report_in_a_line_counts_each_problem() {
+        let mut report = DataReport { split: "train".into(), read: 3, ..Default::default() };
+        (report.kept, report.dropped, report.cut) = (1, 2, 1);
+        report.add(Problem::Empty, 1, String::new());
+        report.add(Problem::MissingColumn, 2, String::new());
+        assert_eq!(
+            report.summary(),
+            "train: 3 lines, 2 dropped, 1 cut to fit (1 too few columns, 1 with an empty side), 1 samples"
+        );
+    }
+
+    #[test]
+    fn a_report_of_an_older_version_is_read() {
+        let json = r#"{"split":"train","files":["a.tsv"],"read":3,"kept":2,"dropped":1,"cut":0,
+            "source_tokens":7,"target_tokens":8,
+            "problems":{"too_long":{"count":1,"examples":[{"line":2,"text":"a | b"}]}}}"#;
+        let report: DataReport = serde_json::from_str(json).unwrap();
+        assert_eq!((report.made_read, report.problems[&Problem::TooLong].count), (0, 1));
     }
 }

@@ -1,19 +1,23 @@
-//! Temporary files and folders. Each has a random name that nobody else has, and goes with its
-//! owner: at once where that ends by itself, else when the next one is made beside it, which the
-//! lock that every owner holds on its own tells apart from those in use.
+//! Files and folders that are replaced in one step, and scratch that goes with its owner.
+//!
+//! Whatever is not finished has a random name that nobody else has, and goes with its owner: at once
+//! where that ends by itself, else when the next one is made beside it, which the lock that every owner
+//! holds on its own tells apart from those in use.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tempfile::{NamedTempFile, TempDir};
 
+use crate::run::io_error::{IoContext, IoError};
+
 /// What all names begin with. It must not look like what programs search folders for.
 const PREFIX: &str = ".tandem-";
-/// What is younger may be without its lock yet.
-const YOUNG: Duration = Duration::from_secs(60);
+/// A file or folder that is younger may be without its lock yet.
+const LOCK_GRACE: Duration = Duration::from_secs(60);
 
 /// An empty file in `folder`, which goes when it is dropped.
 ///
@@ -45,6 +49,14 @@ pub fn replace(
     draft.persist(path).map(drop).map_err(|failed| failed.error)
 }
 
+/// Writes a text into a file in one step, as [`replace`] does.
+///
+/// # Errors
+/// Where the file system refuses; then the file is as it was.
+pub fn write(path: &Path, text: &str) -> Result<(), IoError> {
+    replace(path, |file| file.write_all(text.as_bytes())).tried("write", path)
+}
+
 /// Copies a file's content in one step, as [`replace`] does. The copy is as open as any new file,
 /// whatever the mode of the original: it may be private or read-only, and there are file systems
 /// that refuse to set one.
@@ -54,6 +66,47 @@ pub fn replace(
 pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut original = File::open(from)?;
     replace(to, |file| io::copy(&mut original, file).map(drop))
+}
+
+/// Renames a finished draft to `target`. What had that name waits as `aside`, beside it, until the new
+/// folder is safe, and comes back where the rename fails.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn replace_folder(draft: &Path, target: &Path, aside: &Path) -> Result<(), IoError> {
+    let is_there = target.exists();
+    if is_there {
+        remove_folder(aside).tried("remove", aside)?;
+        fs::rename(target, aside).tried("set aside", target)?;
+    }
+    if let Err(source) = fs::rename(draft, target) {
+        if is_there {
+            let _ = fs::rename(aside, target);
+        }
+        return Err(IoError::new("publish", draft, source));
+    }
+    let parent = target.parent().unwrap_or(Path::new("/"));
+    sync_folder(parent).tried("sync", parent)?;
+    remove_folder(aside).tried("remove", aside)
+}
+
+/// Removes a folder with everything in it; one that is not there is fine.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes renames and new names in a folder survive a power cut.
+///
+/// # Errors
+/// Where the file system refuses.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// A folder that goes with its owner.
@@ -126,7 +179,7 @@ fn sweep(folder: &Path) {
 
 fn remove_if_left(path: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
-    let is_old = found.modified()?.elapsed().is_ok_and(|age| age > YOUNG);
+    let is_old = found.modified()?.elapsed().is_ok_and(|age| age > LOCK_GRACE);
     if !is_old || !(found.is_file() || found.is_dir()) {
         return Ok(());
     }
@@ -139,7 +192,6 @@ fn remove_if_left(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::time::SystemTime;
 
     use super::*;
@@ -150,7 +202,7 @@ mod tests {
     }
 
     fn make_old(path: &Path) {
-        let before = SystemTime::now() - 2 * YOUNG;
+        let before = SystemTime::now() - 2 * LOCK_GRACE;
         File::open(path).unwrap().set_modified(before).unwrap();
     }
 
@@ -172,6 +224,23 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "2");
         assert!(replace(folder.path(), |_| Ok(())).is_err(), "a folder is no file");
         assert_eq!(names(folder.path()), ["a"], "nothing is left");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_replaced_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let [draft, target, aside] =
+            ["draft", "target", "aside"].map(|name| parent.path().join(name));
+        for text in ["1", "2"] {
+            fs::create_dir(&draft).unwrap();
+            fs::write(draft.join("a"), text).unwrap();
+            replace_folder(&draft, &target, &aside).unwrap();
+            assert_eq!(fs::read_to_string(target.join("a")).unwrap(), text);
+        }
+        let error = replace_folder(&draft, &target, &aside).unwrap_err().to_string();
+        assert!(error.starts_with("cannot publish") && error.contains("draft"), "{error}");
+        assert_eq!(fs::read_to_string(target.join("a")).unwrap(), "2");
+        assert_eq!(names(parent.path()), ["target"], "nothing is left");
     }
 
     #[test]
