@@ -9,8 +9,8 @@ use tandem_cluster::process::say;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
+use tandem_config::composition::Composition;
 use tandem_config::parameters;
-use tandem_config::pretrained::bases::Bases;
 
 use super::results::{Measured, Outcome, latency};
 use crate::coordinator::evaluation;
@@ -49,8 +49,8 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         let reason = format!("its speed was measured {other}; remove {again} to measure it again");
         return Outcome::Other { reason, goes_on: false };
     }
-    let trained = Bases::open(&config).map(|bases| {
-        let parameters = parameters::model(&config, &bases);
+    let trained = Composition::open(&config).map(|composition| {
+        let parameters = parameters::model(&composition);
         parameters::trained_count(&parameters) as u64
     });
     let latency = latency(&folder);

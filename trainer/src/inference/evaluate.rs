@@ -18,6 +18,7 @@ use tch::no_grad;
 use crate::data::batches::evaluation_batches;
 use crate::data::corpus::{Corpus, Split};
 use crate::data::example::Draw;
+use crate::data::tokenizer::Tokenizer;
 use crate::inference::{Translation, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
@@ -44,14 +45,13 @@ impl<'a> Line<'a> {
     /// The translation of a sample.
     ///
     /// # Errors
-    /// A reference that cannot be tokenised, or a model that has no target side.
+    /// A reference that cannot be tokenised.
     pub fn of(
-        languages: &Languages,
+        target: &Tokenizer,
         corpus: &'a Corpus,
         index: usize,
         translation: &Translation,
     ) -> anyhow::Result<Self> {
-        let target = languages.target.as_ref().context("the model has no target side")?;
         let (source, reference) = corpus.texts(index);
         let words = target.words(&translation.ids);
         Ok(Self {
@@ -206,7 +206,8 @@ impl Evaluator {
             return Ok(Ending::Done);
         };
         let (model, config) = (&translation.model, &worker.config.decoding);
-        let translator = Translator::new(model, &self.languages, target, config, worker.device);
+        let translator =
+            Translator::new(model, &self.languages.source, target, config, worker.device);
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);
@@ -222,7 +223,7 @@ impl Evaluator {
             };
             seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
-                let line = Line::of(&self.languages, &self.corpus, sample as usize, &translation)?;
+                let line = Line::of(target, &self.corpus, sample as usize, &translation)?;
                 translated += 1;
                 passes += line.passes;
                 right_lengths += usize::from(line.length == line.reference_length);

@@ -132,9 +132,8 @@ impl Snapshot {
 /// # Errors
 /// Weights that cannot be read.
 pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
-    let bases = &languages.bases;
     let mut hashes = Vec::new();
-    for (side, folder) in bases.folders() {
+    for (side, folder) in languages.composition.folders() {
         let path = folder.join("model.safetensors");
         let (_, sha256) =
             store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
