@@ -2,8 +2,9 @@
 //! What a forward pass uses first comes first, as far as sides have it: its gradient is complete last.
 //!
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
-//! [`estimate`] computes memory and disk from it; [`reduction`] counts buffers of gradients.
-//! Names: Hugging Face's own below `encoder.`, `decoder.` and `fused.`; adapters as DESIGN names them.
+//! [`estimate`] computes memory and disk from it; [`reduction`] counts buffers of gradients; [`limits`] are
+//! the sizes that the trainer works in. Names are Hugging Face's own below `encoder.`, `decoder.` and
+//! `fused.` (a BERT beside the encoder); adapters lie beside them, e.g. `decoder.layer.0.cross_attention`.
 
 pub mod estimate;
 pub mod limits;
