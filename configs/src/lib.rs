@@ -4,8 +4,10 @@
 //! - [`mod@load`]: from a YAML file to a [`RunConfig`], or to all of its [`Problems`], each with its
 //!   line. Every key is checked here.
 //! - [`pretrained`]: the folders of pre-trained models that a run names, read without their weights.
+//! - [`composition`]: the model of a run, opened: each side's network with its settings.
 //! - [`parameters`]: every tensor of the model, and what the run needs of memory and disk.
 
+pub mod composition;
 pub mod load;
 pub mod parameters;
 pub mod pretrained;

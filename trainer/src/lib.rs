@@ -9,7 +9,7 @@
 //! - [`objective`]: a model and its loss. [`optim`]: Adam and learning rates.
 //! - [`parallel`]: collectives and the all-reduce of gradients. [`model`]: the networks.
 //!   [`data`]: from text files to batches.
-//! - [`device`]: CUDA, the C++ shim, precisions.
+//! - [`device`]: CUDA, the C++ shim, precisions. [`random`]: every random number of a run.
 
 pub mod commands;
 pub mod data;
@@ -19,6 +19,7 @@ pub mod model;
 pub mod objective;
 pub mod optim;
 pub mod parallel;
+pub mod random;
 pub mod session;
 pub mod training;
 pub mod verify;

@@ -1,39 +1,27 @@
-//! Whether the files and BERTs that a config names are there, and what shape the sides have.
+//! Whether the files and pre-trained models that a config names are there, and what shape the sides have.
 
 use std::path::Path;
 
-use crate::load::checks::Report;
-use crate::pretrained::bases::locate;
-use crate::pretrained::bert::{BertError, BertFolder};
-use crate::pretrained::gpt2::{Gpt2Config, Gpt2Folder};
+use crate::load::report::Report;
+use crate::pretrained::Side;
+use crate::pretrained::bert::{BertConfig, BertFolder};
+use crate::pretrained::folder::FolderError;
+use crate::pretrained::hub::locate;
+use crate::pretrained::network::Shape;
 use crate::schema::data::Text;
-use crate::schema::model::{Decoder, Encoder, Vocabulary};
+use crate::schema::model::{Encoder, Vocabulary};
 use crate::schema::run::{RunConfig, names};
-use crate::schema::soft_labels::SoftLabels;
 use crate::schema::transformer::Transformer;
 
-/// What the checks need to know of a BERT or Transformer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shape {
-    /// `BERT` or `Transformer`.
-    pub kind: &'static str,
-    /// Number of layers.
-    pub layers: usize,
-    /// Width of the hidden states.
-    pub hidden: usize,
-    /// Number of positions.
-    pub positions: usize,
-}
-
-/// The sides' shapes, as far as they are known on this machine.
+/// The shapes of a model's networks, as far as they are known on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Shapes {
     /// The source side's.
     pub encoder: Option<Shape>,
     /// The target side's.
     pub decoder: Option<Shape>,
-    /// That of the BERT that Transformers are fused with or trained together with.
-    pub fused: Option<Shape>,
+    /// That of the BERT beside the encoder.
+    pub beside: Option<Shape>,
 }
 
 /// Looks at every file and folder that the config names.
@@ -64,37 +52,28 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
                 if let Some(folder) = folder.as_ref().filter(|_| run.model.joins_pairs()) {
                     token_types(folder, key, report);
                 }
-                folder.map(|folder| shape(&folder))
+                folder.map(|folder| folder.config.shape())
             }
             (None, Some(new)) => {
                 vocabulary(&new.vocabulary, "model.encoder.bert.new.vocabulary", report);
-                let (layers, hidden, positions) = (new.layers, new.hidden, new.positions);
-                Some(Shape { kind: "BERT", layers, hidden, positions })
+                Some(BertConfig::of_new(new, 0).shape())
             }
             (None, None) => None,
         },
-        Encoder::Transformer(shape) => Some(transformer(shape, "model.encoder", report)),
+        Encoder::Transformer(config) => Some(transformer(config, "model.encoder", report)),
     };
-    let decoder = match &run.model.decoder {
-        Some(Decoder::Bert(decoder)) => {
-            bert(&decoder.pretrained, "model.decoder.bert.pretrained", report)
+    let decoder = match run.model.decoder.as_ref().map(Side::of) {
+        Some(Side::Pretrained(kind, settings)) => {
+            let key = format!("model.decoder.{}.pretrained", kind.key);
+            let model = opened(&settings.pretrained, &key, kind.open, report);
+            model.map(|model| model.shape())
         }
-        Some(Decoder::Transformer(shape)) => Some(transformer(shape, "model.decoder", report)),
-        Some(Decoder::Gpt2(decoder)) => {
-            gpt2(&decoder.pretrained, "model.decoder.gpt2.pretrained", report)
-        }
+        Some(Side::Transformer(config)) => Some(transformer(config, "model.decoder", report)),
         None => None,
     };
-    let mut fused = None;
-    for (side, config) in run.model.bert_fused() {
-        let key = format!("model.{side}.transformer.bert_fused.pretrained");
-        fused = bert(&config.pretrained, &key, report);
-    }
-    if let Some(ct_nmt) = run.model.ct_nmt() {
-        fused = bert(&ct_nmt.pretrained, "model.encoder.transformer.ct_nmt.pretrained", report);
-    }
-    if let Some(labels) = run.model.soft_labels() {
-        soft_labels(labels, report);
+    let mut beside = None;
+    for (path, settings) in run.model.besides() {
+        beside = bert(&settings.pretrained, &format!("{path}.pretrained"), report);
     }
     if let Some(folder) = &run.model.init
         && !folder.join(names::CHECKPOINTS).is_dir()
@@ -104,39 +83,12 @@ pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
             format!("{} is neither a trained run's folder nor an exported model", folder.display());
         report.missing("model.init", message);
     }
-    Shapes { encoder, decoder, fused }
+    Shapes { encoder, decoder, beside }
 }
 
-/// The BERT that labels the data, which its run may be about to make.
-fn soft_labels(labels: &SoftLabels, report: &mut Report) {
-    let section = "model.objective.autoregressive.soft_labels";
-    let mut key = format!("{section}.pretrained");
-    if let Some(run) = &labels.teacher {
-        key = format!("{section}.teacher");
-        teacher(run, &key, report);
-        // What the run of a run file makes is judged by its objective, whether it is there or not.
-        if run.is_file() || !run.exists() {
-            return;
-        }
-    }
-    // Without a name there is another problem, see the checks.
-    let Some(name) = &labels.pretrained else { return };
-    let Some(folder) = opened(name, &key, BertFolder::open, report) else { return };
-    token_types(&folder, &key, report);
-    if !folder.has_mlm_head() {
-        let message = format!(
-            "{} has no head that predicts words, must be the export of a run with the mlm \
-             objective and `conditional: true`",
-            folder.path.display()
-        );
-        report.conflict(&key, message);
-    }
-}
-
-fn transformer(shape: &Transformer, key: &str, report: &mut Report) -> Shape {
-    vocabulary(&shape.vocabulary, &format!("{key}.transformer.vocabulary"), report);
-    let Transformer { layers, hidden, max_length, .. } = *shape;
-    Shape { kind: "Transformer", layers, hidden, positions: max_length }
+fn transformer(config: &Transformer, key: &str, report: &mut Report) -> Shape {
+    vocabulary(&config.vocabulary, &format!("{key}.transformer.vocabulary"), report);
+    Shape::from(config)
 }
 
 fn vocabulary(vocabulary: &Vocabulary, key: &str, report: &mut Report) {
@@ -148,7 +100,7 @@ fn vocabulary(vocabulary: &Vocabulary, key: &str, report: &mut Report) {
 }
 
 /// A run file, or the folder of a run.
-fn teacher(path: &Path, key: &str, report: &mut Report) {
+pub(super) fn teacher(path: &Path, key: &str, report: &mut Report) {
     if path.is_dir() && !path.join(names::CONFIG).is_file() {
         let message = format!("{} is no run folder: it has no config.yaml", path.display());
         report.missing(key, message);
@@ -180,20 +132,11 @@ fn recipe_hint(path: &Path) -> String {
 
 /// The shape of a BERT, if it is on this machine.
 fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
-    opened(name, key, BertFolder::open, report).map(|folder| shape(&folder))
-}
-
-fn shape(folder: &BertFolder) -> Shape {
-    Shape {
-        kind: "BERT",
-        layers: folder.config.num_hidden_layers,
-        hidden: folder.config.hidden_size,
-        positions: folder.config.positions(),
-    }
+    opened(name, key, BertFolder::open, report).map(|folder| folder.config.shape())
 }
 
 /// A BERT that reads pairs tells their sides apart.
-fn token_types(folder: &BertFolder, key: &str, report: &mut Report) {
+pub(super) fn token_types(folder: &BertFolder, key: &str, report: &mut Report) {
     if folder.config.type_vocab_size < 2 {
         let message = format!(
             "{} has one token type, must be a BERT with two: of sources and of targets",
@@ -203,18 +146,11 @@ fn token_types(folder: &BertFolder, key: &str, report: &mut Report) {
     }
 }
 
-/// The shape of a GPT-2, if it is on this machine.
-fn gpt2(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
-    let Gpt2Config { n_layer, n_embd, n_positions, .. } =
-        opened(name, key, Gpt2Folder::open, report)?.config;
-    Some(Shape { kind: "GPT-2", layers: n_layer, hidden: n_embd, positions: n_positions })
-}
-
 /// A pre-trained model's folder, if it is on this machine.
-fn opened<F>(
+pub(super) fn opened<F>(
     name: &str,
     key: &str,
-    open: impl Fn(&Path) -> Result<F, BertError>,
+    open: impl Fn(&Path) -> Result<F, FolderError>,
     report: &mut Report,
 ) -> Option<F> {
     let Some(path) = locate(name) else {

@@ -2,9 +2,11 @@
 
 mod checks;
 mod inputs;
+mod labels;
 mod overrides;
 mod paths;
 pub mod problem;
+mod report;
 mod resolve;
 mod sections;
 mod shape;
@@ -13,12 +15,16 @@ mod yaml;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use crate::composition::{CompositionError, find, open_bert};
 use crate::load::problem::{Place, Problem, ProblemKind, Problems};
 use crate::load::resolve::resolve;
 use crate::load::sections::is_own;
 use crate::load::yaml::{Content, Node};
+use crate::pretrained::bert::Bert;
+use crate::pretrained::hub::locate;
 use crate::schema::decoding::Decoding;
 use crate::schema::json::schema;
+use crate::schema::model::Encoder;
 use crate::schema::run::RunConfig;
 
 /// Loads and validates a run file; `overrides` are `path.to.key=value`.
@@ -101,7 +107,7 @@ fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serd
         run.decoding = Decoding::of(&run.model.objective);
     }
     resolve(&mut run, folder);
-    let mut report = checks::Report { root, problems: &mut problems };
+    let mut report = report::Report { root, problems: &mut problems };
     let shapes = inputs::check(&run, &mut report);
     checks::check(&run, &shapes, &mut report);
     Ok((run, problems))
@@ -127,6 +133,23 @@ pub fn load_to_use(path: &Path, overrides: &[String]) -> Result<RunConfig, Probl
 fn usable((run, problems): (RunConfig, Problems)) -> Result<RunConfig, Problems> {
     let problems = problems.of_using();
     if problems.list.is_empty() { Ok(run) } else { Err(problems) }
+}
+
+/// The BERT that labels a run's pairs, if any: where its run has not made it yet, the one that its run
+/// starts from.
+///
+/// # Errors
+/// A BERT that is not on this machine, or whose folder is unusable.
+pub fn labelling_bert(run: &RunConfig) -> Result<Option<Bert>, CompositionError> {
+    let Some(labels) = run.model.soft_labels() else { return Ok(None) };
+    if locate(labels.bert()).is_none()
+        && let Some(teacher) = &labels.teacher
+        && let Ok((teacher, _)) = read(teacher, &[])
+        && let Encoder::Bert(encoder) = &teacher.model.encoder
+    {
+        return open_bert(encoder).map(Some);
+    }
+    Ok(Some(Bert::open(&find(labels.bert())?)?))
 }
 
 impl RunConfig {

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::load::problem::{Problem, ProblemKind};
 use crate::load::yaml::{Content, Node, join};
-use crate::pretrained::bases::{hub_cache, is_base};
+use crate::pretrained::hub::{hub_cache, names_model};
 use crate::schema::run::names;
 
 /// What the folder of a run, or of a model that was exported, has beside its config.
@@ -58,7 +58,7 @@ pub fn follow(root: &mut Node, now: &Path) {
     let run = now.parent().filter(|run| is_export && run.join(names::STATE).is_file());
     let place = run.unwrap_or(&now);
     let mut moved = |key: &str, path: &str| {
-        let may_be_another = is_export && run.is_none() && !is_base(key);
+        let may_be_another = is_export && run.is_none() && !names_model(key);
         let found = if may_be_another { None } else { found(Path::new(path), &then, place) };
         Ok(found.unwrap_or(path.into()))
     };

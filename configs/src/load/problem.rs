@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::pretrained::bases::is_base;
+use crate::pretrained::hub::names_model;
 
 /// Where something stands: in the YAML file, or in a `--set` of the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,8 +67,9 @@ impl Problems {
     /// Without inputs that are not there and that a trained model does not need: all but its BERTs.
     #[must_use]
     pub fn of_using(mut self) -> Self {
-        self.list
-            .retain(|problem| problem.kind != ProblemKind::MissingInput || is_base(&problem.path));
+        self.list.retain(|problem| {
+            problem.kind != ProblemKind::MissingInput || names_model(&problem.path)
+        });
         self
     }
 }

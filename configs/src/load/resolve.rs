@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::load::labels;
 use crate::schema::data::Text;
 use crate::schema::evaluation::Metric;
-use crate::schema::model::{Decoder, Encoder, Objective, Vocabulary};
+use crate::schema::model::{Objective, Vocabulary};
 use crate::schema::run::RunConfig;
 
-/// Makes the paths of data, vocabulary and BERTs absolute, taking them from `folder`.
+/// Makes the paths of data, vocabularies and pre-trained models absolute, taking them from `folder`.
 pub fn resolve(run: &mut RunConfig, folder: &Path) {
     let data = &mut run.data;
     for text in [Some(&mut data.train), data.valid.as_mut(), data.test.as_mut()] {
@@ -35,27 +36,11 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     if let Some(init) = &mut run.model.init {
         absolute(init, folder);
     }
-    if let Some(labels) = run.model.soft_labels_mut() {
-        if let Some(teacher) = &mut labels.teacher {
-            absolute(teacher, folder);
-        }
-        if labels.pretrained.is_none() {
-            let export = labels.export();
-            labels.pretrained = export.map(|path| path.to_string_lossy().into_owned());
-        }
+    labels::resolve(&mut run.model, &|path| absolute(path, folder));
+    for name in run.model.pretrained_mut() {
+        pretrained(name, folder);
     }
-    for name in run.model.berts_mut() {
-        bert(name, folder);
-    }
-    let encoder = match &mut run.model.encoder {
-        Encoder::Bert(encoder) => encoder.new.as_mut().map(|new| &mut new.vocabulary),
-        Encoder::Transformer(transformer) => Some(&mut transformer.vocabulary),
-    };
-    let decoder = match &mut run.model.decoder {
-        Some(Decoder::Transformer(transformer)) => Some(&mut transformer.vocabulary),
-        Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
-    };
-    for vocabulary in [encoder, decoder].into_iter().flatten() {
+    for vocabulary in run.model.vocabularies_mut() {
         if let Vocabulary::File { path, .. } = vocabulary {
             absolute(path, folder);
         }
@@ -66,7 +51,7 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
 }
 
 /// A name that looks like a path, or is one, becomes absolute; a name on the hub stays.
-fn bert(name: &mut String, folder: &Path) {
+fn pretrained(name: &mut String, folder: &Path) {
     if name.starts_with(['.', '/']) || folder.join(&*name).is_dir() {
         let mut path = PathBuf::from(&*name);
         absolute(&mut path, folder);

@@ -5,24 +5,19 @@
 //!
 //! Letters: N sentences, T tokens of each, D width, F feed-forward width, H heads, V vocabulary.
 
+use crate::composition::{Beside, Composition};
+use crate::parameters::limits::{LABELLING_TOKENS, logit_rows};
 use crate::parameters::reduction::buffers;
-use crate::parameters::{self, BertWeights, Parameter, frozen_count, trained_count};
-use crate::pretrained::bases::{Base, Bases, BertBase, TransformerBase};
-use crate::pretrained::gpt2::Gpt2Folder;
+use crate::parameters::{self, Parameter, frozen_count, trained_count};
+use crate::pretrained::bert::Bert;
+use crate::pretrained::network::{Network, Shape};
 use crate::schema::cluster::Reduction;
-use crate::schema::model::{Decoder, Objective, Train, joined};
+use crate::schema::model::{Objective, Train, joined};
 use crate::schema::run::RunConfig;
-use crate::schema::soft_labels::MAX_TOKENS;
 use crate::schema::training::Precision;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-
-/// Predicted positions whose logits over a vocabulary are held at a time: 64 MiB of them in f32, or
-/// those of 16 positions.
-pub fn logit_rows(vocabulary: u64) -> u64 {
-    ((16 << 20) / vocabulary).max(16)
-}
 
 /// Bytes of main memory that a rank takes before it has a model: libtorch, its threads, and the programs
 /// that it compiles for products. Measured on x86-64.
@@ -57,19 +52,19 @@ impl Estimate {
 /// What a run's needs follow from.
 #[derive(Debug, Clone, Copy)]
 pub struct Inputs<'a> {
-    /// What its model is built on.
-    pub bases: &'a Bases,
-    /// Its model, as of [`crate::parameters::model`].
+    /// Its model.
+    pub composition: &'a Composition,
+    /// The model's tensors, as of [`crate::parameters::model`].
     pub parameters: &'a [Parameter],
-    /// The BERT that labels its pairs, as of [`BertBase::of_soft_labels`].
-    pub labels: Option<&'a BertBase>,
+    /// The BERT that labels its pairs, as of [`crate::load::labelling_bert`].
+    pub labels: Option<&'a Bert>,
     /// Its number of ranks.
     pub ranks: usize,
 }
 
 /// Estimates what a run needs.
 pub fn estimate(run: &RunConfig, inputs: Inputs) -> Estimate {
-    let Inputs { bases, parameters, .. } = inputs;
+    let Inputs { composition, parameters, .. } = inputs;
     let number = match run.training.precision {
         Precision::F32 => F32,
         Precision::Bf16 => F32 / 2,
@@ -80,7 +75,7 @@ pub fn estimate(run: &RunConfig, inputs: Inputs) -> Estimate {
         frozen: number * frozen_count(parameters) as u64,
         trained: (3 + gradient_buffers(run, inputs.ranks)) * F32 * trained,
         labels: inputs.labels.map_or(0, |bert| labels(bert, number)),
-        activations: activations(run, bases, number),
+        activations: activations(run, composition, number),
         checkpoint,
         disk: checkpoint * (kept(run) + 1),
     }
@@ -95,15 +90,14 @@ fn gradient_buffers(run: &RunConfig, ranks: usize) -> u64 {
 }
 
 /// What the BERT that labels the pairs needs while it does.
-fn labels(bert: &BertBase, number: u64) -> u64 {
-    let weights = parameters::mlm(&bert.config, BertWeights::new(bert, Train::Frozen));
+fn labels(bert: &Bert, number: u64) -> u64 {
+    let weights = parameters::mlm(bert, Train::Frozen);
     let weights = (frozen_count(&weights) + trained_count(&weights)) as u64;
-    let mut layer = bert.clone();
-    layer.config.num_hidden_layers = 1;
-    let length = bert.config.positions() as u64;
-    let tokens = MAX_TOKENS as u64;
-    let vocabulary = bert.config.vocab_size as u64;
-    number * (weights + layers(&Base::Bert(layer), tokens, length))
+    let layer = Shape { layers: 1, ..bert.shape() };
+    let length = layer.positions as u64;
+    let tokens = LABELLING_TOKENS as u64;
+    let vocabulary = bert.vocab_size() as u64;
+    number * (weights + layer.activations(tokens, length))
         + F32 * tokens.min(logit_rows(vocabulary)) * vocabulary
 }
 
@@ -121,38 +115,26 @@ fn kept(run: &RunConfig) -> u64 {
 /// What is kept for the backward pass when a micro-batch is as full as it may be.
 ///
 /// Longest sentences are the worst, since attention is quadratic in T.
-fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
-    let (source, target) = (&bases.encoder, bases.decoder.as_ref());
-    let positions = target.map_or(usize::MAX, Base::positions).min(source.positions()) as u64;
+fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
+    let source = composition.encoder.network();
+    let target = composition.decoder.as_ref().map(|decoder| decoder.network());
+    let positions = |network: &dyn Network| network.shape().positions;
+    let positions = target.map_or(usize::MAX, positions).min(positions(source)) as u64;
     let tokens = run.training.max_tokens as u64;
     let row = |length| if run.model.joins_pairs() { joined(length, length) } else { length };
     let length = run.data.max_length.map_or(positions, |length| row(length) as u64).min(tokens);
 
-    let mut total = layers(source, tokens, length);
-    let tuned = run.model.ct_nmt().is_some_and(|ct_nmt| ct_nmt.rate.is_some());
-    if let Some(bert) = bases.fused.as_ref().filter(|_| tuned) {
-        total += layers(&Base::Bert(bert.clone()), tokens, length);
+    let mut total = source.activations(tokens, length);
+    let is_tuned = |beside: &&Beside| beside.train() == Train::All;
+    if let Some(beside) = composition.beside.as_ref().filter(is_tuned) {
+        total += beside.bert.activations(tokens, length);
     }
-    if let Some(target) = target {
-        total += layers(target, tokens, length);
-        let (count, heads, inner) = match (&run.model.decoder, target) {
-            (Some(Decoder::Bert(decoder) | Decoder::Gpt2(decoder)), base) => {
-                let all = match base {
-                    Base::Bert(bert) => bert.config.num_hidden_layers,
-                    Base::Gpt2(gpt2) => gpt2.config.n_layer,
-                    Base::Transformer(_) => 0,
-                };
-                decoder.cross_attention.as_ref().map_or((0, 0, 0), |adapters| {
-                    let count = (0..all).filter(|&i| adapters.layers.contains(i, all)).count();
-                    (count, adapters.heads, adapters.feed_forward)
-                })
-            }
-            // Its feed-forward is counted with the layers.
-            (_, Base::Transformer(base)) => (base.config.layers, base.config.heads, 0),
-            (_, Base::Bert(_) | Base::Gpt2(_)) => (0, 0, 0),
-        };
+    if let Some(decoder) = &composition.decoder {
+        let network = decoder.network();
+        total += network.activations(tokens, length);
+        let (count, heads, feed_forward) = decoder.cross_attention();
         // Query, key, value, attended, sum, norm: 6 T·D; probabilities H·T·T; the feed-forward.
-        let each = tokens * (6 * target.width() as u64 + 2 * inner as u64)
+        let each = tokens * (6 * network.shape().width as u64 + 2 * feed_forward as u64)
             + 2 * tokens * length * heads as u64;
         total += count as u64 * each;
     }
@@ -166,42 +148,15 @@ fn activations(run: &RunConfig, bases: &Bases, number: u64) -> u64 {
     total * number + 2 * F32 * predicted.min(logit_rows(vocabulary)) * vocabulary
 }
 
-/// Numbers kept by a side's own layers: 11 T·D (inputs of matrices and norms, dropout masks),
-/// 2 T·F (before and after the activation) and 2 H·T·T (attention probabilities before and after
-/// dropout).
-fn layers(base: &Base, tokens: u64, length: u64) -> u64 {
-    let (count, width, inner, heads) = match base {
-        Base::Bert(BertBase { config, .. }) => (
-            config.num_hidden_layers,
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-        ),
-        Base::Transformer(TransformerBase { config, .. }) => {
-            (config.layers, config.hidden, config.feed_forward, config.heads)
-        }
-        Base::Gpt2(Gpt2Folder { config, .. }) => {
-            (config.n_layer, config.n_embd, config.inner(), config.n_head)
-        }
-    };
-    let layer = tokens * (11 * width + 2 * inner) as u64 + 2 * heads as u64 * tokens * length;
-    let fused = match base {
-        Base::Transformer(base) if base.config.bert_fused.is_some() => {
-            // Query, key, value, attended, both sums; the BERT itself keeps nothing.
-            6 * tokens * width as u64 + 2 * heads as u64 * tokens * length
-        }
-        _ => 0,
-    };
-    count as u64 * (layer + fused)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::composition::Encoder;
     use crate::pretrained::bert::BertConfig;
+    use crate::schema::model;
 
     /// 1 layer of width 4, feed-forward 8, 2 heads; 10 entries, 6 positions.
-    fn tiny() -> (RunConfig, Bases) {
+    fn tiny() -> (RunConfig, Composition) {
         let run: RunConfig = serde_yaml_value(
             "{run: {name: tiny}, data: {train: {tsv: {path: x, source: 1, target: 2}}}, model: \
              {encoder: {bert: {pretrained: x, train: all}}, objective: {mlm: {predicted: 0.5}}}, \
@@ -213,14 +168,15 @@ mod tests {
             "{vocab_size: 10, hidden_size: 4, num_hidden_layers: 1, num_attention_heads: 2, \
              intermediate_size: 8, max_position_embeddings: 6}",
         );
-        (
-            run,
-            Bases {
-                encoder: Base::Bert(BertBase { config, folder: None }),
-                decoder: None,
-                fused: None,
-            },
-        )
+        let model::Encoder::Bert(settings) = run.model.encoder.clone() else { panic!("a BERT") };
+        let composition = Composition {
+            encoder: Encoder::Bert(Bert::new(config), settings),
+            decoder: None,
+            beside: None,
+            is_causal: false,
+            length_classes: None,
+        };
+        (run, composition)
     }
 
     fn serde_yaml_value<T: serde::de::DeserializeOwned>(text: &str) -> T {
@@ -229,18 +185,18 @@ mod tests {
     }
 
     /// What one rank needs for this model.
-    fn estimate(run: &RunConfig, bases: &Bases, parameters: &[Parameter]) -> Estimate {
-        super::estimate(run, Inputs { bases, parameters, labels: None, ranks: 1 })
+    fn estimate(run: &RunConfig, composition: &Composition, parameters: &[Parameter]) -> Estimate {
+        super::estimate(run, Inputs { composition, parameters, labels: None, ranks: 1 })
     }
 
     #[test]
     fn weights_and_checkpoints_are_exact() {
-        let (run, bases) = tiny();
-        let mut parameters = crate::parameters::model(&run, &bases);
+        let (run, composition) = tiny();
+        let mut parameters = parameters::model(&composition);
         for parameter in &mut parameters[..3] {
             parameter.trained = false;
         }
-        let estimate = estimate(&run, &bases, &parameters);
+        let estimate = estimate(&run, &composition, &parameters);
         // Word, position and token type embeddings: (10 + 6 + 2) · 4 numbers.
         assert_eq!(estimate.frozen, 72 * 4);
         // Norm 8; attention 4 · 20 + 8; feed-forward 40 + 36 + 8; head 20 + 8 + 10.
@@ -253,12 +209,13 @@ mod tests {
 
     #[test]
     fn a_reproducible_sum_needs_more_buffers_of_gradients() {
-        let (mut run, bases) = tiny();
+        let (mut run, composition) = tiny();
         run.cluster.reduction = Reduction::Reproducible;
         run.training.micro_batches = 8;
-        let parameters = parameters::model(&run, &bases);
+        let parameters = parameters::model(&composition);
         let trained = |ranks| {
-            let inputs = Inputs { bases: &bases, parameters: &parameters, labels: None, ranks };
+            let inputs =
+                Inputs { composition: &composition, parameters: &parameters, labels: None, ranks };
             super::estimate(&run, inputs).trained
         };
         // Three buffers for eight micro-batches, two for the first of three ranks, one for two.
@@ -268,9 +225,10 @@ mod tests {
 
     #[test]
     fn the_bert_that_labels_takes_the_place_of_activations() {
-        let (run, bases) = tiny();
-        let Base::Bert(bert) = &bases.encoder else { panic!("a BERT") };
-        let inputs = Inputs { bases: &bases, parameters: &[], labels: Some(bert), ranks: 1 };
+        let (run, composition) = tiny();
+        let Encoder::Bert(bert, _) = &composition.encoder else { panic!("a BERT") };
+        let inputs =
+            Inputs { composition: &composition, parameters: &[], labels: Some(bert), ranks: 1 };
         let estimate = super::estimate(&run, inputs);
         // 290 weights; 4000 tokens · (11 · 4 + 2 · 8) + 2 · 2 heads · 4000 · 6 numbers; logits.
         assert_eq!(estimate.labels, 4 * (290 + 4000 * 60 + 4 * 4000 * 6) + 4 * 4000 * 10);
@@ -280,12 +238,12 @@ mod tests {
 
     #[test]
     fn bf16_halves_the_frozen_weights() {
-        let (mut run, bases) = tiny();
-        let mut parameters = crate::parameters::model(&run, &bases);
+        let (mut run, composition) = tiny();
+        let mut parameters = parameters::model(&composition);
         parameters[0].trained = false;
-        let f32 = estimate(&run, &bases, &parameters);
+        let f32 = estimate(&run, &composition, &parameters);
         run.training.precision = Precision::Bf16;
-        let bf16 = estimate(&run, &bases, &parameters);
+        let bf16 = estimate(&run, &composition, &parameters);
         assert_eq!((f32.frozen, bf16.frozen), (160, 80));
         assert_eq!(f32.trained, bf16.trained);
         assert!(bf16.activations < f32.activations);
@@ -293,20 +251,20 @@ mod tests {
 
     #[test]
     fn activations_by_the_formula() {
-        let (run, bases) = tiny();
-        let estimate = estimate(&run, &bases, &[]);
+        let (run, composition) = tiny();
+        let estimate = estimate(&run, &composition, &[]);
         // 12 tokens · (11 · 4 + 2 · 8) + 2 · 2 heads · 12 · 6 = 1008 numbers; logits of 6 positions.
         assert_eq!(estimate.activations, 1008 * 4 + 2 * 4 * 6 * 10);
     }
 
     #[test]
     fn no_more_logits_are_counted_than_are_held() {
-        let (mut run, mut bases) = tiny();
+        let (mut run, mut composition) = tiny();
         run.training.max_tokens = 1000;
         let mut activations = |vocab_size| {
-            let Base::Bert(bert) = &mut bases.encoder else { panic!("a BERT") };
+            let Encoder::Bert(bert, _) = &mut composition.encoder else { panic!("a BERT") };
             bert.config.vocab_size = vocab_size;
-            estimate(&run, &bases, &[]).activations
+            estimate(&run, &composition, &[]).activations
         };
         let without = activations(1000) - 2 * 4 * 500 * 1000;
         // 500 positions are predicted; 16 Mi elements are 163 rows of 100 Ki words.

@@ -2,20 +2,19 @@
 //! What a forward pass uses first comes first, as far as sides have it: its gradient is complete last.
 //!
 //! The one list that the plan counts, the trainer allocates, checkpoints store and ranks reduce.
-//! [`estimate`] computes memory and disk from it; [`reduction`] counts buffers of gradients.
-//! Names: Hugging Face's own below `encoder.`, `decoder.` and `fused.`; adapters as DESIGN names them.
+//! [`estimate`] computes memory and disk from it; [`reduction`] counts buffers of gradients; [`limits`] are
+//! the sizes that the trainer works in. Names are Hugging Face's own below `encoder.`, `decoder.` and
+//! `fused.` (a BERT beside the encoder); adapters lie beside them, e.g. `decoder.layer.0.cross_attention`.
 
 pub mod estimate;
-mod gpt2;
+pub mod limits;
 pub mod reduction;
 mod transformer;
 
-use crate::pretrained::bases::{Base, Bases, BertBase, TransformerBase};
-use crate::pretrained::bert::{self, BertConfig, BertFolder, Role, Tensor};
-use crate::schema::model::{
-    CrossAttention, Decoder, Encoder, EncoderAdapters, Layers, Objective, Train,
-};
-use crate::schema::run::RunConfig;
+use crate::composition::{Composition, Decoder, Encoder};
+use crate::pretrained::bert::Bert;
+use crate::pretrained::network::{Network, Pretrained, Role, Tensor};
+use crate::schema::model::{CrossAttention, EncoderAdapters, Train};
 
 /// One tensor of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,90 +66,52 @@ pub fn frozen_count(parameters: &[Parameter]) -> usize {
     parameters.iter().filter(|parameter| !parameter.trained).map(Parameter::count).sum()
 }
 
-/// The parameters of a run's model.
-///
-/// # Panics
-/// If the bases are of another config.
-pub fn model(run: &RunConfig, bases: &Bases) -> Vec<Parameter> {
-    let length_classes = match &run.model.objective {
-        Objective::Masked(masked) => Some(masked.length_classes),
-        Objective::Autoregressive(_) => None,
-        Objective::Mlm(_) => match (&run.model.encoder, &bases.encoder) {
-            (Encoder::Bert(side), Base::Bert(base)) => {
-                return mlm(&base.config, BertWeights::new(base, side.train));
-            }
-            _ => panic!("the mlm objective trains a BERT"),
-        },
+/// The parameters of a model.
+pub fn model(composition: &Composition) -> Vec<Parameter> {
+    let Composition { encoder, decoder, beside, length_classes, .. } = composition;
+    let beside_width = beside.as_ref().map(|beside| beside.bert.shape().width);
+    let Some(decoder) = decoder else {
+        return match encoder {
+            Encoder::Bert(bert, settings) => mlm(bert, settings.train),
+            Encoder::Transformer(base) => transformer::encoder(base, beside_width, None),
+        };
     };
-    let mut list = match (&run.model.encoder, &bases.encoder) {
-        (Encoder::Bert(side), Base::Bert(base)) => {
-            let weights = BertWeights::new(base, side.train);
-            encoder(&base.config, weights, side.adapters.as_ref(), length_classes)
+    let mut list = match encoder {
+        Encoder::Bert(bert, settings) => {
+            let adapters = settings.adapters.as_ref();
+            pretrained_encoder(bert, settings.train, adapters, *length_classes)
         }
-        (_, Base::Transformer(base)) => {
-            transformer::encoder(base, fused_width(base, bases), length_classes)
-        }
-        _ => panic!("the encoder's base is of another run"),
+        Encoder::Transformer(base) => transformer::encoder(base, beside_width, *length_classes),
     };
-    let memory_width = bases.encoder.width();
-    list.extend(match (&run.model.decoder, &bases.decoder) {
-        (Some(Decoder::Bert(side)), Some(Base::Bert(base))) => {
-            let weights = BertWeights::new(base, side.train);
-            decoder(&base.config, weights, side.cross_attention.as_ref(), memory_width)
+    let memory_width = encoder.network().shape().width;
+    list.extend(match decoder {
+        Decoder::Pretrained(model, settings) => {
+            let adapters = settings.cross_attention.as_ref();
+            pretrained_decoder(&**model, settings.train, adapters, memory_width)
         }
-        (_, Some(Base::Transformer(base))) => {
-            transformer::decoder(base, memory_width, fused_width(base, bases))
-        }
-        (Some(Decoder::Gpt2(side)), Some(Base::Gpt2(folder))) => {
-            gpt2::decoder(folder, side, memory_width)
-        }
-        _ => panic!("the decoder's base is of another run"),
+        Decoder::Transformer(base) => transformer::decoder(base, memory_width, beside_width),
     });
-    if let Some(bert) = &bases.fused {
-        let tuned = run.model.ct_nmt().is_some_and(|ct_nmt| ct_nmt.rate.is_some());
-        let train = if tuned { Train::All } else { Train::Frozen };
+    if let Some(beside) = beside {
         let mut own = List::new("fused.");
-        own.bert(&bert.config, BertWeights::new(bert, train));
+        own.pretrained(&beside.bert, beside.bert.tensors(), beside.train());
         list.extend(own.parameters);
     }
     list
 }
 
-/// The width of the BERT that a Transformer is fused with.
-fn fused_width(base: &TransformerBase, bases: &Bases) -> Option<usize> {
-    base.config.bert_fused.as_ref()?;
-    bases.fused.as_ref().map(|bert| bert.config.hidden_size)
-}
-
-/// Which initial values a BERT's own tensors have.
-#[derive(Debug, Clone, Copy)]
-pub struct BertWeights<'a> {
-    /// The folder whose weights are loaded; none for a BERT that starts from random weights.
-    pub folder: Option<&'a BertFolder>,
-    /// Which are trained.
-    pub train: Train,
-}
-
-impl<'a> BertWeights<'a> {
-    /// Those of a BERT of which `train` is trained.
-    pub fn new(base: &'a BertBase, train: Train) -> Self {
-        Self { folder: base.folder.as_ref(), train }
-    }
-}
-
-/// An AB-Net encoder: BERT, adapters, length embedding.
-pub fn encoder(
-    bert: &BertConfig,
-    weights: BertWeights,
+/// A pre-trained model that reads, with bottleneck adapters and a length embedding.
+fn pretrained_encoder(
+    model: &dyn Pretrained,
+    train: Train,
     adapters: Option<&EncoderAdapters>,
     length_classes: Option<usize>,
 ) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
-    let width = bert.hidden_size;
+    let width = model.shape().width;
     list.length_embedding(length_classes, width);
-    list.bert(bert, weights);
+    list.pretrained(model, model.tensors(), train);
     if let Some(adapters) = adapters {
-        for layer in layers(&adapters.layers, bert.num_hidden_layers) {
+        for layer in adapters.layers.of(model.shape().layers) {
             list.scoped(&format!("layer.{layer}.adapter."), |list| {
                 list.norm("norm", width);
                 // Without biases, and not near the identity: as in the released code.
@@ -162,19 +123,20 @@ pub fn encoder(
     list.parameters
 }
 
-/// An AB-Net decoder: BERT, MLM head, cross-attention adapters over memory of `memory_width`.
-pub fn decoder(
-    bert: &BertConfig,
-    weights: BertWeights,
+/// A pre-trained model that writes, with its head and with cross-attention adapters over memory of
+/// `memory_width`.
+fn pretrained_decoder(
+    model: &dyn Pretrained,
+    train: Train,
     cross_attention: Option<&CrossAttention>,
     memory_width: usize,
 ) -> Vec<Parameter> {
     let mut list = List::new("decoder.");
-    list.bert(bert, weights);
-    list.mlm_head(bert, weights);
+    list.pretrained(model, model.tensors(), train);
+    list.pretrained(model, model.head(), train);
     let Some(cross_attention) = cross_attention else { return list.parameters };
-    let width = bert.hidden_size;
-    for layer in layers(&cross_attention.layers, bert.num_hidden_layers) {
+    let width = model.shape().width;
+    for layer in cross_attention.layers.of(model.shape().layers) {
         list.scoped(&format!("layer.{layer}."), |list| {
             list.cross_attention(width, memory_width);
             if cross_attention.feed_forward > 0 {
@@ -187,16 +149,12 @@ pub fn decoder(
     list.parameters
 }
 
-/// A BERT with its MLM head, for pre-training.
-pub fn mlm(bert: &BertConfig, weights: BertWeights) -> Vec<Parameter> {
+/// A BERT with its head for masked language modelling.
+pub fn mlm(bert: &Bert, train: Train) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
-    list.bert(bert, weights);
-    list.mlm_head(bert, weights);
+    list.pretrained(bert, bert.tensors(), train);
+    list.pretrained(bert, bert.head(), train);
     list.parameters
-}
-
-fn layers(chosen: &Layers, count: usize) -> impl Iterator<Item = usize> {
-    (0..count).filter(move |&layer| chosen.contains(layer, count))
 }
 
 /// Builds the list; `prefix` goes before each name.
@@ -261,26 +219,11 @@ impl List {
         self.add(name, vec![outputs, inputs], init);
     }
 
-    fn bert(&mut self, bert: &BertConfig, weights: BertWeights) {
-        let stored = |name: &str| weights.folder.and_then(|folder| folder.stored_name(name));
-        self.pretrained(bert::tensors(bert), weights.train, stored);
-    }
-
-    fn mlm_head(&mut self, bert: &BertConfig, weights: BertWeights) {
-        let stored = |name: &str| weights.folder.and_then(|folder| folder.stored_name(name));
-        self.pretrained(bert::mlm_head(bert), weights.train, stored);
-    }
-
-    /// Adds a pre-trained model's own tensors: with its file's values where `stored` knows the name
-    /// there, and frozen if so configured.
-    fn pretrained(
-        &mut self,
-        tensors: Vec<Tensor>,
-        train: Train,
-        stored: impl Fn(&str) -> Option<String>,
-    ) {
+    /// Adds tensors of a pre-trained model: with its file's values where the file has them, and frozen if
+    /// so configured.
+    fn pretrained(&mut self, model: &dyn Pretrained, tensors: Vec<Tensor>, train: Train) {
         for Tensor { name, shape, role } in tensors {
-            let stored = stored(&name).filter(|_| train != Train::Scratch);
+            let stored = model.stored_name(&name).filter(|_| train != Train::Scratch);
             let trained = stored.is_none() || train == Train::All;
             let init = match (stored, role) {
                 (Some(stored), _) => Init::Pretrained(stored),
@@ -301,6 +244,8 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::pretrained::bert::{self, BertConfig, BertFolder};
+    use crate::schema::model::Layers;
 
     /// Of the size of bert-base, with `vocab_size` entries.
     fn base(vocab_size: usize) -> BertConfig {
@@ -321,7 +266,7 @@ mod tests {
     }
 
     /// A folder that holds what a `BertForMaskedLM` of this shape holds, under its usual names.
-    fn folder(config: &BertConfig, with_head: bool) -> BertFolder {
+    fn stored(config: &BertConfig, with_head: bool) -> Bert {
         let head = if with_head { bert::mlm_head(config) } else { Vec::new() };
         let tensors: BTreeMap<_, _> = bert::tensors(config)
             .into_iter()
@@ -331,7 +276,8 @@ mod tests {
         let path = PathBuf::from("/models/bert");
         let vocabulary = path.join("vocab.txt");
         let family = crate::pretrained::family::Family::bert();
-        BertFolder { path, family, config: config.clone(), tensors, vocabulary }
+        let folder = BertFolder { path, family, config: config.clone(), tensors, vocabulary };
+        Bert { config: config.clone(), folder: Some(folder) }
     }
 
     /// German cased into English uncased, as in the paper.
@@ -343,14 +289,12 @@ mod tests {
         train: Train,
     ) -> Vec<Parameter> {
         let (source, target) = (base(30_000), base(30_522));
-        let (source_folder, target_folder) = (folder(&source, true), folder(&target, true));
-        let weights = BertWeights { folder: Some(&source_folder), train };
+        let (source, target) = (stored(&source, true), stored(&target, true));
         let adapters = EncoderAdapters { dim, layers: encoder_layers };
-        let mut list = encoder(&source, weights, Some(&adapters), Some(1024));
-        let weights = BertWeights { folder: Some(&target_folder), train };
+        let mut list = pretrained_encoder(&source, train, Some(&adapters), Some(1024));
         let cross_attention =
             CrossAttention { heads: 12, feed_forward, layers: decoder_layers, dropout: 0.1 };
-        list.extend(decoder(&target, weights, Some(&cross_attention), source.hidden_size));
+        list.extend(pretrained_decoder(&target, train, Some(&cross_attention), 768));
         list
     }
 
@@ -422,22 +366,20 @@ mod tests {
     #[test]
     fn a_missing_head_is_trained() {
         let config = base(30_522);
-        let bare = folder(&config, false);
-        let weights = BertWeights { folder: Some(&bare), train: Train::Adapters };
+        let bare = stored(&config, false);
         let cross_attention =
             CrossAttention { heads: 12, feed_forward: 0, layers: Layers::All, dropout: 0.1 };
-        let list = decoder(&config, weights, Some(&cross_attention), 768);
+        let list = pretrained_decoder(&bare, Train::Adapters, Some(&cross_attention), 768);
         let head = 768 * 768 + 3 * 768 + 30_522;
         assert_eq!(trained_count(&list), 28_366_848 + head);
     }
 
     #[test]
     fn a_wider_encoder_widens_keys_and_values() {
-        let config = base(30_522);
-        let weights = BertWeights { folder: None, train: Train::Scratch };
+        let bert = Bert::new(base(30_522));
         let cross_attention =
             CrossAttention { heads: 12, feed_forward: 0, layers: Layers::Top(1), dropout: 0.1 };
-        let list = decoder(&config, weights, Some(&cross_attention), 1024);
+        let list = pretrained_decoder(&bert, Train::Scratch, Some(&cross_attention), 1024);
         let shape = |name: &str| {
             let name = format!("decoder.layer.11.cross_attention.{name}.weight");
             list.iter().find(|parameter| parameter.name == name).map(|found| found.shape.clone())
@@ -451,14 +393,15 @@ mod tests {
     #[test]
     fn old_names_of_norms_are_found() {
         let config = base(100);
-        let mut old = folder(&config, true);
+        let mut old = stored(&config, true);
         let rename = |name: &str| {
             name.replace("LayerNorm.weight", "LayerNorm.gamma")
                 .replace("LayerNorm.bias", "LayerNorm.beta")
         };
-        old.tensors = old.tensors.into_iter().map(|(name, s)| (rename(&name), s)).collect();
-        let weights = BertWeights { folder: Some(&old), train: Train::Adapters };
-        let list = mlm(&config, weights);
+        let folder = old.folder.as_mut().unwrap();
+        let renamed = folder.tensors.iter().map(|(name, shape)| (rename(name), shape.clone()));
+        folder.tensors = renamed.collect();
+        let list = mlm(&old, Train::Adapters);
         assert_eq!(trained_count(&list), 0);
         let norm = &list[3];
         assert_eq!(norm.name, "encoder.bert.embeddings.LayerNorm.weight");
@@ -477,13 +420,13 @@ mod tests {
             first_position: 0,
             ..base(vocab_size)
         };
-        let (source, target) = (tiny(211, 128), tiny(197, 96));
-        let weights = BertWeights { folder: None, train: Train::Scratch };
+        let (source, target) = (Bert::new(tiny(211, 128)), Bert::new(tiny(197, 96)));
+        let train = Train::Scratch;
         let adapters = EncoderAdapters { dim: 48, layers: Layers::All };
-        let mut list = encoder(&source, weights, Some(&adapters), Some(1024));
+        let mut list = pretrained_encoder(&source, train, Some(&adapters), Some(1024));
         let cross_attention =
             CrossAttention { heads: 2, feed_forward: 40, layers: Layers::All, dropout: 0.1 };
-        list.extend(decoder(&target, weights, Some(&cross_attention), 64));
+        list.extend(pretrained_decoder(&target, train, Some(&cross_attention), 64));
         let mut snapshot = String::new();
         for parameter in &list {
             writeln!(snapshot, "{} {:?}", parameter.name, parameter.shape).unwrap();

@@ -4,28 +4,28 @@
 //! scale while training is 1), matrices Xavier-uniform, biases 0.
 
 use super::{Init, List, Parameter};
-use crate::pretrained::bases::TransformerBase;
+use crate::composition::TransformerBase;
 use crate::schema::transformer::{Positions, Transformer};
 
 /// A Transformer that reads, with a length embedding where lengths are predicted.
-/// Its layers are fused with a BERT that is `fused` wide, if any.
+/// `beside` is the width of a BERT that reads beside it.
 pub fn encoder(
     base: &TransformerBase,
-    fused: Option<usize>,
+    beside: Option<usize>,
     length_classes: Option<usize>,
 ) -> Vec<Parameter> {
     let mut list = List::new("encoder.");
     let width = base.config.hidden;
     list.length_embedding(length_classes, width);
     list.embeddings(base);
-    if base.config.ct_nmt.as_ref().is_some_and(|ct_nmt| ct_nmt.dynamic_switch) {
+    if base.config.has_switch() {
         list.xavier("switch.bert.weight", width, width);
         list.xavier_linear("switch.own", width, width);
     }
     for layer in 0..base.config.layers {
         list.scoped(&format!("layer.{layer}."), |list| {
             list.attention("self_attention", width, width);
-            list.bert_attention(width, fused);
+            list.bert_attention(&base.config, beside);
             list.feed_forward(&base.config);
         });
     }
@@ -33,11 +33,11 @@ pub fn encoder(
 }
 
 /// A Transformer that writes, looking at a memory of `memory_width`. The output layer's matrix is
-/// the word embeddings. Its layers are fused with a BERT that is `fused` wide, if any.
+/// the word embeddings. `beside` is the width of a BERT that reads beside the encoder.
 pub fn decoder(
     base: &TransformerBase,
     memory_width: usize,
-    fused: Option<usize>,
+    beside: Option<usize>,
 ) -> Vec<Parameter> {
     let mut list = List::new("decoder.");
     let width = base.config.hidden;
@@ -46,7 +46,7 @@ pub fn decoder(
         list.scoped(&format!("layer.{layer}."), |list| {
             list.attention("self_attention", width, width);
             list.attention("cross_attention", width, memory_width);
-            list.bert_attention(width, fused);
+            list.bert_attention(&base.config, beside);
             list.feed_forward(&base.config);
         });
     }
@@ -73,10 +73,11 @@ impl List {
         self.xavier_linear(&format!("{name}.output"), width, width);
     }
 
-    /// It shares the norm of the attention that it stands beside.
-    fn bert_attention(&mut self, width: usize, fused: Option<usize>) {
-        if let Some(fused) = fused {
-            self.attention_without_norm("bert_attention", width, fused);
+    /// An attention over the BERT, where the layers have one. It shares the norm of the attention that it
+    /// stands beside.
+    fn bert_attention(&mut self, config: &Transformer, beside: Option<usize>) {
+        if let Some(beside) = beside.filter(|_| config.attends_to_bert()) {
+            self.attention_without_norm("bert_attention", config.hidden, beside);
         }
     }
 
@@ -100,6 +101,7 @@ mod tests {
     use super::super::trained_count;
     use super::*;
     use crate::schema::model::Vocabulary;
+    use crate::schema::transformer::BertFused;
 
     /// 6 layers; the vocabulary's folder does not matter to counts.
     fn transformer(hidden: usize, feed_forward: usize, vocab_size: usize) -> TransformerBase {
@@ -138,8 +140,13 @@ mod tests {
     #[test]
     fn bert_fused_has_an_attention_more_in_every_layer() {
         let (source, target) = (transformer(512, 2048, 28_996), transformer(512, 2048, 30_000));
-        let mut list = encoder(&source, Some(768), None);
-        list.extend(decoder(&target, 512, Some(768)));
+        let fused = |base: &TransformerBase| {
+            let mut base = base.clone();
+            base.config.bert_fused = Some(BertFused { pretrained: "x".into(), drop_net: 1.0 });
+            base
+        };
+        let mut list = encoder(&fused(&source), Some(768), None);
+        list.extend(decoder(&fused(&target), 512, Some(768)));
         // Query and output 512² + 512, key and value 768 · 512 + 512.
         assert_eq!(trained_count(&list), count(&source, &target, None) + 12 * 1_312_768);
         assert_eq!(trained_count(&list), 90_097_664);

@@ -1,113 +1,83 @@
-//! A pre-trained BERT's folder, read without its weights: shape, names of tensors, vocabulary.
+//! A BERT (Devlin et al. 2019), or a relative that differs in names and positions alone: its
+//! config.json, its tensors, and its folder, read without the weights.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::pretrained::family::Family;
-use crate::pretrained::tokenizer::TokenizerFiles;
+use crate::pretrained::folder::{
+    FolderError, check_tensor, find_vocabulary, read_config, read_weights_header,
+};
+use crate::pretrained::network::{Network, Pretrained, Role, Shape, Tensor};
+use crate::pretrained::{Kind, PretrainedModel};
+use crate::schema::model::NewBert;
 
-/// Why a folder is not a usable BERT.
-#[derive(Debug, thiserror::Error)]
-pub enum BertError {
-    /// A file is missing or cannot be read.
-    #[error("cannot read {}; a BERT folder has config.json, model.safetensors and vocab.txt or tokenizer.json", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// config.json is not such a model's.
-    #[error("{} does not describe a {kind}: {reason}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// What it was to describe.
-        kind: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-    /// model.safetensors has no readable header.
-    #[error("{} is not a safetensors file: {reason}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The weights are pickled: reading them could run any program.
-    #[error(
-        "{} has weights as pytorch_model.bin only, which is never loaded; write \
-         model.safetensors with: python -c 'from transformers import AutoModelForMaskedLM as M; \
-         M.from_pretrained(\"{0}\").save_pretrained(\"{0}\")'", folder.display()
-    )]
-    Pickle {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// The weights are split into several files.
-    #[error(
-        "{} has its weights in several files; write one model.safetensors with transformers: \
-         save_pretrained(..., max_shard_size=\"100GB\")", folder.display()
-    )]
-    Sharded {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// A tensor that the shape in config.json asks for is not in the file.
-    #[error("{} has no tensor `{name}`, which a model of the shape in config.json has", path.display())]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's usual name.
-        name: String,
-    },
-    /// A tensor has another shape than config.json says.
-    #[error("{}: tensor `{name}` has shape {found:?}, by config.json it is {expected:?}", path.display())]
-    TensorShape {
-        /// The file.
-        path: PathBuf,
-        /// The tensor's name in the file.
-        name: String,
-        /// Its shape in the file.
-        found: Vec<usize>,
-        /// Its shape by config.json.
-        expected: Vec<usize>,
-    },
-    /// The vocabulary has entries that have no embedding.
-    #[error("{} has {entries} entries, config.json says vocab_size {vocab_size}", path.display())]
-    Vocabulary {
-        /// The file.
-        path: PathBuf,
-        /// Its number of entries.
-        entries: usize,
-        /// What config.json says.
-        vocab_size: usize,
-    },
-    /// Text would become other ids than its authors meant.
-    #[error("{} does not describe a usable tokenizer: {reason}", path.display())]
-    Tokenizer {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// There is no vocabulary.
-    #[error(
-        "{} has no {}; transformers writes a tokenizer.json: python -c 'from transformers import \
-         AutoTokenizer as T; T.from_pretrained(\"{0}\").save_pretrained(\"{0}\")'",
-        folder.display(), files.join(" or ")
-    )]
-    NoVocabulary {
-        /// The files that it could have.
-        files: &'static [&'static str],
-        /// The folder.
-        folder: PathBuf,
-    },
+/// A BERT as one side of a model.
+pub static KIND: Kind = Kind {
+    key: "bert",
+    name: "BERT",
+    sees_left_context_only: false,
+    has_inner_cross_attention: false,
+    open: |path| Ok(PretrainedModel::Bert(Bert::open(path)?)),
+};
+
+/// A BERT, which is there or which the run makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bert {
+    /// Its shape.
+    pub config: BertConfig,
+    /// Its folder; none for a BERT that starts from random weights.
+    pub folder: Option<BertFolder>,
+}
+
+impl Bert {
+    /// The BERT of a folder.
+    ///
+    /// # Errors
+    /// As [`BertFolder::open`].
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let folder = BertFolder::open(path)?;
+        Ok(Self { config: folder.config.clone(), folder: Some(folder) })
+    }
+
+    /// A BERT of random weights.
+    pub fn new(config: BertConfig) -> Self {
+        Self { config, folder: None }
+    }
+}
+
+impl Network for Bert {
+    fn shape(&self) -> Shape {
+        self.config.shape()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn tokenizer(&self) -> Option<&Path> {
+        self.folder.as_ref().map(|folder| folder.vocabulary.as_path())
+    }
+
+    fn weights(&self) -> Option<&Path> {
+        self.folder.as_ref().map(|folder| folder.path.as_path())
+    }
+}
+
+impl Pretrained for Bert {
+    fn tensors(&self) -> Vec<Tensor> {
+        tensors(&self.config)
+    }
+
+    fn head(&self) -> Vec<Tensor> {
+        mlm_head(&self.config)
+    }
+
+    fn stored_name(&self, name: &str) -> Option<String> {
+        self.folder.as_ref()?.stored_name(name)
+    }
 }
 
 /// What config.json says of a BERT's shape, by Hugging Face's names.
@@ -166,25 +136,9 @@ impl BertFolder {
     /// # Errors
     /// A missing or unreadable file, a config.json that is not a BERT's, or weights or a
     /// vocabulary that do not fit to it.
-    pub fn open(path: &Path) -> Result<Self, BertError> {
-        let config_path = path.join("config.json");
-        let text = std::fs::read_to_string(&config_path)
-            .map_err(|source| BertError::Read { path: config_path.clone(), source })?;
-        let (family, config) = BertConfig::parse(&text).map_err(|reason| BertError::Config {
-            path: config_path,
-            kind: "BERT",
-            reason,
-        })?;
-        let files = family.vocabularies;
-        let vocabulary = files
-            .iter()
-            .map(|name| path.join(name))
-            .find(|file| file.is_file())
-            .ok_or_else(|| BertError::NoVocabulary { files, folder: path.to_owned() })?;
-        let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
-        if entries > vocab_size {
-            return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
-        }
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let (family, config) = read_config(path, KIND.name, BertConfig::parse)?;
+        let vocabulary = find_vocabulary(path, family.vocabularies, config.vocab_size)?;
         let tensors = read_weights_header(path)?;
         let folder = Self { path: path.to_owned(), family, config, tensors, vocabulary };
         folder.check_tensors()?;
@@ -217,7 +171,7 @@ impl BertFolder {
     }
 
     /// Whether every tensor that will be loaded is there, in the shape of config.json.
-    fn check_tensors(&self) -> Result<(), BertError> {
+    fn check_tensors(&self) -> Result<(), FolderError> {
         let mut expected = tensors(&self.config);
         if self.has_mlm_head() {
             expected.extend(mlm_head(&self.config));
@@ -227,59 +181,6 @@ impl BertFolder {
         }
         Ok(())
     }
-}
-
-/// Whether the file of `folder` has a tensor, by the name that it is stored under, in its shape.
-pub(crate) fn check_tensor(
-    folder: &Path,
-    found: &BTreeMap<String, Vec<usize>>,
-    stored: Option<String>,
-    Tensor { name, shape: expected, .. }: Tensor,
-) -> Result<(), BertError> {
-    let path = folder.join("model.safetensors");
-    let Some(name) = stored else { return Err(BertError::Tensor { path, name }) };
-    let found = found[&name].clone();
-    if found != expected {
-        return Err(BertError::TensorShape { path, name, found, expected });
-    }
-    Ok(())
-}
-
-/// Names and shapes in a folder's model.safetensors.
-pub(crate) fn read_weights_header(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, BertError> {
-    let weights = path.join("model.safetensors");
-    if !weights.exists() {
-        let folder = path.to_owned();
-        if path.join("model.safetensors.index.json").exists() {
-            return Err(BertError::Sharded { folder });
-        }
-        if path.join("pytorch_model.bin").exists() {
-            return Err(BertError::Pickle { folder });
-        }
-    }
-    tensor_shapes(&weights)
-}
-
-/// One tensor of a BERT.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tensor {
-    /// Its name in `BertForMaskedLM`.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// What it is for.
-    pub role: Role,
-}
-
-/// What a tensor is for, which decides its value in a BERT that starts from scratch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// A matrix of embeddings or of a linear layer.
-    Matrix,
-    /// The weight of a layer norm.
-    NormWeight,
-    /// A bias.
-    Bias,
 }
 
 /// The tensors of a BERT without its pooler, which nothing here uses.
@@ -338,7 +239,7 @@ impl List {
 
 /// What config.json says besides the shape, and what Hugging Face takes if it says nothing.
 #[derive(Deserialize)]
-struct Kind {
+struct Architecture {
     model_type: Option<String>,
     pad_token_id: Option<u64>,
     #[serde(default = "absolute")]
@@ -352,7 +253,7 @@ struct Kind {
 impl BertConfig {
     /// Reads the text of a config.json; an error is a reason for people.
     fn parse(text: &str) -> Result<(&'static Family, Self), String> {
-        let kind: Kind = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let kind: Architecture = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let Some(family) = Family::of(kind.model_type.as_deref()) else {
             let found = kind.model_type.unwrap_or_default();
             return Err(format!("model_type is `{found}`, only {} are supported", Family::known()));
@@ -389,55 +290,40 @@ impl BertConfig {
         Ok((family, config))
     }
 
+    /// Its shape.
+    pub fn shape(&self) -> Shape {
+        Shape {
+            kind: KIND.name,
+            layers: self.num_hidden_layers,
+            width: self.hidden_size,
+            heads: self.num_attention_heads,
+            feed_forward: self.intermediate_size,
+            positions: self.positions(),
+        }
+    }
+
+    /// That of a BERT which does not exist yet.
+    pub fn of_new(new: &NewBert, vocab_size: usize) -> Self {
+        Self {
+            vocab_size,
+            hidden_size: new.hidden,
+            num_hidden_layers: new.layers,
+            num_attention_heads: new.heads,
+            intermediate_size: new.feed_forward,
+            hidden_act: "gelu".into(),
+            hidden_dropout_prob: new.dropout,
+            attention_probs_dropout_prob: new.dropout,
+            max_position_embeddings: new.positions,
+            first_position: 0,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+        }
+    }
+
     /// Number of positions: the longest input in tokens.
     pub fn positions(&self) -> usize {
         self.max_position_embeddings.saturating_sub(self.first_position)
     }
-}
-
-/// The longest header that safetensors itself accepts.
-const MAX_HEADER: u64 = 100_000_000;
-
-/// The names and shapes in a safetensors file's header: 8 bytes of its length, then JSON.
-fn tensor_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, BertError> {
-    #[derive(Deserialize)]
-    struct Entry {
-        shape: Vec<usize>,
-        data_offsets: [u64; 2],
-    }
-    let read = |source| BertError::Read { path: path.to_owned(), source };
-    let broken = |reason: &str| BertError::Weights { path: path.to_owned(), reason: reason.into() };
-    let cut_off = "it ends too early: was the download cut off?";
-    let short = |source: std::io::Error| match source.kind() {
-        ErrorKind::UnexpectedEof => broken(cut_off),
-        _ => read(source),
-    };
-    let mut file = File::open(path).map_err(read)?;
-    let size = file.metadata().map_err(read)?.len();
-    let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(short)?;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_HEADER {
-        return Err(broken("it begins with an impossible header length"));
-    }
-    if length + 8 > size {
-        return Err(broken(cut_off));
-    }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).map_err(short)?;
-    let mut header: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&header).map_err(|error| broken(&error.to_string()))?;
-    header.remove("__metadata__");
-    let mut shapes = BTreeMap::new();
-    for (name, entry) in header {
-        let entry: Entry = serde_json::from_value(entry)
-            .map_err(|error| broken(&format!("tensor `{name}`: {error}")))?;
-        if entry.data_offsets[1] > size - 8 - length {
-            return Err(broken(cut_off));
-        }
-        shapes.insert(name, entry.shape);
-    }
-    Ok(shapes)
 }
 
 fn absolute() -> String {

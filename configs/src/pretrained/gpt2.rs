@@ -5,8 +5,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::pretrained::bert::{BertError, Role, Tensor, check_tensor, read_weights_header};
-use crate::pretrained::tokenizer::TokenizerFiles;
+use crate::pretrained::folder::{
+    FolderError, check_tensor, find_vocabulary, read_config, read_weights_header,
+};
+use crate::pretrained::network::{Network, Pretrained, Role, Shape, Tensor};
+use crate::pretrained::{Kind, PretrainedModel};
+
+/// A GPT-2 as one side of a model.
+pub static KIND: Kind = Kind {
+    key: "gpt2",
+    name: "GPT-2",
+    sees_left_context_only: true,
+    has_inner_cross_attention: true,
+    open: |path| Ok(PretrainedModel::Gpt2(Gpt2Folder::open(path)?)),
+};
 
 /// What config.json says of a GPT-2's shape, by Hugging Face's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,7 +51,7 @@ pub struct Gpt2Config {
 
 /// What config.json says besides the shape, and what Hugging Face takes if it says nothing.
 #[derive(Deserialize)]
-struct Kind {
+struct Architecture {
     #[serde(default)]
     model_type: String,
     #[serde(default = "gelu_new")]
@@ -60,7 +72,7 @@ impl Gpt2Config {
 
     /// Reads the text of a config.json; an error is a reason for people.
     fn parse(text: &str) -> Result<Self, String> {
-        let kind: Kind = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let kind: Architecture = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if kind.model_type != "gpt2" {
             return Err(format!("model_type is `{}`, only `gpt2` is supported", kind.model_type));
         }
@@ -106,24 +118,9 @@ impl Gpt2Folder {
     /// # Errors
     /// A missing or unreadable file, a config.json that is not a GPT-2's, or weights that do not fit
     /// to it.
-    pub fn open(path: &Path) -> Result<Self, BertError> {
-        let config_path = path.join("config.json");
-        let text = std::fs::read_to_string(&config_path)
-            .map_err(|source| BertError::Read { path: config_path.clone(), source })?;
-        let config = Gpt2Config::parse(&text).map_err(|reason| BertError::Config {
-            path: config_path,
-            kind: "GPT-2",
-            reason,
-        })?;
-        let vocabulary = path.join("tokenizer.json");
-        if !vocabulary.is_file() {
-            let (files, folder) = (&["tokenizer.json"][..], path.to_owned());
-            return Err(BertError::NoVocabulary { files, folder });
-        }
-        let (entries, vocab_size) = (TokenizerFiles::open(&vocabulary)?.size, config.vocab_size);
-        if entries > vocab_size {
-            return Err(BertError::Vocabulary { path: vocabulary, entries, vocab_size });
-        }
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let config = read_config(path, KIND.name, Gpt2Config::parse)?;
+        let vocabulary = find_vocabulary(path, &["tokenizer.json"], config.vocab_size)?;
         let tensors = read_weights_header(path)?;
         let folder = Self { path: path.to_owned(), config, tensors, vocabulary };
         for tensor in tensors_of(&folder.config) {
@@ -131,10 +128,44 @@ impl Gpt2Folder {
         }
         Ok(folder)
     }
+}
 
-    /// The name in the file of a tensor of `GPT2LMHeadModel`; a bare `GPT2Model`'s have no
-    /// `transformer.` before them, as those of the original gpt2.
-    pub fn stored_name(&self, name: &str) -> Option<String> {
+impl Network for Gpt2Folder {
+    fn shape(&self) -> Shape {
+        Shape {
+            kind: KIND.name,
+            layers: self.config.n_layer,
+            width: self.config.n_embd,
+            heads: self.config.n_head,
+            feed_forward: self.config.inner(),
+            positions: self.config.n_positions,
+        }
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn tokenizer(&self) -> Option<&Path> {
+        Some(&self.vocabulary)
+    }
+
+    fn weights(&self) -> Option<&Path> {
+        Some(&self.path)
+    }
+}
+
+impl Pretrained for Gpt2Folder {
+    fn tensors(&self) -> Vec<Tensor> {
+        tensors_of(&self.config)
+    }
+
+    fn head(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
+
+    /// A bare `GPT2Model`'s names have no `transformer.` before them, as those of the original gpt2.
+    fn stored_name(&self, name: &str) -> Option<String> {
         let bare = name.strip_prefix("transformer.").unwrap_or(name);
         [name, bare].into_iter().find(|name| self.tensors.contains_key(*name)).map(str::to_owned)
     }

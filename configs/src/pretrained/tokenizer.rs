@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::pretrained::bert::BertError;
 use crate::pretrained::family::{Family, SpecialTokens};
+use crate::pretrained::folder::FolderError;
 
 /// The files beside a vocabulary that transformers obeys.
 pub const BESIDE: [&str; 3] =
@@ -53,7 +53,7 @@ impl TokenizerFiles {
     ///
     /// # Errors
     /// Unreadable files, a tokenizer of another kind, or tokens that only transformers would find.
-    pub fn open(vocabulary: &Path) -> Result<Self, BertError> {
+    pub fn open(vocabulary: &Path) -> Result<Self, FolderError> {
         let config = object(&vocabulary.with_file_name(BESIDE[0]))?;
         let specials = object(&vocabulary.with_file_name(BESIDE[1]))?;
         let added = object(&vocabulary.with_file_name(BESIDE[2]))?;
@@ -82,7 +82,7 @@ impl TokenizerFiles {
 fn class(
     vocabulary: &Path,
     config: Option<&Map<String, Value>>,
-) -> Result<Option<String>, BertError> {
+) -> Result<Option<String>, FolderError> {
     let in_model = vocabulary.with_file_name("config.json");
     let named = |map: &Map<String, Value>| map.get("tokenizer_class")?.as_str().map(str::to_owned);
     let (path, class) = match config.and_then(named) {
@@ -104,7 +104,7 @@ fn class(
         true => format!("tokenizer_class `{class}` needs a tokenizer.json, which is not there"),
         false => format!("tokenizer_class is `{class}`, only {known} are supported"),
     };
-    Err(BertError::Tokenizer { path, reason })
+    Err(FolderError::Tokenizer { path, reason })
 }
 
 fn casing(config: &Map<String, Value>) -> Casing {
@@ -156,11 +156,11 @@ struct Vocabulary<'a> {
 }
 
 impl<'a> Vocabulary<'a> {
-    fn read(path: &'a Path) -> Result<Self, BertError> {
+    fn read(path: &'a Path) -> Result<Self, FolderError> {
         if path.extension().is_none_or(|extension| extension != "json") {
             let bytes = std::fs::read(path)
-                .map_err(|source| BertError::Read { path: path.to_owned(), source })?;
-            let text = String::from_utf8(bytes).map_err(|_| BertError::Tokenizer {
+                .map_err(|source| FolderError::Read { path: path.to_owned(), source })?;
+            let text = String::from_utf8(bytes).map_err(|_| FolderError::Tokenizer {
                 path: path.to_owned(),
                 reason: "it is not UTF-8".into(),
             })?;
@@ -188,19 +188,22 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Whether the special tokens have their usual names. A GPT-2 has none of them.
-    fn check_special(&self, file: &str, map: &Map<String, Value>) -> Result<(), BertError> {
+    fn check_special(&self, file: &str, map: &Map<String, Value>) -> Result<(), FolderError> {
         let tokens = SpecialTokens::of(|token| self.ids.contains_key(token));
         for (key, token) in tokens.into_iter().flat_map(SpecialTokens::by_key) {
             let named = map.get(key).and_then(content).unwrap_or(token);
             if named != token {
                 let reason = format!("{key} is `{named}`, only {token} is supported");
-                return Err(BertError::Tokenizer { path: self.path.with_file_name(file), reason });
+                return Err(FolderError::Tokenizer {
+                    path: self.path.with_file_name(file),
+                    reason,
+                });
             }
         }
         Ok(())
     }
 
-    fn check_added(&self, file: &str, token: &str, id: u64) -> Result<(), BertError> {
+    fn check_added(&self, file: &str, token: &str, id: u64) -> Result<(), FolderError> {
         if self.added.contains(token) && self.ids.get(token) == Some(&id) {
             return Ok(());
         }
@@ -212,18 +215,19 @@ impl<'a> Vocabulary<'a> {
             self.path.display(),
             folder.display()
         );
-        Err(BertError::Tokenizer { path: self.path.with_file_name(file), reason })
+        Err(FolderError::Tokenizer { path: self.path.with_file_name(file), reason })
     }
 }
 
 /// A JSON object; none where there is no such file.
-fn object(path: &Path) -> Result<Option<Map<String, Value>>, BertError> {
+fn object(path: &Path) -> Result<Option<Map<String, Value>>, FolderError> {
     if !path.is_file() {
         return Ok(None);
     }
-    let bytes =
-        std::fs::read(path).map_err(|source| BertError::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| BertError::Tokenizer { path: path.to_owned(), reason: error.to_string() })
+    let bytes = std::fs::read(path)
+        .map_err(|source| FolderError::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| FolderError::Tokenizer {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::schema::soft_labels::SoftLabels;
 use crate::schema::training::Precision;
-use crate::schema::transformer::{BertFused, CtNmt, Transformer};
+use crate::schema::transformer::{Beside, Transformer};
 
 /// The model as a composition: an encoder, a decoder, an objective.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -189,26 +189,18 @@ pub struct CrossAttention {
 }
 
 impl Model {
-    /// The BERTs that the sides are fused with, each with its side's name; valid configs have one.
-    pub fn bert_fused(&self) -> impl Iterator<Item = (&'static str, &BertFused)> {
-        let encoder = match &self.encoder {
-            Encoder::Transformer(transformer) => transformer.bert_fused.as_ref(),
-            Encoder::Bert(_) => None,
-        };
-        let decoder = match &self.decoder {
-            Some(Decoder::Transformer(transformer)) => transformer.bert_fused.as_ref(),
-            Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
-        };
-        let sides = [("encoder", encoder), ("decoder", decoder)];
-        sides.into_iter().filter_map(|(side, fused)| Some((side, fused?)))
-    }
-
-    /// The BERT that the encoder is trained together with.
-    pub fn ct_nmt(&self) -> Option<&CtNmt> {
-        match &self.encoder {
-            Encoder::Transformer(transformer) => transformer.ct_nmt.as_ref(),
-            Encoder::Bert(_) => None,
+    /// The BERTs that read the source beside the encoder, each with the path of its section; valid
+    /// configs have one BERT.
+    pub fn besides(&self) -> Vec<(String, Beside)> {
+        let encoder = self.encoder.transformer();
+        let decoder = self.decoder.as_ref().and_then(Decoder::transformer);
+        let mut besides = Vec::new();
+        for (side, transformer) in [("encoder", encoder), ("decoder", decoder)] {
+            for (key, beside) in transformer.into_iter().flat_map(Transformer::besides) {
+                besides.push((format!("model.{side}.transformer.{key}"), beside));
+            }
         }
+        besides
     }
 
     /// Whether the two sides of a pair are one row for the model: `[CLS] source [SEP] target [SEP]`.
@@ -233,8 +225,8 @@ impl Model {
     }
 
     /// The names or folders of all pre-trained models: of their weights, or of a vocabulary alone.
-    pub fn berts_mut(&mut self) -> Vec<&mut String> {
-        let (mut names, mut transformers) = (Vec::new(), Vec::new());
+    pub fn pretrained_mut(&mut self) -> Vec<&mut String> {
+        let mut names = Vec::new();
         if let Objective::Autoregressive(objective) = &mut self.objective
             && let Some(labels) = &mut objective.soft_labels
         {
@@ -242,23 +234,62 @@ impl Model {
         }
         match &mut self.encoder {
             Encoder::Bert(encoder) => names.extend(&mut encoder.pretrained),
-            Encoder::Transformer(transformer) => transformers.push(transformer),
+            Encoder::Transformer(transformer) => names.extend(transformer.pretrained_mut()),
         }
         match &mut self.decoder {
+            Some(Decoder::Transformer(transformer)) => names.extend(transformer.pretrained_mut()),
             Some(Decoder::Bert(decoder) | Decoder::Gpt2(decoder)) => {
                 names.push(&mut decoder.pretrained);
             }
-            Some(Decoder::Transformer(transformer)) => transformers.push(transformer),
             None => {}
         }
-        for transformer in transformers {
-            names.extend(transformer.bert_fused.as_mut().map(|fused| &mut fused.pretrained));
-            names.extend(transformer.ct_nmt.as_mut().map(|ct_nmt| &mut ct_nmt.pretrained));
-            if let Vocabulary::Bert(name) = &mut transformer.vocabulary {
-                names.push(name);
-            }
-        }
         names
+    }
+
+    /// The vocabularies that belong to no pre-trained model.
+    pub fn vocabularies_mut(&mut self) -> impl Iterator<Item = &mut Vocabulary> {
+        let encoder = match &mut self.encoder {
+            Encoder::Bert(encoder) => encoder.new.as_mut().map(|new| &mut new.vocabulary),
+            Encoder::Transformer(transformer) => Some(&mut transformer.vocabulary),
+        };
+        let decoder = match &mut self.decoder {
+            Some(Decoder::Transformer(transformer)) => Some(&mut transformer.vocabulary),
+            _ => None,
+        };
+        [encoder, decoder].into_iter().flatten()
+    }
+}
+
+impl Encoder {
+    /// The Transformer, if it is one.
+    pub fn transformer(&self) -> Option<&Transformer> {
+        match self {
+            Self::Transformer(transformer) => Some(transformer),
+            Self::Bert(_) => None,
+        }
+    }
+
+    /// A vocabulary that belongs to no pre-trained model.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        match self {
+            Self::Bert(bert) => bert.new.as_ref().map(|new| &new.vocabulary),
+            Self::Transformer(transformer) => Some(&transformer.vocabulary),
+        }
+    }
+}
+
+impl Decoder {
+    /// The Transformer, if it is one.
+    pub fn transformer(&self) -> Option<&Transformer> {
+        match self {
+            Self::Transformer(transformer) => Some(transformer),
+            _ => None,
+        }
+    }
+
+    /// A vocabulary that belongs to no pre-trained model.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.transformer().map(|transformer| &transformer.vocabulary)
     }
 }
 
@@ -293,6 +324,11 @@ impl Layers {
             Self::Top(top) => index < count && index + top >= count,
             Self::List(list) => index < count && list.contains(&index),
         }
+    }
+
+    /// The chosen layers of `count`.
+    pub fn of(&self, count: usize) -> impl Iterator<Item = usize> {
+        (0..count).filter(move |&index| self.contains(index, count))
     }
 }
 

@@ -1,11 +1,9 @@
 //! A BERT's soft labels for an autoregressive model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use crate::schema::run::{Run, names};
 
 /// A BERT as a teacher that has seen what comes after a word, too (BERT-Distilled, Chen et al. 2020).
 ///
@@ -47,31 +45,10 @@ pub struct SoftLabels {
     pub passes: usize,
 }
 
-/// Padded tokens that the teacher reads at a time.
-pub const MAX_TOKENS: usize = 4000;
-
 impl SoftLabels {
     /// The folder or name of the teacher's BERT, which valid configs have.
     pub fn bert(&self) -> &str {
         self.pretrained.as_deref().unwrap_or_default()
-    }
-
-    /// Where the teacher's run puts its BERT, if a run is the teacher and its file can be read.
-    pub fn export(&self) -> Option<PathBuf> {
-        /// The part of a run file that says where the run lies: a teacher that names itself as its
-        /// own teacher must not be read without end.
-        #[derive(Deserialize)]
-        struct Head {
-            run: Run,
-        }
-
-        let teacher: &Path = self.teacher.as_deref()?;
-        if teacher.is_dir() {
-            return Some(teacher.join(names::EXPORT));
-        }
-        let text = std::fs::read_to_string(teacher).ok()?;
-        let head: Head = serde_yaml::from_str(&text).ok()?;
-        std::path::absolute(head.run.path().join(names::EXPORT)).ok()
     }
 }
 

@@ -110,6 +110,76 @@ pub struct RateSchedule {
     pub end: u64,
 }
 
+/// A BERT that reads the source beside the encoder, whichever system uses it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Beside {
+    /// A Hugging Face folder, or a model's name on the hub.
+    pub pretrained: String,
+    /// How it stands to the Transformer, for people.
+    pub relation: &'static str,
+    /// Whether its state of `[CLS]` is used too. It cannot be where its states are mixed or compared with
+    /// those of the encoder, which has no such token.
+    pub keeps_cls: bool,
+    /// The weight in the loss of the distance between its output and the encoder's.
+    pub distillation: f64,
+    /// When it is tuned itself; none for a frozen one.
+    pub rate: Option<RateSchedule>,
+}
+
+impl From<&BertFused> for Beside {
+    fn from(fused: &BertFused) -> Self {
+        Self {
+            pretrained: fused.pretrained.clone(),
+            relation: "fused with",
+            keeps_cls: true,
+            distillation: 0.0,
+            rate: None,
+        }
+    }
+}
+
+impl From<&CtNmt> for Beside {
+    fn from(ct_nmt: &CtNmt) -> Self {
+        Self {
+            pretrained: ct_nmt.pretrained.clone(),
+            relation: "trained together with",
+            keeps_cls: false,
+            distillation: ct_nmt.distillation,
+            rate: ct_nmt.rate,
+        }
+    }
+}
+
+impl Transformer {
+    /// The BERTs that it has beside it, each with its key.
+    pub fn besides(&self) -> impl Iterator<Item = (&'static str, Beside)> + use<> {
+        let fused = self.bert_fused.as_ref().map(|fused| ("bert_fused", fused.into()));
+        let ct_nmt = self.ct_nmt.as_ref().map(|ct_nmt| ("ct_nmt", ct_nmt.into()));
+        fused.into_iter().chain(ct_nmt)
+    }
+
+    /// Whether its layers have an attention over a BERT.
+    pub fn attends_to_bert(&self) -> bool {
+        self.bert_fused.is_some()
+    }
+
+    /// Whether a gate mixes a BERT's output into its embeddings.
+    pub fn has_switch(&self) -> bool {
+        self.ct_nmt.as_ref().is_some_and(|ct_nmt| ct_nmt.dynamic_switch)
+    }
+
+    /// The names or folders of the pre-trained models that it names.
+    pub(crate) fn pretrained_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let fused = self.bert_fused.as_mut().map(|fused| &mut fused.pretrained);
+        let ct_nmt = self.ct_nmt.as_mut().map(|ct_nmt| &mut ct_nmt.pretrained);
+        let vocabulary = match &mut self.vocabulary {
+            Vocabulary::Bert(name) => Some(name),
+            Vocabulary::File { .. } | Vocabulary::Learn { .. } => None,
+        };
+        [fused, ct_nmt, vocabulary].into_iter().flatten()
+    }
+}
+
 fn yes() -> bool {
     true
 }

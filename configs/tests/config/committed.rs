@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tandem_config::composition::{self, Beside, Composition, TransformerBase};
 use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, Parameter, trained_count};
-use tandem_config::pretrained::bases::{Base, Bases, BertBase, TransformerBase};
-use tandem_config::pretrained::bert::{self, BertConfig, BertFolder};
+use tandem_config::pretrained::PretrainedModel;
+use tandem_config::pretrained::bert::{self, Bert, BertConfig, BertFolder};
 use tandem_config::pretrained::family::Family;
 use tandem_config::pretrained::gpt2::{self, Gpt2Config, Gpt2Folder};
 use tandem_config::schema::data::Text;
@@ -190,7 +191,7 @@ const PAPER: &[(&str, usize)] = &[
 ];
 
 /// A BERT of its published size that is not on this machine, with everything that it stores.
-fn bert(name: &str) -> BertBase {
+fn bert(name: &str) -> Bert {
     let vocab_size = match name {
         "bert-base-uncased" => 30_522,
         "bert-base-cased" | "bert-large-cased" => 28_996,
@@ -213,7 +214,7 @@ fn bert(name: &str) -> BertBase {
         tensors: tensors.map(|tensor| (tensor.name, tensor.shape)).collect(),
         vocabulary: "vocab.txt".into(),
     };
-    BertBase { config, folder: Some(folder) }
+    Bert { config, folder: Some(folder) }
 }
 
 /// The smallest GPT-2 of its publication, which is not on this machine.
@@ -231,27 +232,31 @@ fn gpt2() -> Gpt2Folder {
     }
 }
 
-fn transformer(config: &Transformer) -> Base {
+fn transformer(config: &Transformer) -> TransformerBase {
     let Vocabulary::Bert(name) = &config.vocabulary else { panic!("{config:?}") };
-    let vocabulary = bert(name).folder;
-    let vocab_size = bert(name).config.vocab_size;
-    Base::Transformer(TransformerBase { config: config.clone(), vocab_size, vocabulary })
+    let Bert { config: BertConfig { vocab_size, .. }, folder } = bert(name);
+    TransformerBase { config: config.clone(), vocab_size, vocabulary: folder }
 }
 
-fn bases(run: &RunConfig) -> Bases {
-    let encoder = match &run.model.encoder {
-        Encoder::Bert(encoder) => Base::Bert(bert(encoder.pretrained.as_deref().unwrap())),
-        Encoder::Transformer(config) => transformer(config),
+/// What a run would open where its pre-trained models were on this machine.
+fn composition(run: &RunConfig) -> Composition {
+    use composition::{Decoder as OpenDecoder, Encoder as OpenEncoder};
+    let encoder = match run.model.encoder.clone() {
+        Encoder::Bert(encoder) => {
+            OpenEncoder::Bert(bert(encoder.pretrained.as_deref().unwrap()), encoder)
+        }
+        Encoder::Transformer(config) => OpenEncoder::Transformer(transformer(&config)),
     };
-    let decoder = run.model.decoder.as_ref().map(|decoder| match decoder {
-        Decoder::Bert(decoder) => Base::Bert(bert(&decoder.pretrained)),
-        Decoder::Transformer(config) => transformer(config),
-        Decoder::Gpt2(_) => Base::Gpt2(gpt2()),
+    let decoder = run.model.decoder.clone().map(|decoder| match decoder {
+        Decoder::Bert(decoder) => {
+            OpenDecoder::Pretrained(PretrainedModel::Bert(bert(&decoder.pretrained)), decoder)
+        }
+        Decoder::Transformer(config) => OpenDecoder::Transformer(transformer(&config)),
+        Decoder::Gpt2(decoder) => OpenDecoder::Pretrained(PretrainedModel::Gpt2(gpt2()), decoder),
     });
-    let fused = run.model.bert_fused().next().map(|(_, fused)| &fused.pretrained);
-    let fused = fused.or(run.model.ct_nmt().map(|ct_nmt| &ct_nmt.pretrained));
-    let fused = fused.map(|name| bert(name));
-    Bases { encoder, decoder, fused }
+    let beside = run.model.besides().into_iter().next();
+    let beside = beside.map(|(_, settings)| Beside { bert: bert(&settings.pretrained), settings });
+    Composition::new(encoder, decoder, beside, &run.model.objective)
 }
 
 #[test]
@@ -260,12 +265,12 @@ fn the_papers_runs_train_the_papers_counts() {
         let name = *name;
         let run = run(&configs().join("paper").join(format!("{name}.yaml")));
         assert_eq!(run.run.name, name);
-        let bases = bases(&run);
-        let parameters = parameters::model(&run, &bases);
+        let composition = composition(&run);
+        let parameters = parameters::model(&composition);
         assert_eq!(trained_count(&parameters), *count, "{name}");
         let labels = run.model.soft_labels().map(|_| bert("bert-base-multilingual-cased"));
-        let (bases, labels) = (&bases, labels.as_ref());
-        let inputs = Inputs { bases, parameters: &parameters, labels, ranks: 1 };
+        let (composition, labels) = (&composition, labels.as_ref());
+        let inputs = Inputs { composition, parameters: &parameters, labels, ranks: 1 };
         let estimate = estimate::estimate(&run, inputs);
         assert!(estimate.activations > 0, "{name}");
         assert_eq!(estimate.labels > 0, name.ends_with("bert-distilled"), "{name}");
@@ -288,7 +293,7 @@ fn the_rows_of_figure_2_train_its_adapters() {
         let set: Vec<String> = set.map(|set| set.as_str().unwrap().to_owned()).collect();
         let file = paper.join(row["run"].as_str().unwrap()).with_extension("yaml");
         let (run, _) = read(&file, &set).unwrap_or_else(|problems| panic!("{problems}"));
-        let parameters = parameters::model(&run, &bases(&run));
+        let parameters = parameters::model(&composition(&run));
         let is_adapters = |name: &str| name.starts_with("encoder.") && name.contains("adapter");
         let adapters = parameters.iter().filter(|parameter| is_adapters(&parameter.name));
         (row["x"].as_u64().unwrap(), adapters.map(Parameter::count).sum::<usize>())

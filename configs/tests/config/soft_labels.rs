@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use serde_json::json;
-use tandem_config::pretrained::bases::BertBase;
 use tandem_config::pretrained::bert::{self, BertConfig};
 use tandem_config::schema::evaluation::Metric;
 
@@ -66,7 +65,7 @@ fn a_run_can_be_the_teacher() {
     let export = std::path::absolute(run.join("export")).unwrap();
     assert_eq!(Path::new(labels.bert()), export);
     assert_eq!(labels.teacher, Some(folder.path("german.yaml")));
-    let bert = BertBase::of_soft_labels(&read("run.yaml")).unwrap().unwrap();
+    let bert = tandem_config::load::labelling_bert(&read("run.yaml")).unwrap().unwrap();
     assert_eq!(bert.folder.unwrap().path, folder.path("german"), "what its run starts from");
 
     // A run folder, whose BERT has to be there.
@@ -76,7 +75,7 @@ fn a_run_can_be_the_teacher() {
     assert!(said.starts_with(&format!("{key}.teacher: there is no folder run/export")), "{said}");
     write_bert(&folder.path("run/export"), json!({}));
     assert_eq!(load("teacher: run"), Ok(()));
-    let bert = BertBase::of_soft_labels(&read("run.yaml")).unwrap().unwrap();
+    let bert = tandem_config::load::labelling_bert(&read("run.yaml")).unwrap().unwrap();
     assert_eq!(bert.folder.unwrap().path, folder.path("run/export"));
 
     std::fs::write(folder.path("german.yaml"), "data: {}\n").unwrap();

@@ -1,15 +1,11 @@
 //! What the report tells of a run: from its config, its state, and its evaluations' files.
 
-use std::path::Path;
-
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
+use tandem_config::composition::{Composition, description};
 use tandem_config::parameters::{self, frozen_count, trained_count};
-use tandem_config::pretrained::bases::Bases;
-use tandem_config::schema::model::{Decoder, Encoder, Layers, Objective, Train};
-use tandem_config::schema::transformer::Transformer;
 
 use super::evaluation;
 use crate::journal::{State, Status};
@@ -20,8 +16,8 @@ use crate::score;
 /// Gathers what there is to tell.
 pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
     // The workers' own count, and where they have not said any, the plan's.
-    let planned = Bases::open(config).ok().map(|bases| {
-        let parameters = parameters::model(config, &bases);
+    let planned = Composition::open(config).ok().map(|composition| {
+        let parameters = parameters::model(&composition);
         (trained_count(&parameters) as u64, frozen_count(&parameters) as u64)
     });
     let (trained, frozen) = planned.unwrap_or_default();
@@ -29,7 +25,7 @@ pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &Stat
         run: config.run.name.clone(),
         folder: run.path().to_owned(),
         outcome: outcome(state),
-        model: model(config),
+        model: description::of(&config.model),
         trained: state.trained.unwrap_or(trained),
         frozen: state.frozen.unwrap_or(frozen),
         splits: state.data.clone(),
@@ -71,104 +67,6 @@ fn outcome(state: &State) -> Outcome {
             Outcome::Failed { step: state.step, message: "see events.jsonl".into() }
         }
         (Status::Prepared | Status::Running | Status::Done, _) => Outcome::Finished,
-    }
-}
-
-fn model(config: &RunConfig) -> Vec<(String, String)> {
-    let encoder = match &config.model.encoder {
-        Encoder::Bert(encoder) => {
-            let mut text = match (&encoder.pretrained, &encoder.new) {
-                (Some(path), _) => format!("BERT {}, {}", name(path), trained(encoder.train)),
-                (None, Some(new)) => {
-                    format!("a new BERT, {} layers, {} wide", new.layers, new.hidden)
-                }
-                (None, None) => "BERT".into(),
-            };
-            if let Some(adapters) = &encoder.adapters {
-                let layers = layers(&adapters.layers);
-                text += &format!(", adapters {} wide in {layers}", adapters.dim);
-            }
-            text
-        }
-        Encoder::Transformer(transformer) => self::transformer(transformer),
-    };
-    let mut parts = vec![("encoder".to_owned(), encoder)];
-    if let Some(written) = &config.model.decoder {
-        let text = match written {
-            Decoder::Bert(decoder) | Decoder::Gpt2(decoder) => {
-                let kind = if matches!(written, Decoder::Gpt2(_)) { "GPT-2" } else { "BERT" };
-                let mut text =
-                    format!("{kind} {}, {}", name(&decoder.pretrained), trained(decoder.train));
-                if let Some(cross) = &decoder.cross_attention {
-                    let layers = layers(&cross.layers);
-                    text += &format!(", cross-attention with {} heads in {layers}", cross.heads);
-                    if cross.feed_forward > 0 {
-                        text += &format!(" and a feed-forward layer {} wide", cross.feed_forward);
-                    }
-                }
-                text
-            }
-            Decoder::Transformer(transformer) => self::transformer(transformer),
-        };
-        parts.push(("decoder".to_owned(), text));
-    }
-    let objective = match &config.model.objective {
-        Objective::Masked(_) => "conditional masked language modelling with length prediction",
-        Objective::Autoregressive(_) => "autoregressive, with a causal decoder",
-        Objective::Mlm(mlm) if mlm.conditional => {
-            "masked language modelling of targets, conditional on their sources"
-        }
-        Objective::Mlm(_) => "masked language modelling",
-    };
-    let objective = match config.model.soft_labels() {
-        Some(labels) => format!(
-            "{objective}, with soft labels of BERT {} (weight {}, temperature {})",
-            name(labels.bert()),
-            labels.weight,
-            labels.temperature
-        ),
-        None => objective.to_owned(),
-    };
-    parts.push(("objective".to_owned(), objective));
-    parts
-}
-
-fn transformer(shape: &Transformer) -> String {
-    let Transformer { layers, hidden, heads, feed_forward, bert_fused, ct_nmt, .. } = shape;
-    let mut text = format!(
-        "Transformer, {layers} layers, {hidden} wide, {heads} heads, feed-forward {feed_forward}"
-    );
-    if let Some(fused) = bert_fused {
-        text += &format!(", fused with BERT {}", name(&fused.pretrained));
-    }
-    if let Some(ct_nmt) = ct_nmt {
-        text += &format!(", trained together with BERT {}", name(&ct_nmt.pretrained));
-    }
-    text
-}
-
-/// The last part of a path.
-fn name(path: &str) -> String {
-    let last = Path::new(path).file_name();
-    last.map_or(path.to_owned(), |name| name.to_string_lossy().into_owned())
-}
-
-fn trained(train: Train) -> &'static str {
-    match train {
-        Train::Adapters | Train::Frozen => "frozen",
-        Train::All => "trained on",
-        Train::Scratch => "trained from random weights",
-    }
-}
-
-fn layers(layers: &Layers) -> String {
-    match layers {
-        Layers::All => "all layers".into(),
-        Layers::Top(count) => format!("the last {count} layers"),
-        Layers::List(list) => {
-            let list: Vec<String> = list.iter().map(usize::to_string).collect();
-            format!("layers {}", list.join(", "))
-        }
     }
 }
 

@@ -17,7 +17,7 @@ pub fn config(site: &Site) -> Option<Trouble> {
 
 pub fn hub(site: &Site) -> Option<Trouble> {
     let mut config = site.run.as_ref()?.config.clone();
-    let names = config.model.berts_mut();
+    let names = config.model.pretrained_mut();
     let name = names.iter().find(|name| is_missing(name))?;
     let Some(variable) = offline(|name| site.variable(name).map(Into::into)) else {
         return warn(

@@ -111,7 +111,7 @@ pub fn nccl_interface(site: &Site) -> Option<Trouble> {
 pub fn proxy(site: &Site) -> Option<Trouble> {
     // Only the hub is asked through a proxy; workers connect to the launcher directly.
     let mut config = site.run.as_ref()?.config.clone();
-    config.model.berts_mut().iter().find(|name| is_missing(name))?;
+    config.model.pretrained_mut().iter().find(|name| is_missing(name))?;
     let names = ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"];
     let (name, value) = names
         .iter()

@@ -134,7 +134,7 @@ impl Seeded {
     }
 
     fn named_model(&mut self, name: &str) {
-        for bert in self.add_run().config.model.berts_mut() {
+        for bert in self.add_run().config.model.pretrained_mut() {
             name.clone_into(bert);
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
 use tandem_config::RunConfig;
-use tandem_config::pretrained::bases::{hub_cache, locate};
+use tandem_config::pretrained::hub::{hub_cache, locate};
 use tandem_config::pretrained::tokenizer::BESIDE;
 
 const WEIGHTS: &str = "model.safetensors";
@@ -77,7 +77,7 @@ pub fn is_missing(name: &str) -> bool {
 /// # Errors
 /// A model that is neither here nor to be had.
 pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
-    for name in config.model.berts_mut() {
+    for name in config.model.pretrained_mut() {
         if is_missing(name) {
             fetch(name, say)?;
         }
@@ -88,7 +88,7 @@ pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), 
 
 /// Replaces the names of the pre-trained models that are here by their folders.
 pub fn find(config: &mut RunConfig) {
-    for name in config.model.berts_mut() {
+    for name in config.model.pretrained_mut() {
         if let Some(folder) = locate(name) {
             *name = folder.to_string_lossy().into_owned();
         }

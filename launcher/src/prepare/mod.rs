@@ -16,7 +16,7 @@ use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::{Checkpoint, StoreError};
 use tandem_config::RunConfig;
-use tandem_config::pretrained::bases::is_base;
+use tandem_config::pretrained::hub::names_model;
 
 use crate::prepare::changes::Change;
 use crate::terminal::exit::Refused;
@@ -44,7 +44,7 @@ pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunC
     let mut here = Vec::new();
     for text in overrides {
         let key = text.split_once('=').map_or(text.as_str(), |(key, _)| key);
-        let is_base = is_base(key);
+        let is_base = names_model(key);
         if !is_base && !key.starts_with("decoding.") && !key.starts_with("cluster.") {
             return Err(Refused(format!(
                 "--set {text}: only keys of decoding and cluster, and where a BERT lies \

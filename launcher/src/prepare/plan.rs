@@ -8,10 +8,10 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::topology::{Device, Topology};
 use tandem_config::RunConfig;
+use tandem_config::composition::{Composition, CompositionError};
+use tandem_config::load::labelling_bert;
 use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, frozen_count, trained_count};
-use tandem_config::pretrained::bases::{BaseError, Bases, BertBase};
-use tandem_config::schema::model::{Decoder, Train};
 
 use crate::prepare::distillation;
 use crate::prepare::worker::Work;
@@ -59,11 +59,11 @@ impl Plan {
         config: &RunConfig,
         topology: Topology,
         program: PathBuf,
-    ) -> Result<Self, BaseError> {
+    ) -> Result<Self, CompositionError> {
         let run = RunFolder::new(config.run.path());
         let mut notes = Vec::new();
-        let bases = Bases::open(config)?;
-        notes.extend(head_note(config, &bases));
+        let composition = Composition::open(config)?;
+        notes.extend(head_note(&composition));
         notes.extend(distillation::notes(config));
         notes.extend(soft_label_note(config));
         let work = Work::Train { resume: None, evaluate_first: false };
@@ -80,7 +80,7 @@ impl Plan {
         }
         Ok(Self {
             run: run.path().to_owned(),
-            size: size(config, &bases, &topology)?,
+            size: size(config, &composition, &topology)?,
             topology,
             notes,
             commands,
@@ -93,12 +93,16 @@ fn command(topology: &Topology, work: &Work, program: &std::path::Path, run: &Ru
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
 }
 
-fn size(config: &RunConfig, bases: &Bases, topology: &Topology) -> Result<Size, BaseError> {
-    let parameters = parameters::model(config, bases);
-    let labels = BertBase::of_soft_labels(config)?;
+fn size(
+    config: &RunConfig,
+    composition: &Composition,
+    topology: &Topology,
+) -> Result<Size, CompositionError> {
+    let parameters = parameters::model(composition);
+    let labels = labelling_bert(config)?;
     let (labels, ranks) = (labels.as_ref(), topology.ranks);
     let estimate =
-        estimate::estimate(config, Inputs { bases, parameters: &parameters, labels, ranks });
+        estimate::estimate(config, Inputs { composition, parameters: &parameters, labels, ranks });
     let program = if topology.device == Device::Cpu { estimate::PROGRAM } else { 0 };
     Ok(Size {
         trained: trained_count(&parameters),
@@ -111,17 +115,9 @@ fn size(config: &RunConfig, bases: &Bases, topology: &Topology) -> Result<Size, 
 }
 
 /// The decoder's head is trained when its folder has none, which changes the count.
-fn head_note(config: &RunConfig, bases: &Bases) -> Option<String> {
-    let Some(Decoder::Bert(decoder)) = &config.model.decoder else { return None };
-    let folder = bases.decoder.as_ref()?.folder()?;
-    (matches!(decoder.train, Train::Adapters | Train::Frozen) && !folder.has_mlm_head()).then(
-        || {
-            format!(
-                "{} has no masked-language-model head: the head is trained",
-                folder.path.display()
-            )
-        },
-    )
+fn head_note(composition: &Composition) -> Option<String> {
+    let folder = composition.decoder.as_ref()?.headless()?;
+    Some(format!("{} has no masked-language-model head: the head is trained", folder.display()))
 }
 
 /// A BERT that labels the data before the first step takes its time and its space.

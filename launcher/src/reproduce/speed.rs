@@ -7,8 +7,8 @@ use tandem_cluster::run::io_error::IoContext;
 use tandem_cluster::run::records::Latency;
 use tandem_cluster::topology::{Topology, TopologyError};
 use tandem_config::RunConfig;
+use tandem_config::composition::Composition;
 use tandem_config::parameters;
-use tandem_config::pretrained::bases::Bases;
 
 use super::results::{Measured, Outcome};
 use crate::coordinator::evaluation;
@@ -41,8 +41,8 @@ pub fn outcome(config: &RunConfig) -> Outcome {
         let reason = format!("its speed was measured {other}; remove {again} to measure it again");
         return Outcome::Other { reason, goes_on: false };
     }
-    let trained = Bases::open(&config).map(|bases| {
-        let parameters = parameters::model(&config, &bases);
+    let trained = Composition::open(&config).map(|composition| {
+        let parameters = parameters::model(&composition);
         parameters::trained_count(&parameters) as u64
     });
     let latency = evaluation::latency(&folder);

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_config::parameters;
-use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::pretrained::bert::{Bert, BertConfig};
+use tandem_config::schema::model::Train;
 use tandem_tests::live::{eventually, send};
 use tandem_tests::processes;
 use tandem_tests::refusal::{Refusal, refuse};
@@ -217,13 +218,9 @@ fn write_bert(folder: &Path) {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"];
     fs::write(folder.join("vocab.txt"), words.join("\n") + "\n").unwrap();
     let config: BertConfig = serde_json::from_value(config).unwrap();
-    let weights = parameters::BertWeights {
-        train: tandem_config::schema::model::Train::Scratch,
-        folder: None,
-    };
     let mut header = serde_json::Map::new();
     let mut end = 0;
-    for parameter in parameters::mlm(&config, weights) {
+    for parameter in parameters::mlm(&Bert::new(config), Train::Scratch) {
         let start = end;
         end += parameter.count() * 4;
         let name = parameter.name.trim_start_matches("encoder.").to_owned();

@@ -1,6 +1,6 @@
 //! Length-bucketed batches whose order is a pure function of (seed, epoch).
 
-use super::random::{Purpose, stream};
+use crate::random::{Purpose, stream};
 
 /// Why no batches can be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +145,7 @@ fn bucket((source, target): Lengths) -> (u32, bool, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::random::Rng;
+    use crate::random::Rng;
 
     fn lengths(rng: &mut Rng, count: usize) -> Vec<Lengths> {
         let mut side = || 1 + rng.below(30) as u32;

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use tandem_config::schema::model::Corruption;
 
-use super::random::Rng;
 use super::tokenizer::{SpecialIds, Tokenizer};
+use crate::random::Rng;
 
 /// What takes the place of noised source tokens in the authors' released code.
 pub const SOURCE_NOISE: Corruption = Corruption { mask: 0.8, random: 0.1 };
@@ -130,8 +130,8 @@ fn corrupt(
 
 #[cfg(test)]
 mod tests {
-    use super::super::random::{Purpose, stream};
     use super::*;
+    use crate::random::{Purpose, stream};
 
     /// `[PAD]` is neither first nor last, so that skipping it shows.
     const REPLACEMENTS: Replacements =

@@ -443,8 +443,8 @@ mod tests {
             "a B 1 . , ; : ! ? ' ’ \" „ “ ” « » ‚ ‘ ( ) [ ] - – / \\ + * $ % _ @ ### … [UNK]";
         let marks: Vec<&str> = marks.split(' ').collect();
         for seed in 0..2000 {
-            let purpose = crate::data::random::Purpose::Order;
-            let mut rng = crate::data::random::stream(seed, purpose, &[]);
+            let purpose = crate::random::Purpose::Order;
+            let mut rng = crate::random::stream(seed, purpose, &[]);
             let words: Vec<&str> =
                 (0..rng.below(12)).map(|_| marks[rng.below(marks.len() as u64) as usize]).collect();
             let text = detokenize(&words.join(" "));

@@ -12,8 +12,8 @@ use tandem_config::schema::model::{Masked, Mlm, joined};
 use super::batches::Lengths;
 use super::corpus::Corpus;
 use super::corrupt::{self, Corrupted, Replacements};
-use super::random::{Purpose, stream};
 use super::soft_labels::SoftLabels;
+use crate::random::{Purpose, stream};
 
 /// Rows of ids, padded on the right.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,7 @@
 //! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
 //! [`split`] in a [`cache`] with a report on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
 //! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
-//! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again. Everything
-//! that is random comes from [`random`].
+//! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again.
 
 pub mod batches;
 pub mod build;
@@ -17,7 +16,6 @@ pub mod example;
 mod form;
 pub mod parallel;
 pub mod prefetch;
-pub mod random;
 pub mod read;
 pub mod soft_labels;
 pub mod split;

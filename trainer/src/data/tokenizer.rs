@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tandem_config::pretrained::bert::BertError;
 use tandem_config::pretrained::family::{Family, SpecialTokens};
+use tandem_config::pretrained::folder::FolderError;
 use tandem_config::pretrained::tokenizer::{Casing, TokenizerFiles, entries};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -42,7 +42,7 @@ pub enum TokenizerError {
     },
     /// What lies beside it asks for what is not done here.
     #[error(transparent)]
-    Files(#[from] BertError),
+    Files(#[from] FolderError),
     /// A special token is missing.
     #[error(
         "{} has no entry {token}; a BERT vocabulary has [PAD], [UNK], [CLS], [SEP] and [MASK], a \
@@ -632,8 +632,7 @@ mod tests {
         assert!(tokenizer.splits_at_spaces);
         let mut encoder = tokenizer.encoder();
         for seed in 0..3000 {
-            let mut rng =
-                crate::data::random::stream(seed, crate::data::random::Purpose::Order, &[]);
+            let mut rng = crate::random::stream(seed, crate::random::Purpose::Order, &[]);
             let text: String =
                 (0..rng.below(10)).map(|_| marks[rng.below(marks.len() as u64) as usize]).collect();
             assert_eq!(

@@ -421,7 +421,7 @@ mod tests {
     #[test]
     fn the_same_text_gives_the_same_vocabulary_on_any_number_of_threads() {
         let folder = tempfile::tempdir().unwrap();
-        let mut rng = crate::data::random::stream(1, crate::data::random::Purpose::Order, &[]);
+        let mut rng = crate::random::stream(1, crate::random::Purpose::Order, &[]);
         let mut lines = String::new();
         for _ in 0..3000 {
             for _ in 0..6 {

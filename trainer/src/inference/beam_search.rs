@@ -14,7 +14,8 @@ use tandem_config::schema::decoding::{BeamScore, BeamSearch};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Sources, TargetIds, Translation};
-use crate::model::decoder::{Memory, Written};
+use crate::model::decoder::KvCache;
+use crate::model::memory::Memory;
 use crate::model::{Pass, Seq2Seq};
 
 /// Translates a batch; translations have at most `positions` tokens. `poll` is called before each
@@ -30,7 +31,7 @@ pub fn translate(
     no_grad(|| {
         let encoded = model.encoder.forward(&sources.ids, &sources.real, &Pass::eval());
         let mut memory = model.decoder.memory(&encoded);
-        let mut written = model.decoder.start();
+        let mut cache = model.decoder.empty_cache();
         let tokens = sources.real.sum_dim_intlist(1, false, Kind::Int64).to_device(Device::Cpu);
         let tokens = Vec::<i64>::try_from(tokens).expect("token counts are [B]");
         let longest = |&tokens: &i64| longest(config, tokens as usize, positions);
@@ -41,7 +42,7 @@ pub fn translate(
             if !poll() {
                 return None;
             }
-            let found = continuations(model, ids, &memory, &mut written, &searches, &active);
+            let found = continuations(model, ids, &memory, &mut cache, &searches, &active);
             // The next pass's rows, and sentences, as places in this pass's.
             let (mut rows, mut sentences, mut row) = (Vec::new(), Vec::new(), 0);
             let mut still_active = Vec::new();
@@ -58,7 +59,7 @@ pub fn translate(
             }
             let device = memory.device();
             if !rows.iter().copied().eq(0..row as i64) {
-                written = written.select(&Tensor::from_slice(&rows).to_device(device));
+                cache = cache.select(&Tensor::from_slice(&rows).to_device(device));
             }
             if sentences.len() < active.len() {
                 memory = memory.select(&Tensor::from_slice(&sentences).to_device(device));
@@ -183,7 +184,7 @@ fn continuations(
     model: &Seq2Seq,
     ids: TargetIds,
     memory: &Memory,
-    written: &mut Written,
+    cache: &mut KvCache,
     searches: &[Search],
     active: &[usize],
 ) -> Vec<Continuations> {
@@ -194,7 +195,7 @@ fn continuations(
     let device = memory.device();
     let last = Tensor::from_slice(&last).to_device(device);
     let so_far = Tensor::from_slice(&so_far).to_device(device).unsqueeze(1); // [R, 1]
-    let hidden = model.decoder.step(&last, memory, written); // [R, D]
+    let hidden = model.decoder.step(&last, memory, cache); // [R, D]
     let logits = model.head.project(&model.head.transform(&hidden)); // [R, V]
     let log_probs = logits.log_softmax(-1, Kind::Float) + so_far;
     // GPT-2 has one special token for everything.

@@ -19,6 +19,7 @@ use crate::data::batches::evaluation_batches;
 use crate::data::corpus::Corpus;
 use crate::data::example::Draw;
 use crate::data::split::Split;
+use crate::data::tokenizer::Tokenizer;
 use crate::inference::{self, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
@@ -28,14 +29,13 @@ use crate::session::worker::{Ending, Worker};
 /// The translation of a sample, beside its source and reference.
 ///
 /// # Errors
-/// A reference that cannot be tokenised, or a model that has no target side.
+/// A reference that cannot be tokenised.
 pub fn record(
-    languages: &Languages,
+    target: &Tokenizer,
     corpus: &Corpus,
     index: usize,
     translation: &inference::Translation,
 ) -> anyhow::Result<Translation> {
-    let target = languages.target.as_ref().context("the model has no target side")?;
     let (source, reference) = corpus.texts(index);
     Ok(Translation {
         index,
@@ -189,7 +189,8 @@ impl Evaluator {
             return Ok(Translated::Done(None));
         };
         let (model, config) = (&translation.model, &worker.config.decoding);
-        let translator = Translator::new(model, &self.languages, target, config, worker.device);
+        let translator =
+            Translator::new(model, &self.languages.source, target, config, worker.device);
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);
@@ -205,7 +206,7 @@ impl Evaluator {
             };
             sums.seconds += started.elapsed().as_secs_f64();
             for (&sample, translation) in samples.iter().zip(found) {
-                let line = record(&self.languages, &self.corpus, sample as usize, &translation)?;
+                let line = record(target, &self.corpus, sample as usize, &translation)?;
                 sums.sentences += 1;
                 sums.passes += line.passes;
                 sums.length_correct += usize::from(line.length == line.reference_length);

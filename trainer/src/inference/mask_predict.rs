@@ -9,7 +9,7 @@ use tandem_config::schema::decoding::{MaskPredict, Score, Stop};
 use tch::{Device, Tensor, no_grad};
 
 use super::{Sources, TargetIds, Translation};
-use crate::model::decoder::Memory;
+use crate::model::memory::Memory;
 use crate::model::{Pass, Positions, Seq2Seq};
 
 /// Translates a batch; lengths are at most `positions`. `poll` is called before each pass, and

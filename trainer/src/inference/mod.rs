@@ -13,7 +13,6 @@ use crate::data::example::Padded;
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
 use crate::model::Seq2Seq;
 use crate::objective::rows;
-use crate::session::corpora::Languages;
 
 /// The ids that decoding must know.
 #[derive(Debug, Clone, Copy)]
@@ -76,22 +75,16 @@ pub struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    /// A translator into `target`'s language.
+    /// A translator out of the ids of `source` into those of `target`.
     pub fn new(
         model: &'a Seq2Seq,
-        languages: &Languages,
+        source: &Tokenizer,
         target: &Tokenizer,
         config: &'a Decoding,
         device: Device,
     ) -> Self {
-        Self {
-            model,
-            config,
-            ids: target.special().into(),
-            source_pad: languages.source.special().pad,
-            positions: languages.bases.decoder.as_ref().map_or(2, |base| base.positions()),
-            device,
-        }
+        let (ids, source_pad) = (target.special().into(), source.special().pad);
+        Self { model, config, ids, source_pad, positions: model.decoder.positions(), device }
     }
 
     /// Sentences of these lengths in batches: length candidates or the beam's width count.

@@ -69,7 +69,7 @@ impl<'a> Translating<'a> {
                  text has no references"
             );
         }
-        let translator = Translator::new(model, languages, target, decoding, worker.device);
+        let translator = Translator::new(model, &languages.source, target, decoding, worker.device);
         let skipped = self.skipped()?;
         let batches = translator.batches(&corpus.lengths());
         let parts = parts(&batches, task.chunk);
@@ -90,7 +90,7 @@ impl<'a> Translating<'a> {
                     return Ok(Ending::Stopped);
                 };
                 for (&sample, translation) in samples.iter().zip(found) {
-                    let line = record(languages, corpus, sample as usize, &translation)?;
+                    let line = record(target, corpus, sample as usize, &translation)?;
                     serde_json::to_writer(&mut items, &line)?;
                     items.push(b'\n');
                 }

@@ -16,9 +16,8 @@ impl Block {
     pub fn of(name: &str) -> Self {
         let mut parts = name.split('.');
         let side = parts.next();
-        // `layer` is what BERTs, Transformers and adapters say, `h` is GPT-2's word.
-        let mut index = parts.skip_while(|part| !matches!(*part, "layer" | "h")).skip(1);
-        match (side, index.next().and_then(|index| index.parse().ok())) {
+        // Whatever a network calls its layers, nothing else in a name is a number.
+        match (side, parts.find_map(|part| part.parse().ok())) {
             (Some("encoder"), Some(index)) => Self::Encoder(index),
             (Some("decoder"), Some(index)) => Self::Decoder(index),
             _ => Self::Outside,

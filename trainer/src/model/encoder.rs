@@ -1,95 +1,38 @@
-//! The encoder: a BERT with adapters behind its layers, or a Transformer; and length prediction.
+//! The encoder: a stack of layers that reads, and length prediction.
 //!
 //! The learned `[LENGTH]` vector is put before the embedded sentence, without position, norm or
 //! dropout; its output predicts the target's length and is taken off the memory.
 
-use tandem_config::pretrained::bert::BertConfig;
-use tandem_config::schema::model::EncoderAdapters;
-use tandem_config::schema::transformer::Transformer;
 use tch::{Kind, Tensor};
 
-use super::adapter::Adapter;
-use super::attention::key_mask;
-use super::bert::{self, BertDropout};
 use super::beside::BesideBert;
-use super::block::Block;
-use super::layer::{Embeddings, Layer};
+use super::layer::{Embeddings, EncoderLayer, Reading};
+use super::layers::attention::key_mask;
+use super::memory::{BertMemory, Encoded};
 use super::parameters::Scope;
-use super::pass::Pass;
-use super::positions::Positions;
-use super::self_attention::BertMemory;
-use super::switch::Switch;
-use super::transformer;
-
-/// What the encoder makes of a batch.
-#[derive(Debug)]
-pub struct Encoded {
-    /// The hidden states of the source tokens, `H_E`: `[B, S, D]`.
-    pub memory: Tensor,
-    /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
-    pub mask: Tensor,
-    /// What the BERT that the model has beside it made of them.
-    pub bert: Option<BertMemory>,
-    /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
-    pub length_log_probs: Option<Tensor>,
-}
+use super::{Block, Pass, Positions};
 
 /// A stack of layers that reads, perhaps with a length prediction.
 #[derive(Debug)]
 pub struct Encoder {
-    embeddings: Embeddings,
-    layers: Vec<(Layer, Option<Adapter>)>,
+    embeddings: Box<dyn Embeddings>,
+    layers: Vec<Box<dyn EncoderLayer>>,
     length_embedding: Option<Tensor>, // [classes, D]
     beside: Option<Box<BesideBert>>,
-    switch: Option<Switch>,
     kind: Kind,
 }
 
 impl Encoder {
-    /// The BERT below `scope`, with adapters behind some layers; computes in `kind`.
-    pub fn bert(
+    /// The stack of these layers, with a length prediction if `scope` has one; computes in `kind`.
+    pub fn new(
         scope: &Scope,
-        config: &BertConfig,
-        adapters: Option<&EncoderAdapters>,
-        dropout: BertDropout,
-        kind: Kind,
-    ) -> Self {
-        let bert = scope.enter("bert");
-        let count = config.num_hidden_layers;
-        let layer = |index: usize| {
-            let chosen = adapters.is_some_and(|adapters| adapters.layers.contains(index, count));
-            let adapter = chosen.then(|| {
-                Adapter::new(&scope.enter(&format!("layer.{index}.adapter")), config.layer_norm_eps)
-            });
-            let scope = bert.enter(&format!("encoder.layer.{index}"));
-            (bert::layer(&scope, config, dropout), adapter)
-        };
-        let embeddings = bert::Embeddings::new(&bert.enter("embeddings"), config, dropout);
-        let layers = (0..count).map(layer).collect();
-        Self::new(scope, Embeddings::Bert(embeddings), layers, kind)
-    }
-
-    /// The Transformer below `scope`; computes in `kind`.
-    pub fn transformer(scope: &Scope, config: &Transformer, kind: Kind) -> Self {
-        let layer = |index: usize| {
-            let scope = scope.enter(&format!("layer.{index}"));
-            (transformer::encoder_layer(&scope, config), None)
-        };
-        let embeddings = transformer::Embeddings::new(&scope.enter("embeddings"), config);
-        let layers = (0..config.layers).map(layer).collect();
-        Self::new(scope, Embeddings::Transformer(embeddings), layers, kind)
-    }
-
-    fn new(
-        scope: &Scope,
-        embeddings: Embeddings,
-        layers: Vec<(Layer, Option<Adapter>)>,
+        embeddings: impl Embeddings + 'static,
+        layers: Vec<Box<dyn EncoderLayer>>,
         kind: Kind,
     ) -> Self {
         let length = "length_embedding.weight";
         let length_embedding = scope.has(length).then(|| scope.get(length));
-        let switch = scope.has("switch.own.weight").then(|| Switch::new(&scope.enter("switch")));
-        Self { embeddings, layers, length_embedding, beside: None, switch, kind }
+        Self { embeddings: Box::new(embeddings), layers, length_embedding, beside: None, kind }
     }
 
     /// This encoder with a BERT beside it.
@@ -102,8 +45,8 @@ impl Encoder {
         let embedded = self.embeddings.forward(ids, 0, self.kind, pass); // [B, S, D]
         let mask = key_mask(is_real, self.kind);
         let bert = self.beside.as_ref().map(|bert| bert.forward(ids, is_real, pass));
-        let embedded = match (&self.switch, &bert) {
-            (Some(switch), Some(bert)) => switch.forward(&bert.hidden, &embedded),
+        let embedded = match (&self.beside, &bert) {
+            (Some(beside), Some(bert)) => beside.mix(embedded, bert),
             _ => embedded,
         };
         let Some(table) = &self.length_embedding else {
@@ -154,13 +97,10 @@ impl Encoder {
         pass: &Pass,
     ) -> Tensor {
         let last = self.layers.len() - 1;
-        for (i, (layer, adapter)) in self.layers.iter().enumerate() {
+        for (i, layer) in self.layers.iter().enumerate() {
             pass.needs(Block::Encoder(i));
             let at = at.filter(|_| i == last);
-            hidden = layer.forward(&hidden, mask, None, bert, at, pass);
-            if let Some(adapter) = adapter {
-                hidden = adapter.forward(&hidden);
-            }
+            hidden = layer.forward(&hidden, Reading { mask, bert, at, pass });
         }
         hidden
     }

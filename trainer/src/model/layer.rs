@@ -1,75 +1,93 @@
-//! What encoders and decoders are stacks of: a BERT's embeddings and layers, or a Transformer's.
+//! What the file of a network gives to the stacks of encoders and decoders: its embeddings and layers.
+
+use std::fmt::Debug;
 
 use tch::{Kind, Tensor};
 
-use super::feed_forward::FeedForward;
-use super::pass::Pass;
-use super::positions::Positions;
-use super::self_attention::{BertMemory, Past, SelfAttention};
-use super::{bert, gpt2, transformer};
+use super::layers::attention::LayerCache;
+use super::memory::{BertMemory, Encoded, LayerMemory};
+use super::{Pass, Positions};
 
 /// Token ids to hidden states.
-#[derive(Debug)]
-pub enum Embeddings {
-    /// A BERT's.
-    Bert(bert::Embeddings),
-    /// A Transformer's.
-    Transformer(transformer::Embeddings),
-    /// A GPT-2's.
-    Gpt2(gpt2::Embeddings),
-}
-
-impl Embeddings {
+pub trait Embeddings: Debug {
     /// Token ids `[B, T]`, the first at position `start`, to hidden states `[B, T, D]` of `kind`.
-    pub fn forward(&self, ids: &Tensor, start: i64, kind: Kind, pass: &Pass) -> Tensor {
-        match self {
-            Self::Bert(embeddings) => embeddings.forward(ids, start, kind, pass),
-            Self::Transformer(embeddings) => embeddings.forward(ids, start, kind, pass),
-            Self::Gpt2(embeddings) => embeddings.forward(ids, start, kind, pass),
-        }
-    }
+    fn forward(&self, ids: &Tensor, start: i64, kind: Kind, pass: &Pass) -> Tensor;
 
     /// Token ids `[B, T]` with their types `[B, T]`, to hidden states `[B, T, D]` of `kind`.
     ///
     /// # Panics
     /// If they are not a BERT's: others have no types.
-    pub fn typed(&self, ids: &Tensor, types: &Tensor, kind: Kind, pass: &Pass) -> Tensor {
-        match self {
-            Self::Bert(embeddings) => embeddings.typed(ids, types, kind, pass),
-            Self::Transformer(_) | Self::Gpt2(_) => panic!("only a BERT has token types"),
-        }
+    fn typed(&self, _ids: &Tensor, _types: &Tensor, _kind: Kind, _pass: &Pass) -> Tensor {
+        panic!("only a BERT has token types")
     }
 }
 
-/// One layer without what is specific to reading or writing.
-#[derive(Debug)]
-pub struct Layer {
-    /// Looks at the other tokens.
-    pub attention: SelfAttention,
-    /// Absent where it comes behind something else, a cross-attention.
-    pub feed_forward: Option<FeedForward>,
+/// What a layer that reads is given beside its input.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// Added to the scores of keys: `[B, 1, 1, S]`.
+    pub mask: &'a Tensor,
+    /// What the BERT beside the encoder made of the sentence.
+    pub bert: Option<&'a BertMemory>,
+    /// The positions that are wanted; all where there are none.
+    pub at: Option<&'a Positions>,
+    /// The pass.
+    pub pass: &'a Pass<'a>,
 }
 
-impl Layer {
-    /// `[B, T, D]` to `[B, T, D]`, or to `[N, D]` of the positions `at` alone.
+/// A layer that reads.
+pub trait EncoderLayer: Debug {
+    /// `[B, S, D]` to `[B, S, D]`, or to `[N, D]` of the positions that are wanted.
+    fn forward(&self, x: &Tensor, reading: Reading) -> Tensor;
+}
+
+/// What a layer that writes is given beside its input. Its memory's B sentences have `R / B` rows each,
+/// those of a sentence together.
+#[derive(Clone, Copy)]
+pub struct Writing<'a> {
+    /// Added to the scores of the target's keys: `[R, 1, 1, S]` for those that are not real, or
+    /// `[1, 1, T, S]` for those that a query may not see.
+    pub mask: &'a Tensor,
+    /// What is looked at.
+    pub source: LayerSource<'a>,
+    /// Added to the scores of the source's keys: `[B, 1, 1, S]`.
+    pub source_mask: &'a Tensor,
+    /// The positions that are wanted; all where there are none.
+    pub at: Option<&'a Positions>,
+    /// The pass.
+    pub pass: &'a Pass<'a>,
+}
+
+/// What one layer of a decoder looks at.
+#[derive(Clone, Copy)]
+pub enum LayerSource<'a> {
+    /// Its keys and values, which are used many times; none for a layer without cross-attention.
+    Memory(Option<&'a LayerMemory>),
+    /// The encoder's output, of which it makes its keys and values itself.
+    Encoded(&'a Encoded),
+}
+
+impl Writing<'_> {
+    /// The keys and values of a layer with cross-attention, which are made by `make` where they are not
+    /// there yet.
     ///
-    /// `mask` is added to the scores: `[B, 1, 1, S]` for keys that are not real, or
-    /// `[1, 1, T, S]` for keys that a query may not see. With a `past`, which grows by these
-    /// tokens, queries see its tokens too: S is their number and T. A layer that is fused with a
-    /// BERT looks at `bert`.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        mask: &Tensor,
-        past: Option<&mut Past>,
-        bert: Option<&BertMemory>,
-        at: Option<&Positions>,
-        pass: &Pass,
-    ) -> Tensor {
-        let x = self.attention.forward(x, mask, past, bert, at, pass);
-        match &self.feed_forward {
-            Some(feed_forward) => feed_forward.forward(&x, pass),
-            None => x,
+    /// # Panics
+    /// If the memory is another decoder's.
+    pub fn memory(&self, make: impl FnOnce(&Encoded) -> LayerMemory) -> LayerMemory {
+        match self.source {
+            LayerSource::Memory(Some(memory)) => memory.shallow_clone(),
+            LayerSource::Memory(None) => panic!("the memory is another decoder's"),
+            LayerSource::Encoded(encoded) => make(encoded),
         }
     }
+}
+
+/// A layer that writes.
+pub trait DecoderLayer: Debug {
+    /// What the encoder made of the source, as keys and values; none for a layer without cross-attention.
+    fn memory(&self, encoded: &Encoded) -> Option<LayerMemory>;
+
+    /// `[R, T, D]` to `[R, T, D]`, or to `[N, D]` of the positions that are wanted. With a `cache`, which
+    /// grows by these tokens, they see its tokens too.
+    fn forward(&self, x: &Tensor, cache: Option<&mut LayerCache>, writing: Writing) -> Tensor;
 }

@@ -1,12 +1,10 @@
 //! From hidden states to words: the tied word embeddings, behind what a model has before them.
 
-use tandem_config::parameters::estimate::logit_rows;
-use tandem_config::pretrained::bert::BertConfig;
-use tandem_config::pretrained::gpt2::Gpt2Config;
+use std::fmt::Debug;
+
+use tandem_config::parameters::limits::logit_rows;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::layers::{LayerNorm, Linear};
-use super::parameters::Scope;
 use crate::device::native;
 
 /// Words of one product on the CPU. There a product packs all of its words' weights before it
@@ -14,63 +12,37 @@ use crate::device::native;
 const BLOCK_WORDS: i64 = 1024;
 
 /// What stands before the projection onto the vocabulary.
-#[derive(Debug)]
-enum Transform {
-    /// A BERT's dense layer and norm.
-    Bert(Linear, LayerNorm),
-    /// The norm at the end of a GPT-2's layers.
-    Norm(LayerNorm),
-    /// A Transformer's: nothing.
-    Nothing,
+pub trait Transform: Debug {
+    /// `[N, D]` to `[N, D]`.
+    fn forward(&self, hidden: &Tensor) -> Tensor;
 }
 
 /// The head. Its rows are predicted positions: N of them, of all sentences together.
 #[derive(Debug)]
 pub struct LmHead {
-    transform: Transform,
+    transform: Option<Box<dyn Transform>>,
     /// The word embeddings, which the projection shares: `[V, D]`.
     pub weight: Tensor,
-    /// One bias per word: `[V]`. Only a BERT's are not 0.
+    /// One bias per word: `[V]`; 0 where a model has none.
     pub bias: Tensor,
 }
 
 impl LmHead {
-    /// A BERT's head for masked language modelling, below `scope`, e.g. `decoder`.
-    pub fn bert(scope: &Scope, config: &BertConfig) -> Self {
-        let predictions = scope.enter("cls.predictions");
-        let dense = Linear::new(&predictions, "transform.dense");
-        let norm = LayerNorm::new(&predictions, "transform.LayerNorm", config.layer_norm_eps);
-        Self {
-            transform: Transform::Bert(dense, norm),
-            weight: scope.get("bert.embeddings.word_embeddings.weight"),
-            bias: predictions.get("bias"),
-        }
-    }
-
-    /// A Transformer's output layer, below `scope`, e.g. `decoder`.
-    pub fn transformer(scope: &Scope) -> Self {
-        let weight = scope.get("embeddings.word.weight");
-        Self::without_bias(Transform::Nothing, weight)
-    }
-
-    /// A GPT-2's output layer, below `scope`, e.g. `decoder`.
-    pub fn gpt2(scope: &Scope, config: &Gpt2Config) -> Self {
-        let gpt2 = scope.enter("transformer");
-        let norm = LayerNorm::new(&gpt2, "ln_f", config.layer_norm_epsilon);
-        Self::without_bias(Transform::Norm(norm), gpt2.get("wte.weight"))
-    }
-
-    fn without_bias(transform: Transform, weight: Tensor) -> Self {
-        let bias = Tensor::zeros([weight.size()[0]], (Kind::Float, weight.device()));
-        Self { transform, weight, bias }
+    /// The head over these word embeddings `[V, D]`.
+    pub fn new(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        transform: Option<Box<dyn Transform>>,
+    ) -> Self {
+        let zeros = || Tensor::zeros([weight.size()[0]], (Kind::Float, weight.device()));
+        Self { transform, bias: bias.unwrap_or_else(zeros), weight }
     }
 
     /// Hidden states `[N, D]` before the projection onto the vocabulary, `[N, D]`.
     pub fn transform(&self, hidden: &Tensor) -> Tensor {
         match &self.transform {
-            Transform::Bert(dense, norm) => norm.forward(&dense.forward(hidden).gelu("none")),
-            Transform::Norm(norm) => norm.forward(hidden),
-            Transform::Nothing => hidden.shallow_clone(),
+            Some(transform) => transform.forward(hidden),
+            None => hidden.shallow_clone(),
         }
     }
 

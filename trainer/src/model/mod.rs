@@ -1,38 +1,36 @@
-//! The model: BERTs and GPT-2s with adapters, Transformers, and what is made of them. Knows no ranks, no files, no YAML beyond its config.
+//! The networks. Knows no ranks, no files, and no YAML beyond its config.
+//!
+//! - [`networks`]: BERT, GPT-2 and the Transformer, a file each, which is read from top to bottom; the one
+//!   place that builds a model out of them.
+//! - [`encoder`] and [`decoder`]: the stacks of layers, of whatever network; length prediction, and the
+//!   KV cache. [`layer`] is what a network's file gives them, [`memory`] what a decoder looks at.
+//! - [`beside`]: a BERT that reads the source beside the encoder, and what uses it.
+//! - [`seq2seq`]: both sides as a translation model. [`lm_head`]: from hidden states to words.
+//! - [`layers`]: what networks are made of: linear layers and norms, attention, adapters.
+//! - [`parameters`]: the tensors. [`pass`]: one forward pass with its dropout masks. [`block`]: which
+//!   weights a pass needs when.
 //!
 //! Shapes: B sentences, S source tokens, T target tokens, D width, H heads, V vocabulary.
 
-pub mod ab_net;
-pub mod adapter;
-pub mod attention;
-pub mod bert;
-pub mod bert_fused;
 pub mod beside;
 pub mod block;
-pub mod cross_attention;
 pub mod decoder;
 pub mod encoder;
-pub mod feed_forward;
-pub mod gpt2;
 pub mod layer;
 pub mod layers;
 pub mod lm_head;
-pub mod memory_attention;
+pub mod memory;
+pub mod networks;
 pub mod parameters;
 pub mod pass;
-pub mod positions;
-pub mod residual;
-pub mod self_attention;
 pub mod seq2seq;
-pub mod switch;
-pub mod transformer;
 
-pub use ab_net::AbNetConfig;
 pub use block::Block;
 pub use decoder::Decoder;
-pub use encoder::{Encoded, Encoder};
+pub use encoder::Encoder;
+pub use layers::positions::Positions;
 pub use lm_head::LmHead;
+pub use memory::Encoded;
 pub use parameters::Parameters;
 pub use pass::Pass;
-pub use positions::Positions;
 pub use seq2seq::{Batch, Seq2Seq};

@@ -1,12 +1,14 @@
 //! The model's tensors, made from the one list that configs gives.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
 use tandem_config::parameters::{Init, Parameter, trained_count};
+use tandem_config::pretrained::family::Family;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use crate::data::random::{Purpose, stream};
+use crate::random::{Purpose, stream};
 
 /// Why a model's tensors could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +53,6 @@ pub enum ParameterError {
     },
 }
 
-/// What a head's matrix is called, by BERT and by RoBERTa.
-const HEADS: [&str; 2] = ["cls.predictions.decoder.weight", "lm_head.decoder.weight"];
-
 /// A file of tensors by name.
 pub struct Weights {
     path: String,
@@ -85,7 +84,8 @@ impl Weights {
     /// The matrix of a head for masked language modelling that is not the word embeddings, of which that
     /// would be a copy; none where it is, or where there is none.
     fn untied_head(&self) -> Option<&str> {
-        let (name, head) = HEADS.into_iter().find_map(|head| self.tensors.get_key_value(head))?;
+        let mut heads = Family::all().map(|family| family.name("cls.predictions.decoder.weight"));
+        let (name, head) = heads.find_map(|head| self.tensors.get_key_value(&head))?;
         let is_words = |name: &str| name.ends_with("embeddings.word_embeddings.weight");
         let (_, words) = self.tensors.iter().find(|(name, _)| is_words(name))?;
         (!head.equal(words)).then_some(name.as_str())
@@ -116,7 +116,7 @@ impl Weights {
 /// The model's tensors: trained ones as views of one flat f32 tensor, frozen ones apart.
 #[derive(Debug)]
 pub struct Parameters {
-    by_name: HashMap<String, Tensor>,
+    by_name: RefCell<HashMap<String, Tensor>>,
     /// Names of the trained parameters in order.
     pub names: Vec<String>,
     /// The trained parameters in order: leaves that require gradients, views of `weights`.
@@ -171,7 +171,7 @@ impl Parameters {
             };
             by_name.insert(parameter.name.clone(), tensor);
         }
-        Ok(Self { by_name, names, trained, weights, held: None })
+        Ok(Self { by_name: RefCell::new(by_name), names, trained, weights, held: None })
     }
 
     /// Models that are made from now on are only used: their layers hold trained weights in `kind`, in
@@ -224,7 +224,7 @@ impl Scope<'_> {
 
     /// Whether there is a parameter called `name`.
     pub fn has(&self, name: &str) -> bool {
-        self.parameters.by_name.contains_key(&format!("{}{name}", self.prefix))
+        self.parameters.by_name.borrow().contains_key(&self.name(name))
     }
 
     /// The parameter called `name`.
@@ -232,11 +232,39 @@ impl Scope<'_> {
     /// # Panics
     /// If the list that the model was made from lacks it: the list and the model must agree.
     pub fn get(&self, name: &str) -> Tensor {
-        let name = format!("{}{name}", self.prefix);
-        match self.parameters.by_name.get(&name) {
+        let name = self.name(name);
+        match self.parameters.by_name.borrow().get(&name) {
             Some(tensor) => tensor.shallow_clone(),
             None => panic!("the list of parameters lacks `{name}`"),
         }
+    }
+
+    /// Parameters that do not change as one tensor, one behind the other along their first dimension; none
+    /// if any of them is trained. Frozen ones are held once: each is a part of the whole from then on.
+    ///
+    /// # Panics
+    /// As [`get`](Self::get).
+    pub fn pack(&self, names: &[String]) -> Option<Tensor> {
+        let parts: Vec<Tensor> = names.iter().map(|name| self.get_for_layer(name)).collect();
+        if parts.iter().any(Tensor::requires_grad) {
+            return None;
+        }
+        let packed = Tensor::cat(&parts, 0);
+        let mut by_name = self.parameters.by_name.borrow_mut();
+        let mut start = 0;
+        for (name, part) in names.iter().zip(&parts) {
+            let count = part.size()[0];
+            let own = by_name.get_mut(&self.name(name)).filter(|own| !own.requires_grad());
+            if let Some(own) = own {
+                *own = packed.narrow(0, start, count);
+            }
+            start += count;
+        }
+        Some(packed)
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// As [`get`](Self::get), for a layer that computes in the model's kind.
@@ -293,7 +321,12 @@ fn name_hash(name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use tandem_config::parameters::{frozen_count, mlm};
+    use tandem_config::pretrained::bert::{Bert, BertConfig};
+    use tandem_config::schema::model::Train;
+
     use super::*;
+    use crate::model::networks::bert;
 
     #[test]
     fn a_head_of_its_own_is_refused_where_it_is_used() {
@@ -330,5 +363,52 @@ mod tests {
             said.contains("`lm_head.decoder.weight` that is not its word embeddings"),
             "{said}"
         );
+    }
+
+    /// The bytes of the frozen parameters, each place in memory counted once.
+    fn frozen_bytes(parameters: &Parameters) -> usize {
+        let by_name = parameters.by_name.borrow();
+        let frozen = by_name.values().filter(|tensor| !tensor.requires_grad());
+        let places = frozen.flat_map(|tensor| {
+            let start = tensor.data_ptr() as usize;
+            start..start + tensor.numel() * tensor.kind().elt_size_in_bytes()
+        });
+        places.collect::<std::collections::HashSet<_>>().len()
+    }
+
+    /// The plan counts every frozen weight once.
+    #[test]
+    fn frozen_weights_are_held_once() {
+        let config: BertConfig = serde_json::from_value(serde_json::json!({
+            "vocab_size": 11, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 12, "max_position_embeddings": 6,
+        }))
+        .unwrap();
+        let mut list = mlm(&Bert::new(config.clone()), Train::Frozen);
+        list.iter_mut().for_each(|parameter| parameter.trained = false);
+        let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).unwrap();
+        let scope = parameters.scope("encoder");
+        let part = |name: &str| {
+            scope.enter("bert.encoder.layer.1.attention.self").get(&format!("{name}.weight"))
+        };
+        let before = ["query", "key", "value"].map(part);
+        let encoder = bert::encoder(&scope, &config, None, None, Kind::Float);
+
+        let after = ["query", "key", "value"].map(part);
+        let matrix = 8 * 8 * size_of::<f32>();
+        let start = after[0].data_ptr() as usize;
+        for (index, (before, after)) in before.iter().zip(&after).enumerate() {
+            assert_eq!(before, after);
+            assert_eq!(after.data_ptr() as usize, start + index * matrix, "they are apart");
+        }
+        assert_eq!(frozen_bytes(&parameters), 4 * frozen_count(&list));
+
+        // What the layers hold is what the parameters hold.
+        let ids = Tensor::from_slice(&[5i64, 6, 7]).view([1, 3]);
+        let real = ids.ne(0);
+        let output = || encoder.forward(&ids, &real, &crate::model::Pass::eval()).memory;
+        let found = output();
+        let _ = after[2].shallow_clone().zero_();
+        assert_ne!(output(), found, "another copy computes");
     }
 }

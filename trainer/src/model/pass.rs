@@ -5,8 +5,8 @@ use std::cell::RefCell;
 use tch::{Kind, Tensor};
 
 use super::block::Block;
-use crate::data::random::Rng;
 use crate::device::native;
+use crate::random::Rng;
 
 /// One forward pass.
 ///
@@ -134,7 +134,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::data::random::{Purpose, stream};
+    use crate::random::{Purpose, stream};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 

@@ -1,14 +1,12 @@
 //! Masked language modelling: BERT's own pre-training on one language (Devlin et al. 2019), without
 //! sentence pairs; or, conditional on a source, of targets (C-MLM, Chen et al. 2020).
 
-use tandem_config::pretrained::bases::{Base, Bases};
 use tandem_config::pretrained::bert::BertConfig;
-use tandem_config::schema::model::{Encoder as EncoderConfig, Model};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Loss, Sums, rows};
 use crate::data::example::MlmBatch;
-use crate::model::bert::BertDropout;
+use crate::model::networks::bert;
 use crate::model::{Encoder, LmHead, Parameters, Pass, Positions};
 use crate::objective::loss::cross_entropy;
 
@@ -20,30 +18,17 @@ pub struct Mlm {
 }
 
 impl Mlm {
-    /// The model over `parameters`; computes in `kind`.
-    ///
-    /// # Panics
-    /// If the config passed no validation: an encoder that is no BERT.
-    pub fn new(model: &Model, bases: &Bases, parameters: &Parameters, kind: Kind) -> Self {
-        let (EncoderConfig::Bert(config), Base::Bert(base)) = (&model.encoder, &bases.encoder)
-        else {
-            panic!("validation asks for a BERT")
-        };
-        let dropout = BertDropout::new(&base.config, config.dropout);
-        Self::over(parameters, &base.config, dropout, kind)
-    }
-
-    /// The BERT over `parameters`; computes in `kind`.
-    pub fn over(
+    /// The BERT over `parameters`; `dropout` as config.json says if it is none. Computes in `kind`.
+    pub fn new(
         parameters: &Parameters,
-        bert: &BertConfig,
-        dropout: BertDropout,
+        config: &BertConfig,
+        dropout: Option<f64>,
         kind: Kind,
     ) -> Self {
         let scope = parameters.scope("encoder");
         Self {
-            encoder: Encoder::bert(&scope, bert, None, dropout, kind),
-            head: LmHead::bert(&scope, bert),
+            encoder: bert::encoder(&scope, config, None, dropout, kind),
+            head: bert::head(&scope, config),
         }
     }
 

@@ -7,8 +7,8 @@ pub mod mlm;
 pub mod sums;
 pub mod translation;
 
-use tandem_config::pretrained::bases::Bases;
-use tandem_config::schema::run::RunConfig;
+use tandem_config::composition::{self, Composition};
+use tandem_config::schema::model::Model;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;
@@ -65,22 +65,24 @@ pub struct Loss {
 }
 
 impl Objective {
-    /// The objective that a run's config names, over `parameters`; computes in `kind`. `cls` is the
-    /// source's `[CLS]`.
+    /// The objective of a run's model, over `parameters`; computes in `kind`. `cls` is the source's `[CLS]`.
     ///
     /// # Panics
-    /// If the config passed no validation, e.g. for a translation without a decoder.
+    /// If the config passed no validation: neither a translation nor a BERT.
     pub fn new(
-        run: &RunConfig,
-        bases: &Bases,
+        model: &Model,
+        composition: &Composition,
         cls: i64,
         parameters: &Parameters,
         kind: Kind,
     ) -> Self {
-        match Translation::new(&run.model, bases, cls, parameters, kind) {
-            Some(translation) => Self::Translation(Box::new(translation)),
-            None => Self::Mlm(Box::new(mlm::Mlm::new(&run.model, bases, parameters, kind))),
+        if let Some(translation) = Translation::new(model, composition, cls, parameters, kind) {
+            return Self::Translation(Box::new(translation));
         }
+        let composition::Encoder::Bert(bert, settings) = &composition.encoder else {
+            panic!("what does not translate is a BERT");
+        };
+        Self::Mlm(Box::new(mlm::Mlm::new(parameters, &bert.config, settings.dropout, kind)))
     }
 
     /// The loss of a micro-batch, which must be of this objective's sort.

@@ -5,7 +5,7 @@
 //! ones from the rest (conditional masked language modelling, Ghazvininejad et al. 2019), or all
 //! from those before them (autoregressive, with teacher forcing).
 
-use tandem_config::pretrained::bases::Bases;
+use tandem_config::composition::Composition;
 use tandem_config::schema::model::{Model, Objective};
 use tandem_config::schema::soft_labels::SoftLabels as SoftLabelsConfig;
 use tch::{Device, Kind, Tensor};
@@ -27,10 +27,10 @@ pub struct Translation {
 }
 
 impl Translation {
-    /// None for an objective that does not translate. `cls` is the source's `[CLS]`.
+    /// None for a model that does not translate. `cls` is the source's `[CLS]`.
     pub fn new(
         model: &Model,
-        bases: &Bases,
+        composition: &Composition,
         cls: i64,
         parameters: &Parameters,
         kind: Kind,
@@ -40,9 +40,10 @@ impl Translation {
             Objective::Autoregressive(config) => (0.0, config.label_smoothing),
             Objective::Mlm(_) => return None,
         };
-        let distillation = model.ct_nmt().map_or(0.0, |ct_nmt| ct_nmt.distillation);
+        let beside = composition.beside.as_ref();
+        let distillation = beside.map_or(0.0, |beside| beside.settings.distillation);
         let soft_labels = model.soft_labels().cloned();
-        let model = Seq2Seq::new(model, bases, cls, parameters, kind);
+        let model = Seq2Seq::new(composition, cls, parameters, kind)?;
         let plain = Self::over(model, length_loss, label_smoothing);
         Some(Self { distillation, soft_labels, ..plain })
     }

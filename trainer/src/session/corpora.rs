@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::synthetic;
-use tandem_config::pretrained::bases::{Base, Bases};
+use tandem_config::composition::Composition;
+use tandem_config::pretrained::network::Network;
 use tandem_config::schema::data::Text;
-use tandem_config::schema::model::{
-    Decoder, Encoder, Model, Objective, Vocabulary, longest_of_joined,
-};
+use tandem_config::schema::model::{Decoder, Model, Objective, Vocabulary, longest_of_joined};
 
 use crate::data::corpus::Corpus;
 use crate::data::corrupt::Replacements;
@@ -24,10 +23,10 @@ use crate::data::wordpiece;
 use crate::objective::Examples;
 use crate::session::worker::Worker;
 
-/// What both sides are built on, and the tokenizers that belong to them.
+/// The networks of both sides, and the tokenizers that belong to them.
 pub struct Languages {
-    /// The sides' shapes and folders.
-    pub bases: Bases,
+    /// The sides' networks.
+    pub composition: Composition,
     /// The source side's tokenizer.
     pub source: Tokenizer,
     /// The target side's; none for the `mlm` objective.
@@ -41,44 +40,39 @@ impl Languages {
     /// Unusable folders, or a vocabulary that does not fit its BERT.
     pub fn open(worker: &Worker) -> anyhow::Result<Self> {
         let Model { encoder, decoder, .. } = &worker.config.model;
-        let bases = Bases::open(&worker.config)?;
+        let composition = Composition::open(&worker.config)?;
         let vocabulary = worker.run.vocabulary();
         let folder = |side: &str| match decoder {
             Some(_) => vocabulary.join(side),
             None => vocabulary.clone(),
         };
-        let own = match encoder {
-            Encoder::Bert(bert) => bert.new.as_ref().map(|new| &new.vocabulary),
-            Encoder::Transformer(transformer) => Some(&transformer.vocabulary),
-        };
-        let column = Column::Source;
-        let source = tokenizer(worker, &bases.encoder, own, column, &folder("source"))?;
-        let own = match decoder {
-            Some(Decoder::Transformer(transformer)) => Some(&transformer.vocabulary),
-            Some(Decoder::Bert(_) | Decoder::Gpt2(_)) | None => None,
-        };
-        let target = match &bases.decoder {
-            Some(base) => Some(tokenizer(worker, base, own, Column::Target, &folder("target"))?),
-            None => None,
-        };
-        Ok(Self { bases, source, target })
+        let (network, own) = (composition.encoder.network(), encoder.vocabulary());
+        let source = tokenizer(worker, network, own, Column::Source, &folder("source"))?;
+        let own = decoder.as_ref().and_then(Decoder::vocabulary);
+        let target = composition.decoder.as_ref().map(|decoder| {
+            tokenizer(worker, decoder.network(), own, Column::Target, &folder("target"))
+        });
+        Ok(Self { source, target: target.transpose()?, composition })
     }
 
     /// The longest source and target sentences in tokens.
     pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
         let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
         // A BERT beside the encoder reads [CLS] before the sentence.
-        let fused = self.bases.fused.as_ref();
-        let fused = fused.map_or(usize::MAX, |bert| bert.config.positions().saturating_sub(1));
+        let beside = self.composition.beside.as_ref().map(|beside| beside.bert.config.positions());
+        let beside = beside.map_or(usize::MAX, |positions| positions.saturating_sub(1));
+        let positions = self.composition.encoder.network().shape().positions;
         let source = match worker.config.model.joins_pairs() {
-            true => longest_of_joined(self.bases.encoder.positions()),
-            false => self.bases.encoder.positions().min(fused),
+            true => longest_of_joined(positions),
+            false => positions.min(beside),
         };
         let classes = match &worker.config.model.objective {
             Objective::Masked(masked) => masked.length_classes - 1,
             Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,
         };
-        let target = self.bases.decoder.as_ref().map_or(source, Base::positions).min(classes);
+        let decoder = self.composition.decoder.as_ref();
+        let target = decoder.map_or(source, |decoder| decoder.network().shape().positions);
+        let target = target.min(classes);
         (wanted.min(source), wanted.min(target))
     }
 
@@ -195,35 +189,35 @@ impl Languages {
 /// `folder`.
 fn tokenizer(
     worker: &Worker,
-    base: &Base,
+    network: &dyn Network,
     own: Option<&Vocabulary>,
     column: Column,
     folder: &Path,
 ) -> anyhow::Result<Tokenizer> {
-    let tokenizer = match (base.tokenizer(), own) {
+    let tokenizer = match (network.tokenizer(), own) {
         (Some(path), _) => Tokenizer::open(path)?,
         (
             None,
             Some(own @ (Vocabulary::File { lowercase, .. } | Vocabulary::Learn { lowercase, .. })),
         ) => {
-            let path = vocabulary(worker, own, column, folder, base.positions())?;
+            let path = vocabulary(worker, own, column, folder, network.shape().positions)?;
             Tokenizer::from_vocabulary(&path, *lowercase)?
         }
         (None, _) => bail!("a side of the model has no vocabulary"),
     };
-    check_size(&tokenizer, base)?;
+    check_size(&tokenizer, network)?;
     Ok(tokenizer)
 }
 
-fn check_size(tokenizer: &Tokenizer, base: &Base) -> anyhow::Result<()> {
-    if tokenizer.size() > base.vocab_size() {
-        let file = base.tokenizer().map(|path| path.display().to_string());
+fn check_size(tokenizer: &Tokenizer, network: &dyn Network) -> anyhow::Result<()> {
+    if tokenizer.size() > network.vocab_size() {
+        let file = network.tokenizer().map(|path| path.display().to_string());
         bail!(
             "the vocabulary {} has {} entries, but the model has embeddings for {}: do they belong \
              together?",
             file.unwrap_or_else(|| "of the run".into()),
             tokenizer.size(),
-            base.vocab_size()
+            network.vocab_size()
         );
     }
     Ok(())

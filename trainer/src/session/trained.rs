@@ -27,14 +27,14 @@ impl Trained {
         let languages = Languages::open(worker)?;
         let bases = weights::base_hashes(&languages)?;
         let checkpoint = folder.map(|folder| weights::open(folder, &bases)).transpose()?;
-        let mut parameters = weights::allocate(worker, &languages.bases)?;
+        let mut parameters = weights::allocate(worker, &languages.composition)?;
         if let Some(checkpoint) = &checkpoint {
             weights::load_weights(checkpoint, &parameters)?;
         }
-        let (config, kind) = (&worker.config, worker.kinds().compute);
+        let (model, kind) = (&worker.config.model, worker.kinds().compute);
         parameters.only_used(kind);
         let cls = languages.source.special().cls.into();
-        let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
+        let objective = Objective::new(model, &languages.composition, cls, &parameters, kind);
         Ok(Self {
             languages,
             objective,

@@ -6,8 +6,8 @@ use anyhow::{Context, bail, ensure};
 use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::{self, ADAPTERS, AVERAGE, Base, Checkpoint, LATEST, StoreError};
+use tandem_config::composition::Composition;
 use tandem_config::parameters;
-use tandem_config::pretrained::bases::Bases;
 use tch::no_grad;
 
 use crate::model::Parameters;
@@ -24,10 +24,10 @@ pub struct Misfit(pub String);
 ///
 /// # Errors
 /// Pre-trained weights that are missing or do not fit.
-pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
-    let list = parameters::model(&worker.config, bases);
+pub fn allocate(worker: &Worker, composition: &Composition) -> anyhow::Result<Parameters> {
+    let list = parameters::model(composition);
     let mut pretrained = Vec::new();
-    for (side, folder) in bases.folders() {
+    for (side, folder) in composition.folders() {
         pretrained.push((side, Weights::read(&folder.join("model.safetensors"))?));
     }
     if worker.is_first() {
@@ -46,9 +46,8 @@ pub fn allocate(worker: &Worker, bases: &Bases) -> anyhow::Result<Parameters> {
 /// # Errors
 /// Weights that cannot be read.
 pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
-    let bases = &languages.bases;
     let mut hashes = Vec::new();
-    for (side, folder) in bases.folders() {
+    for (side, folder) in languages.composition.folders() {
         let path = folder.join("model.safetensors");
         let (_, sha256) =
             store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;

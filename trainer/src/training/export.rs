@@ -7,7 +7,7 @@ use half::bf16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tandem_cluster::run::atomic;
-use tandem_config::pretrained::bases::{Base, Bases};
+use tandem_config::composition::Composition;
 use tandem_config::pretrained::bert::BertConfig;
 use tandem_config::pretrained::family::Family;
 use tandem_config::pretrained::tokenizer::BESIDE;
@@ -27,7 +27,8 @@ use crate::session::worker::Worker;
 pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
     let Objective::Mlm(_) = &worker.config.model.objective else { return Ok(()) };
     let Encoder::Bert(encoder) = &worker.config.model.encoder else { return Ok(()) };
-    let Base::Bert(base) = Bases::open(&worker.config)?.encoder else { return Ok(()) };
+    let composition = Composition::open(&worker.config)?;
+    let Some(base) = composition.encoder.bert() else { return Ok(()) };
     let vocabulary = worker.run.vocabulary();
     let from = base.folder.as_ref().map_or(&vocabulary, |folder| &folder.path);
     let precision = encoder.new.as_ref().map_or_else(|| precision_of(from), |new| new.export);

@@ -12,11 +12,12 @@ use anyhow::{Context, bail, ensure};
 use sha2::{Digest, Sha256};
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::store::hash_file;
-use tandem_config::parameters::{self, BertWeights};
-use tandem_config::pretrained::bases::locate;
-use tandem_config::pretrained::bert::BertFolder;
+use tandem_config::parameters;
+use tandem_config::parameters::limits::LABELLING_TOKENS;
+use tandem_config::pretrained::bert::{Bert, BertFolder};
+use tandem_config::pretrained::hub::locate;
 use tandem_config::schema::model::{Train, joined};
-use tandem_config::schema::soft_labels::{MAX_TOKENS, SoftLabels as Config};
+use tandem_config::schema::soft_labels::SoftLabels as Config;
 use tch::Device;
 
 use crate::data::batches::evaluation_batches;
@@ -26,7 +27,6 @@ use crate::data::example::{MlmBatch, Padded, join};
 use crate::data::soft_labels::{Chunk, SoftLabels, Store};
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
 use crate::model::Parameters;
-use crate::model::bert::BertDropout;
 use crate::model::parameters::Weights;
 use crate::objective::mlm::Mlm;
 use crate::session::corpora::Languages;
@@ -169,15 +169,14 @@ impl<'a> Teacher<'a> {
     ) -> anyhow::Result<Self> {
         worker.phase(Phase::Start, 0);
         let shape = &folder.config;
-        let weights = BertWeights { folder: Some(folder), train: Train::Frozen };
-        let list = parameters::mlm(shape, weights);
+        let bert = Bert { config: shape.clone(), folder: Some(folder.clone()) };
+        let list = parameters::mlm(&bert, Train::Frozen);
         let file = Weights::read(&folder.path.join("model.safetensors"))?;
         let (seed, kinds) = (worker.config.seed, worker.kinds());
         let parameters =
             Parameters::new(&list, &[("encoder", file)], seed, kinds.frozen, worker.device)?;
-        let dropout = BertDropout::new(shape, None);
         Ok(Self {
-            model: Mlm::over(&parameters, shape, dropout, kinds.compute),
+            model: Mlm::new(&parameters, shape, None, kinds.compute),
             corpus,
             special: languages.source.special(),
             positions: shape.positions(),
@@ -220,7 +219,7 @@ impl<'a> Teacher<'a> {
             (joined(sides.0, sides.1) as u32, 0)
         };
         let lengths: Vec<_> = rows.iter().map(length).collect();
-        for batch in evaluation_batches(&lengths, MAX_TOKENS) {
+        for batch in evaluation_batches(&lengths, LABELLING_TOKENS) {
             begin();
             let batch: Vec<&Row> = batch.iter().map(|&row| &rows[row as usize]).collect();
             let (found, scores) =

@@ -12,18 +12,18 @@ use tandem_cluster::error::with_causes;
 use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::records::TrainingMetrics;
 use tandem_cluster::run::store::Store;
+use tandem_config::schema::transformer::RateSchedule;
 
 use crate::data::batches::Batches;
 use crate::data::prefetch::{Prefetch, PrefetchError};
-use crate::data::random::{Purpose, stream};
 use crate::data::split::Split;
 use crate::inference::evaluate::Evaluator;
-
 use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
 use crate::optim::{Adam, learning_rate, share};
 use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
+use crate::random::{Purpose, stream};
 use crate::session::blame;
 use crate::session::corpora::Languages;
 use crate::session::weights;
@@ -54,6 +54,8 @@ pub struct Trainer<'a> {
     bases: Vec<(String, String)>,
     parameters: Parameters,
     objective: Objective,
+    /// The share of the learning rate that a BERT beside the encoder is tuned with.
+    beside_rate: Option<RateSchedule>,
     updates: RefCell<Updates>,
     batches: Prefetch<MicroBatch>,
     evaluator: Option<Evaluator>,
@@ -79,9 +81,11 @@ impl<'a> Trainer<'a> {
         let languages = Languages::open(worker)?;
         let bases = weights::base_hashes(&languages)?;
         identify(worker, &bases);
-        let parameters = weights::allocate(worker, &languages.bases)?;
+        let parameters = weights::allocate(worker, &languages.composition)?;
         let (cls, kind) = (languages.source.special().cls.into(), worker.kinds().compute);
-        let objective = Objective::new(config, &languages.bases, cls, &parameters, kind);
+        let composition = &languages.composition;
+        let objective = Objective::new(&config.model, composition, cls, &parameters, kind);
+        let beside_rate = composition.beside.as_ref().and_then(|beside| beside.settings.rate);
         let mut adam = Adam::new(&config.training.optimizer, &parameters.weights);
         let mut state = TrainerState::new(config.seed, worker.world_size);
         if let Some(folder) = resume {
@@ -126,6 +130,7 @@ impl<'a> Trainer<'a> {
             bases,
             parameters,
             objective,
+            beside_rate,
             updates,
             batches: Prefetch::new(stream, PREFETCH)?,
             evaluator,
@@ -259,8 +264,7 @@ impl<'a> Trainer<'a> {
         }
         self.state.skipped_in_a_row = 0;
         let lr = learning_rate(&training.schedule, step, training.steps);
-        let tuned = self.worker.config.model.ct_nmt().and_then(|ct_nmt| ct_nmt.rate);
-        let share = tuned.map_or(1.0, |schedule| share(&schedule, step));
+        let share = self.beside_rate.map_or(1.0, |schedule| share(&schedule, step));
         let rate = |name: &str| if name.starts_with("fused.") { share * lr } else { lr };
         updates.begin(&self.parameters, scale, rate);
         Ok(norm)

@@ -7,10 +7,12 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use tandem_config::parameters::{self, BertWeights};
-use tandem_config::pretrained::bert::BertFolder;
+use tandem_config::composition::Composition;
+use tandem_config::parameters;
+use tandem_config::pretrained::bert::{Bert, BertConfig};
+use tandem_config::pretrained::network::Network;
 use tandem_config::schema::decoding::{MaskPredict, Stop};
-use tandem_config::schema::model::{CrossAttention, EncoderAdapters, Layers, Train};
+use tandem_config::schema::model::{CrossAttention, EncoderAdapters, Layers};
 use tandem_config::schema::training::Precision;
 use tch::{Device, Kind, Tensor, no_grad};
 
@@ -18,9 +20,8 @@ use crate::data::tokenizer::Tokenizer;
 use crate::device::precision::Kinds;
 use crate::inference::mask_predict::translate;
 use crate::inference::{Sources, TargetIds};
-use crate::model::bert::BertDropout;
 use crate::model::parameters::Weights;
-use crate::model::{AbNetConfig, Batch, Parameters, Pass, Positions, Seq2Seq};
+use crate::model::{Batch, Parameters, Pass, Positions, Seq2Seq};
 use crate::objective::loss::{cross_entropy, length_nll};
 
 /// The settings in `case.json`.
@@ -90,8 +91,10 @@ pub struct ParityModel {
     pub model: Seq2Seq,
     /// Its tensors.
     pub parameters: Parameters,
-    /// Its shape.
-    pub config: AbNetConfig,
+    /// The source side's BERT.
+    pub source: BertConfig,
+    /// The target side's BERT.
+    pub target: BertConfig,
     /// `[PAD]` on the source side.
     pub source_pad: i64,
     /// The target side's special ids.
@@ -116,45 +119,36 @@ impl ParityModel {
     /// A missing or damaged file, or adapters of another shape than the case says.
     pub fn open(folder: &Path, device: Device, kinds: Kinds, purpose: Use) -> anyhow::Result<Self> {
         let case: Case = read_case(folder)?;
-        let source = BertFolder::open(&folder.join("source_bert"))?;
-        let target = BertFolder::open(&folder.join("target_bert"))?;
-        let special = |bert: &BertFolder| Tokenizer::open(&bert.vocabulary).map(|t| t.special());
+        let source = Bert::open(&folder.join("source_bert"))?;
+        let target = Bert::open(&folder.join("target_bert"))?;
+        let special = |bert: &Bert| {
+            let file = bert.tokenizer().context("a BERT's folder has a tokenizer")?;
+            anyhow::Ok(Tokenizer::open(file)?.special())
+        };
         let (source_ids, target_ids) = (special(&source)?, special(&target)?);
+        let (source_config, target_config) = (source.config.clone(), target.config.clone());
         let layers = source.config.num_hidden_layers;
         let first = case.model.encoder_adapter_first_layer;
         ensure!(first <= layers, "the case's first adapter layer {first} is beyond {layers}");
         let dropout = purpose == Use::Train;
         let off = (!dropout).then_some(0.0);
-        let config = AbNetConfig {
-            adapters: Some(EncoderAdapters {
-                dim: case.model.encoder_adapter_dim,
-                layers: Layers::Top(layers - first),
-            }),
-            cross_attention: CrossAttention {
-                heads: case.model.decoder_cross_attention_heads,
-                feed_forward: case.model.decoder_feed_forward_dim,
-                layers: Layers::All,
-                dropout: if dropout { 0.1 } else { 0.0 },
-            },
-            encoder_dropout: BertDropout::new(&source.config, off),
-            decoder_dropout: BertDropout::new(&target.config, off),
-            encoder: source.config.clone(),
-            decoder: target.config.clone(),
+        let adapters = EncoderAdapters {
+            dim: case.model.encoder_adapter_dim,
+            layers: Layers::Top(layers - first),
         };
-        let frozen = |folder| BertWeights { folder: Some(folder), train: Train::Adapters };
-        let mut list = parameters::encoder(
-            &config.encoder,
-            frozen(&source),
-            config.adapters.as_ref(),
-            Some(case.model.max_target_lengths),
-        );
-        let width = config.encoder.hidden_size;
-        let cross_attention = &config.cross_attention;
-        let target_list =
-            parameters::decoder(&config.decoder, frozen(&target), Some(cross_attention), width);
-        list.extend(target_list);
-        let read = |folder: &BertFolder| Weights::read(&folder.path.join("model.safetensors"));
-        let pretrained = [("encoder", read(&source)?), ("decoder", read(&target)?)];
+        let cross_attention = CrossAttention {
+            heads: case.model.decoder_cross_attention_heads,
+            feed_forward: case.model.decoder_feed_forward_dim,
+            layers: Layers::All,
+            dropout: if dropout { 0.1 } else { 0.0 },
+        };
+        let (berts, classes) = ((source, target), case.model.max_target_lengths);
+        let composition = Composition::ab_net(berts, adapters, cross_attention, classes, off);
+        let list = parameters::model(&composition);
+        let read = |(side, folder): (&'static str, &Path)| {
+            anyhow::Ok((side, Weights::read(&folder.join("model.safetensors"))?))
+        };
+        let pretrained = composition.folders().map(read).collect::<anyhow::Result<Vec<_>>>()?;
         let mut parameters = Parameters::new(&list, &pretrained, 0, kinds.frozen, device)?;
         let adapters = Weights::read(&folder.join("adapters.safetensors"))?;
         ensure!(
@@ -167,11 +161,14 @@ impl ParityModel {
         if let Use::Decode = purpose {
             parameters.only_used(kinds.compute);
         }
+        let cls = source_ids.cls.into();
+        let model = Seq2Seq::new(&composition, cls, &parameters, kinds.compute);
         Ok(Self {
-            model: config.model(&parameters, kinds.compute),
+            model: model.context("the case has no decoder")?,
             case,
             parameters,
-            config,
+            source: source_config,
+            target: target_config,
             source_pad: source_ids.pad.into(),
             target_ids: target_ids.into(),
         })
@@ -303,7 +300,7 @@ fn decoded(
     report: &mut Comparison,
 ) -> anyhow::Result<()> {
     let pad = parity.source_pad;
-    let positions = parity.config.decoder.positions();
+    let positions = parity.target.positions();
     let decoding = parity.decoding()?;
     let decode = |ids: &Tensor| -> Vec<Vec<u32>> {
         let sources = Sources { ids: ids.shallow_clone(), real: ids.ne(pad), lengths: None };

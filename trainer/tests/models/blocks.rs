@@ -4,15 +4,14 @@
 use std::cell::RefCell;
 
 use serde_json::{Value, json};
-use tandem_config::parameters::{self, BertWeights};
-use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::parameters;
+use tandem_config::pretrained::bert::{Bert, BertConfig};
 use tandem_config::schema::model::Train;
 use tandem_trainer::data::example::{MlmBatch, Padded, PairBatch};
-use tandem_trainer::data::random::{Purpose, stream};
-use tandem_trainer::model::bert::BertDropout;
 use tandem_trainer::model::{Block, Parameters, Pass};
 use tandem_trainer::objective::mlm::Mlm;
 use tandem_trainer::objective::{MicroBatch, Objective, Translation};
+use tandem_trainer::random::{Purpose, stream};
 use tch::{Device, Kind, no_grad};
 
 use crate::support::{
@@ -104,9 +103,9 @@ fn a_berts_own_objective_needs_a_block_before_it_uses_it() {
         "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 12,
     }))
     .expect("a config");
-    let list = parameters::mlm(&config, BertWeights { folder: None, train: Train::Scratch });
+    let list = parameters::mlm(&Bert::new(config.clone()), Train::Scratch);
     let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters");
-    let mlm = Mlm::over(&parameters, &config, BertDropout::new(&config, None), Kind::Float);
+    let mlm = Mlm::new(&parameters, &config, None, Kind::Float);
     let needed = needs_before_it_uses("BERT", &parameters, &Objective::Mlm(Box::new(mlm)));
     assert_eq!(needed, [Block::Outside, Block::Encoder(0), Block::Encoder(1)]);
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use serde_json::json;
-use tandem_trainer::data::random::{Purpose, stream};
 use tandem_trainer::model::{Batch, Pass};
+use tandem_trainer::random::{Purpose, stream};
 use tch::{Kind, Tensor, no_grad};
 
 use crate::support::{SOURCE_WORDS, Tiny, fused, sources, tiny};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tandem_config::parameters::{self, BertWeights};
-use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::parameters;
+use tandem_config::pretrained::bert::{Bert, BertConfig};
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 use tandem_config::schema::model::{Corruption, Mlm as MlmConfig, Train};
 use tandem_trainer::data::corpus::Corpus;
@@ -16,7 +16,6 @@ use tandem_trainer::data::example::{
 use tandem_trainer::data::soft_labels::{SoftLabels, Store};
 use tandem_trainer::data::split::{Side, Sides, Split};
 use tandem_trainer::data::tokenizer::Tokenizer;
-use tandem_trainer::model::bert::BertDropout;
 use tandem_trainer::model::{Parameters, Pass};
 use tandem_trainer::objective::Translation;
 use tandem_trainer::objective::mlm::Mlm;
@@ -41,14 +40,14 @@ fn teacher(golden: &Golden) -> (BertConfig, Parameters) {
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     }))
     .expect("a config");
-    let list = parameters::mlm(&config, BertWeights { folder: None, train: Train::Scratch });
+    let list = parameters::mlm(&Bert::new(config.clone()), Train::Scratch);
     let parameters = Parameters::new(&list, &[], 1, Kind::Float, Device::Cpu).expect("parameters");
     golden.load(&parameters, "teacher.weight.");
     (config, parameters)
 }
 
 fn model(config: &BertConfig, parameters: &Parameters) -> Mlm {
-    Mlm::over(parameters, config, BertDropout::new(config, None), Kind::Float)
+    Mlm::new(parameters, config, None, Kind::Float)
 }
 
 /// A side's ids, each row without its padding.

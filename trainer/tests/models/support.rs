@@ -4,11 +4,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use tandem_config::RunConfig;
+use tandem_config::composition::{self, Beside, Composition, TransformerBase};
 use tandem_config::parameters;
-use tandem_config::pretrained::bases::{Base, Bases, BertBase, TransformerBase};
-use tandem_config::pretrained::bert::{BertConfig, BertFolder};
-use tandem_config::pretrained::gpt2::Gpt2Folder;
-use tandem_config::schema::model::{Decoder, Encoder, Vocabulary};
+use tandem_config::pretrained::bert::{Bert, BertConfig};
+use tandem_config::pretrained::{PretrainedModel, Side};
+use tandem_config::schema::model::{Encoder, Vocabulary};
 use tandem_config::schema::transformer::Transformer;
 use tandem_trainer::inference::Sources;
 use tandem_trainer::model::parameters::Weights;
@@ -94,8 +94,8 @@ pub fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -
     of_parts(parts_of_width(12, adapted_bert_encoder(), decoder, objective, bert_words, 1))
 }
 
-fn of_parts((run, bases, parameters): (RunConfig, Bases, Parameters)) -> Tiny {
-    let model = Seq2Seq::new(&run.model, &bases, CLS, &parameters, Kind::Float);
+fn of_parts((_, composition, parameters): (RunConfig, Composition, Parameters)) -> Tiny {
+    let model = Seq2Seq::new(&composition, CLS, &parameters, Kind::Float).expect("a decoder");
     Tiny { parameters, model }
 }
 
@@ -127,7 +127,7 @@ pub fn parts(
     objective: Value,
     bert_words: usize,
     seed: u64,
-) -> (RunConfig, Bases, Parameters) {
+) -> (RunConfig, Composition, Parameters) {
     parts_of_width(8, encoder, decoder, objective, bert_words, seed)
 }
 
@@ -139,7 +139,7 @@ fn parts_of_width(
     objective: Value,
     bert_words: usize,
     seed: u64,
-) -> (RunConfig, Bases, Parameters) {
+) -> (RunConfig, Composition, Parameters) {
     let run: RunConfig = serde_json::from_value(json!({
         "run": { "name": "tiny" },
         "data": { "train": { "tsv": { "path": "x", "source": 1, "target": 2 } } },
@@ -148,28 +148,34 @@ fn parts_of_width(
                       "schedule": { "constant": { "rate": 1.0 } } },
     }))
     .expect("a config");
+    let open = |path: &str| Bert::open(Path::new(path)).expect("a BERT");
+    let is_there = |path: &str| Path::new(path).is_dir();
     let encoder = match &run.model.encoder {
-        Encoder::Transformer(source) => of(source),
-        Encoder::Bert(source) => Base::Bert(match &source.pretrained {
-            Some(path) if Path::new(path).is_dir() => bert_in(path),
-            _ => bert_base(SOURCE_WORDS, width),
-        }),
-    };
-    let decoder = match run.model.decoder.as_ref().expect("a decoder") {
-        Decoder::Transformer(target) => of(target),
-        Decoder::Bert(target) if Path::new(&target.pretrained).is_dir() => {
-            Base::Bert(bert_in(&target.pretrained))
-        }
-        Decoder::Bert(_) => Base::Bert(bert_base(bert_words, 8)),
-        Decoder::Gpt2(target) => {
-            Base::Gpt2(Gpt2Folder::open(Path::new(&target.pretrained)).expect("a GPT-2"))
+        Encoder::Transformer(source) => composition::Encoder::Transformer(of(source)),
+        Encoder::Bert(settings) => {
+            let there = settings.pretrained.as_deref().filter(|path| is_there(path));
+            let bert = there.map_or_else(|| bert_base(SOURCE_WORDS, width), open);
+            composition::Encoder::Bert(bert, settings.clone())
         }
     };
-    let fused = run.model.bert_fused().next().map(|_| bert_base(SOURCE_WORDS, 12));
-    let fused = fused.or(run.model.ct_nmt().map(|_| bert_base(SOURCE_WORDS, 8)));
-    let bases = Bases { encoder, decoder: Some(decoder), fused };
-    let list = parameters::model(&run, &bases);
-    let pretrained: Vec<_> = bases
+    let decoder = match Side::of(run.model.decoder.as_ref().expect("a decoder")) {
+        Side::Transformer(target) => composition::Decoder::Transformer(of(target)),
+        Side::Pretrained(kind, settings) => {
+            let model = match is_there(&settings.pretrained) {
+                true => (kind.open)(Path::new(&settings.pretrained)).expect("a model"),
+                false => PretrainedModel::Bert(bert_base(bert_words, 8)),
+            };
+            composition::Decoder::Pretrained(model, settings.clone())
+        }
+    };
+    let beside = run.model.besides().into_iter().next().map(|(_, settings)| {
+        // An encoder that is trained together with a BERT is as wide as that.
+        let width = if settings.keeps_cls { 12 } else { 8 };
+        Beside { bert: bert_base(SOURCE_WORDS, width), settings }
+    });
+    let composition = Composition::new(encoder, Some(decoder), beside, &run.model.objective);
+    let list = parameters::model(&composition);
+    let pretrained: Vec<_> = composition
         .folders()
         .map(|(side, folder)| {
             (side, Weights::read(&folder.join("model.safetensors")).expect("weights"))
@@ -178,27 +184,22 @@ fn parts_of_width(
     let kind = Kind::Float;
     let parameters =
         Parameters::new(&list, &pretrained, seed, kind, Device::Cpu).expect("parameters");
-    (run, bases, parameters)
-}
-
-fn bert_in(path: &str) -> BertBase {
-    let folder = BertFolder::open(Path::new(path)).expect("a BERT");
-    BertBase { config: folder.config.clone(), folder: Some(folder) }
+    (run, composition, parameters)
 }
 
 /// A BERT that is nowhere: it starts from random weights, and all of them are trained.
-fn bert_base(words: usize, width: usize) -> BertBase {
+fn bert_base(words: usize, width: usize) -> Bert {
     let config: BertConfig = serde_json::from_value(json!({
         "vocab_size": words, "hidden_size": width, "num_hidden_layers": 2,
         "num_attention_heads": 2, "intermediate_size": 12, "max_position_embeddings": 32,
         "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
     }))
     .expect("a config");
-    BertBase { config, folder: None }
+    Bert::new(config)
 }
 
-fn of(config: &Transformer) -> Base {
+fn of(config: &Transformer) -> TransformerBase {
     let Vocabulary::Learn { size, .. } = &config.vocabulary else { panic!("those here") };
     let (config, vocab_size) = (config.clone(), *size);
-    Base::Transformer(TransformerBase { config, vocab_size, vocabulary: None })
+    TransformerBase { config, vocab_size, vocabulary: None }
 }

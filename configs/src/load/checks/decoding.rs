@@ -1,6 +1,6 @@
 //! Whether a model can be decoded as the config says.
 
-use super::Report;
+use crate::load::report::Report;
 use crate::schema::decoding::Decoding;
 use crate::schema::model::Objective;
 use crate::schema::run::RunConfig;

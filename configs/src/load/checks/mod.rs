@@ -8,41 +8,20 @@ mod transformer;
 
 use std::collections::BTreeSet;
 
-use crate::load::inputs::{Shape, Shapes};
-use crate::load::problem::{Problem, ProblemKind};
-use crate::load::yaml::Node;
+use crate::load::inputs::Shapes;
+use crate::load::report::Report;
+use crate::pretrained::network::Shape;
+use crate::pretrained::{Kind, Side};
 use crate::schema::cluster::{Bounds, Device, Engine, GradientDtype, Reduction, Workers};
 use crate::schema::data::Text;
 use crate::schema::evaluation::Metric;
-use crate::schema::model::{BertEncoder, Corruption, Decoder, Encoder, Layers, Mlm, Objective};
-use crate::schema::model::{PretrainedDecoder, Train, Vocabulary, joined, longest_of_joined};
+use crate::schema::json::{Rule, schema};
+use crate::schema::model::{
+    BertEncoder, Corruption, Encoder, Layers, Mlm, Objective, PretrainedDecoder, Train, Vocabulary,
+    joined, longest_of_joined,
+};
 use crate::schema::run::RunConfig;
 use crate::schema::training::{Optimizer, Schedule};
-
-/// Collects problems and finds the places of their keys.
-pub struct Report<'a> {
-    /// The file's tree.
-    pub root: &'a Node,
-    /// What has been found.
-    pub problems: &'a mut Vec<Problem>,
-}
-
-impl Report<'_> {
-    /// Keys that do not go together.
-    pub fn conflict(&mut self, path: &str, message: String) {
-        self.add(ProblemKind::Conflict, path, message);
-    }
-
-    /// A file that is not there.
-    pub fn missing(&mut self, path: &str, message: String) {
-        self.add(ProblemKind::MissingInput, path, message);
-    }
-
-    fn add(&mut self, kind: ProblemKind, path: &str, message: String) {
-        let place = self.root.place_of(path);
-        self.problems.push(Problem { kind, place, path: path.to_owned(), message });
-    }
-}
 
 /// Reports every conflict.
 pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
@@ -146,10 +125,9 @@ fn objective(run: &RunConfig, report: &mut Report) {
                     Objective::Autoregressive(_) => "autoregressive",
                     _ => "masked",
                 };
-                let message = format!(
-                    "missing, the {name} objective needs a decoder, must be one of {{bert: ...}} \
-                     | {{transformer: ...}} | {{gpt2: ...}}"
-                );
+                let choices = Rule::of(&schema()["$defs"]["Decoder"]).words();
+                let message =
+                    format!("missing, the {name} objective needs a decoder, must be {choices}");
                 report.conflict("model.decoder", message);
             }
             if let Encoder::Bert(encoder) = encoder {
@@ -252,15 +230,11 @@ fn encoder_adapters(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
 }
 
 fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
-    let (decoder, name) = match &run.model.decoder {
-        Some(Decoder::Bert(decoder)) => (decoder, "bert"),
-        Some(Decoder::Gpt2(decoder)) => (decoder, "gpt2"),
-        Some(Decoder::Transformer(_)) | None => return,
+    let Some(Side::Pretrained(kind, decoder)) = run.model.decoder.as_ref().map(Side::of) else {
+        return;
     };
-    let path = &format!("model.decoder.{name}.cross_attention");
-    if name == "gpt2" {
-        gpt2(run, decoder, path, report);
-    }
+    let path = &format!("model.decoder.{}.cross_attention", kind.key);
+    kind_of_decoder(run, kind, decoder, path, report);
     let keys = "heads | feed_forward | layers | dropout";
     adapters(decoder.train, decoder.cross_attention.is_some(), keys, path, report);
     let Some(adapters) = &decoder.cross_attention else {
@@ -275,33 +249,42 @@ fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
         return;
     };
     layers(&adapters.layers, shapes.decoder, &format!("{path}.layers"), report);
-    if let Some(bert) = shapes.decoder
-        && !bert.hidden.is_multiple_of(adapters.heads)
+    if let Some(Shape { kind, width, .. }) = shapes.decoder
+        && !width.is_multiple_of(adapters.heads)
     {
-        let message = format!(
-            "{} heads must divide the {}'s width {}",
-            adapters.heads, bert.kind, bert.hidden
-        );
+        let message = format!("{} heads must divide the {kind}'s width {width}", adapters.heads);
         report.conflict(&format!("{path}.heads"), message);
     }
 }
 
-/// GPT-2 writes from left to right, and has feed-forward blocks of its own.
-fn gpt2(run: &RunConfig, decoder: &PretrainedDecoder, path: &str, report: &mut Report) {
-    if matches!(run.model.objective, Objective::Masked(_)) {
-        let message = "GPT-2 sees only what stands before a token, which the masked objective \
-                       cannot do with, must be {autoregressive: ...}";
-        report.conflict("model.objective.masked", message.into());
+/// What a kind of pre-trained decoder can do, and what it has of its own.
+fn kind_of_decoder(
+    run: &RunConfig,
+    kind: &Kind,
+    decoder: &PretrainedDecoder,
+    path: &str,
+    report: &mut Report,
+) {
+    let name = kind.name;
+    if kind.sees_left_context_only && matches!(run.model.objective, Objective::Masked(_)) {
+        let message = format!(
+            "{name} sees only what stands before a token, which the masked objective cannot do \
+             with, must be {{autoregressive: ...}}"
+        );
+        report.conflict("model.objective.masked", message);
     }
-    if decoder.cross_attention.as_ref().is_some_and(|cross| cross.feed_forward > 0) {
-        let message = "GPT-2's own feed-forward block comes behind the attention, must be 0";
-        report.conflict(&format!("{path}.feed_forward"), message.into());
+    if kind.has_inner_cross_attention
+        && decoder.cross_attention.as_ref().is_some_and(|cross| cross.feed_forward > 0)
+    {
+        let message =
+            format!("{name}'s own feed-forward block comes behind the attention, must be 0");
+        report.conflict(&format!("{path}.feed_forward"), message);
     }
 }
 
 /// Layers must be there, each once.
-fn layers(layers: &Layers, bert: Option<Shape>, path: &str, report: &mut Report) {
-    let (count, kind) = bert.map_or((usize::MAX, "BERT"), |bert| (bert.layers, bert.kind));
+fn layers(layers: &Layers, shape: Option<Shape>, path: &str, report: &mut Report) {
+    let (count, kind) = shape.map_or((usize::MAX, "BERT"), |shape| (shape.layers, shape.kind));
     match layers {
         Layers::All => {}
         Layers::Top(top) => {
@@ -350,7 +333,7 @@ const BESIDE: &str = "BERT beside";
 /// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let joins = run.model.joins_pairs();
-    let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder), (BESIDE, shapes.fused)];
+    let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder), (BESIDE, shapes.beside)];
     for (side, shape) in sides {
         let (Some(length), Some(shape)) = (run.data.max_length, shape) else { continue };
         let Shape { kind, positions, .. } = shape;

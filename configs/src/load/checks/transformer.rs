@@ -1,36 +1,42 @@
 //! What does not go together inside a Transformer.
 
-use super::Report;
 use crate::load::inputs::Shapes;
-use crate::schema::model::{Decoder, Encoder, Vocabulary};
+use crate::load::report::Report;
+use crate::schema::model::{Decoder, Vocabulary};
 use crate::schema::run::RunConfig;
 use crate::schema::transformer::{BertFused, CtNmt, Transformer};
 
 /// Reports every conflict.
 pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
-    if let Encoder::Transformer(transformer) = &run.model.encoder {
-        heads(transformer, "model.encoder.transformer", report);
+    let encoder = run.model.encoder.transformer();
+    let decoder = run.model.decoder.as_ref().and_then(Decoder::transformer);
+    let sides = [("encoder", encoder), ("decoder", decoder)];
+    let sides = sides.map(|(side, transformer)| transformer.map(|shape| (side, shape)));
+    for (side, transformer) in sides.into_iter().flatten() {
+        heads(transformer, &format!("model.{side}.transformer"), report);
     }
-    if let Some(Decoder::Transformer(transformer)) = &run.model.decoder {
-        heads(transformer, "model.decoder.transformer", report);
+    let mut fused = Vec::new();
+    for (side, transformer) in sides.into_iter().flatten() {
+        fused.extend(transformer.bert_fused.as_ref().map(|fused| (side, fused)));
     }
-    bert_fused(run, report);
-    if let Some(Decoder::Transformer(transformer)) = &run.model.decoder
-        && transformer.ct_nmt.is_some()
-    {
+    bert_fused(&fused, encoder, report);
+    if decoder.is_some_and(|decoder| decoder.ct_nmt.is_some()) {
         let message = "the BERT reads the source: leave this out, or give it to the encoder";
         report.conflict("model.decoder.transformer.ct_nmt", message.into());
     }
-    if let Encoder::Transformer(encoder) = &run.model.encoder
+    if let Some(encoder) = encoder
         && let Some(own) = &encoder.ct_nmt
     {
-        ct_nmt(run, own, encoder, shapes, report);
+        ct_nmt(own, encoder, shapes, report);
+        if let Some((side, _)) = fused.first() {
+            let message = "the encoder has a BERT of ct_nmt already, leave one of the two out";
+            report.conflict(&format!("model.{side}.transformer.bert_fused"), message.into());
+        }
     }
 }
 
 /// The BERT reads the encoder's ids and is as wide; there is one BERT.
 fn ct_nmt(
-    run: &RunConfig,
     CtNmt { pretrained, rate, .. }: &CtNmt,
     encoder: &Transformer,
     shapes: &Shapes,
@@ -43,18 +49,14 @@ fn ct_nmt(
         );
         report.conflict(&format!("{path}.pretrained"), message);
     }
-    if let Some(bert) = shapes.fused
-        && bert.hidden != encoder.hidden
+    if let Some(bert) = shapes.beside
+        && bert.width != encoder.hidden
     {
         let message = format!(
             "found {}, must be {}: as wide as the BERT of ct_nmt",
-            encoder.hidden, bert.hidden
+            encoder.hidden, bert.width
         );
         report.conflict("model.encoder.transformer.hidden", message);
-    }
-    if let Some((side, _)) = run.model.bert_fused().next() {
-        let message = "the encoder has a BERT of ct_nmt already, leave one of the two out";
-        report.conflict(&format!("model.{side}.transformer.bert_fused"), message.into());
     }
     if let Some(rate) = rate
         && rate.end <= rate.peak
@@ -66,9 +68,9 @@ fn ct_nmt(
 }
 
 /// The one BERT that all layers look at reads the encoder's ids.
-fn bert_fused(run: &RunConfig, report: &mut Report) {
+fn bert_fused(sides: &[(&str, &BertFused)], encoder: Option<&Transformer>, report: &mut Report) {
     let mut first: Option<(&str, &str)> = None;
-    for (side, BertFused { pretrained, .. }) in run.model.bert_fused() {
+    for (side, BertFused { pretrained, .. }) in sides {
         let path = format!("model.{side}.transformer.bert_fused.pretrained");
         if let Some((other, name)) = first
             && name != pretrained
@@ -77,12 +79,9 @@ fn bert_fused(run: &RunConfig, report: &mut Report) {
             report.conflict(&path, message);
         }
         first = Some((side, pretrained));
-        let reads_its_ids = match &run.model.encoder {
-            Encoder::Transformer(encoder) => {
-                matches!(&encoder.vocabulary, Vocabulary::Bert(name) if name == pretrained)
-            }
-            Encoder::Bert(_) => false,
-        };
+        let reads_its_ids = encoder.is_some_and(
+            |encoder| matches!(&encoder.vocabulary, Vocabulary::Bert(name) if name == pretrained),
+        );
         if !reads_its_ids {
             let message = format!(
                 "this BERT reads the encoder's ids, the encoder must be a Transformer with \

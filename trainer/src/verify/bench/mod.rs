@@ -18,7 +18,6 @@ use tch::{Device, no_grad};
 
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
-use crate::data::random::{Purpose, stream};
 use crate::device::cuda;
 use crate::device::precision::Kinds;
 use crate::inference::Sources;
@@ -28,6 +27,7 @@ use crate::objective::{Sums, Translation, rows};
 use crate::optim::Adam;
 use crate::parallel::solo::Solo;
 use crate::parallel::{Reducer, reducer};
+use crate::random::{Purpose, stream};
 use crate::training::metrics::user_seconds;
 use crate::training::update::Updates;
 use crate::verify::parity::{ParityModel, Use};
@@ -121,7 +121,7 @@ pub fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
             let (ids, real) = rows(&Padded::new(&ids, parity.source_pad as u32), device);
             let lengths = samples.iter().map(|sample| row(sample).1.clone()).collect();
             let sources = Sources { ids, real, lengths: Some(lengths) };
-            let positions = parity.config.decoder.positions();
+            let positions = parity.target.positions();
             let (model, ids) = (&parity.model, parity.target_ids);
             let found = translate(model, &decoding, ids, positions, &sources, &mut || true);
             for (sample, translation) in samples.iter().zip(found.unwrap_or_default()) {
@@ -175,7 +175,7 @@ struct Rows {
 }
 
 fn train_batches(path: &Path, parity: &ParityModel) -> anyhow::Result<Vec<PairBatch>> {
-    let (encoder, decoder) = (&parity.config.encoder, &parity.config.decoder);
+    let (encoder, decoder) = (&parity.source, &parity.target);
     let mut batches: BTreeMap<u64, Rows> = BTreeMap::new();
     each_line(path, |fields| {
         let &[number, source, target, input, predicted] = fields else {
@@ -229,7 +229,7 @@ fn decode_sentences(
     path: &Path,
     parity: &ParityModel,
 ) -> anyhow::Result<Vec<(Vec<u32>, Vec<usize>)>> {
-    let (encoder, decoder) = (&parity.config.encoder, &parity.config.decoder);
+    let (encoder, decoder) = (&parity.source, &parity.target);
     let mut sentences = Vec::new();
     each_line(path, |fields| {
         let &[source, lengths] = fields else { bail!("{} fields instead of 2", fields.len()) };

@@ -1,25 +1,25 @@
 //! The model that is compared: a small AB-Net of random weights, with a batch of its own.
 
 use anyhow::Context;
-use tandem_config::parameters::{self, BertWeights, Init, Parameter};
-use tandem_config::pretrained::bert::BertConfig;
+use tandem_config::composition::Composition;
+use tandem_config::parameters::{self, Init, Parameter};
+use tandem_config::pretrained::bert::{Bert, BertConfig};
 use tandem_config::schema::cluster::{GradientDtype, Reduction};
 use tandem_config::schema::decoding::MaskPredict;
-use tandem_config::schema::model::{CrossAttention, EncoderAdapters, Layers, Train};
+use tandem_config::schema::model::{CrossAttention, EncoderAdapters, Layers};
 use tandem_config::schema::training::Optimizer;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::data::example::{Padded, PairBatch};
-use crate::data::random::{Purpose, stream};
 use crate::device::precision::Kinds;
 use crate::inference::mask_predict::translate;
 use crate::inference::{Sources, TargetIds};
-use crate::model::bert::BertDropout;
-use crate::model::{AbNetConfig, Parameters, Pass};
+use crate::model::{Parameters, Pass, Seq2Seq};
 use crate::objective::{Sums, Translation, rows};
 use crate::optim::{Adam, runs};
 use crate::parallel::solo::Solo;
 use crate::parallel::{Reducer, reducer};
+use crate::random::{Purpose, stream};
 use crate::training::update::Updates;
 
 /// Of weights and ids.
@@ -67,9 +67,10 @@ impl Subject {
     /// # Errors
     /// None that a list of parameters without files has.
     pub fn new(device: Device, kinds: Kinds) -> anyhow::Result<Self> {
-        let config = config();
-        let parameters = Parameters::new(&list(&config), &[], SEED, kinds.frozen, device)?;
-        let objective = Translation::over(config.model(&parameters, kinds.compute), 0.1, 0.1);
+        let ab_net = ab_net();
+        let parameters = Parameters::new(&list(&ab_net), &[], SEED, kinds.frozen, device)?;
+        let model = Seq2Seq::new(&ab_net, IDS.first, &parameters, kinds.compute);
+        let objective = Translation::over(model.context("AB-Net has a decoder")?, 0.1, 0.1);
         let settings = reducer::Settings {
             reduction: Reduction::Plain,
             dtype: GradientDtype::F32,
@@ -156,7 +157,7 @@ impl Subject {
 /// # Errors
 /// None that a list of parameters without files has.
 pub fn replayed(device: Device, gradients: &[Tensor]) -> anyhow::Result<Tensor> {
-    let parameters = Parameters::new(&list(&config()), &[], SEED, Kind::Float, device)?;
+    let parameters = Parameters::new(&list(&ab_net()), &[], SEED, Kind::Float, device)?;
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let runs = runs(&parameters);
     for gradient in gradients {
@@ -172,7 +173,7 @@ fn here(tensor: &Tensor) -> Tensor {
     tensor.detach().to_device(Device::Cpu).to_kind(Kind::Float).copy()
 }
 
-fn config() -> AbNetConfig {
+fn ab_net() -> Composition {
     let bert = BertConfig {
         vocab_size: VOCABULARY,
         hidden_size: 128,
@@ -187,29 +188,17 @@ fn config() -> AbNetConfig {
         type_vocab_size: 2,
         layer_norm_eps: 1e-12,
     };
-    AbNetConfig {
-        adapters: Some(EncoderAdapters { dim: 64, layers: Layers::All }),
-        cross_attention: CrossAttention {
-            heads: 4,
-            feed_forward: 64,
-            layers: Layers::All,
-            dropout: 0.0,
-        },
-        encoder_dropout: BertDropout::new(&bert, None),
-        decoder_dropout: BertDropout::new(&bert, None),
-        encoder: bert.clone(),
-        decoder: bert,
-    }
+    let adapters = EncoderAdapters { dim: 64, layers: Layers::All };
+    let cross_attention =
+        CrossAttention { heads: 4, feed_forward: 64, layers: Layers::All, dropout: 0.0 };
+    let berts = (Bert::new(bert.clone()), Bert::new(bert));
+    Composition::ab_net(berts, adapters, cross_attention, LENGTH_CLASSES, None)
 }
 
 /// Frozen BERTs and trained adapters, all of them of random weights that are large enough for no part
 /// of the model to vanish beside another.
-fn list(config: &AbNetConfig) -> Vec<Parameter> {
-    let nowhere = BertWeights { folder: None, train: Train::Adapters };
-    let (adapters, width) = (config.adapters.as_ref(), config.encoder.hidden_size);
-    let mut list = parameters::encoder(&config.encoder, nowhere, adapters, Some(LENGTH_CLASSES));
-    let cross_attention = Some(&config.cross_attention);
-    list.extend(parameters::decoder(&config.decoder, nowhere, cross_attention, width));
+fn list(ab_net: &Composition) -> Vec<Parameter> {
+    let mut list = parameters::model(ab_net);
     for parameter in &mut list {
         let is_berts = [".bert.", ".cls."].iter().any(|part| parameter.name.contains(part));
         parameter.trained = !is_berts;

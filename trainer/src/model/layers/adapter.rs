@@ -4,8 +4,8 @@
 
 use tch::Tensor;
 
-use super::layers::{LayerNorm, Linear};
-use super::parameters::Scope;
+use super::linear::{LayerNorm, Linear};
+use crate::model::parameters::Scope;
 
 /// One adapter.
 #[derive(Debug)]

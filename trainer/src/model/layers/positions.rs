@@ -22,6 +22,11 @@ impl Positions {
         x.reshape([self.batch * self.length, -1]).index_select(0, &self.flat)
     }
 
+    /// The same of the positions `at`; `x` itself where there are none.
+    pub fn gathered(at: Option<&Self>, x: &Tensor) -> Tensor {
+        at.map_or_else(|| x.shallow_clone(), |at| at.gather(x))
+    }
+
     /// `[N, D]` to `[B, T, D]`, zero elsewhere.
     pub fn scatter(&self, x: &Tensor) -> Tensor {
         let width = x.size()[1];

@@ -1,8 +1,9 @@
-//! The smallest blocks: linear layers, activations and layer norm.
+//! The smallest blocks: linear layers, layer norm, and the feed-forward block of two of them.
 
 use tch::Tensor;
 
-use super::parameters::Scope;
+use crate::model::parameters::Scope;
+use crate::model::pass::Pass;
 
 /// PyTorch's epsilon in layer norms, which the released code's adapters and fairseq keep.
 pub const DEFAULT_EPS: f64 = 1e-5;
@@ -57,18 +58,14 @@ pub enum Packed {
 impl Packed {
     /// The layers called `names`.
     pub fn new(scope: &Scope, names: &[&str]) -> Self {
-        let parts: Vec<_> = names.iter().map(|name| Linear::new(scope, name)).collect();
-        if parts.iter().any(|part| part.weight.requires_grad()) {
-            return Self::Apart(parts);
+        let of = |part: &str| names.iter().map(|name| format!("{name}.{part}")).collect::<Vec<_>>();
+        match (scope.pack(&of("weight")), scope.pack(&of("bias"))) {
+            (Some(weight), Some(bias)) => {
+                let packed = Linear { weight, bias: Some(bias), transposed: false };
+                Self::Together(packed, names.len() as i64)
+            }
+            _ => Self::Apart(names.iter().map(|name| Linear::new(scope, name)).collect()),
         }
-        let weights: Vec<_> = parts.iter().map(|part| &part.weight).collect();
-        let biases: Vec<_> = parts.iter().filter_map(|part| part.bias.as_ref()).collect();
-        let packed = Linear {
-            weight: Tensor::cat(&weights, 0),
-            bias: Some(Tensor::cat(&biases, 0)),
-            transposed: false,
-        };
-        Self::Together(packed, parts.len() as i64)
     }
 
     /// `[.., inputs]` to a tensor of `[.., outputs]` for each layer.
@@ -80,25 +77,30 @@ impl Packed {
     }
 }
 
-/// What stands between two linear layers.
-#[derive(Debug, Clone, Copy)]
-pub enum Activation {
-    /// `max(0, x)`.
-    Relu,
-    /// `x · Φ(x)` (Hendrycks and Gimpel 2016).
-    Gelu,
-    /// The same by its approximation with a hyperbolic tangent.
-    GeluTanh,
+/// The Transformer's feed-forward block: `LN(x + dropout(W2 · ReLU(W1 · x)))`.
+#[derive(Debug)]
+pub struct FeedForward {
+    up: Linear,
+    down: Linear,
+    norm: LayerNorm,
+    dropout: f64,
 }
 
-impl Activation {
-    /// `[..]` to `[..]`.
-    pub fn forward(self, x: &Tensor) -> Tensor {
-        match self {
-            Self::Relu => x.relu(),
-            Self::Gelu => x.gelu("none"),
-            Self::GeluTanh => x.gelu("tanh"),
+impl FeedForward {
+    /// The block below `scope`, e.g. `decoder.layer.0.feed_forward`.
+    pub fn new(scope: &Scope, dropout: f64) -> Self {
+        Self {
+            up: Linear::new(scope, "up"),
+            down: Linear::new(scope, "down"),
+            norm: LayerNorm::new(scope, "norm", DEFAULT_EPS),
+            dropout,
         }
+    }
+
+    /// `[.., D]` to `[.., D]`.
+    pub fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let inner = self.up.forward(x).relu();
+        self.norm.forward(&pass.dropout_add(&self.down.forward(&inner), x, self.dropout))
     }
 }
 

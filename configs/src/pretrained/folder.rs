@@ -1,0 +1,221 @@
+//! What the folders of all pre-trained models have: a config.json, a vocabulary, and the header of
+//! model.safetensors, which names the tensors and their shapes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::pretrained::network::Tensor;
+use crate::pretrained::tokenizer::TokenizerFiles;
+
+/// Why a folder is not a usable pre-trained model.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// A file is missing or cannot be read.
+    #[error("cannot read {}; a BERT folder has config.json, model.safetensors and vocab.txt or tokenizer.json", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// config.json is not such a model's.
+    #[error("{} does not describe a {kind}: {reason}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What it was to describe.
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// model.safetensors has no readable header.
+    #[error("{} is not a safetensors file: {reason}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The weights are pickled: reading them could run any program.
+    #[error(
+        "{} has weights as pytorch_model.bin only, which is never loaded; write \
+         model.safetensors with: python -c 'from transformers import AutoModelForMaskedLM as M; \
+         M.from_pretrained(\"{0}\").save_pretrained(\"{0}\")'", folder.display()
+    )]
+    Pickle {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// The weights are split into several files.
+    #[error(
+        "{} has its weights in several files; write one model.safetensors with transformers: \
+         save_pretrained(..., max_shard_size=\"100GB\")", folder.display()
+    )]
+    Sharded {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A tensor that the shape in config.json asks for is not in the file.
+    #[error("{} has no tensor `{name}`, which a model of the shape in config.json has", path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's usual name.
+        name: String,
+    },
+    /// A tensor has another shape than config.json says.
+    #[error("{}: tensor `{name}` has shape {found:?}, by config.json it is {expected:?}", path.display())]
+    TensorShape {
+        /// The file.
+        path: PathBuf,
+        /// The tensor's name in the file.
+        name: String,
+        /// Its shape in the file.
+        found: Vec<usize>,
+        /// Its shape by config.json.
+        expected: Vec<usize>,
+    },
+    /// The vocabulary has entries that have no embedding.
+    #[error("{} has {entries} entries, config.json says vocab_size {vocab_size}", path.display())]
+    Vocabulary {
+        /// The file.
+        path: PathBuf,
+        /// Its number of entries.
+        entries: usize,
+        /// What config.json says.
+        vocab_size: usize,
+    },
+    /// Text would become other ids than its authors meant.
+    #[error("{} does not describe a usable tokenizer: {reason}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no vocabulary.
+    #[error(
+        "{} has no {}; transformers writes a tokenizer.json: python -c 'from transformers import \
+         AutoTokenizer as T; T.from_pretrained(\"{0}\").save_pretrained(\"{0}\")'",
+        folder.display(), files.join(" or ")
+    )]
+    NoVocabulary {
+        /// The files that it could have.
+        files: &'static [&'static str],
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+/// Reads config.json; `parse` gives a reason for people where it describes no such model.
+pub(crate) fn read_config<T>(
+    folder: &Path,
+    kind: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, FolderError> {
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|source| FolderError::Read { path: path.clone(), source })?;
+    parse(&text).map_err(|reason| FolderError::Config { path, kind, reason })
+}
+
+/// The first of `files` that is there, whose entries must all have an embedding.
+pub(crate) fn find_vocabulary(
+    folder: &Path,
+    files: &'static [&'static str],
+    vocab_size: usize,
+) -> Result<PathBuf, FolderError> {
+    let path = files
+        .iter()
+        .map(|name| folder.join(name))
+        .find(|file| file.is_file())
+        .ok_or_else(|| FolderError::NoVocabulary { files, folder: folder.to_owned() })?;
+    let entries = TokenizerFiles::open(&path)?.size;
+    if entries > vocab_size {
+        return Err(FolderError::Vocabulary { path, entries, vocab_size });
+    }
+    Ok(path)
+}
+
+/// Whether the file of `folder` has a tensor, by the name that it is stored under, in its shape.
+pub(crate) fn check_tensor(
+    folder: &Path,
+    found: &BTreeMap<String, Vec<usize>>,
+    stored: Option<String>,
+    Tensor { name, shape: expected, .. }: Tensor,
+) -> Result<(), FolderError> {
+    let path = folder.join("model.safetensors");
+    let Some(name) = stored else { return Err(FolderError::Tensor { path, name }) };
+    let found = found[&name].clone();
+    if found != expected {
+        return Err(FolderError::TensorShape { path, name, found, expected });
+    }
+    Ok(())
+}
+
+/// Names and shapes in a folder's model.safetensors.
+pub(crate) fn read_weights_header(
+    path: &Path,
+) -> Result<BTreeMap<String, Vec<usize>>, FolderError> {
+    let weights = path.join("model.safetensors");
+    if !weights.exists() {
+        let folder = path.to_owned();
+        if path.join("model.safetensors.index.json").exists() {
+            return Err(FolderError::Sharded { folder });
+        }
+        if path.join("pytorch_model.bin").exists() {
+            return Err(FolderError::Pickle { folder });
+        }
+    }
+    tensor_shapes(&weights)
+}
+
+/// The longest header that safetensors itself accepts.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// The names and shapes in a safetensors file's header: 8 bytes of its length, then JSON.
+fn tensor_shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, FolderError> {
+    #[derive(Deserialize)]
+    struct Entry {
+        shape: Vec<usize>,
+        data_offsets: [u64; 2],
+    }
+    let read = |source| FolderError::Read { path: path.to_owned(), source };
+    let broken =
+        |reason: &str| FolderError::Weights { path: path.to_owned(), reason: reason.into() };
+    let cut_off = "it ends too early: was the download cut off?";
+    let short = |source: std::io::Error| match source.kind() {
+        ErrorKind::UnexpectedEof => broken(cut_off),
+        _ => read(source),
+    };
+    let mut file = File::open(path).map_err(read)?;
+    let size = file.metadata().map_err(read)?.len();
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(short)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER {
+        return Err(broken("it begins with an impossible header length"));
+    }
+    if length + 8 > size {
+        return Err(broken(cut_off));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(short)?;
+    let mut header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&header).map_err(|error| broken(&error.to_string()))?;
+    header.remove("__metadata__");
+    let mut shapes = BTreeMap::new();
+    for (name, entry) in header {
+        let entry: Entry = serde_json::from_value(entry)
+            .map_err(|error| broken(&format!("tensor `{name}`: {error}")))?;
+        if entry.data_offsets[1] > size - 8 - length {
+            return Err(broken(cut_off));
+        }
+        shapes.insert(name, entry.shape);
+    }
+    Ok(shapes)
+}
