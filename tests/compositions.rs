@@ -236,7 +236,7 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
     let objective = "{ autoregressive: { soft_labels: { pretrained: ./teacher/export } } }";
     from_yaml_to_bleu(&tiny, "student", &side, &side, objective);
     let events = std::fs::read_to_string(tiny.path("student/events.jsonl")).expect("events");
-    assert_eq!(events.matches("\"labelled\"").count(), 24, "380 pairs in shards of 16: {events}");
+    assert_eq!(events.matches("\"labelled\"").count(), 24, "380 pairs in chunks of 16: {events}");
     let events = std::fs::read_to_string(tiny.path("student-resumed/events.jsonl")).unwrap();
     assert_eq!(events.matches("\"labelled\"").count(), 0, "labels are made once: {events}");
 

@@ -10,7 +10,7 @@ use tandem_tests::live::{Launch, Run, eventually, send};
 use tandem_tests::{Tiny, adapters, expect_code, program};
 
 const STEPS: u64 = 12;
-/// Distillation in shards so small that a fault strikes in the middle.
+/// Distillation in chunks so small that a fault strikes in the middle.
 const DISTILLATION: [&str; 3] = [
     "data.distillation.teacher=teacher.yaml",
     "data.distillation.beam=16",
@@ -52,7 +52,7 @@ fn teacher(tiny: &Tiny, name: &str) -> std::path::PathBuf {
                        max_length: 32, vocabulary: { learn: { size: 110, lowercase: false } } } }";
     let path = tiny.translation(name, 1, transformer, transformer, "{ autoregressive: {} }");
     let config = std::fs::read_to_string(path).expect("a run file");
-    // Small batches: many shards, and time to strike between them.
+    // Small batches: many chunks, and time to strike between them.
     tiny.write(
         &format!("{name}.yaml"),
         &(config + "decoding: { beam_search: { max_tokens: 200 } }\n"),
@@ -112,13 +112,13 @@ fn undisturbed_with_teacher() -> &'static (Outcome, Vec<u8>) {
     })
 }
 
-fn shards(folder: &Path) -> usize {
+fn chunks(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder.join("shards")).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "jsonl")).count()
 }
 
-fn wait_for_shards(run: &Run, made: &str, count: usize) {
-    eventually("shards are written", || shards(&run.folder().join(made)) >= count);
+fn wait_for_chunks(run: &Run, made: &str, count: usize) {
+    eventually("chunks are written", || chunks(&run.folder().join(made)) >= count);
 }
 
 fn kill_the_launcher(run: &Run, launch: Launch) {
@@ -162,8 +162,8 @@ fn students_of_one_teacher_share_its_translations() {
         assert!(Outcome::of(&run, "distilled").pairs == undisturbed().pairs, "{name}: other pairs");
         (run.events("translated").len(), ended)
     };
-    let (shards, _) = launch("first-student");
-    assert!(shards > 6, "{shards}");
+    let (chunks, _) = launch("first-student");
+    assert!(chunks > 6, "{chunks}");
     let (again, ended) = launch("second-student");
     ended.assert_said("data.distillation: translated before, in ");
     assert_eq!(again, 0);
@@ -172,11 +172,11 @@ fn students_of_one_teacher_share_its_translations() {
     let mut kept = entries.map(|entry| entry.expect("an entry").path());
     let kept = kept.find(|path| path.extension() == Some("translations".as_ref()));
     let damaged = kept.expect("translations").join("shard-000003.jsonl");
-    std::fs::write(&damaged, "half").expect("a shard");
+    std::fs::write(&damaged, "half").expect("a chunk");
     let (again, ended) = launch("third-student");
     ended.assert_said("shard-000003.jsonl is damaged");
-    assert_eq!(again, shards);
-    assert!(std::fs::read(&damaged).expect("a shard").len() > 4, "nothing was kept again");
+    assert_eq!(again, chunks);
+    assert!(std::fs::read(&damaged).expect("a chunk").len() > 4, "nothing was kept again");
 }
 
 #[test]
@@ -218,29 +218,29 @@ fn what_was_made_of_a_text_that_has_changed_since_is_not_resumed_with() {
     assert_eq!(pairs.lines().count(), 2 * text.lines().count());
 }
 
-/// A worker is killed, then the launcher, then a shard is damaged, then a stop is asked for.
+/// A worker is killed, then the launcher, then a chunk is damaged, then a stop is asked for.
 #[test]
 fn a_killed_distillation_ends_with_the_same_bits() {
     let run = student(&tiny(), "killed-student", 2, &DISTILLATION);
     undisturbed();
     let launch = run.start(&[]);
     let pid = run.rank(1, 1);
-    wait_for_shards(&run, "distilled", 2);
+    wait_for_chunks(&run, "distilled", 2);
     send(pid, "KILL");
     eventually("it is noticed", || run.events("failure").len() == 1);
     assert_eq!(run.events("failure")[0]["failure"]["rank"], 1);
-    wait_for_shards(&run, "distilled", 6);
+    wait_for_chunks(&run, "distilled", 6);
     kill_the_launcher(&run, launch);
-    let before = shards(&run.folder().join("distilled"));
+    let before = chunks(&run.folder().join("distilled"));
     assert!(!run.folder().join("distilled/train.jsonl").exists(), "the fault came too late");
 
     let damaged = run.folder().join("distilled/shards/shard-000000.jsonl");
-    let mut bytes = std::fs::read(&damaged).expect("the first shard");
+    let mut bytes = std::fs::read(&damaged).expect("the first chunk");
     let place = bytes.len() - 10;
     bytes[place] ^= 1;
-    std::fs::write(&damaged, bytes).expect("a shard");
+    std::fs::write(&damaged, bytes).expect("a chunk");
     let launch = run.start(&[]);
-    wait_for_shards(&run, "distilled", before + 2);
+    wait_for_chunks(&run, "distilled", before + 2);
     expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
     let ended = launch.wait(75);
     ended.assert_said("shard-000000.jsonl is damaged: its hash does not fit");
@@ -249,12 +249,12 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     run.assert_no_process();
 
     run.launch(&[], 0);
-    let mut shards: Vec<u64> =
+    let mut chunks: Vec<u64> =
         run.events("translated").iter().filter_map(|event| event["chunk"].as_u64()).collect();
-    let count = shards.len();
-    shards.sort_unstable();
-    shards.dedup();
-    assert!(count - shards.len() <= 3, "more than what was lost was translated again");
+    let count = chunks.len();
+    chunks.sort_unstable();
+    chunks.dedup();
+    assert!(count - chunks.len() <= 3, "more than what was lost was translated again");
     Outcome::of(&run, "distilled").assert_same(undisturbed());
     assert!(!run.folder().join("distilled/shards").exists());
     run.assert_no_process();
@@ -298,10 +298,10 @@ fn a_killed_back_translation_ends_with_the_same_bits() {
     let run = student(&tiny(), "back-killed", 2, &BACK_TRANSLATION);
     let launch = run.start(&[]);
     let pid = run.rank(1, 0);
-    wait_for_shards(&run, "back_translated", 2);
+    wait_for_chunks(&run, "back_translated", 2);
     send(pid, "KILL");
     eventually("it is noticed", || run.events("failure").len() == 1);
-    wait_for_shards(&run, "back_translated", 5);
+    wait_for_chunks(&run, "back_translated", 5);
     kill_the_launcher(&run, launch);
     run.launch(&[], 0);
     Outcome::of(&run, "back_translated").assert_same(&whole);
@@ -393,7 +393,7 @@ fn killed_soft_labels_end_with_the_same_bits() {
             .collect::<BTreeMap<_, _>>()
     };
     let bytes = |cache: &str| -> Vec<Vec<u8>> {
-        labels(cache).values().map(|path| std::fs::read(path).expect("a shard")).collect()
+        labels(cache).values().map(|path| std::fs::read(path).expect("a chunk")).collect()
     };
     assert_eq!(labels("cache-whole").len(), 24);
 
@@ -401,7 +401,7 @@ fn killed_soft_labels_end_with_the_same_bits() {
     let run = run("killed", "cache-killed");
     let hold = |attempt: u64| {
         let (pid, before) = (run.rank(attempt, 1), labels("cache-killed").len());
-        eventually("shards are made", || labels("cache-killed").len() >= before + 2);
+        eventually("chunks are made", || labels("cache-killed").len() >= before + 2);
         send(pid, "STOP");
         assert!(labels("cache-killed").len() < 24, "the fault came too late");
         pid
@@ -418,10 +418,10 @@ fn killed_soft_labels_end_with_the_same_bits() {
     send(held, "KILL");
     eventually("all are gone", || run.processes().is_empty());
 
-    let damaged = labels("cache-killed").into_values().next().expect("a shard");
-    let mut damage = std::fs::read(&damaged).expect("a shard");
+    let damaged = labels("cache-killed").into_values().next().expect("a chunk");
+    let mut damage = std::fs::read(&damaged).expect("a chunk");
     *damage.last_mut().expect("bytes") ^= 1;
-    std::fs::write(&damaged, damage).expect("a shard");
+    std::fs::write(&damaged, damage).expect("a chunk");
 
     run.launch(&[], 0);
     assert!(run.events("labelled").len() <= 24 + 1 + 3 * 2, "made again what was there");

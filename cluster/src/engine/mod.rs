@@ -17,8 +17,8 @@ use crate::topology::{EngineKind, Topology};
 const CLEAR_UP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the kernel may take to end killed processes.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// How often a process is looked at while waiting for its end.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often a process is polled while waiting for its end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why workers could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -150,7 +150,7 @@ impl Group {
         while (process::group_exists(leader) || workers.iter().any(Process::is_alive))
             && Instant::now() < deadline
         {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.ended
     }
@@ -159,7 +159,7 @@ impl Group {
     pub fn wait(&mut self, longest: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + longest;
         while matches!(self.poll(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.ended
     }
@@ -230,7 +230,7 @@ mod tests {
                 if pids.len() == ranks {
                     break pids;
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             };
             let workers: Vec<Process> = pids.iter().filter_map(|pid| Process::find(*pid)).collect();
             assert_eq!(workers.len(), ranks);

@@ -310,6 +310,21 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_version_kept_is_read() {
+        let folder = TempDir::new().unwrap();
+        let item = "{\"index\":0}\n";
+        let sha256 = hex::encode(Sha256::digest(item));
+        let header = format!(
+            r#"{{"key":"key","shard":0,"cut":{{"shards":1,"items":1}},"sha256":"{sha256}"}}"#
+        );
+        let chunks = chunks(&folder);
+        fs::create_dir(chunks.folder()).unwrap();
+        let path = chunks.folder().join("shard-000000.jsonl");
+        fs::write(path, format!("{header}\n{item}")).unwrap();
+        assert_eq!(chunks.merge().unwrap(), [item.trim()]);
+    }
+
+    #[test]
     fn nothing_is_no_whole() {
         let folder = TempDir::new().unwrap();
         assert_eq!(chunks(&folder).clean().unwrap().0, 0);

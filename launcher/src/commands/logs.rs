@@ -10,8 +10,8 @@ use crate::report::logs::Logs;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 
-/// How often the logs are looked at.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the logs are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Print the logs of a run's newest workers; what several ranks say is shown once.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,7 @@ impl Args {
                 if !goes_on {
                     break self.follow && newest > attempt;
                 }
-                std::thread::sleep(LOOK);
+                std::thread::sleep(POLL_INTERVAL);
             };
             if !followed {
                 return Ok(Exit::Done);

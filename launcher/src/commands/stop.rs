@@ -11,10 +11,10 @@ use crate::prepare;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};
 
-/// How often the run is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long a launcher may take to say who it is.
-const WORDS: Duration = Duration::from_secs(1);
+/// How often the run is polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a launcher may take to write its name into the lock file.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ask a running launch to write a checkpoint and stop, and wait until it has; a job of Slurm's that
 /// waits to go on with the run is cancelled.
@@ -43,8 +43,8 @@ impl Args {
                     return Err(Refused(format!("{path} is not running")).into());
                 }
                 // It has just taken the folder, and not yet said who it is.
-                Some(holder) if holder.id.is_empty() && begun.elapsed() < WORDS => {
-                    std::thread::sleep(LOOK);
+                Some(holder) if holder.id.is_empty() && begun.elapsed() < HOLDER_TIMEOUT => {
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 Some(holder) => break holder,
             }
@@ -58,7 +58,7 @@ impl Args {
                 say(format_args!("error: it has not stopped within {} s", self.wait));
                 return Ok(Exit::Deadline);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let latest = read_state(&run).and_then(|state| state.latest);
         match latest {

@@ -11,8 +11,8 @@ use tandem_cluster::run::folder::StopRequest;
 
 use crate::journal::ending::Ending;
 
-/// How often it is looked whether an ending is known.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often a wait for an ending polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Counts the signals that ask to stop.
 #[derive(Debug, Clone, Default)]
@@ -98,7 +98,7 @@ impl Interrupts {
             && !self.kill_requested()
             && started.elapsed() < patience
         {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         self.ending()
     }

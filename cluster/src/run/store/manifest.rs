@@ -140,6 +140,18 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_of_an_older_version_is_read() {
+        let manifest =
+            r#"{"format":1,"step":2,"generation":3,"average_of":[],"files":{},"bases":[]}"#;
+        let sha256 = hex::encode(Sha256::digest(manifest));
+        let sealed = format!(r#"{{"manifest":{manifest},"sha256":"{sha256}"}}"#);
+        let sealed: Sealed = serde_json::from_str(&sealed).unwrap();
+        let text = serde_json::to_string_pretty(&sealed).unwrap() + "\n";
+        assert_eq!(Manifest::from_bytes(text.as_bytes()).unwrap().attempt, 3);
+        assert!(text.contains("generation"), "{text}");
+    }
+
+    #[test]
     fn another_format_is_named() {
         let manifest = Manifest { format: 2, ..Manifest::new(1, 1, Vec::new()) };
         let error = Manifest::from_bytes(manifest.to_text().unwrap().as_bytes()).unwrap_err();
