@@ -4,6 +4,7 @@
 //! - [`launch`]: a run from wherever it stands to its end. [`coordinator`]: its workers, stage by stage.
 //!   [`journal`]: what is recorded of it. [`slurm`]: the batch job around it.
 //! - [`prepare`]: from a config to a run folder that is ready; the plan; the worker program.
+//! - [`metrics`]: what Prometheus scrapes.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`report`]: the finished run for people; [`tensorboard`]: its curves; [`score`]: BLEU and chrF.
 //! - [`corpora`] prepares the paper's corpora, [`reproduce`] makes its tables.
@@ -18,6 +19,7 @@ pub mod corpora;
 pub mod doctor;
 pub mod journal;
 pub mod launch;
+pub mod metrics;
 pub mod prepare;
 pub mod report;
 pub mod reproduce;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use tandem_cluster::process::say;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::{Allocation, Job};
 
 use crate::launch::{launch_on, place};
+use crate::metrics;
 use crate::prepare;
 use crate::prepare::distillation;
 use crate::prepare::worker;
@@ -24,6 +26,9 @@ pub struct Args {
     /// Remove what an earlier launch of this run has made, and start over.
     #[arg(long)]
     restart: bool,
+    /// Serve Prometheus metrics of the run at http://ADDRESS/metrics, e.g. 127.0.0.1:9100.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
 }
 
 impl Args {
@@ -38,6 +43,10 @@ impl Args {
         let run = RunFolder::new(config.run.path());
         if Allocation::is_follower() {
             return Ok(job::follow(&run, &interrupts));
+        }
+        if let Some(address) = &self.metrics {
+            let bound = metrics::serve(address, run.clone())?;
+            say(format_args!("metrics: http://{bound}/metrics"));
         }
         // Before Slurm is asked for more: what contradicts its variables is told first.
         let topology = place(&config)?;

@@ -1,0 +1,192 @@
+//! Prometheus metrics of a run: `tandem launch --metrics ADDRESS`.
+//!
+//! Every scrape reads the run's state.json, so the endpoint shares nothing with the coordinator and can
+//! neither slow down nor stop a run. It is as old as that file, which is written every second:
+//! `tandem_updated_timestamp_seconds` says when.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicU64;
+use std::thread;
+use std::time::UNIX_EPOCH;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use serde_json::Value;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::MANIFEST;
+
+use crate::journal::{State, read_state};
+use crate::terminal::exit::Refused;
+
+/// The media type of what [`encode`] writes.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Serves `/metrics` on `address`, such as `127.0.0.1:9100`, for as long as this process lives.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn serve(address: &str, run: RunFolder) -> Result<SocketAddr, Refused> {
+    let refused = |error: io::Error| {
+        Refused(format!(
+            "cannot serve metrics on {address}: {error}; `--metrics` takes an address of this machine \
+             and a free port, such as 127.0.0.1:9100"
+        ))
+    };
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(refused)?;
+    let router = Router::new().route("/metrics", get(async move || scrape(&run)));
+    let server =
+        async move { axum::serve(tokio::net::TcpListener::from_std(listener)?, router).await };
+    thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || runtime.block_on(server))
+        .map_err(refused)?;
+    Ok(bound)
+}
+
+fn scrape(run: &RunFolder) -> Response {
+    // Before the first save there is nothing to measure, which is not a failed scrape.
+    let state = read_state(run).unwrap_or_default();
+    match text(run, &state) {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Metrics that are registered with their values.
+struct Metrics(Registry);
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Metrics {
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        self.0.register(name, help, gauge);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(value);
+        self.0.register(name, help, counter);
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, values: impl IntoIterator<Item = (Labels, f64)>) {
+        let family = Family::<Labels, Gauge<f64, AtomicU64>>::default();
+        for (labels, value) in values {
+            family.get_or_create(&labels).set(value);
+        }
+        self.0.register(name, help, family);
+    }
+}
+
+/// The metrics in the text format of OpenMetrics.
+fn text(run: &RunFolder, state: &State) -> Result<String, std::fmt::Error> {
+    let mut metrics = Metrics(Registry::with_prefix("tandem"));
+    let labels = vec![("status", name(&state.status)), ("stage", name(&state.stage))];
+    metrics.gauges("run", "Status and stage of the run, as labels", [(labels, 1.0)]);
+    metrics.gauge("updated_timestamp_seconds", "When the other values were written", state.updated);
+    metrics.gauge("step", "Finished optimizer steps", state.step as f64);
+    metrics.gauge("planned_steps", "Optimizer steps of the whole run", state.steps as f64);
+    let measured = [
+        ("loss", "Training loss of the newest step", state.loss),
+        ("tokens_per_second", "Target tokens per second, all ranks", state.tokens_per_second),
+        ("remaining_seconds", "Estimated time until the last step", state.seconds_left),
+    ];
+    for (name, help, value) in measured {
+        if let Some(value) = value {
+            metrics.gauge(name, help, value);
+        }
+    }
+    metrics.gauge("attempt", "Number of the newest attempt", state.attempt as f64);
+    metrics.counter("restarts", "Restarts after failures", state.restarts);
+    let accounts = state.ledger.totals().into_iter();
+    let accounts =
+        accounts.map(|(account, seconds)| (vec![("account", account.name().into())], seconds));
+    metrics.gauges("time_seconds", "Time of the run by what it was spent on", accounts);
+    let marks = [("latest", state.latest), ("best", state.best)];
+    let marks = marks
+        .into_iter()
+        .filter_map(|(mark, step)| Some((vec![("mark", mark.into())], step? as f64)));
+    metrics.gauges("checkpoint_step", "Step of the latest and of the best checkpoint", marks);
+    if let Some(written) = state.latest.and_then(|step| written(run, step)) {
+        metrics.gauge(
+            "checkpoint_timestamp_seconds",
+            "When the latest checkpoint was written",
+            written,
+        );
+    }
+    let newest = state.valid.iter().next_back();
+    let scores = newest.into_iter().flat_map(|(_, scores)| scores);
+    let scores = scores.map(|(name, value)| (vec![("name", name.clone())], *value));
+    metrics.gauges("validation", "The newest evaluation on data.valid, by name", scores);
+    let mut text = String::new();
+    encode(&mut text, &metrics.0)?;
+    Ok(text)
+}
+
+/// An enum's name in state.json.
+fn name(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        other => unreachable!("a unit variant is a string, not {other:?}"),
+    }
+}
+
+/// When a checkpoint was written, in seconds since 1970; none where it is gone.
+fn written(run: &RunFolder, step: u64) -> Option<f64> {
+    let manifest = run.store().folder().join(format!("step-{step:08}")).join(MANIFEST);
+    let modified = fs::metadata(manifest).ok()?.modified().ok()?;
+    Some(modified.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Stage, Status};
+
+    #[test]
+    fn a_run_in_training() {
+        let state = State {
+            status: Status::Running,
+            stage: Stage::Train,
+            step: 612,
+            steps: 900,
+            loss: Some(2.5),
+            tokens_per_second: Some(12_345.0),
+            seconds_left: Some(125.0),
+            attempt: 3,
+            restarts: 2,
+            latest: Some(600),
+            best: Some(400),
+            valid: [(400, [("bleu".to_owned(), 12.5)].into())].into(),
+            updated: 1_700_000_000.5,
+            ..State::default()
+        };
+        let run = RunFolder::new("no/such/run".into());
+        insta::assert_snapshot!(text(&run, &state).unwrap());
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap().to_string();
+        let error = serve(&address, RunFolder::new("no/such/run".into())).unwrap_err();
+        assert!(error.to_string().starts_with(&format!("cannot serve metrics on {address}: ")));
+        assert!(serve("nonsense", RunFolder::new("no/such/run".into())).is_err());
+    }
+}
