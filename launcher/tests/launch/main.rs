@@ -1,6 +1,7 @@
 //! The launcher, run for real against workers that fail on demand; each test with both engines.
 
 mod causes;
+mod metrics;
 mod orphans;
 mod slurm;
 mod starts;
