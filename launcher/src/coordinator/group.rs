@@ -98,7 +98,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Has a group of workers, the `generation`-th of the run, do some work; no process of it is left
+    /// Has a group of workers, the `attempt`-th of the run, do some work; no process of it is left
     /// afterwards.
     ///
     /// # Errors
@@ -106,34 +106,34 @@ impl Workers {
     pub fn run(
         &self,
         run: &RunFolder,
-        generation: u64,
+        attempt: u64,
         work: &Work,
         listener: &mut dyn Listener,
     ) -> Result<End, GroupError> {
         let job = work.job(&self.program, run.path(), &self.topology);
-        supervise(self, run, generation, job, listener)
+        supervise(self, run, attempt, job, listener)
     }
 }
 
 fn supervise(
     workers: &Workers,
     run: &RunFolder,
-    generation: u64,
+    attempt: u64,
     mut job: Job,
     listener: &mut dyn Listener,
 ) -> Result<End, GroupError> {
     let Workers { topology, deadlines, interrupts, .. } = workers;
     let secret = process::random_name()?;
     let ways = Ways::to(topology.host_names())?;
-    let server = Server::bind(&ways.addresses, generation, secret, topology.ranks)?;
+    let server = Server::bind(&ways.addresses, attempt, secret, topology.ranks)?;
     let variables = server.environment();
     job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
     job.environment.extend(ways.environment());
-    let log = run.engine_log(generation);
+    let log = run.engine_log(attempt);
     let mut group = engine::start(topology, &job, &log)?;
     let mut watch = Watch {
         run,
-        generation,
+        attempt,
         members: Members::new(topology.ranks, Instant::now()),
         failures: Vec::new(),
         identity: BTreeMap::new(),
@@ -212,7 +212,7 @@ fn supervise(
 /// What is known about a running group.
 struct Watch<'a> {
     run: &'a RunFolder,
-    generation: u64,
+    attempt: u64,
     members: Members,
     /// In the order in which they happened; the first is the cause.
     failures: Vec<Failure>,
@@ -313,7 +313,7 @@ impl Watch<'_> {
         let member = rank.and_then(|rank| self.members.get(rank));
         self.failures.push(Failure {
             kind,
-            attempt: self.generation,
+            attempt: self.attempt,
             rank,
             host: member.map(|member| member.host.clone()),
             phase: member.map(|member| member.phase.to_string()),
@@ -322,8 +322,8 @@ impl Watch<'_> {
             exit_code,
             consequences: Vec::new(),
             log: match rank {
-                Some(rank) if member.is_some() => self.run.rank_log(self.generation, rank),
-                _ => self.run.engine_log(self.generation),
+                Some(rank) if member.is_some() => self.run.rank_log(self.attempt, rank),
+                _ => self.run.engine_log(self.attempt),
             },
         });
     }
@@ -346,7 +346,7 @@ impl Watch<'_> {
             let message = "the engine ended before the workers".to_owned();
             return self.fail(FailureKind::Engine, None, message, None);
         }
-        let log = text_of(&self.run.engine_log(self.generation));
+        let log = text_of(&self.run.engine_log(self.attempt));
         let (rank, message) = start_failure(&log, self.members.only_missing(), status.code());
         self.fail(FailureKind::Engine, rank, message, None);
     }
