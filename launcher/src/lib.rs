@@ -5,6 +5,7 @@
 //!   [`journal`]: what is recorded of it. [`slurm`]: the batch job around it.
 //! - [`prepare`]: from a config to a run folder that is ready; the plan; the worker program.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
+//! - [`export`]: the model as a folder that transformers loads.
 //! - [`report`]: the finished run for people; [`tensorboard`]: its curves; [`score`]: BLEU and chrF.
 //! - [`corpora`] prepares the paper's corpora, [`reproduce`] makes its tables.
 //! - [`terminal`]: what is printed, signals, exit codes.
@@ -16,6 +17,7 @@ pub mod commands;
 pub mod coordinator;
 pub mod corpora;
 pub mod doctor;
+pub mod export;
 pub mod journal;
 pub mod launch;
 pub mod prepare;
