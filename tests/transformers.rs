@@ -117,12 +117,14 @@ fn python_translates_as_tandem_does() {
     );
     made("gpt2", adapted, &decoder, AUTOREGRESSIVE);
 
-    let encoder =
-        format!("{{ bert: {{ pretrained: {golden}/roberta/source, train: all, adapters: {{ dim: 4 }} }} }}");
+    let encoder = format!(
+        "{{ bert: {{ pretrained: {golden}/roberta/source, train: all, adapters: {{ dim: 4 }} }} }}"
+    );
     let decoder = format!(
         "{{ bert: {{ pretrained: {golden}/roberta/target, train: all, cross_attention: {{ heads: 2 }} }} }}"
     );
     made("roberta", &encoder, &decoder, MASKED);
+    made("causal-roberta", &encoder, &decoder, AUTOREGRESSIVE);
 
     let fused = "bert_fused: { pretrained: ./bert-de/export },";
     let both =
@@ -132,6 +134,8 @@ fn python_translates_as_tandem_does() {
     let bert = "ct_nmt: { pretrained: ./bert-de/export, rate: { peak: 40, end: 90 } },";
     let encoder = transformer("{ bert: ./bert-de/export }", bert);
     made("ct-nmt", &encoder, &english, AUTOREGRESSIVE);
+    let encoder = encoder.replace("rate:", "dynamic_switch: false, distillation: 0.1, rate:");
+    made("ct-nmt-without-switch", &encoder, &english, AUTOREGRESSIVE);
 
     // Other ways to decode go along with the model, and a model that was exported before is one, too.
     folders.push(export(tiny, "ab-net", "released", &RELEASED));

@@ -5,20 +5,22 @@ whether it leans on the word before it, on the word after it, on both or on none
 sentence's own little words tell which language it is. Letters stay as they are.
 """
 
-from typing import List, Optional, Tuple
+from typing import Optional
 
-Lean = Tuple[bool, bool]  # whether there is no space to the left, and none to the right
+Lean = tuple[bool, bool]  # whether there is no space to the left, and none to the right
 
 NONE, LEFT, RIGHT, BOTH = (False, False), (True, False), (False, True), (True, True)
 
-FRENCH = set("le la les des du est et une dans pour vous cette ce qui que au aux sur avec ne pas ou par il".split())
+FRENCH = set(
+    "le la les des du est et une dans pour vous cette ce qui que au aux sur avec ne pas ou par il".split()
+)
 GERMAN = set(
     """der die das und ist ein eine einen den dem mit für von sie nicht auf zu im wird werden zum zur oder
     als""".split()
 )
 OTHERS = set(
-    """the of to and a for el los las en het een il di che e per con se un è y i della van dat is in op voor la
-    lo que una por del se su como más sono si""".split()
+    """the of to and a for el los las en het een il di che e per con se un è y i della van dat is in op voor
+    la lo que una por del se su como más sono si""".split()
 )
 # Ends of file and host names.
 EXTENSIONS = set(
@@ -79,13 +81,21 @@ def all_are(token: str, kind: str) -> bool:
     return all(getattr(character, kind)() for character in token)
 
 
+def is_letter(token: str) -> bool:
+    return len(token) == 1 and token.isalpha()
+
+
+def is_title(token: str) -> bool:
+    return is_capitalised(token) and any(character.islower() for character in token)
+
+
 def is_cell(token: str) -> bool:
     """`A12`: a cell of a table."""
     digits = token.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
     return 1 <= len(token) - len(digits) <= 2 and digits != "" and all(map(is_digit, digits))
 
 
-def guess(words: List[str]) -> str:
+def guess(words: list[str]) -> str:
     """`french`, `german` or `other`."""
     french, german, others = (
         sum(word.lower() in known for word in words) for known in (FRENCH, GERMAN, OTHERS)
@@ -98,7 +108,7 @@ def guess(words: List[str]) -> str:
 class Marks:
     """Walks over the marks of a sentence and remembers which quotation marks are open."""
 
-    def __init__(self, words: List[str]):
+    def __init__(self, words: list[str]):
         self.words = words
         self.language = guess(words)
         self.straight = False  # "
@@ -134,7 +144,9 @@ class Marks:
         before, inside, after = self.word(place - 1), self.word(place + 1), self.word(place + 2)
         is_ending = after == ")" and inside in ENDINGS
         # `printf(3)`, `main()`
-        is_page = after == ")" and len(inside) == 1 and starts_with_digit(inside) and all_are(before, "isalpha")
+        is_page = (
+            after == ")" and len(inside) == 1 and starts_with_digit(inside) and all_are(before, "isalpha")
+        )
         return is_ending or is_page or inside == ")", True
 
     def sentence_mark(self, place: int) -> Lean:
@@ -153,7 +165,6 @@ class Marks:
         is_extension = after.lower() in EXTENSIONS
         if before == "," and after == ".":
             return RIGHT  # `a, ...`
-        is_letter = lambda word: len(word) == 1 and word.isalpha()  # noqa: E731
         # `www.example.org`: an extension comes one word later.
         is_host = (
             self.word(place + 2) == "." and self.word(place + 3) in EXTENSIONS and all_are(after, "islower")
@@ -162,11 +173,18 @@ class Marks:
             after == "."
             or before == "www"
             or is_host
-            or is_extension and (is_word(before) or before == "*")
-            or ends_with_digit(before) and starts_with_digit(after)
-            or starts_with_digit(after) and is_word(before) and len(before) <= 2
-            or is_letter(before) and is_letter(after) and self.word(place + 2) == "."  # `e.g.`
-            or is_word(after) and before in ("/", "~")
+            or is_extension
+            and (is_word(before) or before == "*")
+            or ends_with_digit(before)
+            and starts_with_digit(after)
+            or starts_with_digit(after)
+            and is_word(before)
+            and len(before) <= 2
+            or is_letter(before)
+            and is_letter(after)
+            and self.word(place + 2) == "."  # `e.g.`
+            or is_word(after)
+            and before in ("/", "~")
         )
         return is_word(before) or not is_extension, right
 
@@ -193,7 +211,6 @@ class Marks:
             return LEFT
         if is_word(before) and is_word(after):
             # `Tools - Options`, but `CD-ROM` and `Boot-Image`
-            is_title = lambda word: is_capitalised(word) and any(c.islower() for c in word)  # noqa: E731
             begins_menu = is_capitalised(after) and not is_capitalised(before) and all_are(before, "islower")
             is_menu = begins_menu or is_title(before) and is_title(after)
             return NONE if is_menu and not is_german else BOTH

@@ -18,7 +18,7 @@ rows together, D width, E width of a memory, H heads, V words of the vocabulary.
 import math
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from .detokenize_tandem import detokenize
 MASKED = -10000.0  # added to the scores of keys that are not to be seen; after softmax exactly 0, as in BERT
 WORDS_AT_ONCE = 1024  # logits of so many tokens are in memory at once while decoding
 
-KeyValue = Tuple[Tensor, Tensor]  # [B, S, D] both
+KeyValue = tuple[Tensor, Tensor]  # [B, S, D] both
 
 
 class TandemConfig(PretrainedConfig):
@@ -48,14 +48,14 @@ class TandemConfig(PretrainedConfig):
 
     def __init__(
         self,
-        source: Optional[Dict[str, Any]] = None,
-        target: Optional[Dict[str, Any]] = None,
-        beside: Optional[Dict[str, Any]] = None,
+        source: Optional[dict[str, Any]] = None,
+        target: Optional[dict[str, Any]] = None,
+        beside: Optional[dict[str, Any]] = None,
         length_classes: Optional[int] = None,
-        decoding: Optional[Dict[str, Any]] = None,
+        decoding: Optional[dict[str, Any]] = None,
         max_source_length: Optional[int] = None,
-        source_tokens: Optional[Dict[str, int]] = None,
-        target_tokens: Optional[Dict[str, int]] = None,
+        source_tokens: Optional[dict[str, int]] = None,
+        target_tokens: Optional[dict[str, int]] = None,
         **kwargs: Any,
     ):
         self.source = source
@@ -132,10 +132,14 @@ class BertLayer(nn.Module):
         width, inner, eps = shape.hidden_size, shape.intermediate_size, shape.layer_norm_eps
         self.heads = shape.num_heads
         projections = {name: nn.Linear(width, width) for name in ("query", "key", "value")}
-        self.attention = nn.ModuleDict({
-            "self": nn.ModuleDict(projections),
-            "output": nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": nn.LayerNorm(width, eps)}),
-        })
+        self.attention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict(projections),
+                "output": nn.ModuleDict(
+                    {"dense": nn.Linear(width, width), "LayerNorm": nn.LayerNorm(width, eps)}
+                ),
+            }
+        )
         self.intermediate = nn.ModuleDict({"dense": nn.Linear(width, inner)})
         self.output = nn.ModuleDict({"dense": nn.Linear(inner, width), "LayerNorm": nn.LayerNorm(width, eps)})
 
@@ -155,12 +159,14 @@ class Bert(nn.Module):
         super().__init__()
         width = shape.hidden_size
         self.first_position = shape.first_position
-        self.embeddings = nn.ModuleDict({
-            "word_embeddings": nn.Embedding(shape.vocab_size, width),
-            "position_embeddings": nn.Embedding(shape.first_position + shape.num_positions, width),
-            "token_type_embeddings": nn.Embedding(shape.type_vocab_size, width),
-            "LayerNorm": nn.LayerNorm(width, shape.layer_norm_eps),
-        })
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(shape.vocab_size, width),
+                "position_embeddings": nn.Embedding(shape.first_position + shape.num_positions, width),
+                "token_type_embeddings": nn.Embedding(shape.type_vocab_size, width),
+                "LayerNorm": nn.LayerNorm(width, shape.layer_norm_eps),
+            }
+        )
         layers = nn.ModuleList(BertLayer(shape) for _ in range(shape.num_layers))
         self.encoder = nn.ModuleDict({"layer": layers})
 
@@ -349,8 +355,8 @@ class Context:
 
     def __init__(self, encoded: Encoded, rows: Optional[Tensor] = None, is_stepwise: bool = False):
         self.encoded = encoded if rows is None else select(encoded, rows)
-        self.memories: Dict[nn.Module, KeyValue] = {}
-        self.written: Optional[Dict[nn.Module, KeyValue]] = {} if is_stepwise else None
+        self.memories: dict[nn.Module, KeyValue] = {}
+        self.written: Optional[dict[nn.Module, KeyValue]] = {} if is_stepwise else None
         self.num_written = 0  # tokens
 
     def memory(self, attention: Attention, hidden: Tensor) -> KeyValue:
@@ -360,10 +366,10 @@ class Context:
 
     def select(self, rows: Tensor) -> "Context":
         """That of these rows [R], in this order."""
-        context = Context(self.encoded, rows)
-        of_rows = lambda kept: {key: (k[rows], v[rows]) for key, (k, v) in kept.items()}  # noqa: E731
-        context.memories = of_rows(self.memories)
-        context.written = None if self.written is None else of_rows(self.written)
+        context = Context(self.encoded, rows, is_stepwise=self.written is not None)
+        context.memories = {layer: (k[rows], v[rows]) for layer, (k, v) in self.memories.items()}
+        if self.written is not None:
+            context.written = {layer: (k[rows], v[rows]) for layer, (k, v) in self.written.items()}
         context.num_written = self.num_written
         return context
 
@@ -395,7 +401,9 @@ class CrossAttention(nn.Module):
     beside the encoder counts as much as the one over the encoder (BERT-Fused, Zhu et al. 2020).
     """
 
-    def __init__(self, width: int, memory_width: int, heads: int, inner: int, fused_width: Optional[int] = None):
+    def __init__(
+        self, width: int, memory_width: int, heads: int, inner: int, fused_width: Optional[int] = None
+    ):
         super().__init__()
         self.cross_attention = Attention(width, memory_width, heads)
         self.bert_attention = Attention(width, fused_width, heads, has_norm=False) if fused_width else None
@@ -418,17 +426,18 @@ class CrossAttention(nn.Module):
 
 def adapters(shape: SimpleNamespace, memory_width: int) -> nn.ModuleDict:
     """The cross-attentions of a pre-trained decoder, by the layers that have one."""
-    chosen, width = shape.cross_attention, shape.hidden_size
-    if chosen is None:
-        return nn.ModuleDict()
-    adapter = lambda: CrossAttention(width, memory_width, chosen["heads"], chosen["feed_forward"])  # noqa: E731
-    return nn.ModuleDict({str(index): adapter() for index in chosen["layers"]})
+    chosen, layers = shape.cross_attention, nn.ModuleDict()
+    if chosen is not None:
+        for index in chosen["layers"]:
+            adapter = CrossAttention(shape.hidden_size, memory_width, chosen["heads"], chosen["feed_forward"])
+            layers[str(index)] = adapter
+    return layers
 
 
 class BertDecoder(nn.Module):
     """A BERT that writes, with cross-attention behind some layers."""
 
-    def __init__(self, shape: SimpleNamespace, memory_width: int, fused_width: Optional[int]):
+    def __init__(self, shape: SimpleNamespace, memory_width: int):
         super().__init__()
         width = shape.hidden_size
         self.bert = Bert(shape)
@@ -528,15 +537,17 @@ class Gpt2Layer(nn.Module):
 class Gpt2Decoder(nn.Module):
     """A GPT-2 that writes, with cross-attention inside some layers."""
 
-    def __init__(self, shape: SimpleNamespace, memory_width: int, fused_width: Optional[int]):
+    def __init__(self, shape: SimpleNamespace, memory_width: int):
         super().__init__()
         width = shape.hidden_size
-        self.transformer = nn.ModuleDict({
-            "wte": nn.Embedding(shape.vocab_size, width),
-            "wpe": nn.Embedding(shape.num_positions, width),
-            "h": nn.ModuleList(Gpt2Layer(shape) for _ in range(shape.num_layers)),
-            "ln_f": nn.LayerNorm(width, shape.layer_norm_eps),
-        })
+        self.transformer = nn.ModuleDict(
+            {
+                "wte": nn.Embedding(shape.vocab_size, width),
+                "wpe": nn.Embedding(shape.num_positions, width),
+                "h": nn.ModuleList(Gpt2Layer(shape) for _ in range(shape.num_layers)),
+                "ln_f": nn.LayerNorm(width, shape.layer_norm_eps),
+            }
+        )
         self.layer = adapters(shape, memory_width)
 
     def forward(self, ids: Tensor, mask: Tensor, context: Context) -> Tensor:
@@ -577,14 +588,23 @@ class TandemModel(PreTrainedModel):
         super().__init__(config)
         source, target = SimpleNamespace(**config.source), SimpleNamespace(**config.target)
         beside = None if config.beside is None else SimpleNamespace(**config.beside)
-        fused_width = lambda side: beside.hidden_size if getattr(side, "is_fused", False) else None  # noqa: E731
+        memory_width = source.hidden_size
         if source.kind == "bert":
             self.encoder = BertEncoder(source, config.length_classes)
         else:
-            self.encoder = TransformerEncoder(source, config.length_classes, fused_width(source))
-        kinds = {"bert": BertDecoder, "transformer": TransformerDecoder, "gpt2": Gpt2Decoder}
-        self.decoder = kinds[target.kind](target, source.hidden_size, fused_width(target))
+            fused_width = beside.hidden_size if source.is_fused else None
+            self.encoder = TransformerEncoder(source, config.length_classes, fused_width)
+        if target.kind == "bert":
+            self.decoder = BertDecoder(target, memory_width)
+        elif target.kind == "gpt2":
+            self.decoder = Gpt2Decoder(target, memory_width)
+        else:
+            fused_width = beside.hidden_size if target.is_fused else None
+            self.decoder = TransformerDecoder(target, memory_width, fused_width)
         self.fused = None if beside is None else nn.ModuleDict({"bert": Bert(beside)})
+        # CT-NMT without its switch has learnt from the BERT and does without it.
+        transformers = [side for side in (source, target) if side.kind == "transformer"]
+        self.reads_beside = any(side.is_fused or side.has_switch for side in transformers)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -592,7 +612,11 @@ class TandemModel(PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         encoder = self.encoder
-        return encoder.bert.embeddings["word_embeddings"] if hasattr(encoder, "bert") else encoder.embeddings.word
+        return (
+            encoder.bert.embeddings["word_embeddings"]
+            if hasattr(encoder, "bert")
+            else encoder.embeddings.word
+        )
 
     @property
     def is_causal(self) -> bool:
@@ -601,7 +625,7 @@ class TandemModel(PreTrainedModel):
     def encode(self, ids: Tensor, is_real: Tensor) -> Encoded:
         """Source ids [B, S], each sentence with [SEP] at its end, and which are no padding [B, S]."""
         beside = None
-        if self.fused is not None:
+        if self.reads_beside:
             # The BERT beside the encoder reads a [CLS] before the sentence.
             with_cls = F.pad(ids, (1, 0), value=self.config.source_tokens["cls"])
             all_real = F.pad(is_real, (1, 0), value=True)
@@ -622,18 +646,21 @@ class TandemModel(PreTrainedModel):
     ) -> TandemOutput:
         """The logits of every target token. A causal decoder's input begins with [CLS], and logits are of the
         tokens behind each; any other decoder's input has [MASK] where tokens are to be predicted."""
-        real = lambda mask, ids: torch.ones_like(ids).bool() if mask is None else mask.bool()  # noqa: E731
-        encoded = self.encode(input_ids, real(attention_mask, input_ids))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if decoder_attention_mask is None:
+            decoder_attention_mask = torch.ones_like(decoder_input_ids)
+        encoded = self.encode(input_ids, attention_mask.bool())
         hidden = encoded.hidden
         if self.is_causal:
             mask = causal_mask(decoder_input_ids.shape[1], hidden)
         else:
-            mask = key_mask(real(decoder_attention_mask, decoder_input_ids), hidden.dtype)
+            mask = key_mask(decoder_attention_mask.bool(), hidden.dtype)
         decoded = self.decoder(decoder_input_ids, mask, Context(encoded))
         return TandemOutput(self.decoder.logits(decoded), encoded.length_log_probs, hidden)
 
     @torch.inference_mode()
-    def translate(self, sentences: List[str]) -> List[str]:
+    def translate(self, sentences: list[str]) -> list[str]:
         """The translations of sentences, in their order, found as the run's `decoding` says.
 
         A sentence of more than `max_source_length` tokens is cut; one without words has an empty translation.
@@ -642,14 +669,16 @@ class TandemModel(PreTrainedModel):
         source, target = self.text("source"), self.text("target")
         end = [source.tokens["sep"]]
         ids = [source.encode(text)[: self.config.max_source_length - 1] + end for text in sentences]
-        ((how, settings),) = self.config.decoding.items()
+        ((way, settings),) = self.config.decoding.items()
         settings = SimpleNamespace(**settings)
-        rows = settings.length_candidates if how == "mask_predict" else settings.width
-        search = mask_predict if how == "mask_predict" else beam_search
+        if way == "mask_predict":
+            search, rows_of_each = mask_predict, settings.length_candidates
+        else:
+            search, rows_of_each = beam_search, settings.width
         # A sentence without words is its end alone.
         order = sorted((i for i in range(len(ids)) if len(ids[i]) > 1), key=lambda i: len(ids[i]))
         translations = [""] * len(ids)
-        for cut in cuts([len(ids[i]) for i in order], settings.max_tokens // rows):
+        for cut in cuts([len(ids[i]) for i in order], settings.max_tokens // rows_of_each):
             batch = [torch.tensor(ids[i]) for i in order[cut]]
             padded = nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=source.tokens["pad"])
             lengths = torch.tensor([len(row) for row in batch])
@@ -666,7 +695,7 @@ class TandemModel(PreTrainedModel):
         return Text(Tokenizer.from_file(path), getattr(self.config, f"{side}_tokens"))
 
 
-def cuts(lengths: List[int], max_tokens: int) -> List[slice]:
+def cuts(lengths: list[int], max_tokens: int) -> list[slice]:
     """Cuts ascending lengths into batches of at most `max_tokens` tokens, padding counted."""
     slices, start = [], 0
     for end in range(1, len(lengths) + 1):
@@ -680,14 +709,14 @@ def cuts(lengths: List[int], max_tokens: int) -> List[slice]:
 
 
 def mask_predict(
-    model: TandemModel, encoded: Encoded, _: Tensor, settings: SimpleNamespace
-) -> List[List[int]]:
+    model: TandemModel, encoded: Encoded, source_lengths: Tensor, settings: SimpleNamespace
+) -> list[list[int]]:
     """Each sentence's translation, as ids with [SEP]: the best of those of the most probable lengths."""
     positions = model.config.target["num_positions"]
     count = min(settings.length_candidates, model.config.length_classes - 1)
     likely = encoded.length_log_probs.topk(count).indices.clamp(2, positions).tolist()  # [B, candidates]
     pairs = sorted((length, i) for i, lengths in enumerate(likely) for length in set(lengths))
-    best: Dict[int, Tuple[float, List[int]]] = {}
+    best: dict[int, tuple[float, list[int]]] = {}
     for cut in cuts([length for length, _ in pairs], settings.max_tokens):
         sentences = torch.tensor([i for _, i in pairs[cut]], device=model.device)
         lengths = torch.tensor([length for length, _ in pairs[cut]], device=model.device)
@@ -706,7 +735,7 @@ def mask_predict(
 
 def refine(
     model: TandemModel, context: Context, lengths: Tensor, settings: SimpleNamespace
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Translations of these lengths [R], one a row: their ids and log-probabilities, [R, T] both."""
     special, iterations = model.config.target_tokens, settings.iterations
     is_real = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]  # [R, T]
@@ -737,7 +766,7 @@ def weakest(log_probs: Tensor, count: Tensor) -> Tensor:
     return order.argsort(dim=-1) < count[:, None]
 
 
-def most_probable(model: TandemModel, hidden: Tensor) -> Tuple[Tensor, Tensor]:
+def most_probable(model: TandemModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Each token's [N, D] most probable word and its log-probability: log-probabilities and words [N]."""
     found = []
     for part in hidden.split(WORDS_AT_ONCE):
@@ -756,12 +785,12 @@ class Beam:
 
     def __init__(self, longest: int, end: int, settings: SimpleNamespace):
         self.longest, self.end, self.settings = longest, end, settings
-        self.live: List[Tuple[List[int], float]] = [([], 0.0)]  # beginnings, and their log-probabilities
+        self.live: list[tuple[list[int], float]] = [([], 0.0)]  # beginnings, and their log-probabilities
         self.parents = [0]  # which of the last pass's beginnings each of them continues
-        self.finished: List[Tuple[float, List[int]]] = []
+        self.finished: list[tuple[float, list[int]]] = []
         self.num_passes = 0
 
-    def advance(self, best: List[Tuple[float, int, int]], ends: List[Tuple[float, int, int]]) -> None:
+    def advance(self, best: list[tuple[float, int, int]], ends: list[tuple[float, int, int]]) -> None:
         """Takes the best continuations, and each beginning with the end behind it: log-probability, which
         beginning, token."""
         self.num_passes += 1
@@ -795,14 +824,14 @@ class Beam:
         counted = length if self.settings.score == "fairseq" else (5 + length) / 6
         return log_prob / counted**self.settings.length_penalty
 
-    def best(self) -> List[int]:
+    def best(self) -> list[int]:
         """The finished one of the highest score; of equal ones the first."""
         return max(self.finished, key=lambda found: found[0], default=(0.0, []))[1]
 
 
 def beam_search(
     model: TandemModel, encoded: Encoded, source_lengths: Tensor, settings: SimpleNamespace
-) -> List[List[int]]:
+) -> list[list[int]]:
     """Each sentence's translation, as ids with [SEP]."""
     special, positions = model.config.target_tokens, model.config.target["num_positions"]
     end, width = special["sep"], settings.width
@@ -827,7 +856,7 @@ def beam_search(
         ends = log_probs[:, end].view(len(active), num_live).tolist()
         flat = log_probs.view(len(active), -1)  # [B, R / B · V]
         top = flat.topk(min(2 * width, flat.shape[1]))
-        rows: List[int] = []
+        rows: list[int] = []
         still_active = []
         for i, (beam, probs, places) in enumerate(zip(active, top.values.tolist(), top.indices.tolist())):
             best = [(p, place // num_words, place % num_words) for p, place in zip(probs, places)]
@@ -835,7 +864,10 @@ def beam_search(
             if not beam.is_done():
                 still_active.append(beam)
                 rows += [i * num_live + parent for parent in beam.parents]
-        active, context = still_active, context.select(torch.tensor(rows, dtype=torch.long, device=model.device))
+        active, context = (
+            still_active,
+            context.select(torch.tensor(rows, dtype=torch.long, device=model.device)),
+        )
     return [beam.best() for beam in beams]
 
 
@@ -845,12 +877,12 @@ def beam_search(
 class Text:
     """One side's text: to ids as the model was trained with them, and back."""
 
-    def __init__(self, tokenizer: Tokenizer, tokens: Dict[str, int]):
+    def __init__(self, tokenizer: Tokenizer, tokens: dict[str, int]):
         tokenizer.encode_special_tokens = True  # a `[MASK]` in a text is only text
         self.tokenizer, self.tokens = tokenizer, tokens
         self.has_word_pieces = isinstance(tokenizer.model, WordPiece)
 
-    def encode(self, text: str) -> List[int]:
+    def encode(self, text: str) -> list[int]:
         """A text's ids, without special tokens."""
         if self.has_word_pieces:
             return self.tokenizer.encode(text, add_special_tokens=False).ids
@@ -858,14 +890,14 @@ class Text:
         special = {self.tokens[name] for name in ("pad", "cls", "sep", "mask")}
         return [self.tokens["unk"] if id in special else id for id in ids]
 
-    def decode(self, ids: List[int]) -> str:
+    def decode(self, ids: list[int]) -> str:
         """The text of ids up to the first [SEP] or [CLS]."""
         ends = [i for i, id in enumerate(ids) if id in (self.tokens["sep"], self.tokens["cls"])]
         ids = ids[: ends[0]] if ends else ids
         ids = [id for id in ids if id not in (self.tokens["pad"], self.tokens["mask"])]
         if not self.has_word_pieces:
             return self.tokenizer.decode(ids, skip_special_tokens=False).strip()
-        words: List[str] = []
+        words: list[str] = []
         for id in ids:
             piece = self.tokenizer.id_to_token(id) or ""
             if piece.startswith("##") and words:

@@ -17,12 +17,25 @@ sys.path.insert(0, str(HERE.parent.parent.parent / "launcher/src/export"))
 from detokenize_tandem import detokenize  # noqa: E402
 
 MARKS = ". , ; : ! ? ' ’ \" „ “ ” « » ‚ ‘ ( ) [ ] { } - – — / \\ + * $ % _ @ # ~ < > ` … ‐ ¿ ¡ & ###".split()
-WORDS = """a B 1 25 3 A1 B12 abc12 der die und ist Haus Boot Image le la pour the of and file s t l d qu x e g www
-example org com txt usr etc home GTK USB U u Ctrl C bold users Einstellungen größer être Öl oder et or 10 2nd
+WORDS = """a B 1 25 3 A1 B12 abc12 der die und ist Haus Boot Image le la pour the of and file s t l d qu x e g
+www example org com txt usr etc home GTK USB U u Ctrl C bold users Einstellungen größer être Öl oder et or 10 2nd
 [UNK] CD ROM tools Options""".split()
 # What belongs together in real texts.
-PHRASES = ["http : / / www . example . org / a _ b . html", "file ( s )", "printf ( 3 )", "e . g .", "1 , 2 , 3",
-           "1 , 5", "l ' image", "don ' t", "Ein - und Ausgabe", "10 : 30", "C + +", ". . .", "- - option"]
+PHRASES = [
+    "http : / / www . example . org / a _ b . html",
+    "file ( s )",
+    "printf ( 3 )",
+    "e . g .",
+    "1 , 2 , 3",
+    "1 , 5",
+    "l ' image",
+    "don ' t",
+    "Ein - und Ausgabe",
+    "10 : 30",
+    "C + +",
+    ". . .",
+    "- - option",
+]
 
 draw = random.Random(20201014)
 cases = {}
