@@ -95,8 +95,14 @@ fn python_translates_as_tandem_does() {
     };
     made("ab-net", adapted, written, MASKED);
 
-    // AB-Net as a whole (FB) with the released code's adapters, not behind every layer.
-    let encoder = "{ bert: { pretrained: ./bert-de/export, train: all, \
+    // AB-Net as a whole (FB) with the released code's adapters, not behind every layer; of its encoder's
+    // tokenizer there is the vocabulary alone.
+    std::fs::create_dir(tiny.path("bare")).expect("a folder");
+    for file in ["config.json", "model.safetensors", "vocab.txt"] {
+        let from = tiny.path("bert-de/export").join(file);
+        std::fs::copy(from, tiny.path("bare").join(file)).expect("a copy");
+    }
+    let encoder = "{ bert: { pretrained: ./bare, train: all, \
                    adapters: { dim: 8, layers: { top: 1 } } } }";
     let decoder = "{ bert: { pretrained: ./bert-en/export, train: all, \
                    cross_attention: { heads: 4, feed_forward: 24, layers: { list: [0] } } } }";

@@ -1,7 +1,7 @@
 //! A model as one folder that transformers loads: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`.
 //!
-//! - [`weights`]: model.safetensors, the frozen weights and the trained ones.
-//! - [`shape`]: config.json. [`tokenizers`]: a tokenizer for each side. [`card`]: README.md.
+//! - `weights`: model.safetensors, the frozen weights and the trained ones.
+//! - `shape`: config.json. `tokenizers`: a tokenizer for each side. `card`: README.md.
 //! - modeling_tandem.py is the model once more, in plain PyTorch, with both ways of decoding;
 //!   detokenize_tandem.py beside it makes word pieces readable.
 
