@@ -6,7 +6,7 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-gpu bench-venv bench bench-gpu
+.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-transformers test-gpu bench-venv bench bench-gpu
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
 	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
 	@echo 'make test-nccl     test as much of NCCL as works without a GPU (206 MB to download)'
+	@echo 'make test-transformers   load exported models in Python (2.7 GB to download): 5 minutes'
 	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
@@ -58,6 +59,11 @@ test-nccl: setup
 	@trainer/setup/venv.sh .deps/nccl .deps/nccl.txt
 	cargo build --release
 	cargo test --release --package tandem-tests -- --ignored real_nccl
+
+# What `tandem export --format transformers` writes, loaded and used by transformers itself.
+test-transformers: bench-venv
+	cargo build --release
+	cargo test --release --package tandem-tests --test tests -- --ignored transformers::
 
 # Ranks share a GPU where there are fewer than four, which takes NCCL 2.30 in LD_LIBRARY_PATH.
 test-gpu:

@@ -20,4 +20,5 @@ mod pipeline;
 mod reproduce;
 mod score;
 mod teachers;
+mod transformers;
 mod used;

@@ -6,6 +6,7 @@
 //! - [`prepare`]: from a config to a run folder that is ready; the plan; the worker program.
 //! - [`metrics`]: what Prometheus scrapes.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
+//! - [`export`]: the model as a folder that transformers loads.
 //! - [`report`]: the finished run for people; [`tensorboard`]: its curves; [`score`]: BLEU and chrF.
 //! - [`corpora`] prepares the paper's corpora, [`reproduce`] makes its tables.
 //! - [`terminal`]: what is printed, signals, exit codes.
@@ -17,6 +18,7 @@ pub mod commands;
 pub mod coordinator;
 pub mod corpora;
 pub mod doctor;
+pub mod export;
 pub mod journal;
 pub mod launch;
 pub mod metrics;

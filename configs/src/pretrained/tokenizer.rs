@@ -29,6 +29,17 @@ pub struct Casing {
     pub chinese: bool,
 }
 
+impl Casing {
+    /// The one that reaches all entries of a vocabulary.
+    pub fn reaching(entries: &str) -> Self {
+        let special = |entry: &str| entry.starts_with('[') && entry.ends_with(']');
+        let cased = entries
+            .lines()
+            .any(|entry| !special(entry.trim_end()) && entry.contains(char::is_uppercase));
+        Self { lowercase: !cased, strip_accents: None, chinese: true }
+    }
+}
+
 /// The lines of a vocab.txt that are entries: a text may end with blank lines.
 pub fn entries(text: &str) -> &str {
     let last = text.trim_end().len();

@@ -11,7 +11,7 @@ use tandem_cluster::run::atomic;
 use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::records::Translation;
-use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint, Manifest};
 use tandem_config::RunConfig;
 
 use super::evaluation::{self, Evaluation, Part};
@@ -129,7 +129,7 @@ pub fn export(
     model: &Checkpoint,
     folder: &Path,
 ) -> anyhow::Result<()> {
-    refuse_runs(folder)?;
+    refuse_runs(folder, &run.export())?;
     model.export(folder)?;
     let files = run.vocabulary_files();
     for file in files.with_context(|| format!("cannot read {}", run.vocabulary().display()))? {
@@ -144,8 +144,12 @@ pub fn export(
     Ok(atomic::write(&folder.join("README.md"), &readme(config, model))?)
 }
 
-/// Refuses to write a model over a run, or into one: it would be taken for the run's.
-fn refuse_runs(folder: &Path) -> Result<(), Refused> {
+/// Refuses to write a model over a run, or into one: it would be taken for the run's. `usual` is where it
+/// is written by itself.
+///
+/// # Errors
+/// As said, as a refusal.
+pub fn refuse_runs(folder: &Path, usual: &Path) -> Result<(), Refused> {
     // Links lead where they lead.
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let real = absolute.ancestors().find_map(|above| {
@@ -155,25 +159,29 @@ fn refuse_runs(folder: &Path) -> Result<(), Refused> {
     let is_run = |run: &RunFolder| run.config().is_file() && run.state().is_file();
     let mut above = folder.ancestors().map(|path| RunFolder::new(path.to_owned()));
     match above.find(is_run) {
-        Some(run) if folder != run.export() => Err(Refused(format!(
+        Some(run) if !folder.starts_with(run.export()) => Err(Refused(format!(
             "{} is the folder of a run, or in one: name another folder for the model, or leave \
              --output out, and it is {}",
             folder.display(),
-            run.export().display()
+            usual.display()
         ))),
         _ => Ok(()),
     }
 }
 
-fn readme(config: &RunConfig, model: &Checkpoint) -> String {
-    let manifest = model.manifest();
-    let what = match manifest.average_of.as_slice() {
+/// Which steps' weights a model has.
+pub fn averaged(manifest: &Manifest) -> String {
+    match manifest.average_of.as_slice() {
         [] => format!("the model of step {}", manifest.step),
         steps => {
             let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
             format!("the average of the models of steps {}", steps.join(", "))
         }
-    };
+    }
+}
+
+fn readme(config: &RunConfig, model: &Checkpoint) -> String {
+    let manifest = model.manifest();
     let bases: Vec<String> =
         manifest.bases.iter().map(|base| format!("- {}: `{}`\n", base.side, base.sha256)).collect();
     let adapters = manifest.files.get(ADAPTERS).map_or("", |file| file.sha256.as_str());
@@ -190,6 +198,7 @@ fn readme(config: &RunConfig, model: &Checkpoint) -> String {
          vocabularies:\n\n\
          {bases}",
         name = config.run.name,
+        what = averaged(manifest),
         bases = bases.concat(),
     )
 }

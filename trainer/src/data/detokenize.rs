@@ -437,6 +437,17 @@ mod tests {
         ]);
     }
 
+    /// Exported models come with these rules in Python, which made the golden.
+    #[test]
+    fn python_has_the_same_rules() {
+        let golden = include_str!("../../../tests/golden/detokenize/golden.json");
+        let cases: Vec<(String, String)> = serde_json::from_str(golden).unwrap();
+        assert!(cases.len() > 1000);
+        for (words, text) in cases {
+            assert_eq!(detokenize(&words), text, "{words}");
+        }
+    }
+
     #[test]
     fn any_words_keep_their_letters_and_order() {
         let marks =

@@ -176,7 +176,7 @@ impl Tokenizer {
         let broken = |reason: String| TokenizerError::Broken { path: path.to_owned(), reason };
         let text = String::from_utf8(bytes).map_err(|_| broken("it is not UTF-8".into()))?;
         let text = entries(&text);
-        let casing = casing.unwrap_or_else(|| guess(text));
+        let casing = casing.unwrap_or_else(|| Casing::reaching(text));
         let fingerprint = Sha256::new()
             .chain_update(format!("{casing:?}\n"))
             .chain_update(text)
@@ -386,15 +386,6 @@ fn splits_at_spaces(tokenizer: &tokenizers::Tokenizer) -> bool {
             Some(NormalizerWrapper::BertNormalizer(normalizer)) if normalizer.clean_text
         )
         && tokenizer.get_added_tokens_decoder().values().all(|token| token.special)
-}
-
-/// The casing that reaches all entries of a vocabulary.
-fn guess(entries: &str) -> Casing {
-    let special = |entry: &str| entry.starts_with('[') && entry.ends_with(']');
-    let cased = entries
-        .lines()
-        .any(|entry| !special(entry.trim_end()) && entry.contains(char::is_uppercase));
-    Casing { lowercase: !cased, strip_accents: None, chinese: true }
 }
 
 /// BERT's own text clean-up.

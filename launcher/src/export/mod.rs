@@ -1,0 +1,104 @@
+//! A model as one folder that transformers loads: `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)`.
+//!
+//! - `weights`: model.safetensors, the frozen weights and the trained ones.
+//! - `shape`: config.json. `tokenizers`: a tokenizer for each side. `card`: README.md.
+//! - modeling_tandem.py is the model once more, in plain PyTorch, with both ways of decoding;
+//!   detokenize_tandem.py beside it makes word pieces readable.
+
+mod card;
+mod shape;
+mod tokenizers;
+mod weights;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use tandem_cluster::run::atomic;
+use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::{Base, Checkpoint, hash_file};
+use tandem_config::RunConfig;
+use tandem_config::composition::Composition;
+
+use crate::coordinator::evaluation::Evaluation;
+use crate::terminal::exit::Refused;
+
+/// The Python that goes along, by its files' names.
+const PYTHON: [(&str, &str); 2] = [
+    ("modeling_tandem.py", include_str!("modeling_tandem.py")),
+    ("detokenize_tandem.py", include_str!("detokenize_tandem.py")),
+];
+
+/// A model that is to be written.
+#[derive(Debug)]
+pub struct Export<'a> {
+    /// Where its run lies, or its exported folder.
+    pub run: &'a RunFolder,
+    /// The run's config, with the folders of its BERTs on this machine.
+    pub config: &'a RunConfig,
+    /// The same as it was launched, with the names of its BERTs.
+    pub launched: &'a RunConfig,
+    /// The trained weights.
+    pub model: &'a Checkpoint,
+    /// What the model was scored with, if it was.
+    pub evaluation: Option<Evaluation>,
+    /// The command that writes it, for people.
+    pub command: String,
+}
+
+impl Export<'_> {
+    /// Writes the folder; what else lies there stays.
+    ///
+    /// # Errors
+    /// BERTs or vocabularies that are missing or are not those of the training, or where the file
+    /// system refuses.
+    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let composition = Composition::open(self.config)?;
+        check_bases(&composition, self.model)?;
+        let [source, target] = tokenizers::both(self.run, &composition, self.config)?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let shape = shape::config(self.config, &composition, source.special, target.special);
+        let longest = shape::longest(self.config, &composition);
+        for (side, tokenizer) in [("source", &source), ("target", &target)] {
+            let folder = folder.join(side);
+            fs::create_dir_all(&folder)
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+            write(&folder.join("tokenizer.json"), &tokenizer.json.to_string())?;
+            let config = format!("{:#}\n", tokenizer.config(longest));
+            write(&folder.join("tokenizer_config.json"), &config)?;
+        }
+        weights::write(&folder.join("model.safetensors"), &composition, self.model)?;
+        for (name, text) in PYTHON {
+            write(&folder.join(name), text)?;
+        }
+        write(&folder.join("tandem.yaml"), &self.launched.to_yaml()?)?;
+        write(&folder.join("README.md"), &card::card(self))?;
+        write(&folder.join("config.json"), &format!("{shape:#}\n"))
+    }
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    Ok(atomic::write(path, text)?)
+}
+
+/// Refuses BERTs that are not those on which the trained weights stand.
+fn check_bases(composition: &Composition, model: &Checkpoint) -> anyhow::Result<()> {
+    for (side, folder) in composition.folders() {
+        let path = folder.join("model.safetensors");
+        let (_, here) =
+            hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let trained = model.bases().iter().find(|base| base.side == side);
+        if let Some(Base { sha256, .. }) = trained
+            && *sha256 != here
+        {
+            return Err(Refused(format!(
+                "{} was trained on another {side} BERT (SHA-256 {sha256}) than {} ({here}); name \
+                 the right folder with --set model...pretrained=FOLDER",
+                model.folder().display(),
+                path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
