@@ -1,4 +1,4 @@
-//! `tandem export`: a model as one folder.
+//! `tandem export`: writes a trained model to a folder of its own.
 
 use std::path::PathBuf;
 
@@ -9,31 +9,28 @@ use crate::prepare;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 
-/// Write a checkpoint as a folder that explains itself and can be used like a run's: adapters, config,
-/// README. The BERTs are not in it.
+/// Write a checkpoint to a folder that can be handed on and used like a run.
+///
+/// The folder has adapters, vocabularies, config and a README. It does not include the BERTs.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`.
     run: PathBuf,
-    /// `average`, `best`, `latest` or a step.
+    /// Which checkpoint: `average`, `best`, `latest` or a step.
     #[arg(long, default_value = "average")]
     checkpoint: String,
-    /// Where to; by default `export` in the run's folder.
+    /// Folder to write [default: `export` in the run's folder].
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run, no such checkpoint, or a damaged one.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let config = prepare::launched(&run)?;
         if let Objective::Mlm(_) = config.model.objective {
             return Err(Refused(format!(
-                "a run with the mlm objective writes its BERT when it ends, to {}; use that folder",
+                "a run with the mlm objective exports its BERT to {} when it finishes; use that folder",
                 run.export().display()
             ))
             .into());

@@ -1,4 +1,4 @@
-//! `tandem stop`: a checkpoint, and then the end for now.
+//! `tandem stop`: has a running launch write a checkpoint and exit.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,28 +11,22 @@ use crate::prepare;
 use crate::slurm::job;
 use crate::terminal::exit::{Exit, Refused};
 
-/// How often the run is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long a launcher may take to say who it is.
-const WORDS: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long a launcher may take from locking the run folder to writing who it is.
+const HOLDER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Ask a running launch to write a checkpoint and stop, and wait until it has; a job of Slurm's that
-/// waits to go on with the run is cancelled.
+/// Stop a running launch after a checkpoint, and cancel the queued Slurm job that would resume it.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`.
     run: PathBuf,
-    /// Seconds to wait.
+    /// How many seconds to wait for it to stop.
     #[arg(long, default_value_t = 300)]
     wait: u64,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run, or nobody works on it and nothing waits to.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let begun = Instant::now();
         let holder = loop {
@@ -42,28 +36,28 @@ impl Args {
                     let path = run.path().display();
                     return Err(Refused(format!("{path} is not running")).into());
                 }
-                // It has just taken the folder, and not yet said who it is.
-                Some(holder) if holder.id.is_empty() && begun.elapsed() < WORDS => {
-                    std::thread::sleep(LOOK);
+                // It has just locked the folder and not yet written who it is.
+                Some(holder) if holder.id.is_empty() && begun.elapsed() < HOLDER_TIMEOUT => {
+                    std::thread::sleep(POLL_INTERVAL);
                 }
                 Some(holder) => break holder,
             }
         };
-        // A file and no signal: it reaches launchers on other machines, and nobody else.
+        // A file rather than a signal: it also reaches a launcher on another machine, and only it.
         run.ask_to_stop(&holder)?;
         say(format_args!("asked {holder} to write a checkpoint and stop"));
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         while run.holder().is_some_and(|now| now.id == holder.id) {
             if Instant::now() > deadline {
-                say(format_args!("error: it has not stopped within {} s", self.wait));
+                say(format_args!("error: it did not stop within {} s", self.wait));
                 return Ok(Exit::Deadline);
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         let latest = read_state(&run).and_then(|state| state.latest);
         match latest {
             Some(step) => {
-                say(format_args!("stopped; the newest checkpoint is of step {step}"));
+                say(format_args!("stopped; the newest checkpoint is from step {step}"));
             }
             None => say("stopped; there is no checkpoint"),
         }
@@ -72,11 +66,11 @@ impl Args {
     }
 }
 
-/// Whether a job waited to go on with a run, and was cancelled.
+/// Cancels the queued job that would resume a run, and returns whether there was one.
 fn cancel_waiting(run: &RunFolder) -> Result<bool, Refused> {
     let cancelled = job::cancel_waiting(run)?;
     if let Some(id) = &cancelled {
-        say(format_args!("cancelled job {id}, which was to go on with the run"));
+        say(format_args!("cancelled job {id}, which would have resumed the run"));
     }
     Ok(cancelled.is_some())
 }

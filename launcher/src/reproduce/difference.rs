@@ -1,4 +1,4 @@
-//! By how much a row's BLEU differs from that of the first row of the same data.
+//! The difference between a row's BLEU and that of the first row of the same data.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,8 +8,8 @@ use super::table::Table;
 use crate::coordinator::evaluation;
 use crate::score::{self, Difference, Scoring};
 
-/// Compares every finished row with the first one of its data, where both have translated the same
-/// test set.
+/// Compares every finished row with the first row of its data, if both have translated the same test
+/// set.
 pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
     let mut firsts = HashMap::new();
     for (row, outcome) in table.rows.iter().zip(outcomes) {
@@ -28,7 +28,7 @@ pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
     }
 }
 
-/// Two evaluations' difference; none where their BLEU are different figures.
+/// The difference of two evaluations, unless their BLEU have different signatures.
 fn difference(system: &Path, baseline: &Path) -> Option<Difference> {
     let signature = |folder: &Path| Some(evaluation::read(folder)?.scores?.bleu_13a.signature);
     let (own, other) = (signature(system)?, signature(baseline)?);
@@ -49,7 +49,7 @@ mod tests {
     use crate::coordinator::evaluation::Evaluation;
     use crate::score::{Translation, corpus};
 
-    /// An evaluation of three sentences whose last word is this.
+    /// An evaluation of three sentences that end with the word `last`.
     fn evaluated(folder: &Path, last: &str, lowercase: bool) -> Outcome {
         let translations: Vec<Translation> = (0..3)
             .map(|index| Translation {
@@ -91,7 +91,7 @@ mod tests {
             _ => None,
         });
         let [None, None, Some(better), None, None] = found else { panic!("{found:?}") };
-        // Every sentence of the first row has one word that is wrong.
+        // Every sentence of the first row has one wrong word.
         assert!(better.bleu > 10.0 && better.low > 0.0 && better.high < 100.0, "{better:?}");
     }
 }

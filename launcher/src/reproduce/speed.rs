@@ -1,4 +1,4 @@
-//! How fast a row's model is, which untrained weights show: measured once, and read from then on.
+//! The speed of a row's model, measured with untrained weights, once.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -26,12 +26,12 @@ use crate::terminal::interrupts::Interrupts;
 
 const SPLIT: &str = "test";
 
-/// Where a run's speed is, without its weights having been trained.
+/// The folder of a run's speed measurement.
 fn folder(run: &RunFolder) -> PathBuf {
     run.path().join("latency")
 }
 
-/// What was measured of a row, if that was done with its settings.
+/// The measured speed of a row, if it was measured with the row's settings.
 pub fn outcome(config: &RunConfig) -> Outcome {
     let run = RunFolder::new(config.run.path());
     let folder = folder(&run);
@@ -47,7 +47,7 @@ pub fn outcome(config: &RunConfig) -> Outcome {
     if let Some(other) = other {
         let again = folder.display();
         let reason = format!("its speed was measured {other}; remove {again} to measure it again");
-        return Outcome::Other { reason, goes_on: false };
+        return Outcome::Other { reason, resumes: false };
     }
     let trained = Bases::open(&config).map(|bases| {
         let parameters = parameters::model(&config, &bases);
@@ -57,14 +57,14 @@ pub fn outcome(config: &RunConfig) -> Outcome {
     Outcome::Measured(Measured {
         parameters: trained.ok(),
         latency_ms: latency.as_ref().map(|latency| latency.median_ms),
-        notes: latency.iter().map(machine).collect(),
+        notes: latency.iter().map(hardware).collect(),
         sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
         ..Measured::default()
     })
 }
 
-/// What computed, in words.
-fn machine(latency: &Latency) -> String {
+/// Describes the hardware of a measurement.
+fn hardware(latency: &Latency) -> String {
     let threads = match latency.threads {
         1 => "1 thread".into(),
         threads => format!("{threads} threads"),
@@ -75,22 +75,22 @@ fn machine(latency: &Latency) -> String {
     }
 }
 
-/// Whether a config asks for a GPU where there is none.
+/// Whether a config asks for a GPU and this machine has none.
 pub fn lacks_gpu(config: &RunConfig) -> bool {
     let found = Topology::find_now(&config.cluster);
     matches!(found, Err(TopologyError::NoGpu { .. }))
 }
 
-/// Measures how fast a row's model is, with random weights.
+/// Measures the speed of a row's model with random weights.
 ///
 /// # Errors
-/// A run folder in use, a BERT that cannot be had, or workers that cannot be started.
+/// A run folder in use, a BERT that cannot be fetched, or workers that cannot be started.
 pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
     let run = RunFolder::new(config.run.path());
     let lock = run.lock()?;
     hub::resolve(&mut config, &mut |text| say(text))?;
     let output = folder(&run);
-    // Before the config is another: what an interrupted measurement leaves is nobody's figures.
+    // Before the config is written: an old measurement must never be read as one of this config.
     remove(&output)?;
     prepare::write_config(&run, &config)?;
     let work = Work::Evaluate {

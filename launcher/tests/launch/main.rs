@@ -155,7 +155,7 @@ fn stops_and_goes_on(workers: usize) {
     bench.wait_for_step(3);
     let stop = Ended::new(bench.tandem(&["stop", "runs/test"]).output().unwrap());
     stop.assert_code(0);
-    stop.assert_said("stopped; the newest checkpoint is of step ");
+    stop.assert_said("stopped; the newest checkpoint is from step ");
     let ended = live.wait();
     ended.assert_code(75);
     let step = bench.run().store().newest().unwrap().unwrap();
