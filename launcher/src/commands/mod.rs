@@ -24,7 +24,7 @@ use tandem_cluster::process::{end_on_panic, say};
 
 use crate::prepare::hub::HubError;
 use crate::terminal::exit::{Exit, Refused};
-use crate::terminal::text::in_words;
+use crate::terminal::text::describe_error;
 
 /// Train translation models from two frozen BERTs, on one machine or on a cluster.
 #[derive(Debug, Parser)]
@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            say(format_args!("error: {}", in_words(&error)));
+            say(format_args!("error: {}", describe_error(&error)));
             exit_of(&error).into()
         }
     }

@@ -23,7 +23,7 @@ use crate::reproduce::table::{Row, Table};
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
-use crate::terminal::text::in_words;
+use crate::terminal::text::describe_error;
 
 /// Run the rows of a table of the paper, and print the results next to the paper's numbers.
 ///
@@ -155,9 +155,9 @@ impl Args {
                 (Outcome::Nothing(format!("its run ended with exit code {}", exit.code())), exit)
             }
             Err(error) => {
-                say(format_args!("error: {}", in_words(&error)));
+                say(format_args!("error: {}", describe_error(&error)));
                 let exit = exit_of(&error);
-                (Outcome::Nothing(format!("its run failed: {}", in_words(&error))), exit)
+                (Outcome::Nothing(format!("its run failed: {}", describe_error(&error))), exit)
             }
         }
     }

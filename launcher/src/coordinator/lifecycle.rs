@@ -24,7 +24,7 @@ use crate::prepare::worker::Work;
 use crate::report;
 use crate::tensorboard::Writer;
 use crate::terminal::exit::Exit;
-use crate::terminal::text::in_words;
+use crate::terminal::text::describe_error;
 
 /// How long Slurm may take to say why it ends a job.
 const SLURM: Duration = Duration::from_secs(20);
@@ -47,7 +47,7 @@ impl Coordinator {
             Ok(()) => Exit::Done,
             Err(Halt::Exit(exit)) => exit,
             Err(Halt::Error(error)) => {
-                self.close(Status::Failed, "error", json!({ "message": in_words(&error) }));
+                self.close(Status::Failed, "error", json!({ "message": describe_error(&error) }));
                 return Err(error);
             }
         };

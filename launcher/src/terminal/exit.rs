@@ -1,21 +1,21 @@
-//! How the launcher ends: exit codes are part of its interface.
+//! The launcher's exit codes, which are part of its interface.
 
 use std::process::ExitCode;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// It did what it was asked to.
+    /// It succeeded.
     Done,
     /// It failed; trying again may help.
     Failed,
-    /// The command line, the config or the data is wrong; nothing was trained.
+    /// The command line, the config or the data is invalid; nothing was trained.
     Usage,
-    /// A checkpoint is written and the run wants to go on later (EX_TEMPFAIL).
+    /// It stopped with a checkpoint and can be resumed (EX_TEMPFAIL).
     Stopped,
     /// It failed, and would fail again.
     DoNotRetry,
-    /// It was asked to stop and did not in time.
+    /// It did not stop in time when asked to.
     Deadline,
     /// Ctrl-C was pressed twice.
     Interrupted,
@@ -42,7 +42,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// What was asked for cannot be done as asked; the error of commands that end with 2.
+/// A request that cannot be fulfilled as given: the error of commands that exit with code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(pub String);

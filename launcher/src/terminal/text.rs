@@ -1,23 +1,23 @@
-//! Text that people hand over: lines in UTF-8; and errors, put into words for them.
+//! Text input, and formatting of errors, numbers and shell words.
 
 use std::path::Path;
 
 use crate::terminal::exit::Refused;
 
-/// An error with what caused it; causes that it has told already are not told again.
-pub fn in_words(error: &anyhow::Error) -> String {
+/// Formats an error with its causes, without repeating causes that its message includes.
+pub fn describe_error(error: &anyhow::Error) -> String {
     let mut causes = error.chain().map(ToString::to_string);
-    let mut words = causes.next().unwrap_or_default();
+    let mut message = causes.next().unwrap_or_default();
     for cause in causes.filter(|cause| !cause.is_empty()) {
-        if !words.contains(&cause) {
-            words += ": ";
-            words += &cause;
+        if !message.contains(&cause) {
+            message += ": ";
+            message += &cause;
         }
     }
-    words
+    message
 }
 
-/// A word as the shell takes it.
+/// Quotes a word for the shell.
 pub fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
     if word.chars().all(is_plain) && !word.is_empty() {
@@ -38,7 +38,7 @@ pub fn yaml_names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
@@ -51,10 +51,10 @@ pub fn thousands(number: u64) -> String {
     grouped
 }
 
-/// The text of a file.
+/// Reads a file of UTF-8 text.
 ///
 /// # Errors
-/// A file that cannot be read, or its line that is not UTF-8.
+/// A file that cannot be read, or the first line that is not UTF-8.
 pub fn read(path: &Path) -> Result<String, Refused> {
     let origin = path.display().to_string();
     let bytes =
@@ -62,10 +62,10 @@ pub fn read(path: &Path) -> Result<String, Refused> {
     utf8(bytes, &origin)
 }
 
-/// The text of bytes that came from `origin`.
+/// Converts bytes to text; `origin` names them in the error.
 ///
 /// # Errors
-/// The line that is not UTF-8.
+/// The first line that is not UTF-8.
 pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
@@ -81,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_not_repeated() {
         let full = || std::io::Error::other("the disk is full");
         let error = anyhow::Error::from(full()).context("cannot write a").context("no report");
-        assert_eq!(in_words(&error), "no report: cannot write a: the disk is full");
+        assert_eq!(describe_error(&error), "no report: cannot write a: the disk is full");
         let (action, path, source) = ("write", "/a".into(), full());
         let told = tandem_cluster::run::folder::RunFolderError::Io { action, path, source };
-        assert_eq!(in_words(&told.into()), "cannot write /a: the disk is full");
+        assert_eq!(describe_error(&told.into()), "cannot write /a: the disk is full");
     }
 
     #[test]

@@ -469,7 +469,7 @@ fn a_plan_tells_which_workers_share_a_gpu() {
     let shared = plan(&[]);
     shared.assert_code(0);
     let words =
-        "4 workers on n1, cuda, 2 threads each, up to 2 workers on each GPU, joined by NCCL";
+        "4 workers on n1, cuda, 2 threads each, up to 2 workers on each GPU, connected by NCCL";
     for words in [
         words,
         " on each GPU\ndisk",
