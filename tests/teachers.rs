@@ -337,7 +337,7 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
     refused(&["data.distillation.teacher=bert-de"], "has the mlm objective and cannot translate");
     refused(
         &["data.distillation.teacher=refused.yaml"],
-        "would be its own teacher, must be another run",
+        "would be its own teacher; it must be another run",
     );
     let masked = tiny.ab_net("masked-teacher", 1, 0.0);
     let masked = format!("data.distillation.teacher={}", masked.display());

@@ -1,12 +1,11 @@
-//! The texts of a run: from files to batches.
+//! The data of a run, from text files to batches.
 //!
-//! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
-//! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
-//! [`split`] in a
-//! [`cache`] with a [`report`] on what was wrong. [`batches`] orders them, [`corrupt`] chooses what is
-//! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
-//! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again. Everything
-//! that is random comes from [`random`].
+//! [`read`] reads records from files, [`tokenizer`] converts them to ids ([`wordpiece`] learns a vocabulary if
+//! there is none), and [`build`] makes samples of them. [`corpus`] keeps the samples of a [`split`] in a
+//! [`cache`], with a [`report`] on bad lines. [`batches`] orders the samples, [`corrupt`] chooses what is
+//! predicted, [`example`] lays them out as rows, optionally with a teacher's [`soft_labels`], and [`prefetch`]
+//! does this ahead of time. [`detokenize`] turns words back into readable text. All randomness is in
+//! [`random`].
 
 pub mod batches;
 pub mod build;

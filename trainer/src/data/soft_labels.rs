@@ -1,8 +1,8 @@
-//! A teacher's soft labels on disk, mapped into memory: made once, read by all ranks and later runs.
+//! A cache of a teacher's soft labels, memory-mapped: written once, shared by all ranks and later runs.
 //!
-//! They lie in a folder named by a key that hashes everything they were made from. The labels of
-//! every so many samples are a file, a shard, which is written beside its place and renamed, so that
-//! ranks that are killed lose what is not written yet and nothing else.
+//! The folder's name is a key that hashes all inputs of the labels. Each file in it is a shard with the labels
+//! of consecutive samples. Shards are written to a temporary file and renamed, so that a killed rank loses only
+//! its unfinished shard.
 //!
 //! Layout, little-endian: magic, key and the SHA-256 of all but itself; then ids (u32) and logits
 //! (f32), `top` of each for every target token.
@@ -22,24 +22,25 @@ use super::corpus::Corpus;
 
 const MAGIC: &[u8; 8] = b"TANDEMS1";
 const HEADER: usize = 8 + 32 + 32;
-/// Shards of a small corpus, so that all ranks have work.
+/// The number of shards of a small corpus, so that all ranks have work.
 const SHARDS: usize = 64;
-/// Samples of a shard: few enough to be made in minutes, at least so many that files are no burden.
+/// The bounds of a shard's number of samples: few enough to take minutes, enough to keep the number of files
+/// small.
 const SAMPLES: [usize; 2] = [16, 4096];
 
-/// Where a corpus' labels are kept.
+/// The cached labels of a corpus.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: PathBuf,
     key: Key,
     corpus: Arc<Corpus>,
     top: usize,
-    /// Samples of each shard but the last.
+    /// The number of samples of each shard except the last.
     size: usize,
 }
 
 impl Store {
-    /// The labels of `corpus` that belong to `key`, `top` words for each token, in a cache folder.
+    /// The labels of `corpus` with this key in a cache folder, `top` words for each token.
     pub fn new(cache: &Path, key: Key, corpus: Arc<Corpus>, top: usize) -> Self {
         let name = hex::encode(&key[..16]);
         let folder = cache.join(format!("{name}.labels"));
@@ -52,7 +53,7 @@ impl Store {
         &self.folder
     }
 
-    /// Labels of each target token.
+    /// The number of labels of each target token.
     pub fn top(&self) -> usize {
         self.top
     }
@@ -67,18 +68,18 @@ impl Store {
         shard * self.size..self.corpus.len().min((shard + 1) * self.size)
     }
 
-    /// Target tokens of a shard.
+    /// The number of target tokens of a shard.
     pub fn tokens(&self, shard: usize) -> usize {
         self.range(shard).len()
     }
 
-    /// Where a sample's first target token lies among those of its shard.
+    /// The offset of a sample's first target token in its shard.
     pub fn offset(&self, sample: usize) -> usize {
         let first = sample / self.size * self.size;
         self.corpus.target_range(sample).start - self.corpus.target_range(first).start
     }
 
-    /// The target tokens of a shard among all.
+    /// The range of a shard's target tokens among all.
     fn range(&self, shard: usize) -> Range<usize> {
         let samples = self.samples(shard);
         let (first, last) = (samples.start, samples.end - 1);
@@ -92,7 +93,7 @@ impl Store {
     /// Writes a shard: ids and logits `[tokens, top]`.
     ///
     /// # Errors
-    /// Where the file system refuses.
+    /// A file system error.
     pub fn write(&self, shard: usize, ids: &[u32], logits: &[f32]) -> Result<(), CacheError> {
         let path = self.path(shard);
         let failed = |source| CacheError::Write { path: path.clone(), source };
@@ -107,7 +108,7 @@ impl Store {
         .map_err(failed)
     }
 
-    /// A shard; `None` where there is none, or a damaged one.
+    /// Opens a shard; `None` if it is missing or damaged.
     pub fn open(&self, shard: usize) -> Option<Shard> {
         let file = File::open(self.path(shard)).ok()?;
         // SAFETY: shards are never changed in place: they are written elsewhere and renamed.
@@ -126,11 +127,11 @@ fn hash(key: &Key, sections: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// A shard, verified.
+/// A verified shard.
 #[derive(Debug)]
 pub struct Shard(Mmap);
 
-/// A corpus' labels.
+/// The complete labels of a corpus.
 #[derive(Debug)]
 pub struct SoftLabels {
     store: Store,
@@ -138,7 +139,7 @@ pub struct SoftLabels {
 }
 
 impl SoftLabels {
-    /// Those of all shards, in order.
+    /// The labels in all `shards`, which are in order.
     pub fn new(store: Store, shards: Vec<Shard>) -> Self {
         Self { store, shards }
     }

@@ -1,11 +1,11 @@
-//! The reduction of gradients: flat buckets, summed over the ranks while backward goes on, and while
-//! the next step's forward pass begins.
+//! The all-reduce of gradients in flat buckets, overlapped with backward and with the beginning of the next
+//! step's forward pass.
 //!
 //! One flat buffer holds every trained parameter's gradient, and in front of them the step's sums
 //! (losses, token counts, flags), so that nothing else needs communication. It is cut into
 //! [`buckets`](super::buckets), which are reduced in one order on every rank, each as soon as its last
-//! gradient has been accumulated and its turn has come. Where the sum has an order of its own, there
-//! are a few buffers more, for sums that are added to others later.
+//! gradient has been accumulated and its turn has come. If the sum must not depend on the number of ranks,
+//! there are a few more buffers, for partial sums that are added to others later.
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -24,22 +24,22 @@ use super::{Collective, CollectiveError};
 use crate::device::native;
 use crate::model::Parameters;
 
-/// What is reduced, and how.
+/// The settings of the reducer.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// In which order the sum is taken.
+    /// The order of the sum.
     pub reduction: Reduction,
-    /// What gradients are rounded to on their way.
+    /// The precision in which gradients are sent.
     pub dtype: GradientDtype,
-    /// Micro-batches of a step, over all ranks.
+    /// The number of micro-batches of a step, over all ranks.
     pub shards: usize,
-    /// Values that are reduced besides the gradients. The first is how many ranks have a gradient that
-    /// is not finite, which the reducer finds out.
+    /// The number of values that are summed in addition to the gradients. The first of them is set by the
+    /// reducer: how many ranks have a gradient that is not finite.
     pub sums: usize,
-    /// Elements of a bucket at most, unless a single parameter has more.
+    /// The most elements of a bucket, unless a single parameter has more.
     pub bucket_elements: usize,
-    /// Whether the next forward pass may begin before all gradients are there. Where communication
-    /// is waited for once a step, as on GPUs, it does not.
+    /// Whether the next forward pass may begin before all gradients are reduced. This has no effect if
+    /// communication is waited for once a step, as on GPUs.
     pub into_forward: bool,
 }
 
@@ -51,7 +51,7 @@ pub struct Settings {
 pub struct Reducer {
     /// `[sums + N]` f32 each, and a few elements that make the ranks' slices equal.
     buffers: Vec<Tensor>,
-    /// Each buffer, cut into the parameters' gradients.
+    /// Views of the parameters' gradients in each buffer.
     views: Vec<Vec<Tensor>>,
     leaves: Vec<Tensor>,
     turns: Vec<Turn>,
@@ -59,9 +59,9 @@ pub struct Reducer {
     gradients: usize,
     progress: Rc<Progress>,
     arrivals: Receiver<Result<Arrived, CollectiveError>>,
-    /// Which buckets' sums are there.
+    /// Which buckets are reduced.
     arrived: Vec<bool>,
-    /// Whether nothing is on its way.
+    /// Whether all communication is complete.
     settled: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -126,8 +126,8 @@ impl Reducer {
         self.turns.iter().map(|turn| turn.shard).collect()
     }
 
-    /// The next backward is that of the `index`-th of this rank's shards, which adds `sums`. What
-    /// its last backward in the step accumulates is sent off at once, or in its turn.
+    /// Prepares the backward of this rank's `index`-th shard, which adds `sums`. During the last backward of
+    /// the step, each bucket is sent as soon as it is complete and its turn has come.
     pub fn begin(&mut self, index: usize, sums: &Tensor) {
         let Turn { buffer, is_first, .. } = self.turns[index];
         for (leaf, view) in self.leaves.iter().zip(&self.views[buffer]) {
@@ -143,10 +143,10 @@ impl Reducer {
         }
     }
 
-    /// The backward of the `index`-th of this rank's shards has ended.
+    /// Ends the backward of this rank's `index`-th shard.
     pub fn end(&mut self, index: usize) {
         if index + 1 == self.turns.len() {
-            // Its additions are made bucket by bucket.
+            // Its additions are done bucket by bucket.
             return;
         }
         for &(from, to) in &self.turns[index].additions {
@@ -155,14 +155,14 @@ impl Reducer {
         }
     }
 
-    /// Leaves out the rest of the step: its gradients mean nothing any more, and this rank's part
-    /// of its sums are `sums`.
+    /// Abandons the rest of the step: its gradients become meaningless, and this rank contributes `sums` to
+    /// the step's sums.
     pub fn give_up(&mut self, sums: &Tensor) {
         (0..self.buffers.len()).for_each(|buffer| drop(self.sums_of(buffer).zero_()));
         self.sums_of(0).copy_(sums);
     }
 
-    /// Sends off what is left of the step.
+    /// Sends the remaining buckets of the step.
     pub fn send_rest(&mut self) {
         if self.turns.is_empty() {
             let _ = self.buffers[0].zero_();
@@ -184,7 +184,7 @@ impl Reducer {
         Ok(values)
     }
 
-    /// Waits for these elements of the gradients.
+    /// Waits until these elements of the gradients are reduced.
     ///
     /// # Errors
     /// A failing communication library.
@@ -193,7 +193,7 @@ impl Reducer {
         self.wait_for_buckets(self.progress.layout.holding(&elements))
     }
 
-    /// Waits for all gradients; the next step may begin.
+    /// Waits until all gradients are reduced, so that the next step may begin.
     ///
     /// # Errors
     /// A failing communication library.
@@ -232,7 +232,7 @@ impl Reducer {
         self.buffers[buffer].narrow(0, 0, self.sums as i64)
     }
 
-    /// The sum of a value over all ranks; every rank calls this between the same two steps.
+    /// Sums a value over all ranks; every rank must call this between the same two steps.
     ///
     /// # Errors
     /// A failing communication library.
@@ -250,23 +250,23 @@ impl Drop for Reducer {
     fn drop(&mut self) {
         self.progress.queue.borrow_mut().take();
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread has ended the process already.
+            // A panic of that thread would have ended the process already.
             let _ = thread.join();
         }
     }
 }
 
-/// What has been accumulated of the running backward, and what has been sent off.
+/// The progress of the current backward: what has been accumulated, and what has been sent.
 struct Progress {
     buckets: Vec<Vec<Tensor>>,
     layout: Buckets,
     order: Vec<usize>,
-    /// Parameters of each bucket; the last has one more, the end of backward.
+    /// The number of pending parameters of each bucket; the last bucket also waits for the end of backward.
     members: Vec<usize>,
     waiting: RefCell<Vec<usize>>,
     next: Cell<usize>,
     armed: Cell<bool>,
-    /// The sum of everything that is complete: it is finite if all of that is.
+    /// The sum of all complete gradients, which is finite only if all of them are.
     total: RefCell<Tensor>,
     queue: RefCell<Option<Sender<Job>>>,
 }
@@ -314,7 +314,7 @@ impl Progress {
         self.send_ready();
     }
 
-    /// Before its sum over the ranks takes its place: their flags must be there as early as that.
+    /// Called before the sum over the ranks overwrites the gradients, since the flags are part of that sum.
     fn add_up(&self, bucket: usize) {
         let mut total = self.total.borrow_mut();
         for part in &self.buckets[bucket] {
@@ -322,8 +322,8 @@ impl Progress {
         }
     }
 
-    /// Sends off what is left: a parameter that the graph did not reach has a gradient of 0. `flag`
-    /// is raised if something is not finite.
+    /// Sends the remaining buckets: a parameter that the graph did not reach has a gradient of 0. Sets `flag`
+    /// if a gradient is not finite.
     fn send_rest(&self, flag: &Tensor) {
         if self.armed.replace(false) {
             let waiting = self.waiting.borrow();
@@ -352,7 +352,7 @@ impl Progress {
 
     fn send(&self, job: Job) {
         if let Some(queue) = &*self.queue.borrow() {
-            // A thread that has ended shows where its answers are awaited.
+            // If the thread has ended, waiting for its answers reports that.
             let _ = queue.send(job);
         }
     }
@@ -368,8 +368,8 @@ mod tests {
     use super::*;
     use crate::parallel::Message;
 
-    /// A rank of a world whose other ranks have nothing to add, which notes what is asked of it: the
-    /// operation, and of how many elements.
+    /// A rank among others that contribute zeros. It records the calls: the operation and its number of
+    /// elements.
     #[derive(Clone)]
     struct Noted {
         world_size: usize,
@@ -435,7 +435,7 @@ mod tests {
         (weights.sum::<Tensor>() * factor).backward();
     }
 
-    /// What two steps of four shards, over three layers, ask for; both must add up the same.
+    /// The calls of two steps of four shards, over three layers; both must have the same sums.
     fn two_steps(reduction: Reduction) -> Vec<(&'static str, i64)> {
         let (parameters, noted) = (parameters(&[4, 3, 10]), Noted::new(1));
         let settings = settings(reduction, 4, 8);
@@ -478,7 +478,7 @@ mod tests {
         reducer.send_rest();
         reducer.wait_for(&(14..20)).expect("the last layer's gradients");
         reducer.finish().expect("all gradients");
-        // The first has three values in front.
+        // The first parameter has three values in front of it.
         let order = [("sum", 6), ("sum", 4), ("sum", 5), ("sum", 3), ("sum", 5)];
         assert_eq!(*noted.asked.lock().unwrap(), order);
     }
