@@ -1,8 +1,8 @@
-# The commands of this repository; `make` alone lists them.
+# The commands of this repository; `make` without a target lists them.
 
-# cpu or cuda; empty keeps what is there, and is cpu on a fresh checkout.
+# cpu or cuda; by default what is installed, or else cpu.
 TORCH ?=
-# A newer clippy knows more lints; they fail nothing but under the Rust that this was written with.
+# Lints are errors only with the version of clippy that this was written with, since newer ones have more lints.
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -12,12 +12,12 @@ help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
 	@echo 'make test          set up, build, check and test everything'
 	@echo 'make test-slurm    only the tests on a simulated Slurm cluster, as root'
-	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
-	@echo 'make test-nccl     test as much of NCCL as works without a GPU (206 MB to download)'
-	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
-	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
-	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
-	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
+	@echo 'make chaos         test 228 injected faults on simulated hosts, as root: half an hour'
+	@echo 'make test-nccl     test what works of NCCL without a GPU (downloads 206 MB)'
+	@echo 'make test-gpu      run the tests that need GPUs: numerics, several ranks, faults'
+	@echo 'make bench         compare the speed with plain PyTorch (installs PyTorch)'
+	@echo 'make bench-gpu     the same on a GPU (downloads another 2.7 GB)'
+	@echo 'make setup         install system packages, Rust and libtorch for CPUs; then cargo works'
 	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
 
 setup:
@@ -39,7 +39,7 @@ test: setup-test
 	cargo test --release
 	@$(MAKE) --no-print-directory test-slurm
 
-# On nodes and hosts that are simulated on this machine, which takes root.
+# Nodes and hosts are simulated on this machine, which needs root.
 test-slurm: setup-test
 	@if why=$$(tests/slurm/setup.sh); then \
 		cargo build --release && cargo test --release --package tandem-tests --test slurm -- \
@@ -59,7 +59,7 @@ test-nccl: setup
 	cargo build --release
 	cargo test --release --package tandem-tests -- --ignored real_nccl
 
-# Ranks share a GPU where there are fewer than four, which takes NCCL 2.30 in LD_LIBRARY_PATH.
+# With fewer than four GPUs, ranks share them, which needs NCCL 2.30 in LD_LIBRARY_PATH.
 test-gpu:
 	@$(MAKE) --no-print-directory setup-test TORCH=cuda
 	cargo build --release

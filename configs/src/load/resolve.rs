@@ -1,4 +1,4 @@
-//! A config that means the same from every folder: paths made absolute.
+//! Makes the paths of a config absolute, so that it does not depend on the working directory.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::schema::evaluation::Metric;
 use crate::schema::model::{Decoder, Encoder, Objective, Vocabulary};
 use crate::schema::run::RunConfig;
 
-/// Makes the paths of data, vocabulary and BERTs absolute, taking them from `folder`.
+/// Makes the paths of data, vocabulary and BERTs absolute; they are relative to `folder`.
 pub fn resolve(run: &mut RunConfig, folder: &Path) {
     let data = &mut run.data;
     for text in [Some(&mut data.train), data.valid.as_mut(), data.test.as_mut()] {
@@ -65,7 +65,7 @@ pub fn resolve(run: &mut RunConfig, folder: &Path) {
     }
 }
 
-/// A name that looks like a path, or is one, becomes absolute; a name on the hub stays.
+/// Makes a name absolute if it is or looks like a path, but not a name on the hub.
 fn bert(name: &mut String, folder: &Path) {
     if name.starts_with(['.', '/']) || folder.join(&*name).is_dir() {
         let mut path = PathBuf::from(&*name);

@@ -21,7 +21,7 @@ pub enum Reason {
     TooLong,
     /// The sides' numbers of words differ too much.
     Ratio,
-    /// A word has more than [`MAX_WORD`] characters.
+    /// A word has more than 1000 characters.
     LongWord,
 }
 
