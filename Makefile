@@ -1,8 +1,8 @@
-# The commands of this repository; `make` alone lists them.
+# The commands of this repository; `make` without a target lists them.
 
-# cpu or cuda; empty keeps what is there, and is cpu on a fresh checkout.
+# cpu or cuda; by default what is installed, or else cpu.
 TORCH ?=
-# A newer clippy knows more lints; they fail nothing but under the Rust that this was written with.
+# Lints are errors only with the version of clippy that this was written with, since newer ones have more lints.
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
@@ -40,7 +40,7 @@ test: setup-test
 	cargo test --release
 	@$(MAKE) --no-print-directory test-slurm
 
-# On nodes and hosts that are simulated on this machine, which takes root.
+# Nodes and hosts are simulated on this machine, which needs root.
 test-slurm: setup-test
 	@if why=$$(tests/slurm/setup.sh); then \
 		cargo build --release && cargo test --release --package tandem-tests --test slurm -- \

@@ -366,7 +366,7 @@ fn first_error(ended: &Ended) -> &str {
 fn a_missing_file_is_named_and_nothing_is_started() {
     let run = Run::new(&Tiny::shared(), "absent", 2, &["data.train.tsv.path=absent.tsv"]);
     let ended = run.launch(&[], 2);
-    assert_eq!(first_error(&ended), "error: the config does not work");
+    assert_eq!(first_error(&ended), "error: the config is invalid");
     ended.assert_said("data.train.tsv.path: there is no file ");
     assert!(!run.folder().exists());
 }
@@ -449,7 +449,7 @@ fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
         bytes
     });
     let ended = run.launch(&[&wrong], 2);
-    assert_eq!(first_error(&ended), "error: the config does not work");
+    assert_eq!(first_error(&ended), "error: the config is invalid");
     ended.assert_said("model.decoder.bert.pretrained: ");
     ended.assert_said("has no tensor `bert.encoder.layer.1.output.dense.bias`");
     assert!(!run.folder().exists());

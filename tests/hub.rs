@@ -198,6 +198,9 @@ fn a_model_that_the_hub_has_as_a_pickle_is_told_with_the_way_out() {
     let said = launch("TRANSFORMERS_OFFLINE", 1);
     assert!(said.contains("and TRANSFORMERS_OFFLINE is set; unset it"), "{said}");
     let said = launch("TANDEM_NOTHING", 2);
-    assert!(said.contains("as pytorch_model.bin only, which is never loaded; write"), "{said}");
+    assert!(
+        said.contains("only as pytorch_model.bin, which Tandem does not load; convert"),
+        "{said}"
+    );
     assert!(said.contains("M.from_pretrained(\"tandem/pickled\")"), "{said}");
 }

@@ -80,9 +80,9 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     arguments.drain(3..5);
     expect_code(&mut reproduce(&tiny, &arguments), 0);
     assert_eq!(read(tiny.path("tables/figure-2.md")), text);
-    assert!(text.contains("| adapters 1024 wide |") && text.contains("has not begun"), "{text}");
+    assert!(text.contains("| adapters 1024 wide |") && text.contains("has not started"), "{text}");
     let nothing = expect_code(&mut reproduce(&tiny, &["figure-2", "--only", "no such row"]), 2);
-    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no row is left"));
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no row matches"));
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_run_of_other_settings_is_not_shown_as_a_rows() {
     let bleu = |row: &str| row.split(" | ").nth(3).and_then(|cell| cell.parse::<f64>().ok());
     assert!(bleu(&row(&[], 0).0).is_some());
     for (setting, reason) in [
-        ("seed=7", "its run was made with `seed` 1, not 7"),
+        ("seed=7", "its run was trained with `seed` 1, not 7"),
         (
             "decoding.mask_predict.iterations=3",
             "its run was scored with `decoding.mask_predict.iterations` 10, not 3",
@@ -165,7 +165,7 @@ fn the_speed_of_untrained_models_is_measured_once() {
         assert!(is_speed(cells[9]) && is_speed(cells[10]), "{row}");
         assert!(row.contains("on 1 thread of a CPU"), "{row}");
     }
-    assert!(on_gpu.iter().all(|row| row.contains("no GPU here")), "{on_gpu:?}");
+    assert!(on_gpu.iter().all(|row| row.contains("this machine has no GPU")), "{on_gpu:?}");
     assert!(!text.contains("updates"), "{text}");
     assert!(read(tiny.path("tables/latency.html")).contains("milliseconds here"));
 

@@ -334,14 +334,14 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
         run.launch(&[], 2).assert_said(words);
         assert!(!run.folder().exists());
     };
-    refused(&["data.distillation.teacher=bert-de"], "has the mlm objective and does not translate");
+    refused(&["data.distillation.teacher=bert-de"], "has the mlm objective and cannot translate");
     refused(
         &["data.distillation.teacher=refused.yaml"],
-        "would be its own teacher, must be another run",
+        "would be its own teacher; it must be another run",
     );
     let masked = tiny.ab_net("masked-teacher", 1, 0.0);
     let masked = format!("data.distillation.teacher={}", masked.display());
-    refused(&[&masked, "data.distillation.beam=5"], "is not searched by beams");
+    refused(&[&masked, "data.distillation.beam=5"], "does not use beam search");
 
     let side = "{ transformer: { layers: 1, hidden: 32, heads: 2, feed_forward: 64, \
                 max_length: 32, vocabulary: { bert: ./bert-de/export } } }";
@@ -352,7 +352,9 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
             format!("{{ autoregressive: {{ soft_labels: {{ teacher: {name}.yaml }} }} }}");
         let config = tiny.translation("refused", 1, side, side, &objective);
         let ended = Run::of(&tiny, config, "refused", &[]).launch(&[], 2);
-        ended.assert_said("reads no pairs, must have the mlm objective with `conditional: true`");
+        ended.assert_said(
+            "does not read pairs; it must have the mlm objective with `conditional: true`",
+        );
     }
 }
 

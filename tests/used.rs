@@ -182,7 +182,7 @@ fn a_file_that_is_not_what_its_name_says_ends_a_run_at_once() {
     let set = format!("data.train.tsv.path={}", tiny.path("plain.tsv.gz").display());
     let output = expect_code(program("tandem").arg("launch").arg(config).args(["--set", &set]), 2);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let words = "plain.tsv.gz is text that is not compressed; leave the ending of its name out";
+    let words = "plain.tsv.gz is uncompressed text; remove the extension from its name";
     assert!(said.contains(words) && !said.contains("starting again"), "{said}");
 }
 

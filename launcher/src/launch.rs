@@ -1,4 +1,4 @@
-//! A run from wherever it stands to its end.
+//! Launches or resumes a run.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::progress::Progress;
 
-/// Trains, evaluates and exports what a config describes; goes on where an earlier launch ended.
+/// Trains, evaluates and exports the model of a config, or resumes an interrupted run.
 ///
 /// # Errors
 /// Whatever keeps the run from starting.
@@ -35,7 +35,7 @@ pub fn launch(
     launch_on(config, topology, restart, program, interrupts)
 }
 
-/// Where the ranks of a run would go.
+/// The topology of a run on the hosts that are available now.
 ///
 /// # Errors
 /// Settings that contradict each other or the hosts.
@@ -43,7 +43,7 @@ pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
     Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))
 }
 
-/// The same as [`launch`], where its ranks are known.
+/// Like [`launch`], on a given topology.
 ///
 /// # Errors
 /// Whatever keeps the run from starting.
@@ -80,7 +80,7 @@ pub fn launch_on(
         ));
         return Ok(Exit::Done);
     }
-    // Not before: beside a finished run's scores stands how they came about.
+    // Only now: the config of a finished run must stay the one that its scores were computed with.
     prepare::write_config(&run, &config)?;
     if let Some(ending) = job::ending_without_words(&journal.state, before) {
         progress.say(&ending.to_string());

@@ -155,7 +155,7 @@ fn time_limit(pair: &Pair) {
     words.extend("--nodes 2 --time 1 -- --exclusive".split(' ').map(String::from));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let said = pair.lab.say(&words);
-    assert!(said.contains("is in the queue: 2 workers"), "{said}");
+    assert!(said.contains("submitted job") && said.contains(": 2 workers"), "{said}");
     let run = pair.tiny.path("limited");
     pair.lab.wait_until_idle();
     assert_eq!(state(&run)["status"], "done", "{said}");

@@ -34,7 +34,7 @@ KEEP_MEMORY = {
 
 
 def prepare():
-    """Writes the model and the batches, unless they are there."""
+    """Writes the model and the batches unless they exist."""
     done = FOLDER / "done"
     if not done.exists():
         print(f"writing the mini model and its batches into {FOLDER}", flush=True)
@@ -47,7 +47,7 @@ def prepare():
 
 
 def multiplies_bf16():
-    """Whether PyTorch has fast bf16 products on this CPU; without AVX-512 they crawl."""
+    """Whether PyTorch has fast bf16 products on this CPU, which need AVX-512."""
     return " avx512bw " in Path("/proc/cpuinfo").read_text()
 
 
@@ -65,7 +65,7 @@ def measure(program, verb, dtype, args):
 
 
 def agreement(verb, ours, peers):
-    """How far the two programs computed the same."""
+    """How far the results of the two programs agree."""
     if verb == "train":
         differences = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], peers["losses"], strict=True)]
         return f"losses differ by at most {max(differences):.1e} (relative)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""This project's speed on a GPU beside plain PyTorch's, both measured here and now.
+"""This project's speed on a GPU compared with plain PyTorch's, both measured now.
 
 usage: gpu.py [--out FOLDER] [--worker PROGRAM] [--quick] [--only WORD...] [--seconds N]
               [--deadline N] [--threads N] [--device cuda|cpu]
@@ -39,7 +39,7 @@ PROGRAMS = {"tandem": "Tandem", "eager": "PyTorch", "compiled": "PyTorch, compil
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured; every program that measures it does the same work."""
+    """A workload, which is the same for every program."""
 
     verb: str
     dtype: str
@@ -64,7 +64,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Step:
-    """A setting, measured by one program."""
+    """A setting for one program."""
 
     setting: Setting
     program: str
@@ -107,7 +107,7 @@ def plan(quick):
 
 
 def prepare(folder, sizes, settings):
-    """Writes the model, unless it is there, and the batches."""
+    """Writes the batches, and the model unless it exists."""
     done = folder / "done"
     if not done.exists() or done.read_text() != repr(sizes):
         print(f"writing a model of random weights into {folder}", flush=True)
@@ -127,7 +127,7 @@ def rows(path):
 
 
 def training_flops(path, sizes):
-    """The floating-point operations that a step for each batch of the file needs.
+    """The floating-point operations of one step for each batch of the file.
 
     A sentence has s source and t target tokens, of which c are predicted. Weights: D wide, F inner,
     A of an encoder adapter, H of a decoder's feed-forward block, V words, N lengths. The encoder
@@ -157,7 +157,7 @@ def training_flops(path, sizes):
         trained = layers * (2 * e * width * sizes.adapter + 2 * (t + s) * width**2)
         trained += layers * 2 * t * width * sizes.feed_forward + width * workload.LENGTHS
         attention = layers * 2 * (e**2 + t**2 + t * s) * width
-        # The first decoder layer's own attention and queries have a part of backward only.
+        # The first decoder layer's self-attention and queries need only part of backward.
         total += frozen + 3 * (trained + attention) - 2 * 2 * t**2 * width - t * width**2
     return 2 * total
 
@@ -224,7 +224,7 @@ class Peer:
 
 
 class Bench:
-    """The programs and where they find things."""
+    """The programs and their paths."""
 
     def __init__(self, args, model):
         self.args, self.model = args, model
@@ -298,7 +298,7 @@ def tail(log, start=0, lines=15):
 
 
 def agreement(verb, ours, theirs):
-    """How far two programs computed the same."""
+    """How far the results of two programs agree."""
     if verb == "train":
         pairs = zip(ours["losses"], theirs["losses"], strict=True)
         return f"losses differ by {max(abs(a - b) / abs(b) for a, b in pairs):.0e}"
@@ -307,7 +307,7 @@ def agreement(verb, ours, theirs):
 
 
 class Report:
-    """What has been measured so far; kept in two files as it grows."""
+    """The results so far, written to two files after each one."""
 
     def __init__(self, out, model, sizes):
         self.out, self.model, self.sizes = out, model, sizes
@@ -315,7 +315,7 @@ class Report:
         self.skipped, self.failed = [], {}
 
     def add(self, step, measured):
-        """Takes a result in and says it in a line."""
+        """Adds a result and prints it on one line."""
         setting, rate = step.setting, measured[RATE[step.setting.verb]]
         parts = [f"{number(rate)} {UNIT[setting.verb]}"]
         if setting.verb == "decode" and setting.size == 1:
@@ -394,13 +394,13 @@ def arguments():
     parser.add_argument("--out", type=Path, default=usual, help="for results and logs")
     worker = ROOT / "target" / "release" / "tandem-worker"
     parser.add_argument("--worker", type=Path, default=worker, help="the program tandem-worker")
-    parser.add_argument("--quick", action="store_true", help="a small model: does all of it run?")
+    parser.add_argument("--quick", action="store_true", help="use a small model, to check that everything runs")
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", help="steps whose names have one, such as compiled"
+        "--only", nargs="+", metavar="WORD", help="only steps whose names contain one of these, such as compiled"
     )
-    parser.add_argument("--seconds", type=int, default=240, help="the limit of one step")
-    parser.add_argument("--deadline", type=int, help="seconds in all; skips what does not fit")
-    parser.add_argument("--threads", type=int, default=4, help="CPU threads of either program")
+    parser.add_argument("--seconds", type=int, default=240, help="the limit of one step, in seconds")
+    parser.add_argument("--deadline", type=int, help="the limit of all steps in seconds; steps that do not fit are skipped")
+    parser.add_argument("--threads", type=int, default=4, help="CPU threads of each program")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     return parser.parse_args()
 

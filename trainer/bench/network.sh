@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs a worker on each of a few simulated hosts: network namespaces, one bridge, and links that are
-# limited to a rate. Needs root, iproute2 and Open MPI.
+# Runs one worker on each of several simulated hosts: network namespaces, a bridge, and rate-limited
+# links. Needs root, iproute2 and Open MPI.
 #
 # usage: network.sh RANKS RATE [arguments of `tandem-worker`]
 #        network.sh 2 200mbit bench reduce --reproducible
@@ -21,7 +21,7 @@ ip netns add "$lab-switch"
 ip -n "$lab-switch" link add bridge type bridge
 ip -n "$lab-switch" link set bridge up
 hosts=
-# Host 0 runs mpirun, the others a rank each.
+# Host 0 runs mpirun, the others one rank each.
 for host in $(seq 0 "$ranks"); do
   ip netns add "$lab-$host"
   ip -n "$lab-switch" link add "port$host" type veth peer name eth0 netns "$lab-$host"
@@ -35,7 +35,7 @@ for host in $(seq 0 "$ranks"); do
   fi
 done
 
-# Takes the place of ssh; hosts have names of their own.
+# Replaces ssh, and gives each host its own name.
 cat >"$agent" <<AGENT
 #!/bin/bash
 host=\$((\${1##*.} - 1)); shift

@@ -250,7 +250,7 @@ class AbNet(nn.Module):
         return logits.float().softmax(-1).max(-1)
 
     def refine(self, tokens, scores, masked, memory, source_mask):
-        """Predicts the masked tokens and their probabilities anew."""
+        """Predicts the masked tokens and their probabilities again."""
         logits = self.decode(tokens.masked_fill(masked, self.mask), memory, source_mask)
         best_scores, best_tokens = self.best_words(logits)
         return torch.where(masked, best_tokens, tokens), torch.where(masked, best_scores, scores)
@@ -345,7 +345,7 @@ def train_batches(path, pad):
 
 
 def decode_batches(path, pad, size):
-    """Batches of sentences of like length, as the released program makes them."""
+    """Batches of sentences of similar length, like the released program's."""
     rows = [(i, ids(source), ids(given)) for i, (source, given) in enumerate(lines(path))]
     rows.sort(key=lambda row: (len(row[1]), max(row[2])))
     for start in range(0, len(rows), size):
@@ -560,7 +560,7 @@ def arguments():
         sub.add_argument(
             "--matmul-precision",
             choices=["highest", "high", "medium"],
-            help="torch's word for f32 products; medium on CPUs, highest (no TF32) on GPUs",
+            help="torch's precision of f32 products; by default medium on CPUs, highest (no TF32) on GPUs",
         )
     return parser.parse_args()
 

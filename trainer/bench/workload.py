@@ -1,4 +1,4 @@
-"""What the benchmarks run on: a model folder in the parity layout, and files of batches.
+"""The workloads of the benchmarks: a model folder in the parity layout, and files of batches.
 
 Everything is a function of SEED. Weights are random; lengths are spread like those of real
 sentences. Models of all sizes have the same vocabulary and can run the same batches.
@@ -173,7 +173,7 @@ def joined(ids):
 
 
 def write_train(path, max_tokens, count):
-    """Batches of sentences of like length, at most `max_tokens` padded tokens on either side."""
+    """Batches of sentences of similar length, with at most `max_tokens` padded tokens per side."""
     random = numpy.random.Generator(numpy.random.PCG64(SEED + 1))
     lengths = sorted((pair_lengths(random) for _ in range(4000)), key=max)
     batches, batch = [], []

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Puts libtorch into .deps/ out of PyPI's wheels; says nothing when it is there.
+"""Installs libtorch in .deps/ from PyPI's wheels; prints nothing if it is present.
 
-usage: libtorch.py [cpu|cuda]      (without a word: what is there already, else cpu)
+usage: libtorch.py [cpu|cuda]      (by default the installed variant, or else cpu)
 
-The versions and hashes are in libtorch-cpu.txt and libtorch-cuda.txt beside this file. PyPI's
-torch is a CUDA build; its libtorch_cpu needs just two small CUDA libraries, so the CPU form
+The versions and hashes are in libtorch-cpu.txt and libtorch-cuda.txt next to this file. PyPI's
+torch is a CUDA build; its libtorch_cpu needs only two small CUDA libraries, so the CPU variant
 unpacks only those. Layout (libtorch's own rpath is $ORIGIN/../../nvidia/*/lib):
 
   .deps/libtorch/{lib,include,build-version}   what LIBTORCH names
   .deps/nvidia/*/lib                           what libtorch loads
 
-A wheel is downloaded aside and moved into place when its hash is right, and so are the two
-folders: an interrupted set-up leaves nothing half done, and the next one goes on after the last
-whole wheel.
+A wheel is downloaded to a temporary folder and moved into place when its hash is right, and so are
+the two folders: an interrupted set-up leaves nothing incomplete, and the next one resumes after the
+last complete wheel.
 """
 
 import hashlib
@@ -26,27 +26,27 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 DEPS = HERE.parent.parent / ".deps"
-LAYOUT = 1  # raised when the same wheels are to be unpacked differently
-# What the wheels are asked for, whatever Python runs this: libtorch does not depend on it.
+LAYOUT = 1  # incremented when the same wheels must be unpacked differently
+# The platform of the wheels, whatever Python runs this: libtorch does not depend on it.
 PLATFORM = ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "none"]
 for tag in ("_2_28", "_2_27", "_2_25", "_2_18", "_2_17", "2014", "2010", "1"):
     PLATFORM += ["--platform", f"manylinux{tag}_x86_64"]
 
-# Of torch/lib: what a C++ program links or loads. PyTorch's Python bindings are of no use here.
+# From torch/lib: what a C++ program links or loads, without PyTorch's Python bindings.
 CPU_LIBRARIES = {"libc10.so", "libtorch_cpu.so", "libgomp.so.1"}
 NOT_WANTED = {"libtorch.so", "libtorch_python.so", "libshm.so", "libtorch_global_deps.so"}
 CPU_NVIDIA = {"libcudart.so.13", "libcupti.so.13"}
 
 
 def requirements(variant):
-    """The pinned requirements with their hashes, one a string."""
+    """The pinned requirements with their hashes, one per string."""
     text = (HERE / f"libtorch-{variant}.txt").read_text()
     lines = re.sub(r"#.*", "", text).replace("\\\n", " ").splitlines()
     return [" ".join(line.split()) for line in lines if line.strip()]
 
 
 def download(python, requirement, wheels):
-    """The wheel of `requirement`, from an earlier attempt or fetched now."""
+    """The wheel of `requirement`, downloaded now or by an earlier attempt."""
     name, version = re.match(r"([\w-]+)==([\w.]+)", requirement).groups()
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"
     found = next(wheels.glob(pattern), None)
@@ -92,7 +92,7 @@ def unpack(wheel, variant, destination):
 
 
 def finish(new, version):
-    """What the wheels lack and a C++ build wants."""
+    """Adds what the wheels lack for a C++ build, and checks that the libraries load."""
     lib = new / "libtorch" / "lib"
     # The wheel's libtorch.so only ties the others together, libtorch_cuda included. An empty one
     # lets the same program be linked with and without CUDA, which it loads when it starts.

@@ -1,15 +1,15 @@
 #!/bin/sh
-# System packages and the Rust toolchain; says nothing when all is there.
+# Installs system packages and the Rust toolchain; prints nothing if they are present.
 #
-# As root (a container, a fresh machine) what is missing is installed. Otherwise the one command
-# that a person has to run is printed, and set-up stops.
+# As root (in a container or on a fresh machine) it installs what is missing. Otherwise it prints the one
+# command to run first, and stops.
 set -eu
 
 # The C++ compiler, Open MPI, libclang for the MPI bindings, Python for the wheels of libtorch.
 packages="build-essential pkg-config libopenmpi-dev openmpi-bin libclang-dev python3 python3-venv
 ca-certificates curl git xz-utils"
 oldest_rust=1.91
-installed_rust=1.95.0 # the one that the lints of make test are for
+installed_rust=1.95.0 # the version for the lints of make test
 rustup=https://static.rust-lang.org/rustup/archive/1.28.2/x86_64-unknown-linux-gnu/rustup-init
 rustup_sha256=20a06e644b0d9bd2fbdbfd52d42540bdde820ea7df86e92e533c073da0cdd43c
 
@@ -29,14 +29,14 @@ else
         command -v "$program" >/dev/null || missing="$missing $program"
     done
     [ -z "$missing" ] || {
-        echo "set-up: missing:$missing (this system has no apt; install them by its own means)" >&2
+        echo "set-up: missing:$missing (this system has no apt; install them with its package manager)" >&2
         exit 1
     }
 fi
 if [ -n "$missing" ]; then
     install="apt-get install -y --no-install-recommends$missing"
     if [ "$(id -u)" != 0 ]; then
-        echo "set-up needs system packages; run this, then start again:" >&2
+        echo "set-up needs system packages; run this, then try again:" >&2
         echo "  sudo apt-get update && sudo $install" >&2
         exit 1
     fi
@@ -48,7 +48,7 @@ fi
 PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
 if ! command -v cargo >/dev/null; then
     if [ "$(id -u)" != 0 ]; then
-        echo "set-up needs Rust; run this, then start again:" >&2
+        echo "set-up needs Rust; run this, then try again:" >&2
         echo "  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y" >&2
         exit 1
     fi
@@ -60,7 +60,7 @@ if ! command -v cargo >/dev/null; then
         chmod +x "$installer/rustup-init" &&
         "$installer/rustup-init" -y -q --profile minimal -c rustfmt -c clippy \
             --default-toolchain "$installed_rust" >/dev/null; } || {
-        echo "set-up: Rust could not be installed; https://rustup.rs tells other ways" >&2
+        echo "set-up: Rust could not be installed; see https://rustup.rs for other ways" >&2
         exit 1
     }
 fi

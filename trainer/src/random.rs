@@ -9,18 +9,18 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 
-/// What a stream of random numbers is for. Streams of different purposes are independent.
+/// The purpose of a stream of random numbers. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Initial values of new weights.
     Weights,
     /// The order of the training samples.
     Order,
-    /// Which target tokens are predicted, and what takes their place.
+    /// The target tokens to predict, and their replacements.
     TargetCorruption,
-    /// Which part of the source is noised, and what takes its place.
+    /// The noised part of the source, and its replacements.
     SourceNoise,
-    /// Which tokens a masked language model predicts, and what takes their place.
+    /// The tokens that a masked language model predicts, and their replacements.
     MaskedLanguageModel,
     /// Target corruption in evaluation: the same at every step of a run.
     EvaluationCorruption,
@@ -29,7 +29,7 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// The name that goes into the key. It must never change: runs are resumed by newer versions.
+    /// The purpose's name in the key. It must never change, since newer versions resume older runs.
     fn name(self) -> &'static str {
         match self {
             Self::Weights => "weights",
@@ -70,7 +70,7 @@ impl Rng {
         (self.bits() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// Uniform among 0, 1, ..., `n` - 1, without bias; 0 where `n` is 0.
+    /// Uniform among 0, 1, ..., `n` - 1, without bias; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
         // Lemire 2019: the high half of a 128-bit product, rejecting the uneven rest.
         let rest = if n == 0 { return 0 } else { n.wrapping_neg() % n };
@@ -88,14 +88,14 @@ impl Rng {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
-    /// Puts the items into a random order (Fisher and Yates).
+    /// Shuffles the items (Fisher and Yates).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             items.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
 
-    /// `k` different numbers out of 0, ..., `n` - 1, ascending; all of them where `k` exceeds `n`.
+    /// `k` distinct numbers from 0, ..., `n` - 1, ascending; all of them if `k` exceeds `n`.
     pub fn sample(&mut self, n: usize, k: usize) -> Vec<usize> {
         let mut numbers: Vec<usize> = (0..n).collect();
         let k = k.min(n);
@@ -123,7 +123,7 @@ mod tests {
         assert_ne!(first, bits(1, Purpose::Order, &[2, 3, 0]));
     }
 
-    /// A change here breaks the resuming of every run that exists.
+    /// A change here breaks resuming every existing run.
     #[test]
     fn bits_never_change() {
         let mut rng = stream(1, Purpose::Order, &[0, 7]);

@@ -1,4 +1,4 @@
-//! From a YAML file to a [`RunConfig`] that can work, or to everything that is wrong with it.
+//! From a YAML file to a valid [`RunConfig`], or to all of its mistakes.
 
 mod checks;
 mod inputs;
@@ -33,16 +33,16 @@ use crate::schema::run::RunConfig;
 /// named by their name on the hub need not be on this machine yet.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the file's lines.
+/// All mistakes, in the order of the file's lines.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Problems> {
     let (run, problems) = read(path, overrides)?;
     if problems.list.is_empty() { Ok(run) } else { Err(problems) }
 }
 
-/// Whether overrides are `path.to.key=value` with values that are YAML, whatever run they change.
+/// Checks that overrides are `path.to.key=value` with YAML values, independently of any run.
 ///
 /// # Errors
-/// Those that are not.
+/// The overrides that are not.
 pub fn check_overrides(overrides: &[String]) -> Result<(), Problems> {
     let mut list = Vec::new();
     overrides::apply(&mut Node::map(Place::Whole), overrides, &mut list);
@@ -52,16 +52,16 @@ pub fn check_overrides(overrides: &[String]) -> Result<(), Problems> {
     }
 }
 
-/// Loads a run file as far as its keys and values allow: the config, and what keeps it from
-/// working here, such as inputs that are not there.
+/// Reads a run file, and returns the config together with problems that would keep it from working here, such
+/// as missing inputs.
 ///
 /// # Errors
-/// Everything that is wrong with the keys and values.
+/// All mistakes in the keys and values.
 pub fn read(path: &Path, overrides: &[String]) -> Result<(RunConfig, Problems), Problems> {
     read_without(&[], path, overrides)
 }
 
-/// The same, as if the file did not have these sections.
+/// Like [`read`], ignoring some sections of the file.
 fn read_without(
     sections: &[&str],
     path: &Path,
@@ -95,7 +95,7 @@ fn read_without(
     }
 }
 
-/// The config of a tree that fits the schema, and everything in it that does not go together.
+/// The config of a tree that fits the schema, and all conflicts in it.
 fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serde_json::Error> {
     let mut problems = Vec::new();
     let mut root = root.clone();
@@ -113,16 +113,16 @@ fn checked(root: &Node, folder: &Path) -> Result<(RunConfig, Vec<Problem>), serd
     Ok((run, problems))
 }
 
-/// Loads the run file of a trained model, whose texts need not be there any more.
+/// Loads the run file of a trained model, whose training data may be gone.
 ///
 /// # Errors
-/// As [`load`], but for inputs that are missing.
+/// Like [`load`], except for missing inputs.
 pub fn load_trained(path: &Path) -> Result<RunConfig, Problems> {
     usable(read(path, &[])?)
 }
 
-/// Loads the run file of a trained model that is to be used, perhaps on another machine: its
-/// `cluster` is that of the overrides, and its texts need not be there any more.
+/// Loads the run file of a trained model for use, perhaps on another machine: its section `cluster` is ignored
+/// except for overrides, and its training data may be gone.
 ///
 /// # Errors
 /// As [`load_trained`].
@@ -153,12 +153,12 @@ pub fn labelling_bert(run: &RunConfig) -> Result<Option<Bert>, CompositionError>
 }
 
 impl RunConfig {
-    /// The whole config as YAML, every default written out; [`load`] reads it back.
+    /// The config as YAML, including defaults; [`load`] reads it back.
     ///
     /// # Errors
     /// Never for a config that was loaded.
     pub fn to_yaml(&self) -> Result<String, serde_yaml::Error> {
-        // Through JSON, in which a choice is a one-key map and not a YAML tag.
+        // By way of JSON, where a choice is a one-key map instead of a YAML tag.
         let value =
             serde_json::to_value(self).map_err(<serde_yaml::Error as serde::ser::Error>::custom)?;
         serde_yaml::to_string(&value)

@@ -1,9 +1,9 @@
-//! `--set path.to.key=value`: changes of a run file from the command line.
+//! `--set path.to.key=value`: overrides of a run file on the command line.
 
 use crate::load::problem::{Place, Problem, ProblemKind};
 use crate::load::yaml::{self, Content, Entry, Node};
 
-/// Applies overrides in their order; what is wrong with them is added to `problems`.
+/// Applies overrides in order, and adds their mistakes to `problems`.
 pub fn apply(root: &mut Node, overrides: &[String], problems: &mut Vec<Problem>) {
     for (index, text) in overrides.iter().enumerate() {
         let place = Place::Override(index);
@@ -38,7 +38,7 @@ fn apply_one(
     set(root, path, value, place)
 }
 
-/// Puts `value` at `path`, making the maps above it where there are none.
+/// Sets `path` to `value`, and creates missing maps above it.
 fn set(root: &mut Node, path: &str, value: Node, place: Place) -> Result<(), (String, String)> {
     let mut node = root;
     let mut seen = String::new();

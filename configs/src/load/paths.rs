@@ -1,5 +1,4 @@
-//! `~` and variables in paths, which mean what they mean to a shell; and paths that have moved
-//! together with a run.
+//! Expands `~` and variables in paths, as a shell does, and finds paths that were moved together with a run.
 
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use crate::schema::run::names;
 /// What the folder of a run, or of a model that was exported, has beside its config.
 const MARKS: [&str; 3] = [names::STATE, names::CHECKPOINTS, names::WEIGHTS];
 
-/// Whether a key holds a path, or the name of a model, which may be one.
+/// Whether a key's value is a path, or the name of a model, which may be a path.
 fn is_path(key: &str) -> bool {
     let words: Vec<&str> = key.split('.').collect();
     matches!(
@@ -30,18 +29,18 @@ fn is_path(key: &str) -> bool {
     )
 }
 
-/// Expands all paths of a run file; what cannot be expanded is added to `problems`.
+/// Expands all paths of a run file; those that cannot be expanded are added to `problems`.
 pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
     let variable = |name: &str| std::env::var(name).ok();
     below(root, "", &mut |_, path| expand(path, &variable), problems);
 }
 
-/// In the folder `now` of a run replaces the paths of its config that are not there any more: by those
-/// that lie to the folder as they did when it was written; or those of models in the hub's cache by the
-/// same model in the cache of today, or by its name on the hub.
+/// Replaces paths in a run's config that no longer exist, if the run is now in the folder `now`: with the path
+/// that has the same relative position to that folder as the old one had, or, for a model in the hub's cache,
+/// with the same model in the current cache or its name on the hub.
 ///
-/// The export in a run's folder moves with that. An export elsewhere lies to nothing as the run did: what
-/// is found there by chance counts only where hashes tell whether it is the same, as of BERTs.
+/// An export inside its run's folder moves with it. Relative positions mean nothing for an export elsewhere, so
+/// there only BERTs are replaced, because their hashes are checked.
 pub fn follow(root: &mut Node, now: &Path) {
     let text = |key: &str| Some(root.entry("run")?.value.entry(key)?.value.to_value());
     let then = match (text("folder"), text("name")) {
@@ -49,7 +48,7 @@ pub fn follow(root: &mut Node, now: &Path) {
         _ => return,
     };
     let Ok(now) = std::path::absolute(now) else { return };
-    // Any other run file says where its run shall be, and not where it was.
+    // The run file of a run that was not launched says where the run will be, not where it was.
     let is_run = MARKS.iter().any(|mark| now.join(mark).exists());
     if !is_run || !then.is_absolute() {
         return;
@@ -70,7 +69,7 @@ fn found(path: &Path, then: &Path, now: &Path) -> Option<String> {
         return None;
     }
     let pairs = then.ancestors().zip(now.ancestors());
-    // What has only the root in common has not moved along.
+    // A path with only the root in common was not moved together with the run.
     let beside = pairs.filter(|(then, _)| then.parent().is_some()).find_map(|(then, now)| {
         let path = now.join(path.strip_prefix(then).ok()?);
         path.exists().then_some(path)
@@ -110,7 +109,7 @@ fn below(
     }
 }
 
-/// A path with `~` at its beginning and `$NAME` or `${NAME}` anywhere replaced.
+/// Replaces `~` at the beginning of a path, and `$NAME` or `${NAME}` anywhere.
 fn expand(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
     let value = |name: &str| {
         variable(name).filter(|value| !value.is_empty()).ok_or_else(|| {
@@ -135,7 +134,7 @@ fn expand(path: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Strin
         };
         let (name, after) = braced.unwrap_or_else(plain);
         if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
-            // No variable has such a name.
+            // Not the name of a variable.
             expanded.push('$');
             rest = behind;
         } else {

@@ -1,40 +1,40 @@
-//! What is wrong with a run file, and where.
+//! Problems in a run file, with their places.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::pretrained::hub::names_model;
 
-/// Where something stands: in the YAML file, or in a `--set` of the command line.
+/// A place in the YAML file or in a `--set` on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// Nowhere in particular: the file as a whole.
+    /// The file as a whole.
     Whole,
-    /// In the file; both are counted from 1.
+    /// A position in the file; both numbers count from 1.
     File {
         /// The line.
         line: usize,
         /// The column, in characters.
         column: usize,
     },
-    /// In the override of this index.
+    /// The override of this index.
     Override(usize),
 }
 
-/// What sort of problem it is.
+/// The kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProblemKind {
     /// The run file is missing, unreadable or not YAML.
     Unreadable,
-    /// A key or a value is not one that the schema knows.
+    /// A key or value is not in the schema.
     Schema,
-    /// Keys or BERTs that do not go together.
+    /// Keys or BERTs contradict each other.
     Conflict,
     /// A file or folder that the config names does not exist; the config itself may be right.
     MissingInput,
 }
 
-/// One thing that is wrong.
+/// A problem in a run file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// What sort of problem it is.
@@ -47,7 +47,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Everything that is wrong with a run file, in the order of its lines; never empty as an error.
+/// All problems of a run file, in the order of its lines; never empty as an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems {
     /// The file.
@@ -59,12 +59,12 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Whether the config is right and only the files that it names are not there.
+    /// Whether the config is valid and only files that it names are missing.
     pub fn only_missing_inputs(&self) -> bool {
         self.list.iter().all(|problem| problem.kind == ProblemKind::MissingInput)
     }
 
-    /// Without inputs that are not there and that a trained model does not need: all but its BERTs.
+    /// Removes missing inputs that using a trained model does not need, that is all except its BERTs.
     #[must_use]
     pub fn of_using(mut self) -> Self {
         self.list.retain(|problem| {

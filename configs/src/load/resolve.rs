@@ -1,4 +1,4 @@
-//! A config that means the same from every folder: paths made absolute.
+//! Makes the paths of a config absolute, so that it does not depend on the working directory.
 
 use std::path::{Path, PathBuf};
 

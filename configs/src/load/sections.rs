@@ -1,8 +1,8 @@
-//! Conflicts in a run file of which some sections do not fit the schema: the sections that do fit
-//! are checked all the same, so that everything that is wrong is told at once.
+//! Checks for conflicts in a run file when some of its sections do not fit the schema, so that all mistakes are
+//! reported at once.
 //!
-//! In the place of a section that does not fit stands the one of `example.yaml`. What is found
-//! then is told only if no such section has a part in it.
+//! A section that does not fit is replaced with that of `example.yaml`. Conflicts are then reported only if they
+//! do not involve such a section.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::load::problem::Problem;
 use crate::load::yaml::{self, Content, Node};
 use crate::schema::json::{Rule, schema};
 
-/// What each section is compared with.
+/// The other sections that each section is checked against.
 const COMPARED: [(&str, &[&str]); 8] = [
     ("run", &[]),
     ("data", &["model"]),
@@ -22,8 +22,8 @@ const COMPARED: [(&str, &[&str]); 8] = [
     ("cluster", &["training"]),
 ];
 
-/// The file with sections that all fit, and which of them are the example's; none if the file is
-/// no map of sections.
+/// The file with invalid sections replaced by the example's, and the names of those; `None` if the file is not a
+/// map.
 pub fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>)> {
     let Content::Map(entries) = &root.content else { return None };
     let example = yaml::parse(include_str!("../../example.yaml"), &mut Vec::new()).ok()??;
@@ -32,7 +32,7 @@ pub fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>
     let mut foreign: BTreeSet<String> =
         problems.iter().map(|problem| section(&problem.path).to_owned()).collect();
     if entries.iter().any(|entry| !sections.contains(&entry.key.as_str())) {
-        // It may be the name of any that is not there.
+        // An unknown name may be a misspelt one of any missing section.
         let missing = sections.iter().filter(|name| root.entry(name).is_none());
         foreign.extend(missing.map(|name| (*name).to_owned()));
     }
@@ -44,7 +44,7 @@ pub fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>
     Some((Node { place: root.place, content: Content::Map(entries) }, foreign))
 }
 
-/// Whether a problem has nothing to do with `foreign` sections.
+/// Whether a problem does not involve any of the `foreign` sections.
 pub fn is_own(problem: &Problem, foreign: &BTreeSet<String>) -> bool {
     let own = section(&problem.path);
     let compared = COMPARED.iter().find(|(name, _)| *name == own).map_or(&[][..], |found| found.1);

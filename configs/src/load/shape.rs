@@ -1,4 +1,4 @@
-//! Compares a tree of YAML with the schema, and reports every difference at once.
+//! Compares a YAML tree with the schema, and reports all differences at once.
 
 use serde_json::Value;
 
@@ -25,7 +25,7 @@ impl Comparison<'_> {
         });
     }
 
-    /// `owner` is the place of the key whose value `node` is: there, what is missing is reported.
+    /// `owner` is the place of the key whose value `node` is; missing keys are reported there.
     fn value(&mut self, node: &Node, owner: Place, rule: Rule, path: &str) {
         if node.is_null() && rule.optional {
             return;
@@ -49,7 +49,7 @@ impl Comparison<'_> {
         }
     }
 
-    /// Says what was found and what is allowed.
+    /// Reports what was found and what is allowed.
     fn mismatch(&mut self, node: &Node, rule: Rule, path: &str) {
         let meant = match &node.content {
             Content::Scalar { value, text } => {
@@ -168,7 +168,7 @@ fn fits(name: &str, value: &Value, rule: Rule) -> bool {
         })
 }
 
-/// What stands there, in words.
+/// Describes a value.
 fn found(node: &Node) -> String {
     match &node.content {
         Content::Scalar { value: Value::Null, .. } => "found nothing".into(),
@@ -184,7 +184,7 @@ fn found(node: &Node) -> String {
     }
 }
 
-/// The value of the right type that was probably meant.
+/// The value of the right type that was probably intended.
 fn meant(value: &Value, text: &str, rule: Rule) -> Option<String> {
     let meant = match (rule.type_name()?, value) {
         ("boolean", Value::String(word)) => match word.to_lowercase().as_str() {
@@ -204,15 +204,15 @@ fn meant(value: &Value, text: &str, rule: Rule) -> Option<String> {
             return (whole != text && fits("integer", &value, rule)).then_some(whole);
         }
         ("string", Value::Number(_) | Value::Bool(_)) => format!("\"{text}\""),
-        // All of its keys have defaults.
+        // All keys of the section have defaults.
         ("object", Value::Null) if rule.schema["required"].is_null() => "{}".into(),
         _ => return None,
     };
     Some(meant)
 }
 
-/// The known word that differs from `word` in the fewest letters, if that is less than a third of
-/// them or one word begins with the other.
+/// The known word with the smallest edit distance to `word`, if that is less than a third of its letters or one
+/// is a prefix of the other.
 fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |word: &str| word.replace(['-', ' '], "_").to_lowercase();
     let word = plain(word);

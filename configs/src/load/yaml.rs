@@ -1,6 +1,6 @@
-//! YAML as a tree that knows the line and column of every key and value.
+//! A YAML tree with the line and column of every key and value.
 //!
-//! saphyr-parser gives the structure and the places, serde_yaml the meaning of each scalar.
+//! The structure and the places are from saphyr-parser, the values of scalars from serde_yaml.
 
 use std::collections::HashMap;
 
@@ -9,31 +9,31 @@ use serde_json::Value;
 
 use crate::load::problem::{Place, Problem, ProblemKind};
 
-/// Deeper nesting is refused; the schema needs a dozen levels.
+/// The deepest nesting that is accepted; the schema needs a dozen levels.
 const MAX_DEPTH: usize = 64;
-/// More nodes are refused: aliases of aliases can otherwise fill the memory.
+/// The most nodes that are accepted, since aliases of aliases could otherwise exhaust memory.
 const MAX_NODES: usize = 100_000;
 
-/// The key by which a map takes over another's entries.
+/// The key with which a map merges another's entries.
 const MERGE: &str = "<<";
 
-/// A value and where it stands.
+/// A value with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
-    /// Where it begins.
+    /// The start of the value.
     pub place: Place,
-    /// What it is.
+    /// The value.
     pub content: Content,
 }
 
-/// What a value is.
+/// The content of a value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
-    /// Nothing, a truth value, a number or text.
+    /// Null, a boolean, a number or a string.
     Scalar {
-        /// Its meaning.
+        /// The parsed value.
         value: Value,
-        /// As written.
+        /// The text in the file.
         text: String,
     },
     /// A list.
@@ -42,12 +42,12 @@ pub enum Content {
     Map(Vec<Entry>),
 }
 
-/// One key of a map.
+/// An entry of a map.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// Where the key stands.
+    /// The place of the key.
     pub place: Place,
     /// Its value.
     pub value: Node,
@@ -59,7 +59,7 @@ impl Node {
         Self { place, content: Content::Map(Vec::new()) }
     }
 
-    /// Whether there is nothing.
+    /// Whether the value is null.
     pub fn is_null(&self) -> bool {
         matches!(&self.content, Content::Scalar { value: Value::Null, .. })
     }
@@ -72,7 +72,7 @@ impl Node {
         }
     }
 
-    /// The meaning without the places. Of a key that is given twice, the first counts.
+    /// The value without places. Of duplicate keys, the first one counts.
     pub fn to_value(&self) -> Value {
         match &self.content {
             Content::Scalar { value, .. } => value.clone(),
@@ -123,12 +123,12 @@ impl Node {
     }
 }
 
-/// Reads the one document of a text; none if it is empty.
+/// Parses the single document of a text; `None` if it is empty.
 ///
-/// Keys that are given twice and the like are added to `problems`.
+/// Duplicate keys and the like are added to `problems`.
 ///
 /// # Errors
-/// The place at which the text stops being YAML.
+/// A text that is not YAML, with the place of the error.
 pub fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Box<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { problems, open: Vec::new(), anchors: HashMap::new(), nodes: 0 };
@@ -150,7 +150,7 @@ pub fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Bo
     Ok(root)
 }
 
-/// What people most often do wrong, if it looks so.
+/// A hint on the most common mistakes, if one of them is likely.
 fn hint(text: &str, error: &ScanError) -> &'static str {
     let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or("");
     let indentation = &line[..line.len() - line.trim_start().len()];
@@ -178,7 +178,7 @@ fn unreadable(marker: Marker, message: String) -> Box<Problem> {
     })
 }
 
-/// Turns the parser's events into a tree.
+/// Builds a tree from the parser's events.
 struct Builder<'a> {
     problems: &'a mut Vec<Problem>,
     /// Collections that are not closed yet, outermost first.
@@ -191,12 +191,12 @@ struct Builder<'a> {
 struct Open {
     node: Node,
     anchor: usize,
-    /// A map's key that waits for its value.
+    /// A map's key whose value is still to come.
     key: Option<(String, Place)>,
 }
 
 impl Builder<'_> {
-    /// Takes one event; returns the document's root when it is complete.
+    /// Processes an event, and returns the document's root when it is complete.
     fn event(&mut self, event: Event, span: Span) -> Result<Option<Node>, Box<Problem>> {
         let (content, anchor, tag) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -229,7 +229,7 @@ impl Builder<'_> {
         }
         let mut node = Node { place: place(span.start), content };
         if matches!(node.content, Content::Scalar { .. }) {
-            // What is empty has no place of its own; its key has.
+            // An empty value has no place of its own, so it gets its key's.
             if let Some((_, place)) = self.open.last().and_then(|open| open.key.as_ref())
                 && node.is_null()
                 && span.is_empty()
@@ -246,7 +246,7 @@ impl Builder<'_> {
         Ok(None)
     }
 
-    /// Puts what `<<` names into the innermost open map, where that has no such keys of its own.
+    /// Merges the entries of a `<<` into the innermost open map, except for keys that it has already.
     fn merge(&mut self) {
         let Some(Open { node: Node { content: Content::Map(entries), .. }, .. }) =
             self.open.last_mut()
@@ -274,7 +274,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Puts a complete node where it belongs.
+    /// Adds a complete node to the innermost open collection.
     fn complete(
         &mut self,
         node: Node,
@@ -337,7 +337,7 @@ pub fn join(path: &str, key: &str) -> String {
     }
 }
 
-/// A value that is not there.
+/// A null value.
 pub fn nothing(place: Place) -> Node {
     Node { place, content: Content::Scalar { value: Value::Null, text: String::new() } }
 }
@@ -350,7 +350,7 @@ fn size(node: &Node) -> usize {
     }
 }
 
-/// The meaning of a scalar: quoted ones are text, plain ones what serde_yaml makes of them.
+/// The value of a scalar: quoted ones are strings, plain ones are parsed by serde_yaml.
 fn scalar(text: &str, style: ScalarStyle) -> Content {
     let plain = match style {
         ScalarStyle::Plain => serde_yaml::from_str(text).ok(),
@@ -360,11 +360,11 @@ fn scalar(text: &str, style: ScalarStyle) -> Content {
         Some(serde_yaml::Value::Null) => Value::Null,
         Some(serde_yaml::Value::Bool(value)) => Value::Bool(value),
         Some(serde_yaml::Value::Number(number)) => {
-            // `.nan` and `.inf` stay text: nothing in a run may be infinite.
+            // `.nan` and `.inf` stay strings: no number of a run may be infinite.
             let integer = number.as_u64().map(Value::from).or(number.as_i64().map(Value::from));
             integer.or(number.as_f64().and_then(finite)).unwrap_or_else(|| text.into())
         }
-        // Whole numbers beyond 64 bits are no numbers to serde_yaml.
+        // serde_yaml does not parse integers beyond 64 bits as numbers.
         None if style == ScalarStyle::Plain => {
             text.parse().ok().and_then(finite).unwrap_or_else(|| text.into())
         }

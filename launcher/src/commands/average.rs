@@ -1,4 +1,4 @@
-//! `tandem average`: the newest checkpoints as one model.
+//! `tandem average`: averages the newest checkpoints of a run.
 
 use std::path::PathBuf;
 
@@ -13,27 +13,23 @@ use crate::prepare;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 
-/// Average the newest checkpoints of a run into its checkpoints/average, or into a folder of its own.
+/// Average the newest checkpoints of a run, into its checkpoints/average or an exported folder.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`.
     run: PathBuf,
-    /// How many, at least 1; by default what the config says.
+    /// How many checkpoints to average, at least 1 [default: the config's checkpoints.average].
     #[arg(long, value_name = "COUNT")]
     last: Option<usize>,
-    /// Write the average as `tandem export` does, into this folder, and only read the run.
+    /// Export the average to this folder, like `tandem export`, and leave the run unchanged.
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run, a launcher that works on it, or no good checkpoint.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         if self.last == Some(0) {
-            let message = "--last 0: an average is of at least 1 checkpoint";
+            let message = "--last 0: an average needs at least 1 checkpoint";
             return Err(Refused(message.into()).into());
         }
         let run = prepare::find(&self.run)?;
@@ -43,7 +39,7 @@ impl Args {
         let extra = extra(&config, &store.steps()?);
         let (average, folder) = match self.output {
             Some(output) => {
-                let scratch = Scratch::new().context("cannot make a temporary folder")?;
+                let scratch = Scratch::new().context("cannot create a temporary folder")?;
                 let average =
                     store.average_into(&scratch.path().join(AVERAGE), count, &extra, 0)?;
                 finish::export(&run, &config, &average, &output)?;

@@ -1,49 +1,44 @@
-//! `tandem data`: a corpus of the paper, fetched and prepared.
+//! `tandem data`: fetches and prepares a corpus of the paper.
 
 use std::path::{Path, PathBuf};
 
 use tandem_cluster::process::say;
 
 use super::in_repository;
-use crate::corpora::archives::{Supplier, Trust, hosts, mebibytes};
-use crate::corpora::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, surprises};
+use crate::corpora::archives::{Mirror, Trust, hosts, mebibytes};
+use crate::corpora::prepare::{Existing, MANIFEST, Manifest, Outcome, prepare, unexpected_counts};
 use crate::corpora::recipe::Recipe;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 use crate::terminal::progress::Progress;
 use crate::terminal::text::yaml_names;
 
-/// Where recipes are, from the repository's folder.
+/// The folder of recipes, relative to the repository.
 const RECIPES: &str = "configs/paper/data";
 
-/// Fetch, check, clean and split a corpus, as the paper's predecessors do; without a name, list the
-/// corpora that there are.
+/// Download and prepare a corpus of the paper; without a name, list the available corpora.
 ///
-/// Archives are kept in the folder `archives` beside the data; a command that was interrupted goes
-/// on where it ended. Checksums that are not known beforehand are noted in `archives.lock` at the
-/// first use, and bind from then on.
+/// The corpus is downloaded, verified, cleaned and split as in earlier papers. Archives are kept in the
+/// folder `archives` next to the data; run an interrupted command again to resume its downloads. If a
+/// recipe has no checksum for an archive, the first download's is recorded in `archives.lock` and
+/// required from then on.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// A corpus, e.g. iwslt14.de-en, or the path of a recipe.
+pub(super) struct Args {
+    /// Name of a corpus, e.g. iwslt14.de-en, or path of a recipe.
     recipe: Option<PathBuf>,
-    /// Take archives from this folder, or from below this address, instead of their own addresses.
+    /// Mirror to take the archives from instead of their own addresses.
     #[arg(long, value_name = "FOLDER-OR-URL")]
     from: Option<String>,
-    /// Where the data go; by default beside the recipe.
+    /// Folder for the data [default: the recipe's folder].
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// Make data anew that are there.
+    /// Prepare the data again even if they exist.
     #[arg(long)]
     again: bool,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such recipe, archives that are not to be had or are others than they should be, a full
-    /// disk.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let recipes = in_repository(Path::new(RECIPES));
         let Some(recipe) = &self.recipe else {
             output::write(list(&recipes, self.folder.as_deref().unwrap_or(&recipes)))?;
@@ -58,19 +53,19 @@ impl Args {
         let folder =
             self.folder.unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_owned());
         let existing = if self.again { Existing::Replace } else { Existing::Keep };
-        let supplier = self.from.as_deref().map(Supplier::parse);
+        let mirror = self.from.as_deref().map(Mirror::parse);
         let mut progress = Progress::default();
-        let made = prepare(&recipe, &name, &folder, supplier, existing, &mut progress);
-        let (manifest, is_new) = match made {
-            Ok(Outcome::Made(manifest)) => (manifest, true),
-            Ok(Outcome::There(manifest)) => (manifest, false),
-            // Without its source, which the message has already.
-            Err(error) if error.may_pass() => anyhow::bail!("{error}"),
+        let prepared = prepare(&recipe, &name, &folder, mirror, existing, &mut progress);
+        let (manifest, is_new) = match prepared {
+            Ok(Outcome::Prepared(manifest)) => (manifest, true),
+            Ok(Outcome::UpToDate(manifest)) => (manifest, false),
+            // The message already includes the source.
+            Err(error) if error.is_transient() => anyhow::bail!("{error}"),
             Err(error) => return Err(Refused(error.to_string()).into()),
         };
-        output::print(told(&manifest, &folder.join(name), is_new))?;
-        for surprise in surprises(&manifest) {
-            say(format_args!("warning: {surprise}"));
+        output::print(summary(&manifest, &folder.join(name), is_new))?;
+        for unexpected in unexpected_counts(&manifest) {
+            say(format_args!("warning: {unexpected}"));
         }
         Ok(Exit::Done)
     }
@@ -83,7 +78,7 @@ fn list(recipes: &Path, folder: &Path) -> String {
         match Recipe::read(&path) {
             Ok(recipe) => {
                 let state = match folder.join(&name).join(MANIFEST).is_file() {
-                    true => "here".into(),
+                    true => "prepared".into(),
                     false => {
                         format!(
                             "{} from {}",
@@ -100,7 +95,7 @@ fn list(recipes: &Path, folder: &Path) -> String {
     lines
 }
 
-/// What has to be fetched, as far as it is known.
+/// The size of the download, as far as it is known.
 fn size(recipe: &Recipe) -> String {
     let known = recipe.archives.values().filter_map(|archive| archive.bytes);
     match (known.clone().count(), known.sum()) {
@@ -110,11 +105,11 @@ fn size(recipe: &Recipe) -> String {
     }
 }
 
-/// What there is now.
-fn told(manifest: &Manifest, folder: &Path, is_new: bool) -> String {
+/// Describes the prepared corpus.
+fn summary(manifest: &Manifest, folder: &Path, is_new: bool) -> String {
     let mut lines = vec![match is_new {
         true => format!("{} is in {}", manifest.recipe.title, folder.display()),
-        false => format!("{} is in {} already", manifest.recipe.title, folder.display()),
+        false => format!("{} is already in {}", manifest.recipe.title, folder.display()),
     }];
     let [first, second] = &manifest.recipe.languages;
     for (name, table) in &manifest.parts {
@@ -134,8 +129,8 @@ fn told(manifest: &Manifest, folder: &Path, is_new: bool) -> String {
     for (name, archive) in &manifest.archives {
         if is_new && archive.trust == Trust::FirstUse {
             lines.push(format!(
-                "  {name} had no checksum to be held against: its SHA-256 {} is in archives.lock \
-                 now and binds; pin it in the recipe to share it",
+                "  {name}: the recipe has no checksum, so the download was trusted; its SHA-256 {} was \
+                 recorded in archives.lock and is required from now on; pin it in the recipe to share it",
                 archive.sha256
             ));
         }

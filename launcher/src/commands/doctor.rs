@@ -1,4 +1,4 @@
-//! `tandem doctor`: whether this machine works, or a run on it would.
+//! `tandem doctor`: checks a machine, and whether a run would work on it.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -11,15 +11,15 @@ use crate::prepare::worker;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 
-/// Find out what keeps this machine, or a run on it, from working, and what helps.
+/// Find problems that would keep this machine, or a run on it, from working, and say how to fix them.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's config, which is looked at as well.
+pub(super) struct Args {
+    /// A config, to check a run of it as well.
     config: Option<PathBuf>,
     /// Change a key of the config: path.to.key=value.
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "config")]
     overrides: Vec<String>,
-    /// Compare all visible GPUs with the CPU, let them work together, and measure them: in 90 s at most.
+    /// Test and measure all visible GPUs, alone and together, for at most 90 s.
     #[arg(long)]
     gpu: bool,
     /// Print JSON.
@@ -27,9 +27,9 @@ pub struct Args {
     json: bool,
 }
 
-/// All that is found with `--gpu`.
+/// The output of `--gpu --json`.
 #[derive(Serialize)]
-struct Found {
+struct GpuReport {
     findings: Vec<Finding>,
     gpus: Vec<Tested>,
     collectives: Option<Collectives>,
@@ -37,11 +37,7 @@ struct Found {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// A test of the GPUs that cannot be started.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let deadline = Instant::now() + gpu_test::LONGEST;
         let site = Site::look(self.config.as_deref(), &self.overrides);
         let findings = examine(&site);
@@ -63,7 +59,7 @@ impl Args {
         Ok(if failures == 0 { Exit::Done } else { Exit::Failed })
     }
 
-    /// Has the worker test all GPUs, and says what has come of it and of the findings.
+    /// Has the worker test all GPUs, and prints the results and a verdict that includes the findings.
     fn test_gpus(
         &self,
         site: &Site,
@@ -75,7 +71,7 @@ impl Args {
             let refused = Refused(format!("there is no GPU to test ({})", machine.gpus_by));
             if self.json {
                 let verdict = refused.to_string();
-                Found { findings, gpus: Vec::new(), collectives: None, verdict }.print()?;
+                GpuReport { findings, gpus: Vec::new(), collectives: None, verdict }.print()?;
             }
             return Err(refused.into());
         }
@@ -89,7 +85,7 @@ impl Args {
         let setting = Setting { machine, worker: &worker::find()?, nccl, deadline };
         let test = GpuTest::run(&setting, &mut |line| {
             if !self.json {
-                // The verdict tells of an output that is closed.
+                // Printing the verdict reports an output that cannot be written.
                 let _ = output::print(line);
             }
         })?;
@@ -102,7 +98,7 @@ impl Args {
         };
         if self.json {
             let GpuTest { gpus, collectives } = test;
-            Found { findings, gpus, collectives: Some(collectives), verdict }.print()?;
+            GpuReport { findings, gpus, collectives: Some(collectives), verdict }.print()?;
         } else {
             output::print(verdict)?;
         }
@@ -110,7 +106,7 @@ impl Args {
     }
 }
 
-impl Found {
+impl GpuReport {
     fn print(&self) -> anyhow::Result<()> {
         output::print(serde_json::to_string_pretty(self)?).map(drop)
     }

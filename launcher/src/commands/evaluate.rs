@@ -1,4 +1,4 @@
-//! `tandem evaluate`: a model's scores on a split.
+//! `tandem evaluate`: scores a model on a split.
 
 use std::path::PathBuf;
 
@@ -16,10 +16,10 @@ use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 
-/// Score a checkpoint on the validation or the test split.
+/// Score a checkpoint on the validation or test split.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`; or a folder that `tandem export` has written.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`; or a folder written by `tandem export`.
     run: PathBuf,
     /// Which split.
     #[arg(long, default_value = "test")]
@@ -27,12 +27,12 @@ pub struct Args {
     /// `average`, `best`, `latest` or a step.
     #[arg(long, default_value = AVERAGE)]
     checkpoint: String,
-    /// Where translations and scores go; by default below `evaluation` in the run's folder.
+    /// Folder for translations and scores [default: a folder in the run's `evaluation`].
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Change how translations are found, what computes, or where a BERT lies:
-    /// decoding.path.to.key=value, cluster.key=value or model.path.to.pretrained=FOLDER. What computes
-    /// is found here, and not as in training.
+    /// Change the decoding, the hardware or the place of a BERT: decoding.path.to.key=value,
+    /// cluster.key=value or model.path.to.pretrained=FOLDER. By default the hardware of this machine
+    /// is used, whatever the run was trained on.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Print JSON.
@@ -47,11 +47,7 @@ enum Split {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run or checkpoint, no such split, or workers that fail.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let config = prepare::load_to_use(&run, &self.overrides)?;
         let (split, text) = match self.split {
@@ -63,9 +59,9 @@ impl Args {
         }
         let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let folder = self.output.unwrap_or_else(|| {
-            // What computes, and where a BERT lies, changes no score.
-            let decides = |text: &&String| text.starts_with("decoding.");
-            let decoding = self.overrides.iter().filter(decides);
+            // The hardware and the place of a BERT do not change scores.
+            let changes_scores = |text: &&String| text.starts_with("decoding.");
+            let decoding = self.overrides.iter().filter(changes_scores);
             let decoding: Vec<String> =
                 decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
             let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());

@@ -1,4 +1,4 @@
-//! `tandem export`: a model as one folder.
+//! `tandem export`: writes a trained model to a folder of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -44,16 +44,12 @@ enum Format {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run, no such checkpoint, or a damaged one.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let launched = prepare::launched(&run)?;
         if let Objective::Mlm(_) = launched.model.objective {
             return Err(Refused(format!(
-                "a run with the mlm objective writes its BERT when it ends, to {}; use that folder",
+                "a run with the mlm objective exports its BERT to {} when it finishes; use that folder",
                 run.export().display()
             ))
             .into());

@@ -1,4 +1,4 @@
-//! `tandem launch`: a run, from its config to its report.
+//! `tandem launch`: a run from its config to its report.
 
 use std::path::PathBuf;
 
@@ -15,15 +15,15 @@ use crate::slurm::job;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
 
-/// Train, evaluate and export what a config describes; goes on where an earlier launch ended.
+/// Train, evaluate and export the model of a config, or resume an interrupted run.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's config, e.g. configs/demo.yaml.
     config: PathBuf,
     /// Change a key of the config: path.to.key=value.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Remove what an earlier launch of this run has made, and start over.
+    /// Delete the results of earlier launches of this run and start over.
     #[arg(long)]
     restart: bool,
     /// Serve Prometheus metrics of the run at http://ADDRESS/metrics, e.g. 127.0.0.1:9100.
@@ -32,11 +32,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// Whatever keeps the run from starting.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         distillation::check(&config)?;
         let (program, interrupts) = (worker::find()?, Interrupts::catch()?);
@@ -50,7 +46,7 @@ impl Args {
         }
         // Before Slurm is asked for more: what contradicts its variables is told first.
         let topology = place(&config)?;
-        // The script of a job that goes on still says what its first start was asked to do.
+        // A requeued or chained job runs the same script, which may say `--restart`.
         let restart = self.restart && !Job::continues();
         let watch = job::Watch::start(&run, &config.cluster.slurm, &interrupts)?;
         let ended = launch_on(config, topology, restart, program, interrupts);

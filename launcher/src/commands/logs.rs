@@ -1,4 +1,4 @@
-//! `tandem logs`: what the ranks have said.
+//! `tandem logs`: prints the logs of a run's ranks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,25 +13,21 @@ use crate::terminal::output;
 /// How often the logs are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Print the logs of a run's newest workers; what several ranks say is shown once.
+/// Print the logs of a run's latest attempt; lines that several ranks have in common appear once.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`; without it the newest run.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`; by default the newest run.
     run: Option<PathBuf>,
-    /// Only this rank's.
+    /// Print only this rank's log.
     #[arg(long)]
     rank: Option<usize>,
-    /// Go on printing until the launcher ends, attempt after attempt.
+    /// Keep printing new lines until the launcher ends, across attempts.
     #[arg(long)]
     follow: bool,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run or rank, or logs that cannot be read.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find_or_newest(self.run.as_deref())?;
         let mut attempt = run.newest_attempt();
         loop {
@@ -43,12 +39,12 @@ impl Args {
             }
             let followed = loop {
                 let (newest, live) = (run.newest_attempt(), run.holder().is_some());
-                let goes_on = self.follow && live && newest == attempt;
-                let lines = logs.read(!goes_on)?;
+                let is_growing = self.follow && live && newest == attempt;
+                let lines = logs.read(!is_growing)?;
                 if !lines.is_empty() && !output::print(lines.join("\n"))? {
                     return Ok(Exit::Done);
                 }
-                if !goes_on {
+                if !is_growing {
                     break self.follow && newest > attempt;
                 }
                 std::thread::sleep(POLL_INTERVAL);

@@ -1,4 +1,4 @@
-//! The verbs: one file each, with its arguments and one call.
+//! The commands of `tandem`: one file each, with its arguments and one call.
 
 mod average;
 mod data;
@@ -26,7 +26,7 @@ use crate::prepare::hub::HubError;
 use crate::terminal::exit::{Exit, Refused};
 use tandem_cluster::error::with_causes;
 
-/// Trains translation models out of two frozen BERTs, on one machine or many.
+/// Train translation models from two frozen BERTs, on one machine or on a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "tandem", version, after_help = EXIT_CODES)]
 struct Cli {
@@ -34,7 +34,8 @@ struct Cli {
     command: Command,
 }
 
-/// A path of the repository: from here, or else from where this program was built.
+/// Finds a path of the repository, relative to the working directory or else to a folder above this
+/// program.
 fn in_repository(path: &Path) -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let places = program.ancestors().skip(1).map(|place| place.join(path));
@@ -42,7 +43,7 @@ fn in_repository(path: &Path) -> PathBuf {
     found.unwrap_or_else(|| path.to_owned())
 }
 
-/// How a command ends that has met this error.
+/// The exit code for an error.
 fn exit_of(error: &anyhow::Error) -> Exit {
     let is_final =
         error.is::<Refused>() || error.downcast_ref::<HubError>().is_some_and(HubError::is_final);
@@ -52,10 +53,10 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 const EXIT_CODES: &str = "Exit codes:
   0    done
   1    failed; trying again may help
-  2    wrong command line, config or data; nothing was trained with it
-  75   stopped, in training with a checkpoint; the same command goes on
+  2    invalid command line, config or data; nothing was trained
+  75   stopped, with a checkpoint if it was training; run the same command again to resume
   93   failed, and would fail again
-  124  asked to stop, and did not in time
+  124  did not stop in time when asked to
   130  killed by a second Ctrl-C";
 
 #[derive(Debug, Subcommand)]
@@ -76,7 +77,7 @@ enum Command {
     Data(data::Args),
 }
 
-/// Runs the launcher with this process's arguments.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     end_on_panic();
     let result = match Cli::parse().command {

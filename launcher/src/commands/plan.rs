@@ -1,4 +1,4 @@
-//! `tandem plan`: what a launch would do.
+//! `tandem plan`: prints what a launch would do.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::terminal::output;
 
 /// Print what a launch would do: workers, parameters, memory, disk, command lines.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's config.
     config: PathBuf,
     /// Change a key of the config: path.to.key=value.
@@ -25,11 +25,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// A config that does not work, or a BERT that is not here.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         distillation::check(&config)?;
         let topology =

@@ -1,4 +1,4 @@
-//! `tandem reproduce`: a table of the paper, run and told beside the paper's numbers.
+//! `tandem reproduce`: runs a table of the paper and compares the numbers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,48 +25,44 @@ use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 use tandem_cluster::error::with_causes;
 
-/// Run the rows of a table of the paper, and print them beside the paper's numbers.
+/// Run the rows of a table of the paper, and print the results next to the paper's numbers.
 ///
-/// Rows whose run has finished are read, the others are launched one after the other; the same
-/// command goes on with a row that was stopped, or that is to make more steps than it has.
+/// Rows whose run has finished are only read; the others are launched one after the other. Running the
+/// same command again resumes a row that was stopped, or that needs more steps than it has.
 ///
-/// A run is a row's only if it was made with the row's settings, by the rule of `tandem launch`, if it
-/// made no more steps, and if it was scored as the row says: with the same decoding,
-/// checkpoints.every and average, evaluation.lowercase and sentences. Of any other run the row tells
-/// what differs, and no numbers. Give other settings a place of their own with --set run.folder=...
-/// Speed is timed once, too, and read where model, decoding, workers, device, threads and
-/// evaluation.latency_sentences are the row's.
+/// A run's numbers are used for a row only if the run has the row's settings, by the same rule as in
+/// `tandem launch`, no more steps than the row, and was scored with the row's decoding,
+/// checkpoints.every, checkpoints.average, evaluation.lowercase and evaluation.sentences. Otherwise the
+/// row shows what differs instead of numbers. To use other settings, give them another folder with
+/// --set run.folder=... Speed is also measured only once; the result is used if model, decoding,
+/// workers, device, threads and evaluation.latency_sentences are the row's.
 ///
-/// The exit code is 2 if a row cannot be launched, for want of data or because its folder holds
-/// another run; the other rows are launched all the same. With --read it is 0.
+/// The exit code is 2 if a row cannot be launched, because data are missing or its folder holds
+/// another run; the other rows are launched nevertheless. With --read it is 0.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside, or latency; or a table of other --configs.
+pub(super) struct Args {
+    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside or latency; or a table in --configs.
     table: String,
-    /// Launch nothing: only read what runs have reached.
+    /// Launch nothing, and only read the results of existing runs.
     #[arg(long)]
     read: bool,
-    /// Launch only rows whose system, data or run contains this, and read the others; may be given
-    /// more than once.
+    /// Launch only rows whose system, data or run contains this text, and read the others; can be
+    /// repeated.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
     /// Change a key of every row's config: path.to.key=value.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Where the run files are, and the tables in its folder `tables`.
+    /// Folder with the run files, and with the tables in its subfolder `tables`.
     #[arg(long, value_name = "FOLDER", default_value = "configs/paper")]
     configs: PathBuf,
-    /// Where the Markdown, the drawing and the page with both go.
+    /// Folder for the results, as Markdown, SVG and HTML.
     #[arg(long, value_name = "FOLDER", default_value = "runs/reproduce")]
     output: PathBuf,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such table, or a folder that cannot be written.
-    pub fn run(mut self) -> anyhow::Result<Exit> {
+    pub(super) fn run(mut self) -> anyhow::Result<Exit> {
         self.configs = in_repository(&self.configs);
         let table = Table::read(&self.configs, &self.table)?;
         tandem_config::check_overrides(&self.overrides)
@@ -76,7 +72,7 @@ impl Args {
             return Err(Refused(message.into()).into());
         }
         if !table.rows.iter().any(|row| self.is_wanted(row)) {
-            return Err(Refused("no row is left by --only".into()).into());
+            return Err(Refused("no row matches --only".into()).into());
         }
         let interrupts = Interrupts::catch()?;
         let (mut outcomes, mut exit) = (Vec::new(), Exit::Done);
@@ -107,7 +103,7 @@ impl Args {
         self.only.is_empty() || self.only.iter().any(|text| names.iter().any(|n| n.contains(text)))
     }
 
-    /// A row's run, or why there is none.
+    /// The config of a row, or why it cannot be launched.
     fn config(&self, row: &Row) -> Result<RunConfig, String> {
         let overrides = row.overrides(&self.overrides);
         prepare::load(&row.file(&self.configs), &overrides).map_err(|error| {
@@ -122,7 +118,7 @@ impl Args {
         })
     }
 
-    /// What a row has reached, without launching it.
+    /// The results of a row that are already there.
     fn read(&self, table: &Table, row: &Row) -> Outcome {
         match self.config(row) {
             Ok(config) => reached(table, &config),
@@ -130,7 +126,7 @@ impl Args {
         }
     }
 
-    /// What a row reaches, launched if need be.
+    /// The results of a row, which is launched if necessary.
     fn outcome(&self, table: &Table, row: &Row, interrupts: &Interrupts) -> (Outcome, Exit) {
         let config = match self.config(row) {
             Ok(config) => config,
@@ -140,11 +136,11 @@ impl Args {
             Outcome::Measured(run) if table.untrained || run.steps >= config.training.steps => {
                 return (Outcome::Measured(run), Exit::Done);
             }
-            other @ Outcome::Other { goes_on: false, .. } => return (other, Exit::Usage),
+            other @ Outcome::Other { resumes: false, .. } => return (other, Exit::Usage),
             _ => {}
         }
         if row.device == Some(Device::Cuda) && speed::lacks_gpu(&config) {
-            return (Outcome::Nothing("no GPU here".into()), Exit::Done);
+            return (Outcome::Nothing("this machine has no GPU".into()), Exit::Done);
         }
         say(format_args!("{}: {}", row.data, row.system));
         let ended = match table.untrained {
@@ -156,7 +152,7 @@ impl Args {
         match ended {
             Ok(Exit::Done) => (self.read(table, row), Exit::Done),
             Ok(exit) => {
-                (Outcome::Nothing(format!("its run ended with code {}", exit.code())), exit)
+                (Outcome::Nothing(format!("its run ended with exit code {}", exit.code())), exit)
             }
             Err(error) => {
                 say(format_args!("error: {}", with_causes(error.as_ref())));
@@ -174,8 +170,8 @@ fn reached(table: &Table, config: &RunConfig) -> Outcome {
     }
 }
 
-/// How a table ends of which two rows ended so: what asked for an end is told before what failed, and
-/// that before what cannot be launched.
+/// The exit code of a table, from those of two of its rows: being stopped outranks a failure, which
+/// outranks a row that cannot be launched.
 fn graver(one: Exit, other: Exit) -> Exit {
     const BY_GRAVITY: [Exit; 7] = [
         Exit::Done,

@@ -1,4 +1,4 @@
-//! `tandem score`: scores of translations that no run has made.
+//! `tandem score`: scores translations from any system.
 
 use std::path::PathBuf;
 
@@ -10,21 +10,21 @@ use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 use crate::terminal::text;
 
-/// Score translations of any origin against references, on the same terms as evaluations.
+/// Score translations from any system against references, with the metrics of evaluations.
 ///
-/// Both files have a sentence a line, as plain text. BLEU (13a) and chrF2 are sacreBLEU's, each with its
-/// signature. The tokenised BLEU of evaluations, which is to be held beside the paper's, is not here:
-/// its references are spelt with the vocabulary of a model.
+/// Both files are plain text with one sentence a line. BLEU (13a) and chrF2 are sacreBLEU's, each with
+/// its signature. The tokenised BLEU that `tandem evaluate` compares with the paper's is left out: it
+/// needs the vocabulary of a model.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The translations.
+pub(super) struct Args {
+    /// File with the translations.
     hypotheses: PathBuf,
-    /// Their references, line by line.
+    /// File with their references, in the same order.
     references: PathBuf,
-    /// Ignore the case of letters, as with evaluation.lowercase.
+    /// Ignore case, as with evaluation.lowercase.
     #[arg(long)]
     lowercase: bool,
-    /// Tell BLEU with split compounds, too, as with evaluation.split_compounds.
+    /// Also print BLEU with split compounds, as with evaluation.split_compounds.
     #[arg(long)]
     split_compounds: bool,
     /// Print JSON.
@@ -33,11 +33,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// Files that cannot be read, or that have other numbers of lines.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let [hypotheses, references] =
             [text::read(&self.hypotheses)?, text::read(&self.references)?];
         let counts = [&hypotheses, &references].map(|text| text.lines().count());
@@ -45,8 +41,8 @@ impl Args {
             let [hypotheses, references] =
                 [&self.hypotheses, &self.references].map(|p| p.display());
             return Err(Refused(format!(
-                "{hypotheses} has {} lines and {references} has {}: each translation needs its \
-                 reference in the same line",
+                "{hypotheses} has {} lines and {references} has {}: each translation needs a \
+                 reference on the same line",
                 counts[0], counts[1]
             ))
             .into());
@@ -72,11 +68,11 @@ impl Args {
 
 fn as_json(scores: &Scores) -> serde_json::Value {
     let Scores { sentences, bleu_13a, bleu_compounds, chrf, .. } = scores;
-    let mut told = json!({ "sentences": sentences, "bleu_13a": bleu_13a, "chrf": chrf });
+    let mut json = json!({ "sentences": sentences, "bleu_13a": bleu_13a, "chrf": chrf });
     if let Some(bleu) = bleu_compounds {
-        told["bleu_compounds"] = json!(bleu);
+        json["bleu_compounds"] = json!(bleu);
     }
-    told
+    json
 }
 
 fn with_causes(scores: &Scores) -> String {

@@ -1,4 +1,4 @@
-//! `tandem slurm`: a run as a batch job.
+//! `tandem slurm`: submits a run as a batch job.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,7 +18,7 @@ use crate::terminal::output;
 
 /// Write a batch script that launches a run, and submit it to Slurm.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's config.
     config: PathBuf,
     /// Change a key of the config: path.to.key=value.
@@ -26,20 +26,16 @@ pub struct Args {
     overrides: Vec<String>,
     #[command(flatten)]
     request: Request,
-    /// Print the script, and submit nothing.
+    /// Print the script without submitting it.
     #[arg(long)]
     print: bool,
-    /// More options for sbatch, behind `--`, such as `-- --account=nlp --array=1-4`.
+    /// More options for sbatch, after `--`: for example `-- --account=nlp --array=1-4`.
     #[arg(last = true, value_name = "OPTION")]
     sbatch: Vec<String>,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// A config that does not work or contradicts what is asked of Slurm, or a refusal of Slurm's.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
         distillation::check(&config)?;
         if let Some(warning) = self.request.check_time(&self.sbatch, &config.cluster)? {
@@ -64,17 +60,17 @@ impl Args {
             return Ok(Exit::Done);
         }
         std::fs::create_dir_all(run.path())
-            .with_context(|| format!("cannot make {}", run.path().display()))?;
+            .with_context(|| format!("cannot create {}", run.path().display()))?;
         let path = run.job_script();
         atomic::write(&path, &script)?;
         let submitted = slurm::ask(Command::new("sbatch").arg("--parsable").arg(&path));
         let job = submitted.map_err(|error| {
             let script = path.display();
-            Refused(format!("sbatch does not take the job: {error}\nthe script is {script}"))
+            Refused(format!("sbatch rejected the job: {error}\nthe script is {script}"))
         })?;
         let job = job.trim();
         output::print(format_args!(
-            "job {job} is in the queue: {} workers, script {}\n`tandem status {}` tells how it goes",
+            "submitted job {job}: {} workers, script {}\nsee its progress with `tandem status {}`",
             topology.ranks,
             path.display(),
             run.path().display()

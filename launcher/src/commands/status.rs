@@ -1,4 +1,4 @@
-//! `tandem status`: where a run stands.
+//! `tandem status`: the state and progress of a run.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
 use crate::terminal::progress::duration;
 
-/// Print where a run stands.
+/// Print the state and progress of a run.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`; without it the newest run.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`; by default the newest run.
     run: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -24,11 +24,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find_or_newest(self.run.as_deref())?;
         let state = load_state(&run).map_err(|error| Refused(error.to_string()))?;
         let Some(state) = state else {
@@ -36,12 +32,12 @@ impl Args {
             return Err(Refused(format!("{path} has no state.json: it was never launched")).into());
         };
         let holder = run.holder();
-        // Where Slurm does not say, there is what the run knows.
+        // Without an answer from Slurm, the run's own state is printed.
         let waiting = match holder {
             None => job::waiting(&state).ok(),
             Some(_) => None,
         };
-        // By name: reading them, as a resumption does, takes as long as they are large.
+        // Listed by name: verifying large checkpoints, as resuming does, takes long.
         let checkpoints = run.store().steps()?;
         if self.json {
             let mut value = serde_json::to_value(&state)?;
@@ -56,7 +52,8 @@ impl Args {
     }
 }
 
-/// What is printed; `waiting` is the job that waits to resume the run, none where Slurm was not asked.
+/// The printed text. `waiting` is the queued job that will resume the run, `None` if Slurm was not
+/// asked.
 fn text(
     run: &RunFolder,
     state: &State,
@@ -66,11 +63,11 @@ fn text(
 ) -> String {
     let mut lines = Vec::new();
     lines.push(format!("run         {}", run.path().display()));
-    let words = match waiting.as_ref().and_then(Option::as_ref) {
-        Some(id) => format!("stopped; job {id} waits in the queue to go on"),
-        None => words(state, is_live).into(),
+    let description = match waiting.as_ref().and_then(Option::as_ref) {
+        Some(id) => format!("stopped; job {id} is in the queue and will resume it"),
+        None => describe(state, is_live).into(),
     };
-    lines.push(format!("state       {words}"));
+    lines.push(format!("state       {description}"));
     lines.push(format!("step        {} of {}", state.step, state.steps));
     if let (Some(loss), Some(rate)) = (state.loss, state.tokens_per_second) {
         lines.push(format!("loss        {loss:.4}, {rate:.0} tokens/s"));
@@ -78,7 +75,8 @@ fn text(
     if let (Some(left), true) = (state.seconds_left, is_live) {
         lines.push(format!("time left   {}", duration(left)));
     }
-    lines.push(format!("attempt     {}, after {} restarts", state.attempt, state.restarts));
+    let plural = if state.restarts == 1 { "" } else { "s" };
+    lines.push(format!("attempt     {}, after {} restart{plural}", state.attempt, state.restarts));
     let step = |step: Option<u64>| step.map_or("none".to_owned(), |step| step.to_string());
     let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
     lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
@@ -98,7 +96,7 @@ fn text(
     if let Some(ending) = state.job_endings.last() {
         let over = match &ending.next {
             Next::Chained { job } if waiting == Some(None) => {
-                format!("; job {job} does not wait any more")
+                format!("; job {job} is no longer in the queue")
             }
             _ => String::new(),
         };
@@ -107,15 +105,17 @@ fn text(
     lines.join("\n")
 }
 
-fn words(state: &State, live: bool) -> &'static str {
+fn describe(state: &State, live: bool) -> &'static str {
     match (state.status, state.stage, live) {
-        (Status::Prepared | Status::Running, Stage::Data, true) => "a teacher makes its data",
+        (Status::Prepared | Status::Running, Stage::Data, true) => {
+            "a teacher is preparing its data"
+        }
         (Status::Prepared | Status::Running, Stage::Train, true) => "training",
         (Status::Prepared | Status::Running, _, true) => "evaluating",
         (Status::Prepared | Status::Running, _, false) => {
-            "its launcher was killed; launch it again to go on"
+            "its launcher was killed; launch it again to resume"
         }
-        (Status::Stopped, _, _) => "stopped; launch it again to go on",
+        (Status::Stopped, _, _) => "stopped; launch it again to resume",
         (Status::Failed, _, _) => "failed",
         (Status::Done, _, _) => "done",
     }
@@ -143,7 +143,7 @@ mod tests {
             host: Some("n2".into()),
             phase: Some("train".into()),
             step: 431,
-            message: "killed by signal 9 (SIGKILL)\nits log says no more".into(),
+            message: "killed by signal 9 (SIGKILL)\nsee the log for details".into(),
             exit_code: None,
             consequences: vec![0],
             log: Path::new("runs/demo/logs/attempt-2/rank-1.log").into(),

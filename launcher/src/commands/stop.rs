@@ -1,4 +1,4 @@
-//! `tandem stop`: a checkpoint, and then the end for now.
+//! `tandem stop`: has a running launch write a checkpoint and exit.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,23 +16,18 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long a launcher may take to write its name into the lock file.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Ask a running launch to write a checkpoint and stop, and wait until it has; a job of Slurm's that
-/// waits to go on with the run is cancelled.
+/// Stop a running launch after a checkpoint, and cancel the queued Slurm job that would resume it.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`.
     run: PathBuf,
-    /// Seconds to wait.
+    /// How many seconds to wait for it to stop.
     #[arg(long, default_value_t = 300)]
     wait: u64,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run, or nobody works on it and nothing waits to.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let begun = Instant::now();
         let holder = loop {
@@ -49,13 +44,13 @@ impl Args {
                 Some(holder) => break holder,
             }
         };
-        // A file and no signal: it reaches launchers on other machines, and nobody else.
+        // A file rather than a signal: it also reaches a launcher on another machine, and only it.
         run.ask_to_stop(&holder)?;
         say(format_args!("asked {holder} to write a checkpoint and stop"));
         let deadline = Instant::now() + Duration::from_secs(self.wait);
         while run.holder().is_some_and(|now| now.id == holder.id) {
             if Instant::now() > deadline {
-                say(format_args!("error: it has not stopped within {} s", self.wait));
+                say(format_args!("error: it did not stop within {} s", self.wait));
                 return Ok(Exit::Deadline);
             }
             std::thread::sleep(POLL_INTERVAL);
@@ -63,7 +58,7 @@ impl Args {
         let latest = read_state(&run).and_then(|state| state.latest);
         match latest {
             Some(step) => {
-                say(format_args!("stopped; the newest checkpoint is of step {step}"));
+                say(format_args!("stopped; the newest checkpoint is from step {step}"));
             }
             None => say("stopped; there is no checkpoint"),
         }
@@ -72,11 +67,11 @@ impl Args {
     }
 }
 
-/// Whether a job waited to go on with a run, and was cancelled.
+/// Cancels the queued job that would resume a run, and returns whether there was one.
 fn cancel_waiting(run: &RunFolder) -> Result<bool, Refused> {
     let cancelled = job::cancel_waiting(run)?;
     if let Some(id) = &cancelled {
-        say(format_args!("cancelled job {id}, which was to go on with the run"));
+        say(format_args!("cancelled job {id}, which would have resumed the run"));
     }
     Ok(cancelled.is_some())
 }

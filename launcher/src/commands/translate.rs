@@ -1,4 +1,4 @@
-//! `tandem translate`: lines in, translations out.
+//! `tandem translate`: translates lines of text.
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,38 +18,34 @@ use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 use crate::terminal::text;
 
-/// Translate lines from a file or from standard input, in their order.
+/// Translate lines of text from a file or standard input.
 #[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The run's folder, or its name below `runs`; or a folder that `tandem export` has written.
+pub(super) struct Args {
+    /// The run's folder, or its name in `runs`; or a folder written by `tandem export`.
     run: PathBuf,
-    /// The lines; by default standard input.
+    /// File to translate, one sentence a line [default: standard input].
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
-    /// Where translations go; by default standard output.
+    /// File for the translations [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// `average`, `best`, `latest` or a step.
     #[arg(long, default_value = AVERAGE)]
     checkpoint: String,
-    /// Change how translations are found, what computes, or where a BERT lies:
-    /// decoding.path.to.key=value, cluster.key=value or model.path.to.pretrained=FOLDER. What computes
-    /// is found here, and not as in training.
+    /// Change the decoding, the hardware or the place of a BERT: decoding.path.to.key=value,
+    /// cluster.key=value or model.path.to.pretrained=FOLDER. By default the hardware of this machine
+    /// is used, whatever the run was trained on.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
 
 impl Args {
-    /// Runs the verb.
-    ///
-    /// # Errors
-    /// No such run or checkpoint, input that is not UTF-8, or workers that fail.
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let config = prepare::load_to_use(&run, &self.overrides)?;
         if config.decoding.needs_references() {
-            let message = "decoding.mask_predict.lengths must be predicted here: these lines have no \
-                           references";
+            let message = "decoding.mask_predict.lengths must be `predicted` to translate: there are \
+                           no references to take lengths from";
             return Err(Refused(message.into()).into());
         }
         let checkpoint = prepare::model(&run, &self.checkpoint)?;

@@ -1,7 +1,7 @@
-//! Archives: found or fetched, and checked before anybody looks into them.
+//! Archives of corpora: found or downloaded, and verified before they are opened.
 //!
-//! A checksum in the recipe binds. Without one, the first archive that could be used to its end is
-//! trusted: its SHA-256 goes into `archives.lock` beside the data and binds from then on.
+//! A checksum in the recipe is required. Without one, the first archive that could be read completely is
+//! trusted: its SHA-256 is recorded in `archives.lock` next to the data and required from then on.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,78 +19,76 @@ use super::recipe::{Archive, ArchiveKind, UNKNOWN};
 use super::unpack::{self, UnpackError};
 use crate::terminal::progress::Progress;
 
-/// The file of trusted checksums, in the folder of the data.
+/// The file of trusted checksums, in the data folder.
 pub const LOCK: &str = "archives.lock";
-/// Where fetched archives are kept, in the folder of the data.
-pub const SHELF: &str = "archives";
-/// An archive of unknown size may have so many bytes; none of the corpora has a file as large.
+/// The folder of downloaded archives, in the data folder.
+pub const CACHE: &str = "archives";
+/// The most bytes of an archive of unknown size; no corpus has a file as large.
 const MAX_BYTES: u64 = 16 << 30;
 
-/// A checksum that is not the one that it must be.
+/// A checksum that differs from the expected one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} is not the archive that {by} means: its {algorithm} is {found}, must be {expected}; {advice}",
+    "{} is not the archive expected by {by}: its {algorithm} is {found}, must be {expected}; {advice}",
     path.display()
 )]
-pub struct Changed {
-    /// The file.
-    pub path: PathBuf,
-    /// Who says so.
-    pub by: String,
-    /// Of the checksum.
-    pub algorithm: &'static str,
-    /// What it is.
-    pub found: String,
-    /// What it must be.
-    pub expected: String,
-    /// What can be done.
-    pub advice: &'static str,
+pub struct ChecksumMismatch {
+    path: PathBuf,
+    /// Where the expected checksum comes from.
+    by: String,
+    algorithm: &'static str,
+    found: String,
+    expected: String,
+    advice: &'static str,
 }
 
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// No way to fetch it.
+    /// None of its addresses delivered it.
     #[error(
-        "{name} cannot be fetched:\n{}\nWithout a network: fetch the file on another machine and \
+        "cannot download {name}:\n{}\nWithout a network: download the file on another machine and \
          give its folder with `--from FOLDER`, or a mirror with `--from http://HOST/FOLDER`{}",
         reasons(causes), hint.as_deref().unwrap_or_default()
     )]
-    Unfetched {
+    Download {
         /// The archive.
         name: String,
-        /// What each address answered.
+        /// The error of each address.
         causes: Vec<DownloadError>,
-        /// Where else it can be had.
+        /// Where else to get it, as the end of a sentence.
         hint: Option<String>,
     },
-    /// It is not in the folder that was given.
+    /// It is not in the folder given with `--from`.
     #[error(
         "{name} is not in {}: looked for {}{}", folder.display(), looked_for.join(", "),
         hint.as_deref().unwrap_or_default()
     )]
-    NotThere {
+    NotInFolder {
         /// The archive.
         name: String,
         /// The folder.
         folder: PathBuf,
-        /// File names that would do.
+        /// The file names that were tried.
         looked_for: Vec<String>,
-        /// Where it can be had.
+        /// Where to get it, as the end of a sentence.
         hint: Option<String>,
     },
-    /// It is another one.
+    /// It has another checksum than expected.
     #[error(transparent)]
-    Changed(#[from] Box<Changed>),
+    Checksum(#[from] Box<ChecksumMismatch>),
     /// The lock file is unreadable.
-    #[error("{} is not a list of checksums: {reason}; restore it, or remove it to trust anew", path.display())]
+    #[error(
+        "{} is not a list of checksums: {reason}; restore it, or remove it to trust the archives again",
+        path.display()
+    )]
     Lock {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         reason: String,
     },
-    /// The bundle does not hold it.
+    /// It cannot be extracted from the bundle.
     #[error(transparent)]
     Bundle(#[from] UnpackError),
     /// The file system refuses.
@@ -102,118 +100,118 @@ fn reasons(causes: &[DownloadError]) -> String {
     causes.iter().map(|cause| format!("  {cause}")).collect::<Vec<_>>().join("\n")
 }
 
-/// Where archives come from instead of their own addresses.
+/// Where to take archives from instead of their own addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Supplier {
+pub enum Mirror {
     /// A folder on this machine.
     Folder(PathBuf),
-    /// An address below which all of them lie.
-    Mirror(String),
+    /// The address of a folder on a server.
+    Url(String),
 }
 
-impl Supplier {
-    /// Of what a person typed.
+impl Mirror {
+    /// Parses the value of `--from`.
     pub fn parse(text: &str) -> Self {
         match text.starts_with("http://") || text.starts_with("https://") {
-            true => Self::Mirror(text.trim_end_matches('/').to_owned()),
+            true => Self::Url(text.trim_end_matches('/').to_owned()),
             false => Self::Folder(text.into()),
         }
     }
 }
 
-/// What an archive's checksum was held against.
+/// What an archive's checksum was compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trust {
-    /// A checksum in the recipe.
+    /// The checksum in the recipe.
     Pinned,
-    /// The lock file's, of an earlier use.
+    /// The checksum in the lock file.
     Locked,
-    /// Nothing: it was the first of its name.
+    /// Nothing: there was no checksum yet.
     FirstUse,
 }
 
-/// An archive that may be opened.
+/// An archive whose checksum is right, as far as it is known.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct VerifiedArchive {
     /// Its name in the recipe.
     pub name: String,
     /// The file.
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
-    /// Its SHA-256.
+    /// Its SHA-256, in hexadecimal.
     pub sha256: String,
-    /// What it was held against.
+    /// What the SHA-256 was compared with.
     pub trust: Trust,
-    /// Its address or path.
+    /// The address that it was downloaded from, or its path.
     pub origin: String,
 }
 
-/// What the lock file remembers of an archive.
+/// An archive's entry in the lock file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Remembered {
+struct LockedArchive {
     bytes: u64,
     sha256: String,
     origin: String,
 }
 
-/// The archives of a folder of data.
+/// The archives of a data folder, and their recorded checksums.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct ArchiveCache {
     folder: PathBuf,
-    from: Option<Supplier>,
-    remembered: BTreeMap<String, Remembered>,
+    mirror: Option<Mirror>,
+    locked: BTreeMap<String, LockedArchive>,
 }
 
-impl Shelf {
-    /// Of the folder in which the data lie.
+impl ArchiveCache {
+    /// Opens the cache in a data folder.
     ///
     /// # Errors
     /// A lock file that cannot be read.
-    pub fn open(folder: &Path, from: Option<Supplier>) -> Result<Self, ArchiveError> {
+    pub fn open(folder: &Path, mirror: Option<Mirror>) -> Result<Self, ArchiveError> {
         let path = folder.join(LOCK);
-        let remembered = match fs::read_to_string(&path) {
+        let locked = match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text)
                 .map_err(|error| ArchiveError::Lock { path, reason: error.to_string() })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(source) => return Err(IoError::new("read", path, source).into()),
         };
-        Ok(Self { folder: folder.to_owned(), from, remembered })
+        Ok(Self { folder: folder.to_owned(), mirror, locked })
     }
 
-    /// An archive, fetched if need be, with the right checksum.
+    /// Finds an archive, downloading it if necessary, and verifies its checksum.
     ///
     /// # Errors
-    /// It is not to be had, or another one.
+    /// An archive that cannot be found or downloaded, or that has the wrong checksum.
     pub fn find(
         &self,
         name: &str,
         archive: &Archive,
         progress: &mut Progress,
-    ) -> Result<Found, ArchiveError> {
-        let kept = self.folder.join(SHELF).join(name);
-        if kept.is_file() {
-            let advice = "remove it to fetch it again, or pin its checksum in the recipe";
-            return self.check(name, archive, kept, None, advice, progress);
+    ) -> Result<VerifiedArchive, ArchiveError> {
+        let cached = self.folder.join(CACHE).join(name);
+        if cached.is_file() {
+            let advice = "remove it to download it again, or pin its checksum in the recipe";
+            return self.verify(name, archive, cached, None, advice, progress);
         }
-        if let Some(Supplier::Folder(folder)) = &self.from {
+        if let Some(Mirror::Folder(folder)) = &self.mirror {
             let path = match in_folder(folder, name, archive) {
                 Some(path) => path,
                 None => {
-                    self.unbundle(folder, name, archive, &kept, progress)?;
-                    kept
+                    self.unbundle(folder, name, archive, &cached, progress)?;
+                    cached
                 }
             };
             let advice = "give another folder, or pin its checksum in the recipe";
-            return self.check(name, archive, path, None, advice, progress);
+            return self.verify(name, archive, path, None, advice, progress);
         }
-        let (part, url) = self.fetch(name, archive, &kept, progress)?;
-        let advice = "it was not kept. If the corpus was republished, pin the new checksum in the \
-                      recipe; else give another mirror with `--from`";
-        let checked = self.check(name, archive, part.clone(), Some(url), advice, progress);
-        let mut found = match checked {
-            Ok(found) => found,
+        let (part, url) = self.download(name, archive, &cached, progress)?;
+        let advice = "it was deleted. If the corpus was republished, pin the new checksum in the \
+                      recipe; otherwise give another mirror with `--from`";
+        let verified = self.verify(name, archive, part.clone(), Some(url), advice, progress);
+        let mut verified = match verified {
+            Ok(verified) => verified,
             Err(error) => {
                 let _ = fs::remove_file(&part);
                 return Err(error);
@@ -224,22 +222,22 @@ impl Shelf {
         Ok(found)
     }
 
-    /// Remembers archives that were read to their end without a fault.
+    /// Records the checksums of archives that were read completely and without errors.
     ///
     /// # Errors
-    /// Where the file system refuses.
-    pub fn trust(&mut self, archives: &[Found]) -> Result<(), ArchiveError> {
-        for Found { name, bytes, sha256, origin, .. } in archives {
+    /// A lock file that cannot be written.
+    pub fn trust(&mut self, archives: &[VerifiedArchive]) -> Result<(), ArchiveError> {
+        for VerifiedArchive { name, bytes, sha256, origin, .. } in archives {
             let (bytes, sha256, origin) = (*bytes, sha256.clone(), origin.clone());
-            self.remembered.insert(name.clone(), Remembered { bytes, sha256, origin });
+            self.locked.insert(name.clone(), LockedArchive { bytes, sha256, origin });
         }
         let path = self.folder.join(LOCK);
         let text = serde_json::to_string_pretty(&self.remembered).unwrap_or_default() + "\n";
         Ok(atomic::write(&path, &text)?)
     }
 
-    /// Holds a file against every checksum that is known.
-    fn check(
+    /// Compares a file with every known checksum.
+    fn verify(
         &self,
         name: &str,
         archive: &Archive,
@@ -253,25 +251,25 @@ impl Shelf {
         let changed = |by: String, algorithm, found: &str, expected: &str| {
             let (found, expected) = (found.to_owned(), expected.to_owned());
             let path = path.clone();
-            Box::new(Changed { path, by, algorithm, found, expected, advice })
+            Box::new(ChecksumMismatch { path, by, algorithm, found, expected, advice })
         };
         let mut trust = Trust::FirstUse;
         if archive.sha256 != UNKNOWN {
             if sha256 != archive.sha256 {
                 return Err(
-                    changed("the recipe".into(), "SHA-256", &sha256, &archive.sha256).into()
+                    mismatch("the recipe".into(), "SHA-256", &sha256, &archive.sha256).into()
                 );
             }
             trust = Trust::Pinned;
         }
         if let Some(expected) = &archive.md5 {
             if md5 != *expected {
-                return Err(changed("the recipe".into(), "MD5", &md5, expected).into());
+                return Err(mismatch("the recipe".into(), "MD5", &md5, expected).into());
             }
             trust = Trust::Pinned;
         }
         if archive.sha256 == UNKNOWN
-            && let Some(known) = self.remembered.get(name)
+            && let Some(known) = self.locked.get(name)
         {
             if known.sha256 != sha256 {
                 let by = format!(
@@ -279,7 +277,7 @@ impl Shelf {
                     self.folder.join(LOCK).display(),
                     known.origin
                 );
-                return Err(changed(by, "SHA-256", &sha256, &known.sha256).into());
+                return Err(mismatch(by, "SHA-256", &sha256, &known.sha256).into());
             }
             if trust == Trust::FirstUse {
                 trust = Trust::Locked;
@@ -291,19 +289,20 @@ impl Shelf {
                 path.display()
             ));
         }
-        let origin = url.unwrap_or_else(|| match self.remembered.get(name) {
+        let origin = url.unwrap_or_else(|| match self.locked.get(name) {
             Some(known) if known.sha256 == sha256 => known.origin.clone(),
             _ => path.display().to_string(),
         });
-        Ok(Found { name: name.to_owned(), path, bytes, sha256, trust, origin })
+        Ok(VerifiedArchive { name: name.to_owned(), path, bytes, sha256, trust, origin })
     }
 
-    /// Fetches an archive from the first address that gives it; answers the file and the address.
-    fn fetch(
+    /// Downloads an archive from the first address that delivers it, and returns the file and the
+    /// address.
+    fn download(
         &self,
         name: &str,
         archive: &Archive,
-        kept: &Path,
+        cached: &Path,
         progress: &mut Progress,
     ) -> Result<(PathBuf, String), ArchiveError> {
         let folder = self.folder.join(SHELF);
@@ -315,11 +314,11 @@ impl Shelf {
             }
             _ => archive.urls.clone(),
         };
-        // Some hosts compress anew: a little more than the known size is no reason to give up.
+        // Some hosts compress again, so the file may be a little larger than the recipe says.
         let limit = archive.bytes.map_or(MAX_BYTES, |bytes| bytes + bytes / 4 + (1 << 20));
         let mut causes = Vec::new();
         for url in urls {
-            progress.say(&format!("fetching {name} from {url}"));
+            progress.say(&format!("downloading {name} from {url}"));
             let mut show = |have: u64, total: Option<u64>| {
                 let total = total.or(archive.bytes);
                 let of = total.map_or(String::new(), |total| format!(" of {}", mebibytes(total)));
@@ -330,7 +329,7 @@ impl Shelf {
                 Ok(()) if is_packed(&part, name).tried("read", &part)? => return Ok((part, url)),
                 Ok(()) => {
                     let _ = fs::remove_file(&part);
-                    causes.push(DownloadError::Other { url });
+                    causes.push(DownloadError::NotAnArchive { url });
                 }
                 Err(error @ (DownloadError::Unreachable { .. } | DownloadError::Status { .. })) => {
                     causes.push(error);
@@ -339,7 +338,7 @@ impl Shelf {
                     if let DownloadError::TooLarge { .. } = error {
                         let _ = fs::remove_file(&part);
                     }
-                    return Err(ArchiveError::Unfetched {
+                    return Err(ArchiveError::Download {
                         name: name.to_owned(),
                         causes: vec![error],
                         hint: None,
@@ -348,16 +347,16 @@ impl Shelf {
             }
         }
         let (name, hint) = (name.to_owned(), hint(archive));
-        Err(ArchiveError::Unfetched { name, causes, hint })
+        Err(ArchiveError::Download { name, causes, hint })
     }
 
-    /// Takes an archive out of the larger one that a folder has.
+    /// Extracts an archive from the larger one that a folder has.
     fn unbundle(
         &self,
         folder: &Path,
         name: &str,
         archive: &Archive,
-        kept: &Path,
+        cached: &Path,
         progress: &mut Progress,
     ) -> Result<(), ArchiveError> {
         let bundle = archive.bundle.as_ref();
@@ -368,7 +367,12 @@ impl Shelf {
             let mut looked_for = names(name, archive);
             looked_for.extend(bundle.map(|bundle| bundle.file.clone()));
             let (name, folder) = (name.to_owned(), folder.to_owned());
-            return Err(ArchiveError::NotThere { name, folder, looked_for, hint: hint(archive) });
+            return Err(ArchiveError::NotInFolder {
+                name,
+                folder,
+                looked_for,
+                hint: hint(archive),
+            });
         };
         progress.say(&format!("taking {} out of {}", bundle.member, path.display()));
         let shelf = self.folder.join(SHELF);
@@ -383,14 +387,14 @@ impl Shelf {
     }
 }
 
-/// Where else an archive can be had, as the end of a message.
+/// Where else to get an archive, as the end of a message.
 fn hint(archive: &Archive) -> Option<String> {
     let bundle = archive.bundle.as_ref()?;
-    let page = bundle.page.as_ref().map_or(String::new(), |page| format!(", which is at {page}"));
-    Some(format!("; {} will do as well{page}", bundle.file))
+    let page = bundle.page.as_ref().map_or(String::new(), |page| format!(", from {page}"));
+    Some(format!("; {} works as well{page}", bundle.file))
 }
 
-/// File names under which people have an archive.
+/// The file names that an archive may have: its name in the recipe, and the last parts of its addresses.
 fn names(name: &str, archive: &Archive) -> Vec<String> {
     let mut names = vec![name.to_owned()];
     for url in &archive.urls {
@@ -406,8 +410,8 @@ fn in_folder(folder: &Path, name: &str, archive: &Archive) -> Option<PathBuf> {
     names(name, archive).into_iter().map(|name| folder.join(name)).find(|path| path.is_file())
 }
 
-/// Whether a file begins as its name says: some hosts answer with a page instead.
-fn is_packed(path: &Path, name: &str) -> io::Result<bool> {
+/// Whether a file begins like an archive of its name: some hosts answer with a web page instead.
+fn is_archive(path: &Path, name: &str) -> io::Result<bool> {
     let mut start = [0; 2];
     let read = File::open(path)?.read(&mut start)?;
     Ok(match ArchiveKind::of(name) {
@@ -447,7 +451,7 @@ fn checksums(path: &Path, with_md5: bool) -> io::Result<Checksums> {
     })
 }
 
-/// A size as people say it.
+/// Formats a size: `1616.5 MiB`.
 pub fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -1,11 +1,11 @@
-//! What of a corpus is worth training on: Moses' clean-corpus-n, on text that stays as it is.
+//! Drops unsuitable sentence pairs, like Moses' clean-corpus-n but on untokenised text.
 
 use std::collections::BTreeMap;
 
 use super::recipe::{Clean, Part};
 use super::texts::Pair;
 
-/// A word of more characters makes its sentence useless, as in clean-corpus-n.
+/// The most characters of a word, as in clean-corpus-n.
 const MAX_WORD: usize = 1000;
 
 /// Why a pair is dropped.
@@ -19,14 +19,14 @@ pub enum Reason {
     TooShort,
     /// A side has more words than allowed.
     TooLong,
-    /// One side has too many words for the other.
+    /// The sides' numbers of words differ too much.
     Ratio,
-    /// A word is none.
+    /// A word has more than 1000 characters.
     LongWord,
 }
 
 impl Reason {
-    /// Its name in the manifest.
+    /// The reason's name in the manifest.
     pub fn name(self) -> &'static str {
         match self {
             Self::NotUtf8 => "not UTF-8",
@@ -39,7 +39,7 @@ impl Reason {
     }
 }
 
-/// Changes and drops pairs as a part of a recipe says.
+/// Normalizes and filters pairs as a part of a recipe says.
 #[derive(Debug)]
 pub struct Cleaner<'a> {
     replace: &'a BTreeMap<String, String>,
@@ -49,30 +49,30 @@ pub struct Cleaner<'a> {
 }
 
 impl<'a> Cleaner<'a> {
-    /// Of a part of a recipe for these languages.
+    /// The cleaner for a part of a recipe, for the languages of its two columns.
     pub fn new(part: &'a Part, languages: &'a [String; 2]) -> Self {
         let Part { replace, lowercase, clean, .. } = part;
         Self { replace, lowercase: *lowercase, clean: *clean, languages }
     }
 
-    /// The pair as it will be written, or why it is dropped. Without cleaning, only what is not
-    /// UTF-8 is.
+    /// The pair as it will be written. Without limits in the recipe, only pairs that are not UTF-8 are
+    /// dropped.
     ///
     /// # Errors
-    /// The reason.
-    pub fn pass(&self, pair: Pair) -> Result<[String; 2], Reason> {
+    /// Why the pair is dropped.
+    pub fn clean(&self, pair: Pair) -> Result<[String; 2], Reason> {
         let [first, second] = pair.map(String::from_utf8);
         let (Ok(first), Ok(second)) = (first, second) else { return Err(Reason::NotUtf8) };
-        let pair = [first, second].map(|side| self.mend(side));
+        let pair = [first, second].map(|side| self.normalize(side));
         match self.clean.and_then(|clean| problem(&pair, self.languages, clean)) {
             Some(reason) => Err(reason),
             None => Ok(pair),
         }
     }
 
-    /// Replacements, then single spaces for everything that is not visible: nothing that a table
-    /// could take for the end of a cell or line is left.
-    fn mend(&self, mut text: String) -> String {
+    /// Applies replacements, then turns whitespace and control characters into single spaces, so that
+    /// nothing can end a cell or line of the table.
+    fn normalize(&self, mut text: String) -> String {
         for (from, to) in self.replace {
             if text.contains(from.as_str()) {
                 text = text.replace(from.as_str(), to);
@@ -105,11 +105,11 @@ fn problem(pair: &[String; 2], languages: &[String; 2], clean: Clean) -> Option<
     pair.iter().any(overlong).then_some(Reason::LongWord)
 }
 
-/// How many words Moses' tokenizer makes of a text in that language, as nearly as is possible
-/// without its lists of abbreviations: a full stop ends `Dr.` here, which is a word of its own.
+/// Counts the words that Moses' tokenizer makes of a text, except that abbreviations are not known:
+/// `Dr.` counts as two words, since its full stop is taken for the end of a sentence.
 ///
-/// Marks are words, but for the ones inside of a word: hyphens, points and commas between digits,
-/// and apostrophes, which belong to one of their sides in languages with elision or clitics.
+/// Punctuation marks are words of their own, unless they are inside of a word: hyphens, points and commas
+/// between digits, and apostrophes in languages with elision or clitics, which belong to one side.
 pub fn count_words(text: &str, language: &str) -> usize {
     let characters: Vec<char> = text.chars().collect();
     let at = |place: usize| characters.get(place).copied().unwrap_or(' ');
@@ -124,12 +124,12 @@ pub fn count_words(text: &str, language: &str) -> usize {
                 while at(next) == '.' {
                     next += 1;
                 }
-                words.alone(c);
+                words.push_mark(c);
             }
-            ',' if !(before.is_numeric() && after.is_numeric()) => words.alone(c),
+            ',' if !(before.is_numeric() && after.is_numeric()) => words.push_mark(c),
             '\'' => match apostrophe(before, after, language) {
-                Apostrophe::Word => words.alone(c),
-                Apostrophe::Cut => {
+                Apostrophe::Word => words.push_mark(c),
+                Apostrophe::Split => {
                     words.end();
                     words.push(c);
                 }
@@ -138,19 +138,19 @@ pub fn count_words(text: &str, language: &str) -> usize {
             c if c.is_alphabetic() || c.is_ascii_digit() => words.push(c),
             '.' | ',' | '-' | '`' => words.push(c),
             c if c.is_whitespace() => words.end(),
-            c => words.alone(c),
+            c => words.push_mark(c),
         }
         place = next;
     }
     words.count()
 }
 
-/// What an apostrophe does.
+/// The role of an apostrophe.
 enum Apostrophe {
-    /// It is a word.
+    /// It is a word of its own.
     Word,
-    /// It divides a word in two, one of which has it.
-    Cut,
+    /// It splits a word in two and belongs to one of them.
+    Split,
     /// It is part of a word.
     Letter,
 }
@@ -161,20 +161,20 @@ fn apostrophe(before: char, after: char, language: &str) -> Apostrophe {
         return Apostrophe::Word;
     }
     match (before.is_alphabetic(), after.is_alphabetic()) {
-        (true, true) => Apostrophe::Cut,
+        (true, true) => Apostrophe::Split,
         (false, true) if clitics && before.is_numeric() => match after {
-            's' => Apostrophe::Cut,
+            's' => Apostrophe::Split,
             _ => Apostrophe::Letter,
         },
         _ => Apostrophe::Word,
     }
 }
 
-/// Counts words as their characters come.
+/// Collects words, one character at a time.
 #[derive(Default)]
 struct Words {
-    /// Of each finished word: its first character, and whether a full stop ends it that may be a
-    /// word of its own.
+    /// For each finished word: its first character, and whether it ends with a full stop that may count
+    /// as a word of its own.
     finished: Vec<(char, bool)>,
     current: String,
 }
@@ -192,13 +192,13 @@ impl Words {
         }
     }
 
-    /// A mark that is a word.
-    fn alone(&mut self, mark: char) {
+    /// Adds a mark that is a word of its own.
+    fn push_mark(&mut self, mark: char) {
         self.end();
         self.finished.push((mark, false));
     }
 
-    /// A full stop before a small letter belongs to its word.
+    /// Counts the words. A full stop before a lowercase letter belongs to its word.
     fn count(mut self) -> usize {
         self.end();
         let following = self.finished.iter().skip(1).map(|(first, _)| first.is_lowercase());
@@ -207,7 +207,7 @@ impl Words {
     }
 }
 
-/// `A` of `A.`, `U.S` of `U.S.`
+/// Whether a word before a full stop is an initial or acronym: `A` of `A.`, `U.S` of `U.S.`
 fn is_initial(stem: &str) -> bool {
     let one_letter = stem.chars().count() == 1 && stem.chars().all(char::is_uppercase);
     one_letter || (stem.contains('.') && stem.contains(char::is_alphabetic))
@@ -244,16 +244,16 @@ mod tests {
         }
     }
 
-    fn pass(part: &Part, first: &[u8], second: &[u8]) -> Result<[String; 2], Reason> {
+    fn cleaned(part: &Part, first: &[u8], second: &[u8]) -> Result<[String; 2], Reason> {
         let languages = ["de".to_owned(), "en".to_owned()];
-        Cleaner::new(part, &languages).pass([first.to_vec(), second.to_vec()])
+        Cleaner::new(part, &languages).clean([first.to_vec(), second.to_vec()])
     }
 
     #[test]
     fn pairs_are_dropped_as_by_clean_corpus_n() {
         let clean = Some(Clean { min_words: 1, max_words: 4, max_ratio: 1.5 });
         let part = Part { clean, ..Part::default() };
-        assert!(pass(&part, b"a b", b"a b c").is_ok(), "3/2 is not above 1.5");
+        assert!(cleaned(&part, b"a b", b"a b c").is_ok(), "3/2 is not above 1.5");
         for (first, second, reason) in [
             (&b"a b"[..], &b"a b c d"[..], Reason::Ratio),
             (b"a b c d e", b"a b c d e", Reason::TooLong),
@@ -262,27 +262,27 @@ mod tests {
             (b"a\xff", b"a", Reason::NotUtf8),
             (&[b'x'; 1001], b"x", Reason::LongWord),
         ] {
-            assert_eq!(pass(&part, first, second), Err(reason));
+            assert_eq!(cleaned(&part, first, second), Err(reason));
         }
-        assert!(pass(&part, &[b'x'; 1000], b"x").is_ok());
+        assert!(cleaned(&part, &[b'x'; 1000], b"x").is_ok());
         let clean = Some(Clean { min_words: 2, max_words: 4, max_ratio: 9.0 });
-        assert_eq!(pass(&Part { clean, ..part }, b"a", b"a b"), Err(Reason::TooShort));
+        assert_eq!(cleaned(&Part { clean, ..part }, b"a", b"a b"), Err(Reason::TooShort));
     }
 
     #[test]
-    fn what_is_not_visible_becomes_a_space() {
+    fn invisible_characters_become_spaces() {
         let part = Part::default();
         let [first, second] =
-            pass(&part, "\u{feff} Größe\t\u{a0}und\u{2028}Maß\u{0} ".as_bytes(), b"").unwrap();
+            cleaned(&part, "\u{feff} Größe\t\u{a0}und\u{2028}Maß\u{0} ".as_bytes(), b"").unwrap();
         assert_eq!((first.as_str(), second.as_str()), ("Größe und Maß", ""));
     }
 
     #[test]
-    fn replacements_come_before_small_letters() {
+    fn replacements_come_before_lowercasing() {
         let replace = [("Ş", "Ș"), ("ţ", "ț"), ("\u{2019}", "'")];
         let replace = replace.map(|(from, to)| (from.to_owned(), to.to_owned())).into();
         let part = Part { replace, lowercase: true, ..Part::default() };
-        let pair = pass(&part, "Şi ţară".as_bytes(), "It\u{2019}s ÜBER".as_bytes()).unwrap();
+        let pair = cleaned(&part, "Şi ţară".as_bytes(), "It\u{2019}s ÜBER".as_bytes()).unwrap();
         assert_eq!(pair, ["și țară", "it's über"]);
     }
 }

@@ -1,78 +1,79 @@
-//! One file over HTTP: goes on where an earlier attempt ended, gives up on silence, never takes
-//! more than it was told to.
+//! Downloads one file over HTTP: resumes an earlier attempt, times out, and never takes more bytes than
+//! its limit.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Time to reach a host, and to its answer.
-const CONNECT: Duration = Duration::from_secs(30);
-/// Time without a byte.
-const SILENCE: Duration = Duration::from_secs(60);
-/// A connection that is cut is made again so often, each time after twice the pause.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+/// The pause after the first failed attempt; it doubles with each further one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
-/// Why a file is not here.
+/// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// No way to the host.
+    /// The host cannot be reached.
     #[error("cannot reach {host} for {url}: {reason}")]
     Unreachable {
         /// The host.
         host: String,
         /// The address.
         url: String,
-        /// Why not.
+        /// The cause.
         reason: String,
     },
-    /// The host has no such file, or does not give it.
+    /// The host does not deliver the file.
     #[error("{url} answers with status {status}")]
     Status {
         /// The address.
         url: String,
-        /// HTTP's number.
+        /// The HTTP status code.
         status: u16,
     },
-    /// The connection ended early, again and again.
+    /// The connection was closed too early in every attempt.
     #[error(
-        "{url} was cut off after {received} bytes{}, {ATTEMPTS} times: {reason}; the same command \
-         goes on from there", of_total(*total)
+        "{url} was interrupted after {received} bytes{}, {ATTEMPTS} times: {reason}; run the same \
+         command again to resume", of_total(*total)
     )]
-    Cut {
+    Interrupted {
         /// The address.
         url: String,
-        /// Bytes that are here.
+        /// Bytes received so far.
         received: u64,
-        /// Bytes that there should be.
+        /// The size of the file, if known.
         total: Option<u64>,
-        /// The last reason.
+        /// The last cause.
         reason: String,
     },
-    /// A page, most often.
+    /// The host answers with something else, usually a web page.
     #[error("{url} answers with something that is not an archive")]
-    Other {
+    NotAnArchive {
         /// The address.
         url: String,
     },
-    /// More than was agreed to.
+    /// The file is larger than expected.
     #[error(
-        "{url} sends more than {limit} bytes, which is no longer the file that the recipe means; \
-         set its right size in the recipe (`bytes`)"
+        "{url} sends more than {limit} bytes, so it is not the file that the recipe describes; if \
+         it was republished, correct its size in the recipe (`bytes`)"
     )]
     TooLarge {
         /// The address.
         url: String,
-        /// Bytes that were agreed to.
+        /// The most bytes that were accepted.
         limit: u64,
     },
-    /// The disk, most often.
-    #[error("cannot write {}: {source}; what is there stays, and the same command goes on", path.display())]
+    /// The file cannot be written, usually because the disk is full.
+    #[error(
+        "cannot write {}: {source}; the downloaded part is kept, run the same command again to resume",
+        path.display()
+    )]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -81,19 +82,19 @@ fn of_total(total: Option<u64>) -> String {
     total.map_or(String::new(), |total| format!(" of {total}"))
 }
 
-/// Why one connection did not bring the rest.
+/// Why one attempt failed.
 enum Failure {
-    /// Another one may.
-    Again(String),
-    /// Another one would not.
-    Final(DownloadError),
+    /// Trying again may help.
+    Transient(String),
+    /// Trying again would not help.
+    Permanent(DownloadError),
 }
 
-/// Brings the file at `url` to `part`, of which an earlier attempt may have left the beginning.
-/// `show` hears how many bytes there are, and of how many.
+/// Downloads `url` to the file `part`, which may hold the beginning from an earlier attempt. Calls `show`
+/// with the bytes received so far and the total, if known.
 ///
 /// # Errors
-/// The file is not here: its beginning may be.
+/// A file that could not be downloaded completely; its beginning may be kept.
 pub fn download(
     url: &str,
     part: &Path,
@@ -102,27 +103,28 @@ pub fn download(
 ) -> Result<(), DownloadError> {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_resolve(Some(CONNECT))
-        .timeout_connect(Some(CONNECT))
-        .timeout_recv_response(Some(CONNECT))
-        .timeout_per_read(Some(SILENCE))
-        // Archives are compressed already, and are wanted as they are.
+        .timeout_resolve(Some(CONNECT_TIMEOUT))
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .timeout_recv_response(Some(CONNECT_TIMEOUT))
+        .timeout_per_read(Some(READ_TIMEOUT))
+        // Archives are compressed already, and their checksums are those of the compressed files.
         .accept_encoding("identity")
         .user_agent(concat!("tandem/", env!("CARGO_PKG_VERSION")))
         .build();
     let mut transfer = Transfer { agent: config.new_agent(), url, part, limit, total: None };
-    let mut pause = PAUSE;
+    let mut backoff = FIRST_BACKOFF;
     for attempt in 1.. {
         match transfer.attempt(show) {
             Ok(()) => break,
-            Err(Failure::Final(error)) => return Err(error),
-            Err(Failure::Again(reason)) if attempt >= ATTEMPTS => {
+            Err(Failure::Permanent(error)) => return Err(error),
+            Err(Failure::Transient(reason)) if attempt >= ATTEMPTS => {
                 let (url, received) = (url.to_owned(), transfer.received());
-                return Err(DownloadError::Cut { url, received, total: transfer.total, reason });
+                let total = transfer.total;
+                return Err(DownloadError::Interrupted { url, received, total, reason });
             }
-            Err(Failure::Again(_)) => std::thread::sleep(pause),
+            Err(Failure::Transient(_)) => std::thread::sleep(backoff),
         }
-        pause *= 2;
+        backoff *= 2;
     }
     let _ = fs::remove_file(transfer.validator());
     Ok(())
@@ -141,18 +143,19 @@ impl Transfer<'_> {
         fs::metadata(self.part).map_or(0, |metadata| metadata.len())
     }
 
-    /// Where it is kept what the beginning is the beginning of.
+    /// The file that records which version of which file `part` is the beginning of: its address and its
+    /// ETag or modification time.
     fn validator(&self) -> PathBuf {
         self.part.with_added_extension("of")
     }
 
     fn write_error(&self, path: &Path, source: io::Error) -> Failure {
-        Failure::Final(DownloadError::Write { path: path.to_owned(), source })
+        Failure::Permanent(DownloadError::Write { path: path.to_owned(), source })
     }
 
-    /// One request, for all that is missing.
+    /// Makes one request for the missing bytes.
     fn attempt(&mut self, show: &mut dyn FnMut(u64, Option<u64>)) -> Result<(), Failure> {
-        // A beginning of which it is not known what it belongs to could be of another file.
+        // Without a validator, the part could belong to another version of the file.
         let validator = fs::read_to_string(self.validator()).unwrap_or_default();
         let mut have = if validator.starts_with(self.url) { self.received() } else { 0 };
         let mut request = self.agent.get(self.url);
@@ -175,28 +178,28 @@ impl Transfer<'_> {
                 let range = range.strip_prefix("bytes ").unwrap_or_default();
                 let from = range.split('-').next().and_then(|from| from.parse().ok());
                 if from != Some(have) {
-                    return Err(self.start_over("the host sent another part than was asked for"));
+                    return Err(self.start_over("the host sent another range than requested"));
                 }
                 self.total = length.map(|length| have + length);
             }
-            // Nothing lies behind what is here: it is all, or of something else.
+            // Nothing follows the part: it is the whole file, or belongs to another one.
             416 if header("content-range") == Some(format!("bytes */{have}")) => return Ok(()),
-            416 => return Err(self.start_over("the host has no such part of it")),
+            416 => return Err(self.start_over("the host does not have the requested range")),
             status @ (408 | 429 | 500..) => {
-                return Err(Failure::Again(format!("status {status}")));
+                return Err(Failure::Transient(format!("status {status}")));
             }
             status => {
                 let url = self.url.to_owned();
-                return Err(Failure::Final(DownloadError::Status { url, status }));
+                return Err(Failure::Permanent(DownloadError::Status { url, status }));
             }
         }
         self.receive(response.into_body().into_reader(), have, show)
     }
 
-    /// Forgets the beginning, and notes what the next one belongs to.
+    /// Truncates the part, and records which version of the file it will belong to.
     fn begin(&self, etag: Option<String>, modified: Option<String>) -> Result<(), Failure> {
         let path = self.validator();
-        // Weak tags do not promise the same bytes.
+        // Weak ETags do not guarantee the same bytes.
         let strong = etag.filter(|etag| !etag.starts_with("W/")).or(modified);
         let written = match strong {
             Some(strong) => fs::write(&path, format!("{}\n{strong}\n", self.url)),
@@ -212,10 +215,10 @@ impl Transfer<'_> {
 
     fn start_over(&self, reason: &str) -> Failure {
         let _ = fs::remove_file(self.validator());
-        Failure::Again(reason.into())
+        Failure::Transient(reason.into())
     }
 
-    /// Appends the answer to the `have` bytes that are here.
+    /// Appends the response's body to the `have` bytes of the part.
     fn receive(
         &self,
         mut body: impl Read,
@@ -224,7 +227,7 @@ impl Transfer<'_> {
     ) -> Result<(), Failure> {
         let too_large = || {
             let (url, limit) = (self.url.to_owned(), self.limit);
-            Failure::Final(DownloadError::TooLarge { url, limit })
+            Failure::Permanent(DownloadError::TooLarge { url, limit })
         };
         if self.total.is_some_and(|total| total > self.limit) {
             return Err(too_large());
@@ -239,7 +242,7 @@ impl Transfer<'_> {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(Failure::Again(error.to_string())),
+                Err(error) => return Err(Failure::Transient(error.to_string())),
             };
             have += count as u64;
             if have > self.limit {
@@ -250,7 +253,7 @@ impl Transfer<'_> {
             show(have, self.total);
         }
         if self.total.is_some_and(|total| have < total) {
-            return Err(Failure::Again("the connection was closed".into()));
+            return Err(Failure::Transient("the connection was closed".into()));
         }
         self.sync(&file)
     }
@@ -274,11 +277,11 @@ impl Transfer<'_> {
                         | io::ErrorKind::BrokenPipe
                 ) =>
             {
-                Failure::Again(reason)
+                Failure::Transient(reason)
             }
             ureq::Error::Timeout(ureq::Timeout::RecvResponse | ureq::Timeout::RecvBody)
-            | ureq::Error::Protocol(_) => Failure::Again(reason),
-            _ => Failure::Final(unreachable(reason)),
+            | ureq::Error::Protocol(_) => Failure::Transient(reason),
+            _ => Failure::Permanent(unreachable(reason)),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Corpora as the paper's predecessors prepare them: fetched, checked, cleaned and split.
+//! Corpora, prepared as in the papers that Guo et al. compare with: downloaded, verified, cleaned and
+//! split.
 //!
-//! - [`recipe`]: what is fetched and what is made of it, a YAML file for each corpus.
-//! - [`download`] brings one file here, [`archives`] finds or fetches archives and checks them,
-//!   [`unpack`] takes members out of them.
-//! - [`texts`] reads sentence pairs out of the corpora's formats, [`clean`] drops what is not worth
-//!   training on.
-//! - [`prepare`] does all of it, into a folder that is complete or not there.
+//! - [`recipe`]: the YAML file of a corpus: its archives, and how they become training data.
+//! - [`download`] downloads one file, [`archives`] finds or downloads archives and verifies them,
+//!   [`unpack`] extracts their members.
+//! - [`texts`] reads sentence pairs from the corpora's formats, [`clean`] drops unsuitable ones.
+//! - [`prepare`] does all of this, into a folder that is either complete or absent.
 
 pub mod archives;
 pub mod clean;

@@ -1,4 +1,4 @@
-//! From a recipe to tables that can be trained on, in a folder that is complete or not there.
+//! From a recipe to tables of training data, in a folder that is either complete or absent.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -11,31 +11,31 @@ use tandem_cluster::run::atomic::{self, remove_folder, replace_folder};
 use tandem_cluster::run::io_error::{IoContext, IoError};
 use tandem_cluster::run::store::hash_file;
 
-use super::archives::{ArchiveError, Found, Shelf, Supplier, Trust};
+use super::archives::{ArchiveCache, ArchiveError, Mirror, Trust, VerifiedArchive};
 use super::clean::{Cleaner, Reason};
 use super::recipe::{ArchiveKind, Expect, Part, Recipe, Source};
 use super::texts::{self, Member, TextError};
-use super::unpack::{self, Inner, UnpackError};
+use super::unpack::{self, Compressed, UnpackError};
 use crate::terminal::progress::Progress;
 
-/// What a folder of data says about itself.
+/// The file that describes a data folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Why there are no tables.
+/// Why a corpus could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// An archive that cannot be used.
+    /// An archive cannot be used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// An archive that gives nothing.
+    /// An archive cannot be unpacked.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
-    /// Members that are no texts.
+    /// A member is not a valid text.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// A sentence that cannot be left out.
+    /// A pair of a part without cleaning, where no pair may be dropped.
     #[error(
-        "pair {number} of {part} is not UTF-8: it may not be left out of a part that is not cleaned"
+        "pair {number} of {part} is not UTF-8, and pairs may only be dropped from parts with `clean`"
     )]
     NotUtf8 {
         /// The part.
@@ -43,28 +43,28 @@ pub enum PrepareError {
         /// The pair, counted from 1.
         number: u64,
     },
-    /// Nothing is left.
+    /// Every pair of a part was dropped.
     #[error("{part} has no pairs: {read} were read, and none was kept")]
-    Nothing {
+    Empty {
         /// The part.
         part: &'static str,
         /// Pairs that were read.
         read: u64,
     },
-    /// Another command is at it.
-    #[error("another `tandem data` works in {}; wait for it", folder.display())]
+    /// Another process prepares a corpus there.
+    #[error("another `tandem data` is working in {}; wait for it", folder.display())]
     Locked {
         /// The folder.
         folder: PathBuf,
     },
-    /// Something else lies where the tables should.
+    /// The target folder holds something that may not be replaced.
     #[error("{} {what}; {advice}", folder.display())]
     Occupied {
         /// The folder.
         folder: PathBuf,
-        /// What it holds.
+        /// What it holds, as a predicate.
         what: String,
-        /// What can be done.
+        /// How to resolve it.
         advice: &'static str,
     },
     /// The file system refuses.
@@ -73,9 +73,9 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
-    /// Whether the same command could do better another time: a network or a disk was at fault.
-    pub fn may_pass(&self) -> bool {
-        use ArchiveError::{Io, Unfetched};
+    /// Whether trying again may help: the network or the disk was at fault.
+    pub fn is_transient(&self) -> bool {
+        use ArchiveError::{Download, Io};
         match self {
             Self::Archive(Unfetched { .. } | Io(_)) => true,
             Self::Archive(ArchiveError::Bundle(error)) | Self::Unpack(error) => {
@@ -87,20 +87,20 @@ impl PrepareError {
     }
 }
 
-/// What a folder of data holds and what it was made of.
+/// What a data folder contains, and what it was prepared from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of Tandem that made it.
+    /// The version of Tandem that prepared it.
     pub tandem: String,
-    /// The recipe, completely.
+    /// The whole recipe.
     pub recipe: Recipe,
-    /// The archives, by their names.
+    /// The archives by name.
     pub archives: BTreeMap<String, UsedArchive>,
-    /// The tables, by the names of the parts.
+    /// The tables by the names of the parts.
     pub parts: BTreeMap<String, Table>,
 }
 
-/// An archive that went into the tables.
+/// An archive that the tables were prepared from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsedArchive {
     /// Its address or path.
@@ -109,56 +109,56 @@ pub struct UsedArchive {
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: String,
-    /// What that was held against.
+    /// What the SHA-256 was compared with.
     pub trust: Trust,
 }
 
-/// A table: two tab-separated columns, without a head.
+/// A table of two tab-separated columns without a header.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table {
-    /// The file, in the folder.
+    /// The file's name in the data folder.
     pub file: String,
     /// Its size.
     pub bytes: u64,
     /// Its SHA-256.
     pub sha256: String,
-    /// Pairs in it.
+    /// The number of pairs in it.
     pub kept: u64,
     /// Pairs that were read for it; those of `valid` may be among those of `train`.
     pub read: u64,
-    /// Pairs that were dropped, by reason.
+    /// The number of dropped pairs by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Sources that the archives do not have.
+    /// Optional members that the archives lack.
     pub absent: Vec<String>,
 }
 
-/// What to do with what is there.
+/// What to do with an existing data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Leave it.
+    /// Keep it.
     Keep,
-    /// Make it anew, and put it in its place when it is complete.
+    /// Prepare it again, and replace it when that is complete.
     Replace,
 }
 
-/// How it ended.
+/// The result of preparing a corpus.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Everything was there, and is as it was made.
-    There(Manifest),
-    /// It was made.
-    Made(Manifest),
+    /// The folder existed, and is unchanged since it was prepared.
+    UpToDate(Manifest),
+    /// The folder was prepared.
+    Prepared(Manifest),
 }
 
-/// Makes the tables of `recipe` in the folder `name` below `folder`.
+/// Prepares the tables of `recipe` in the subfolder `name` of `folder`.
 ///
 /// # Errors
-/// There are none; whatever was there before is still there.
+/// A corpus that could not be prepared; an existing folder is left unchanged.
 pub fn prepare(
     recipe: &Recipe,
     name: &str,
     folder: &Path,
-    supplier: Option<Supplier>,
+    mirror: Option<Mirror>,
     existing: Existing,
     progress: &mut Progress,
 ) -> Result<Outcome, PrepareError> {
@@ -166,11 +166,11 @@ pub fn prepare(
     let _lock = lock(folder)?;
     let target = folder.join(name);
     if existing == Existing::Keep
-        && let Some(manifest) = standing(&target, recipe)?
+        && let Some(manifest) = up_to_date(&target, recipe)?
     {
-        return Ok(Outcome::There(manifest));
+        return Ok(Outcome::UpToDate(manifest));
     }
-    refuse_what_is_not_ours(&target, recipe)?;
+    refuse_foreign_files(&target, recipe)?;
     let draft = folder.join(format!(".{name}.draft"));
     remove_folder(&draft).tried("remove", &draft)?;
     fs::create_dir_all(&draft).tried("make", &draft)?;
@@ -183,31 +183,33 @@ pub fn prepare(
     Ok(Outcome::Made(manifest))
 }
 
-/// The manifest of what is there, if it is what the recipe makes.
-fn standing(target: &Path, recipe: &Recipe) -> Result<Option<Manifest>, PrepareError> {
+/// The manifest of an existing folder, if it was prepared with this recipe and is unchanged.
+fn up_to_date(target: &Path, recipe: &Recipe) -> Result<Option<Manifest>, PrepareError> {
     let occupied = |what: String, advice| {
         Err(PrepareError::Occupied { folder: target.to_owned(), what, advice })
     };
-    let again = "`--again` makes it anew";
+    let again = "`--again` prepares it again";
     let Ok(text) = fs::read_to_string(target.join(MANIFEST)) else { return Ok(None) };
     let Ok(manifest) = serde_json::from_str::<Manifest>(&text) else {
         return occupied(format!("has a {MANIFEST} that cannot be read"), again);
     };
     if manifest.recipe != *recipe {
-        return occupied("was made by another version of the recipe".into(), again);
+        return occupied("was prepared with another version of the recipe".into(), again);
     }
     for table in manifest.parts.values() {
         match hash_file(&target.join(&table.file)) {
             Ok((_, sha256)) if sha256 == table.sha256 => {}
-            Ok(_) => return occupied(format!("has another {} than was made", table.file), again),
+            Ok(_) => {
+                return occupied(format!("has a {} that was changed since", table.file), again);
+            }
             Err(error) => return occupied(format!("lacks its {}: {error}", table.file), again),
         }
     }
     Ok(Some(manifest))
 }
 
-/// Nothing that people have put there may go with the folder.
-fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), PrepareError> {
+/// Refuses to replace a folder with files that `tandem data` did not write.
+fn refuse_foreign_files(target: &Path, recipe: &Recipe) -> Result<(), PrepareError> {
     let occupied =
         |what, advice| Err(PrepareError::Occupied { folder: target.to_owned(), what, advice });
     let entries = match fs::read_dir(target) {
@@ -217,7 +219,7 @@ fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), Prepare
     };
     if !target.join(MANIFEST).exists() {
         return occupied(
-            format!("was not made by `tandem data`: it has no {MANIFEST}"),
+            format!("was not written by `tandem data`: it has no {MANIFEST}"),
             "move it away, or give another folder with `--folder`",
         );
     }
@@ -226,7 +228,7 @@ fn refuse_what_is_not_ours(target: &Path, recipe: &Recipe) -> Result<(), Prepare
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
     match names.filter(|name| !is_own(name)).min() {
         Some(name) => occupied(
-            format!("holds {name}, which `tandem data` has not made and would remove"),
+            format!("holds {name}, which `tandem data` did not write and would remove"),
             "move it out of the folder first",
         ),
         None => Ok(()),
@@ -249,22 +251,22 @@ fn lock(folder: &Path) -> Result<File, PrepareError> {
     }
 }
 
-/// Where a cleaned pair goes.
+/// Called with each cleaned pair.
 type Put<'a> = dyn FnMut(&mut Writer, [String; 2]) -> Result<(), PrepareError> + 'a;
 
-/// Makes the tables in a draft.
-struct Maker<'a> {
+/// Builds the tables in a draft folder.
+struct Builder<'a> {
     recipe: &'a Recipe,
     draft: &'a Path,
     progress: &'a mut Progress,
 }
 
-impl Maker<'_> {
-    fn make(mut self, folder: &Path, supplier: Option<Supplier>) -> Result<Manifest, PrepareError> {
-        let mut shelf = Shelf::open(folder, supplier)?;
-        let mut found = BTreeMap::new();
+impl Builder<'_> {
+    fn build(mut self, folder: &Path, mirror: Option<Mirror>) -> Result<Manifest, PrepareError> {
+        let mut cache = ArchiveCache::open(folder, mirror)?;
+        let mut archives = BTreeMap::new();
         for (name, archive) in &self.recipe.archives {
-            found.insert(name.as_str(), shelf.find(name, archive, self.progress)?);
+            archives.insert(name.as_str(), cache.find(name, archive, self.progress)?);
         }
         let work = self.draft.join("unpacked");
         fs::create_dir_all(&work).tried("make", &work)?;
@@ -287,14 +289,14 @@ impl Maker<'_> {
         Ok(manifest)
     }
 
-    /// Takes the members of all sources out of their archives, each archive once.
+    /// Extracts the members of all sources, reading each archive once.
     fn unpack(
         &mut self,
-        found: &BTreeMap<&str, Found>,
+        archives: &BTreeMap<&str, VerifiedArchive>,
         work: &Path,
     ) -> Result<Unpacked, PrepareError> {
         let mut unpacked = Unpacked::default();
-        for (number, (name, archive)) in found.iter().enumerate() {
+        for (number, (name, archive)) in archives.iter().enumerate() {
             let sources = || {
                 let parts = self.recipe.parts().into_iter();
                 let sources = parts.flat_map(|(_, part)| &part.sources);
@@ -307,7 +309,7 @@ impl Maker<'_> {
             let kind = ArchiveKind::of(name).unwrap_or(ArchiveKind::TarGzip);
             if kind == ArchiveKind::Gzip {
                 let path = work.join(format!("{number}"));
-                unpack::whole(&archive.path, &path)?;
+                unpack::single_file(&archive.path, &path)?;
                 unpacked.add(name, "", path);
                 continue;
             }
@@ -320,13 +322,14 @@ impl Maker<'_> {
                 .enumerate()
                 .map(|(index, file)| ((*file).clone(), place(index)))
                 .collect();
-            let mut missing = unpack::members(&archive.path, kind, &wanted, Inner::Unpacked)?;
+            let mut missing =
+                unpack::members(&archive.path, kind, &wanted, Compressed::Decompress)?;
             for (file, path) in wanted {
                 if !missing.names.contains(&file) {
                     unpacked.add(name, &file, path);
                 }
             }
-            // Of an optional source both languages may be missing, not one of them.
+            // An optional source may lack both languages, but not only one of them.
             let may_lack = |file: &String| {
                 sources().filter(|source| source.files.contains(file)).all(|source| {
                     source.optional
@@ -334,7 +337,7 @@ impl Maker<'_> {
                 })
             };
             missing.names.retain(|file| !may_lack(file));
-            missing.is_complete(&archive.path)?;
+            missing.into_result(&archive.path)?;
         }
         Ok(unpacked)
     }
@@ -345,7 +348,7 @@ impl Maker<'_> {
         let mut valid = Writer::create(self.draft, "valid")?;
         match recipe.valid.every {
             Some(every) => {
-                // As awk's NR % every == 0, over what cleaning has left.
+                // Like awk's NR % every == 0, over the cleaned pairs.
                 let mut number = 0;
                 self.write("train", &recipe.train, unpacked, &mut train, &mut |train, pair| {
                     number += 1;
@@ -366,14 +369,14 @@ impl Maker<'_> {
         for (name, writer) in [("train", train), ("valid", valid), ("test", test)] {
             let table = writer.finish()?;
             if table.kept == 0 {
-                return Err(PrepareError::Nothing { part: name, read: table.read });
+                return Err(PrepareError::Empty { part: name, read: table.read });
             }
             tables.insert(name.to_owned(), table);
         }
         Ok(tables)
     }
 
-    /// Cleans the pairs of a part and hands them on.
+    /// Cleans the pairs of a part and calls `put` with the ones that are kept.
     fn write(
         &mut self,
         name: &'static str,
@@ -401,7 +404,7 @@ impl Maker<'_> {
                 if read.is_multiple_of(100_000) {
                     progress.show_line(&format!("{name}: {read} pairs read"), false);
                 }
-                match cleaner.pass(pair) {
+                match cleaner.clean(pair) {
                     Ok(pair) => put(writer, pair),
                     Err(Reason::NotUtf8) if part.clean.is_none() => {
                         Err(PrepareError::NotUtf8 { part: name, number: read })
@@ -418,7 +421,8 @@ impl Maker<'_> {
     }
 }
 
-/// Where the members of archives lie.
+/// Paths of extracted members, by archive and member name; the name is empty for an archive that is a
+/// single file.
 #[derive(Default)]
 struct Unpacked(BTreeMap<(String, String), PathBuf>);
 
@@ -433,7 +437,7 @@ impl Unpacked {
 
     /// The members of a source, if the archive has them.
     fn members(&self, source: &Source) -> Option<Vec<Member>> {
-        if source.is_whole() {
+        if source.is_single_file() {
             let whole = |archive: &str| {
                 let path = self.get(archive, "")?.clone();
                 Some(Member { name: archive.to_owned(), path })
@@ -449,7 +453,7 @@ impl Unpacked {
     }
 }
 
-/// Writes a table and hashes it on the way.
+/// Writes a table and computes its hash.
 struct Writer {
     path: PathBuf,
     file: BufWriter<File>,
@@ -484,9 +488,9 @@ impl Writer {
     }
 }
 
-/// Numbers that are known and did not come out, one a line, each with both.
-pub fn surprises(manifest: &Manifest) -> Vec<String> {
-    let mut surprises = Vec::new();
+/// Describes the numbers of pairs that differ from those in the recipe's `expect`.
+pub fn unexpected_counts(manifest: &Manifest) -> Vec<String> {
+    let mut unexpected = Vec::new();
     for (name, part) in manifest.recipe.parts() {
         let Some(table) = manifest.parts.get(name) else { continue };
         let Expect { read, filled, kept } = part.expect;
@@ -497,9 +501,10 @@ pub fn surprises(manifest: &Manifest) -> Vec<String> {
             ("kept", table.kept, kept),
         ] {
             if let Some(expected) = expected.filter(|expected| *expected != found) {
-                surprises.push(format!("{name}: {found} pairs were {what}, {expected} are known"));
+                unexpected
+                    .push(format!("{name}: {found} pairs were {what}, {expected} were expected"));
             }
         }
     }
-    surprises
+    unexpected
 }

@@ -1,4 +1,4 @@
-//! What a corpus is made of: the files in configs/paper/data.
+//! Recipes of corpora: the files in configs/paper/data.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,81 +8,82 @@ use serde::{Deserialize, Serialize};
 
 use crate::terminal::text::yaml_names;
 
-/// Why there is no recipe.
+/// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
-    /// Nothing by that name.
+    /// There is no file of that name.
     #[error(
-        "there is no recipe {}; there are: {}", path.display(),
+        "there is no recipe {}; available: {}", path.display(),
         if known.is_empty() { "none (start from the repository's folder, or give the path of a \
-         recipe's YAML)".into() } else { known.join(", ") }
+         recipe)".into() } else { known.join(", ") }
     )]
     Unknown {
-        /// Where it was looked for.
+        /// The file that was looked for.
         path: PathBuf,
-        /// What lies there instead.
+        /// The recipes in its folder.
         known: Vec<String>,
     },
-    /// A file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// Not a recipe.
+    /// The file is not a recipe.
     #[error("{} is not a recipe: {source}", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and where.
+        /// The cause, with its line.
         source: serde_yaml::Error,
     },
-    /// A recipe that cannot work.
-    #[error("{} cannot work:\n  {}", path.display(), problems.join("\n  "))]
+    /// The recipe has mistakes.
+    #[error("{} has mistakes:\n  {}", path.display(), problems.join("\n  "))]
     Invalid {
         /// The file.
         path: PathBuf,
-        /// Everything that is wrong.
+        /// All mistakes.
         problems: Vec<String>,
     },
 }
 
-/// A corpus: where it comes from, and what becomes of it.
+/// A corpus: its archives, and how they become training data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// What people call it.
+    /// The corpus's name for people.
     pub title: String,
-    /// What a reader has to know.
+    /// Remarks about it.
     #[serde(default)]
     pub about: Vec<String>,
-    /// The languages of the first and second column, as the archives' file names say them.
+    /// The languages of the first and second column, as in the archives' file names.
     pub languages: [String; 2],
-    /// What is fetched, by the name under which it is kept.
+    /// The files to download, by the name under which each is kept.
     pub archives: BTreeMap<String, Archive>,
-    /// What is trained on.
+    /// The training split.
     pub train: Part,
-    /// What is scored while training: sources of its own, or every so many pairs of `train`.
+    /// The validation split: sources of its own, or every n-th pair of `train`.
     pub valid: Part,
-    /// What the finished model is scored on.
+    /// The test split.
     pub test: Part,
 }
 
-/// One file to be fetched.
+/// A file to download.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Archive {
-    /// Where it is to be had: http or https, tried in this order.
+    /// Its http or https addresses, tried in this order.
     pub urls: Vec<String>,
-    /// Its size, where it is known: another size is reported.
+    /// Its size, if known: a warning is printed if it differs.
     pub bytes: Option<u64>,
-    /// Its SHA-256, which binds, or `unknown`: what comes first is trusted and binds from then on.
+    /// Its SHA-256, or `unknown`: then the first download is trusted, and its SHA-256 required from then
+    /// on.
     pub sha256: String,
-    /// Its MD5, where only that was published; binds, too.
+    /// Its MD5, if only that was published.
     pub md5: Option<String>,
-    /// A larger archive that holds it, which may be given by `--from` instead.
+    /// A larger archive that contains it, which `--from` may offer instead.
     pub bundle: Option<Bundle>,
 }
 
@@ -94,7 +95,7 @@ pub struct Bundle {
     pub file: String,
     /// The member's path in it.
     pub member: String,
-    /// Where people get it.
+    /// The web page that it can be downloaded from.
     pub page: Option<String>,
 }
 
@@ -102,18 +103,18 @@ pub struct Bundle {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Part {
-    /// What it consists of, in this order.
+    /// Its sources, which are concatenated in this order.
     pub sources: Vec<Source>,
-    /// Of `valid`, instead of sources: every so many of the cleaned pairs of `train`, which then
-    /// lacks them.
+    /// Only for `valid`, instead of sources: it consists of every n-th cleaned pair of `train`, which are
+    /// removed there.
     pub every: Option<usize>,
-    /// Text that is replaced, in both languages.
+    /// Text to replace in both languages, before anything else.
     pub replace: BTreeMap<String, String>,
-    /// Whether letters become small.
+    /// Whether to convert the text to lowercase.
     pub lowercase: bool,
     /// Which pairs are dropped; by default none.
     pub clean: Option<Clean>,
-    /// How many pairs there should be: other numbers are reported.
+    /// The expected numbers of pairs: a warning is printed for others.
     pub expect: Expect,
 }
 
@@ -121,34 +122,34 @@ pub struct Part {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
-    /// The archive, as named in `archives`.
+    /// The archive's name in `archives`.
     pub archive: String,
-    /// Where each language is an archive of its own, one compressed file: that of the second.
+    /// The second language's archive, if each language is a compressed file of its own.
     pub second_archive: Option<String>,
-    /// The members of both languages, in the order of `languages`; ending in `.gz` they are
-    /// unpacked. None where the archives are the files.
+    /// The members of both languages, in the order of `languages`; those that end in `.gz` are
+    /// decompressed. Empty if the archives themselves are the files.
     #[serde(default)]
     pub files: Vec<String>,
-    /// How sentences stand in them.
+    /// The files' format.
     pub format: Format,
-    /// Of tagged lines: those with these tags are no sentences.
+    /// For tagged lines: lines with these tags are dropped.
     #[serde(default)]
     pub drop: Vec<String>,
-    /// Of tagged lines: sentences lose these tags.
+    /// For tagged lines: these tags are removed from lines.
     #[serde(default)]
     pub strip: Vec<String>,
-    /// Whether an archive without these members will do.
+    /// Whether the archive may lack these members.
     #[serde(default)]
     pub optional: bool,
 }
 
-/// How sentences stand in a file.
+/// How sentences are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// One a line.
+    /// One sentence a line.
     Lines,
-    /// One a line, among lines with tags of XML, with its entities (WIT3's `train.tags`).
+    /// One sentence a line, among lines with XML tags, with entities (WIT3's `train.tags`).
     TaggedLines,
     /// In `<seg>` elements (mteval's SGML and XML).
     Segments,
@@ -156,38 +157,38 @@ pub enum Format {
     Tmx,
 }
 
-/// Which pairs are kept; lengths are in words, see [`super::clean::count_words`].
+/// Limits for pairs, in words as counted by [`super::clean::count_words`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Clean {
-    /// Fewest words of a side.
+    /// The fewest words of each side.
     pub min_words: usize,
-    /// Most words of a side.
+    /// The most words of each side.
     pub max_words: usize,
-    /// Largest ratio of the sides' numbers of words.
+    /// The largest ratio between the sides' numbers of words.
     pub max_ratio: f64,
 }
 
-/// Numbers of pairs that are known.
+/// Expected numbers of pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Expect {
-    /// In the archives.
+    /// Pairs in the archives.
     pub read: Option<u64>,
-    /// In the archives, with text on both sides.
+    /// Pairs in the archives with text on both sides.
     pub filled: Option<u64>,
-    /// In the result.
+    /// Pairs that are kept.
     pub kept: Option<u64>,
 }
 
-/// Whatever an unpinned checksum is.
+/// The SHA-256 of an archive without a known checksum.
 pub const UNKNOWN: &str = "unknown";
 
 impl Recipe {
-    /// Reads a recipe and checks that it can work.
+    /// Reads and checks a recipe.
     ///
     /// # Errors
-    /// No such file, or everything that is wrong with it.
+    /// A file that cannot be read, or all mistakes in it.
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
@@ -206,7 +207,7 @@ impl Recipe {
         }
     }
 
-    /// Its parts, with their names.
+    /// The parts with their names.
     pub fn parts(&self) -> [(&'static str, &Part); 3] {
         [("train", &self.train), ("valid", &self.valid), ("test", &self.test)]
     }
@@ -226,12 +227,12 @@ impl Recipe {
                 }
                 let known = || self.archives.keys().cloned().collect::<Vec<_>>().join(", ");
                 problems.extend(unknown.iter().map(|archive| {
-                    format!("{name}: there is no archive `{archive}`; there are: {}", known())
+                    format!("{name}: there is no archive `{archive}`; available: {}", known())
                 }));
             }
         }
         if self.languages[0] == self.languages[1] {
-            problems.push("languages: must be two different ones".into());
+            problems.push("languages: must be different".into());
         }
         problems
     }
@@ -258,11 +259,11 @@ impl Archive {
             problems.push(format!("archives.{name}.urls: must be http:// or https:// addresses"));
         }
         if self.sha256 != UNKNOWN && !is_hex(&self.sha256, 64) {
-            let message = "must be 64 small hexadecimal digits, or `unknown`";
+            let message = "must be 64 lowercase hexadecimal digits, or `unknown`";
             problems.push(format!("archives.{name}.sha256: {message}"));
         }
         if self.md5.as_ref().is_some_and(|md5| !is_hex(md5, 32)) {
-            problems.push(format!("archives.{name}.md5: must be 32 small hexadecimal digits"));
+            problems.push(format!("archives.{name}.md5: must be 32 lowercase hexadecimal digits"));
         }
         problems
     }
@@ -278,7 +279,7 @@ impl Part {
                 problems.push(format!("{name}: must have `sources`{or}"));
             }
             (Some(_), _) if !is_valid => {
-                problems.push(format!("{name}.every: only `valid` is taken out of `train`"));
+                problems.push(format!("{name}.every: only for `valid`"));
             }
             (Some(_), false) => {
                 problems.push("valid: must have either `sources` or `every`".into());
@@ -286,7 +287,8 @@ impl Part {
             (Some(0 | 1), true) => problems.push("valid.every: must be at least 2".into()),
             (Some(_), true) => {
                 if self.clean.is_some() || self.lowercase || !self.replace.is_empty() {
-                    let message = "with `every`, pairs are cleaned and changed as those of `train`";
+                    let message = "with `every`, pairs are cleaned as part of `train`; leave out \
+                                   `clean`, `lowercase` and `replace`";
                     problems.push(format!("valid: {message}"));
                 }
             }
@@ -297,7 +299,7 @@ impl Part {
                 || clean.max_ratio.is_nan()
                 || clean.max_ratio < 1.0)
         {
-            let message = "min_words may not exceed max_words, max_ratio must be at least 1";
+            let message = "min_words must not exceed max_words, max_ratio must be at least 1";
             problems.push(format!("{name}.clean: {message}"));
         }
         problems
@@ -305,7 +307,7 @@ impl Part {
 }
 
 impl Source {
-    /// The archives that it takes its texts from.
+    /// The names of its archives.
     pub fn archives(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.archive).chain(self.second_archive.as_deref())
     }
@@ -321,7 +323,7 @@ impl Source {
         if second.is_some_and(|name| ArchiveKind::of(name) != Some(ArchiveKind::Gzip)) {
             problems.push(format!("{part}: `second_archive` must be one file, ending in .gz"));
         }
-        let (count, wanted) = match (self.format, self.is_whole(), second) {
+        let (count, wanted) = match (self.format, self.is_single_file(), second) {
             (Format::Tmx, _, Some(_)) | (_, false, Some(_)) => {
                 let message = "must be one file in one language to have a `second_archive`";
                 problems.push(format!("{part}: {} {message}", self.archive));
@@ -347,14 +349,14 @@ impl Source {
     }
 }
 
-/// How an archive is packed.
+/// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArchiveKind {
     /// tar.
     Tar,
-    /// tar, compressed with gzip.
+    /// A tar archive compressed with gzip.
     TarGzip,
-    /// One file, compressed with gzip.
+    /// A single file compressed with gzip.
     Gzip,
 }
 
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn every_recipe_works() {
+    fn every_recipe_is_valid() {
         let names = yaml_names(&folder());
         for name in ["iwslt14.de-en", "iwslt14.en-es", "iwslt14.en-it", "iwslt14.en-nl"] {
             assert!(names.iter().any(|known| known == name), "{name} is missing");
@@ -393,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_at_once() {
+    fn all_mistakes_are_reported_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bad.yaml");
         let text = "title: bad\nlanguages: [de, de]\narchives:\n  \
@@ -409,16 +411,16 @@ mod tests {
         for part in [
             "must be a file name that ends in",
             "must be http://",
-            "must be 64 small hexadecimal digits",
-            "train.every: only `valid`",
-            "there is no archive `c.tgz`; there are: ../a.zip, b.tgz, d.gz, e.gz",
+            "must be 64 lowercase hexadecimal digits",
+            "train.every: only for `valid`",
+            "there is no archive `c.tgz`; available: ../a.zip, b.tgz, d.gz, e.gz",
             "valid.every: must be at least 2",
             "must have two files in `files`",
             "`drop` and `strip` are for",
             "test: b.tgz must be one file in one language to have a `second_archive`",
             "test: e.gz is one file: it must be `format: tmx`, or have a `second_archive`",
             "test: `second_archive` must be one file, ending in .gz",
-            "two different ones",
+            "languages: must be different",
         ] {
             assert!(error.contains(part), "{part}: {error}");
         }
@@ -427,7 +429,7 @@ mod tests {
         assert!(error.contains("unknown field `language`") && error.contains("line 2"), "{error}");
         let error = Recipe::read(&folder.path().join("none.yaml")).unwrap_err().to_string();
         assert!(
-            error.contains("there is no recipe") && error.contains("there are: bad"),
+            error.contains("there is no recipe") && error.contains("available: bad"),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! Sentence pairs out of the formats in which corpora are published.
+//! Reads sentence pairs from the formats in which corpora are published.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
@@ -6,42 +6,42 @@ use std::path::{Path, PathBuf};
 
 use super::recipe::{Format, Source};
 
-/// Why a text is none.
+/// Why sentence pairs could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TextError {
-    /// It cannot be read.
+    /// A member cannot be read.
     #[error("cannot read {name}: {source}")]
     Read {
         /// The member.
         name: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The two languages do not fit together.
+    /// The two languages have different numbers of sentences.
     #[error(
-        "{} has {} sentences and {} has {}: they must be as many, the archive is another one than \
-         this recipe is for", names[0], counts[0], names[1], counts[1]
+        "{} has {} sentences and {} has {}: the numbers must be equal; this is not the archive that \
+         the recipe describes", names[0], counts[0], names[1], counts[1]
     )]
-    Uneven {
+    CountMismatch {
         /// The members.
         names: [String; 2],
-        /// Their sentences.
+        /// Their numbers of sentences.
         counts: [u64; 2],
     },
-    /// Segments that do not fit together.
+    /// Segments of the two languages have different ids.
     #[error(
         "segment {number} of {} has the id `{}` and that of {} has `{}`: they must be the same \
-         sentences, the archive is another one than this recipe is for", names[0], ids[0], names[1], ids[1]
+         sentence; this is not the archive that the recipe describes", names[0], ids[0], names[1], ids[1]
     )]
-    Unlike {
+    IdMismatch {
         /// The members.
         names: [String; 2],
-        /// Counted from 1.
+        /// The segment's number, from 1.
         number: usize,
-        /// Of both.
+        /// The ids in both members.
         ids: [String; 2],
     },
-    /// Markup that does not end, or holds nothing.
+    /// Markup is truncated or has no sentences.
     #[error("{name} is not {what}")]
     Malformed {
         /// The member.
@@ -51,22 +51,22 @@ pub enum TextError {
     },
 }
 
-/// A sentence in both languages, as its bytes stand in the corpus, without markup.
+/// A sentence in both languages: the corpus's bytes, without markup.
 pub type Pair = [Vec<u8>; 2];
 
-/// An unpacked member.
+/// An extracted member of an archive.
 #[derive(Debug, Clone)]
 pub struct Member {
     /// Its name in the archive, for messages.
     pub name: String,
-    /// Where it lies.
+    /// The extracted file.
     pub path: PathBuf,
 }
 
-/// Hands all pairs of a source to `take`, in order.
+/// Calls `take` with all pairs of a source, in order.
 ///
 /// # Errors
-/// Files that cannot be read or do not fit together, and what `take` fails with.
+/// Files that cannot be read or do not match, and errors of `take`.
 pub fn read<E: From<TextError>>(
     source: &Source,
     members: &[Member],
@@ -75,24 +75,24 @@ pub fn read<E: From<TextError>>(
 ) -> Result<(), E> {
     match (source.format, members) {
         (Format::Lines, [first, second]) => {
-            side_by_side([first, second], |line| Some(line.to_vec()), take)
+            parallel_lines([first, second], |line| Some(line.to_vec()), take)
         }
         (Format::TaggedLines, [first, second]) => {
             let tags = Tags::of(source);
-            side_by_side([first, second], |line| tags.sentence(line), take)
+            parallel_lines([first, second], |line| tags.sentence(line), take)
         }
         (Format::Segments, [first, second]) => paired_segments([first, second], take),
-        (Format::Tmx, [only]) => units(only, languages, take),
+        (Format::Tmx, [only]) => translation_units(only, languages, take),
         (_, others) => {
-            let what = "a source with as many files as its format has";
+            let what = "a source with the number of files that its format needs";
             let name = others.first().map_or("the archive", |member| &*member.name).to_owned();
             Err(TextError::Malformed { name, what }.into())
         }
     }
 }
 
-/// Two files, line by line; `sentence` says what of a line is one.
-fn side_by_side<E: From<TextError>>(
+/// Reads two files line by line. `sentence` extracts the sentence of a line, if it has one.
+fn parallel_lines<E: From<TextError>>(
     members: [&Member; 2],
     sentence: impl Fn(&[u8]) -> Option<Vec<u8>>,
     take: &mut dyn FnMut(Pair) -> Result<(), E>,
@@ -115,13 +115,13 @@ fn side_by_side<E: From<TextError>>(
                     }
                 }
                 let names = members.map(|member| member.name.clone());
-                return Err(TextError::Uneven { names, counts }.into());
+                return Err(TextError::CountMismatch { names, counts }.into());
             }
         }
     }
 }
 
-/// A file's lines, which end at line feeds alone: other marks are text in some corpora.
+/// A file's lines, which end only at line feeds: other separators are text in some corpora.
 struct Lines {
     file: BufReader<File>,
     name: String,
@@ -157,7 +157,7 @@ impl Lines {
     }
 }
 
-/// What a source's tags mean.
+/// The tags of a source: lines with some are dropped, the others are stripped.
 struct Tags {
     drop: Vec<String>,
     strip: Vec<String>,
@@ -172,7 +172,7 @@ impl Tags {
         Self { drop: open(&source.drop), strip }
     }
 
-    /// The sentence of a line, if it is one. What is not UTF-8 has no tags: the cleaning sees it.
+    /// The sentence of a line, if it is one. Lines that are not UTF-8 are left to the cleaning.
     fn sentence(&self, line: &[u8]) -> Option<Vec<u8>> {
         let Ok(line) = str::from_utf8(line) else { return Some(line.to_vec()) };
         if self.drop.iter().any(|tag| line.contains(tag.as_str())) {
@@ -183,7 +183,7 @@ impl Tags {
     }
 }
 
-/// The text of an element and its id.
+/// A `<seg>` element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Segment {
     id: String,
@@ -198,12 +198,12 @@ fn paired_segments<E: From<TextError>>(
     let names = || members.map(|member| member.name.clone());
     if first.len() != second.len() {
         let counts = [first.len() as u64, second.len() as u64];
-        return Err(TextError::Uneven { names: names(), counts }.into());
+        return Err(TextError::CountMismatch { names: names(), counts }.into());
     }
     for (number, (first, second)) in (1..).zip(first.into_iter().zip(second)) {
         if first.id != second.id {
             let ids = [first.id, second.id];
-            return Err(TextError::Unlike { names: names(), number, ids }.into());
+            return Err(TextError::IdMismatch { names: names(), number, ids }.into());
         }
         take([first.text.into_bytes(), second.text.into_bytes()])?;
     }
@@ -226,8 +226,8 @@ fn all_segments(member: &Member) -> Result<Vec<Segment>, TextError> {
     }
 }
 
-/// The pairs of a TMX file that have both languages, each as often as it stands there.
-fn units<E: From<TextError>>(
+/// Reads the translation units of a TMX file that have both languages, including repeated ones.
+fn translation_units<E: From<TextError>>(
     member: &Member,
     languages: &[String; 2],
     take: &mut dyn FnMut(Pair) -> Result<(), E>,
@@ -261,14 +261,13 @@ fn units<E: From<TextError>>(
     if found { Ok(()) } else { Err(malformed("TMX: it has no <tu>").into()) }
 }
 
-/// A text with elements, read from its front. Not a parser of XML: the corpora's SGML is none.
+/// A scanner for elements. It is not an XML parser, because the SGML of some corpora is not XML.
 struct Markup<'a> {
     rest: &'a str,
 }
 
 impl<'a> Markup<'a> {
-    /// Goes behind the next opening tag of that name, outside of comments, and answers its
-    /// attributes.
+    /// Skips past the next opening tag of that name outside of comments, and returns its attributes.
     fn open(&mut self, name: &str) -> Option<&'a str> {
         loop {
             self.rest = &self.rest[self.rest.find('<')?..];
@@ -289,7 +288,7 @@ impl<'a> Markup<'a> {
         }
     }
 
-    /// Goes behind the closing tag of that name and answers what stands before it.
+    /// Skips past the closing tag of that name, and returns the text before it.
     fn until(&mut self, name: &str) -> Option<&'a str> {
         let mut from = 0;
         loop {
@@ -307,7 +306,8 @@ impl<'a> Markup<'a> {
         }
     }
 
-    /// The text up to the closing tag of that name: entities decoded, CDATA as it is.
+    /// Skips past the closing tag of that name, and returns the text before it with entities decoded
+    /// and CDATA sections unwrapped.
     fn text(&mut self, name: &str) -> Option<String> {
         const OPEN: &str = "<![CDATA[";
         let mut text = String::new();
@@ -319,7 +319,7 @@ impl<'a> Markup<'a> {
                 return Some(text);
             };
             text.push_str(&decode(&before[..at]));
-            // From the start: a section may hold what looks like the closing tag.
+            // Search again from the start: a section may contain what looks like the closing tag.
             let (section, rest) = start[at + OPEN.len()..].split_once("]]>")?;
             text.push_str(section);
             self.rest = rest;
@@ -327,7 +327,7 @@ impl<'a> Markup<'a> {
     }
 }
 
-/// The value of an attribute in quotes of either kind.
+/// The value of an attribute, in single or double quotes.
 fn attribute(attributes: &str, name: &str) -> Option<String> {
     let mut rest = attributes;
     loop {
@@ -342,7 +342,7 @@ fn attribute(attributes: &str, name: &str) -> Option<String> {
     }
 }
 
-/// Text with XML's five entities and numbered ones in place; whatever else begins with `&` stays.
+/// Decodes XML's five entities and numeric ones; anything else that begins with `&` stays.
 fn decode(text: &str) -> String {
     let mut decoded = String::with_capacity(text.len());
     let mut rest = text;
@@ -444,8 +444,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_at_line_feeds_alone() {
-        // A line separator and a next-line mark inside of a line, as Common Crawl has them.
+    fn lines_end_only_at_line_feeds() {
+        // A line separator and a next-line character inside of a line, as in Common Crawl.
         let pairs = pairs(
             Format::Lines,
             &["eins\u{2028}x\nzwei".as_bytes(), "one\u{85}\r\ntwo\n".as_bytes()],
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn uneven_files_are_refused_with_both_counts() {
+    fn different_numbers_of_sentences_are_refused_with_both_counts() {
         let error = pairs(Format::Lines, &[b"1\n2\n3\n4\n", b"1\n2\n"]).unwrap_err().to_string();
         assert!(error.contains("member 0 has 4 sentences and member 1 has 2"), "{error}");
         let one = b"<seg id=\"1\">a</seg>";
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_that_do_not_belong_together_are_refused() {
+    fn segments_with_different_ids_are_refused() {
         let error = pairs(Format::Segments, &[b"<seg id=\"1\">a</seg>", b"<seg id=\"2\">b</seg>"]);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("segment 1 of member 0 has the id `1`"), "{error}");

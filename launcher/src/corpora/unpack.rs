@@ -1,5 +1,4 @@
-//! Members out of archives, into files that the caller names: no path in an archive is ever
-//! written to.
+//! Extracts members of archives to files that the caller names; paths in an archive are never used.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -10,39 +9,39 @@ use flate2::read::MultiGzDecoder;
 
 use super::recipe::ArchiveKind;
 
-/// Text does not shrink to less than a fiftieth; what claims to is a bomb.
+/// Text does not compress to less than a fiftieth: anything beyond is a decompression bomb.
 const MAX_RATIO: u64 = 50;
-/// Small archives may nevertheless unpack to so much.
+/// The most bytes that a small archive may unpack to, whatever its ratio.
 const MIN_LIMIT: u64 = 1 << 28;
-/// So many names of members are told.
-const SHOWN: usize = 10;
+/// How many names of present members an error lists.
+const MAX_LISTED: usize = 10;
 
-/// Why an archive gives nothing.
+/// Why an archive cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The archive is damaged or cut.
-    #[error("{} is damaged: {source}; remove it and fetch it again", path.display())]
+    /// The archive is damaged or truncated.
+    #[error("{} is damaged: {source}; remove it and download it again", path.display())]
     Damaged {
         /// The archive.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         source: io::Error,
     },
-    /// Another archive.
+    /// It is another archive than expected.
     #[error(
-        "{} has no {}; it has: {}; it is another archive than the recipe is for", path.display(),
+        "{} has no {}; it has: {}; it is not the archive that the recipe describes", path.display(),
         missing.join(", "), if present.is_empty() { "nothing".into() } else { present.join(", ") }
     )]
     Missing {
         /// The archive.
         path: PathBuf,
-        /// What is not in it.
+        /// The members that it lacks.
         missing: Vec<String>,
-        /// Some of what is.
+        /// Some of the members that it has.
         present: Vec<String>,
     },
-    /// A member that honest archives do not have.
-    #[error("{} is not to be trusted: its member {member} {what}", path.display())]
+    /// The archive has a malicious member.
+    #[error("{} cannot be trusted: its member {member} {what}", path.display())]
     Unsafe {
         /// The archive.
         path: PathBuf,
@@ -51,26 +50,26 @@ pub enum UnpackError {
         /// What is wrong with it.
         what: &'static str,
     },
-    /// The disk, most often.
+    /// A file cannot be written, usually because the disk is full.
     #[error("cannot write {}: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// What happens to a member that is itself compressed.
+/// What to do with members that end in `.gz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inner {
-    /// A name that ends in `.gz` is unpacked.
-    Unpacked,
-    /// It stays as it is.
-    Packed,
+pub enum Compressed {
+    /// Decompress them.
+    Decompress,
+    /// Write them as they are.
+    Keep,
 }
 
-/// What of the wanted is not there.
+/// The wanted members that an archive lacks.
 #[derive(Debug, Default)]
 pub struct Missing {
     /// Wanted members that the archive lacks.
@@ -80,9 +79,11 @@ pub struct Missing {
 }
 
 impl Missing {
+    /// Turns missing members into an error.
+    ///
     /// # Errors
-    /// Something is missing.
-    pub fn is_complete(self, path: &Path) -> Result<(), UnpackError> {
+    /// At least one member is missing.
+    pub fn into_result(self, path: &Path) -> Result<(), UnpackError> {
         match self.names.is_empty() {
             true => Ok(()),
             false => Err(UnpackError::Missing {
@@ -94,16 +95,16 @@ impl Missing {
     }
 }
 
-/// Writes members into the files given with their names. The archive is read to its end: what is
-/// cut or damaged behind the last wanted member is found, too.
+/// Writes each wanted member (by name) to the file given with it. The archive is read to its end, so
+/// that damage after the last wanted member is found, too.
 ///
 /// # Errors
-/// A damaged archive, members that lead out of it, links, and a disk that is full.
+/// A damaged archive, members with paths outside of it, links, or a full disk.
 pub fn members(
     archive: &Path,
     kind: ArchiveKind,
     wanted: &[(String, PathBuf)],
-    inner: Inner,
+    compressed: Compressed,
 ) -> Result<Missing, UnpackError> {
     let damaged = |source| UnpackError::Damaged { path: archive.to_owned(), source };
     let file = File::open(archive).map_err(damaged)?;
@@ -129,14 +130,14 @@ pub fn members(
             return Err(is_unsafe("lies outside of it"));
         }
         let entry_type = entry.header().entry_type();
-        if entry_type.is_file() && missing.present.len() < SHOWN {
+        if entry_type.is_file() && missing.present.len() < MAX_LISTED {
             missing.present.push(name.clone());
         }
         let Some(target) = wanted.remove(name.as_str()) else { continue };
         if !entry_type.is_file() {
             return Err(is_unsafe("is a link or a folder, must be a file"));
         }
-        match inner == Inner::Unpacked && name.ends_with(".gz") {
+        match compressed == Compressed::Decompress && name.ends_with(".gz") {
             true => {
                 let member = MultiGzDecoder::new(entry);
                 copy(Limited { source: member, left: limit }, target, damaged)?;
@@ -149,11 +150,11 @@ pub fn members(
     Ok(missing)
 }
 
-/// Unpacks an archive that is one compressed file.
+/// Decompresses an archive that is a single compressed file.
 ///
 /// # Errors
-/// As [`members`].
-pub fn whole(archive: &Path, target: &Path) -> Result<(), UnpackError> {
+/// A damaged archive or a full disk.
+pub fn single_file(archive: &Path, target: &Path) -> Result<(), UnpackError> {
     let damaged = |source| UnpackError::Damaged { path: archive.to_owned(), source };
     let file = File::open(archive).map_err(damaged)?;
     let limit = file.metadata().map_err(damaged)?.len().saturating_mul(MAX_RATIO).max(MIN_LIMIT);
@@ -186,7 +187,7 @@ fn copy(
     file.flush().map_err(failed)
 }
 
-/// A source that fails when it gives more than it should.
+/// A reader that fails after more bytes than its limit.
 struct Limited<R> {
     source: R,
     left: u64,
@@ -198,7 +199,7 @@ impl<R: Read> Read for Limited<R> {
         self.left = self
             .left
             .checked_sub(count as u64)
-            .ok_or_else(|| io::Error::other("it unpacks to absurdly much"))?;
+            .ok_or_else(|| io::Error::other("it unpacks to absurdly many bytes"))?;
         Ok(count)
     }
 }
@@ -219,7 +220,7 @@ mod tests {
         header
     }
 
-    /// An archive of files; names as they are, whatever the `tar` crate thinks of them.
+    /// An archive of files with any names, even those that the `tar` crate would refuse.
     fn tgz(folder: &TempDir, members: &[(&str, &[u8])]) -> PathBuf {
         let path = folder.path().join("a.tgz");
         let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_members_alone_are_written() {
+    fn only_wanted_members_are_written() {
         let folder = tempfile::tempdir().unwrap();
         let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
         packed.write_all("größe".as_bytes()).unwrap();
@@ -252,12 +253,12 @@ mod tests {
         assert_eq!(std::fs::read(folder.path().join("d_a.de")).unwrap(), b"eins");
         assert_eq!(std::fs::read(folder.path().join("d_b.gz")).unwrap(), "größe".as_bytes());
         assert!(!folder.path().join("d_other").exists());
-        let error = missing.is_complete(&archive).unwrap_err().to_string();
+        let error = missing.into_result(&archive).unwrap_err().to_string();
         assert!(error.contains("has no d/none; it has: d/a.de, d/b.gz, d/other"), "{error}");
     }
 
     #[test]
-    fn members_that_lead_out_are_refused() {
+    fn members_with_paths_outside_are_refused() {
         for name in ["../evil", "d/../../evil", "/tmp/evil"] {
             let folder = tempfile::tempdir().unwrap();
             let archive = tgz(&folder, &[(name, b"x"), ("a", b"x")]);
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_found_wherever_it_is() {
+    fn damage_is_found_anywhere_in_the_archive() {
         let folder = tempfile::tempdir().unwrap();
         let long: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
         let archive = tgz(&folder, &[("a", b"x"), ("long", &long)]);
@@ -290,7 +291,7 @@ mod tests {
         let mut flipped = good.clone();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0x55;
-        // Cut in the middle, cut in the checksum at the end, changed in the middle.
+        // Truncated in the middle, truncated in the checksum at the end, changed in the middle.
         for bytes in [&good[..good.len() / 2], &good[..good.len() - 4], &flipped] {
             std::fs::write(&archive, bytes).unwrap();
             let error = take(&archive, &folder, &["a"]).unwrap_err().to_string();
@@ -302,7 +303,7 @@ mod tests {
     fn bombs_do_not_fill_the_disk() {
         let mut source = Limited { source: io::repeat(0).take(100), left: 99 };
         let error = io::copy(&mut source, &mut io::sink()).unwrap_err();
-        assert!(error.to_string().contains("absurdly much"));
+        assert!(error.to_string().contains("absurdly many"));
         assert_eq!(
             io::copy(&mut Limited { source: &b"ab"[..], left: 2 }, &mut io::sink()).unwrap(),
             2

@@ -1,11 +1,11 @@
-//! What two configs of one run differ in, and which of it matters.
+//! Differences between two configs of one run, and which of them matter.
 
 use std::fmt;
 
 use serde_json::Value;
 use tandem_config::RunConfig;
 
-/// Keys that may change between two launches of one run: they do not change what is learnt.
+/// Keys that may change between two launches of a run, since they do not change what is learnt.
 const FREE_KEYS: [&str; 9] = [
     "data.allow_changed",
     "data.max_bad",
@@ -18,7 +18,7 @@ const FREE_KEYS: [&str; 9] = [
     "training.log_every",
 ];
 
-/// Free keys that decide the figures of a run all the same: which model is scored, on what, and how.
+/// Free keys that nevertheless change a run's scores: which model is scored, on what, and how.
 const SCORED_KEYS: [&str; 5] = [
     "decoding",
     "checkpoints.every",
@@ -27,7 +27,7 @@ const SCORED_KEYS: [&str; 5] = [
     "evaluation.sentences",
 ];
 
-/// Free keys that decide how fast a run translates.
+/// Free keys that change how fast a run translates.
 const TIMED_KEYS: [&str; 6] = [
     "decoding",
     "cluster.workers",
@@ -37,7 +37,7 @@ const TIMED_KEYS: [&str; 6] = [
     "evaluation.latency_sentences",
 ];
 
-/// A key in which a config differs from an older one.
+/// A key with different values in two configs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The key.
@@ -54,22 +54,22 @@ impl fmt::Display for Change {
     }
 }
 
-/// The first key that differs and may not, because other things would be learnt.
+/// The first key that differs and may not, because it changes what is learnt.
 pub fn bound(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     difference("", &value(old), &value(new), &FREE_KEYS)
 }
 
-/// The first key that may differ, but not without the run being scored again.
+/// The first key that differs and makes it necessary to score the run again.
 pub fn scored(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     among(&SCORED_KEYS, old, new)
 }
 
-/// The first key that differs and makes another model of the run, or one that is not as fast.
+/// The first key that differs and changes the model or its speed.
 pub fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     bound(old, new).or_else(|| among(&TIMED_KEYS, old, new))
 }
 
-/// Whether teachers make the same training pairs for both.
+/// Whether teachers would write the same training pairs for both configs.
 pub fn has_same_pairs(old: &RunConfig, new: &RunConfig) -> bool {
     let data = |config| value(config)["data"].take();
     difference("data", &data(old), &data(new), &FREE_KEYS).is_none()
@@ -86,7 +86,7 @@ fn among(keys: &[&str], old: &RunConfig, new: &RunConfig) -> Option<Change> {
     })
 }
 
-/// Whether a key is one that decides what a run learns or how it is scored.
+/// Whether a key changes what a run learns or how it is scored.
 pub fn is_decisive(key: &str) -> bool {
     let is_below = |key: &str, other: &str| {
         key.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
@@ -101,7 +101,7 @@ fn value(config: &RunConfig) -> Value {
     serde_json::to_value(config).unwrap_or_default()
 }
 
-/// The first key at or below `path` that differs, but for keys at or below `free` ones.
+/// The first key at or below `path` that differs, except for keys at or below one of `free`.
 fn difference(path: &str, old: &Value, new: &Value, free: &[&str]) -> Option<Change> {
     if free.contains(&path) || old == new {
         return None;
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn some_free_keys_decide_the_score() {
+    fn some_free_keys_change_the_score() {
         let file =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper/iwslt14-de-en.yaml");
         let config = |set: &str| tandem_config::read(&file, &[set.into()]).unwrap().0;

@@ -1,8 +1,8 @@
-//! Training data that another model makes before training begins: sequence-level distillation
-//! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a
-//! run learns from (Chen et al. 2020).
+//! Synthetic data that a teacher writes before training begins: sequence-level distillation (Kim and Rush
+//! 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a run learns from
+//! (Chen et al. 2020).
 //!
-//! What is asked for, and whether the teachers can do it; [`crate::coordinator::teacher`] has it done.
+//! Here are the jobs and the checks of the teachers; [`crate::coordinator::teacher`] runs them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,12 +24,12 @@ use crate::prepare;
 use crate::score::Scores;
 use crate::terminal::exit::Refused;
 
-/// The key of a run that makes the BERT of soft labels.
+/// The key of the run that trains the BERT of soft labels.
 pub(crate) const SOFT_LABELS: &str = "model.objective.autoregressive.soft_labels.teacher";
-/// What is told of the pairs that a teacher made.
+/// The file of the statistics on a teacher's pairs.
 pub(crate) const SCORES: &str = "scores.json";
 
-/// What a teacher is to make.
+/// Synthetic data that a teacher writes.
 pub(crate) struct DistillationJob {
     /// Its key in the config.
     pub(crate) key: &'static str,
@@ -38,13 +38,13 @@ pub(crate) struct DistillationJob {
     /// Sentences that are kept at once.
     pub(crate) chunk: usize,
     pub(crate) input: Input,
-    /// Where the pairs go.
+    /// The folder for the pairs.
     pub(crate) folder: PathBuf,
-    /// How a pair is made of a translation.
+    /// Makes a training pair of a translation.
     pub(crate) pair: Box<dyn Fn(Translation) -> Pair>,
 }
 
-/// The figures of what a teacher made.
+/// Statistics on a teacher's synthetic data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DistillationStats {
     /// The config's key that asked for it.
@@ -53,21 +53,20 @@ pub struct DistillationStats {
     pub teacher: PathBuf,
     /// Sentences translated.
     pub sentences: usize,
-    /// At most so many of them were wanted for each pair of `data.train`; none where those pairs
-    /// themselves were translated.
+    /// For back-translation: the most sentences for each pair of `data.train`.
     #[serde(default)]
     pub ratio: Option<f64>,
     /// Sentences without a translation, such as those too long for the teacher. They are not
     /// trained on.
     pub empty: usize,
-    /// Translations that an earlier sentence has too.
+    /// Translations that are equal to an earlier one.
     pub duplicates: usize,
-    /// References that an earlier sentence has too; none where there are no references.
+    /// References that are equal to an earlier one, if there are references.
     pub reference_duplicates: Option<usize>,
-    /// Words of the translations for each word of the references, or of the text that was
-    /// translated where there are none.
+    /// Words of the translations per word of the references, or of the translated text if there are no
+    /// references.
     pub length_ratio: f64,
-    /// The translations against the references; none where there are none.
+    /// The scores of the translations, if there are references.
     pub scores: Option<Scores>,
 }
 
@@ -104,7 +103,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
                 of: config.data.train.clone(),
             },
             folder: run.back_translated(),
-            // A pair without a source is left out when it is read, so it gets no tag.
+            // An empty source gets no tag, so that the pair is dropped when it is read.
             pair: Box::new(move |translation| Pair {
                 source: match translation.hypothesis.is_empty() {
                     true => String::new(),
@@ -121,7 +120,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
 pub(crate) struct Teacher {
     pub(crate) run: RunFolder,
     pub(crate) config: RunConfig,
-    /// Whether it is launched first.
+    /// Whether it was given as a run file, and is launched if it has not finished.
     pub(crate) is_run_file: bool,
 }
 
@@ -139,22 +138,22 @@ impl Teacher {
         Ok(Self { run, config, is_run_file })
     }
 
-    /// The run whose BERT labels the pairs of `config`, if it is one's.
+    /// The run that trains the BERT of soft labels, if the config names one.
     pub(crate) fn of_soft_labels(config: &RunConfig) -> Result<Option<Self>, Refused> {
         let Some(labels) = config.model.soft_labels() else { return Ok(None) };
         let Some(path) = &labels.teacher else { return Ok(None) };
         let teacher = Self::find(path)?;
         if !teacher.config.model.joins_pairs() {
             return Err(Refused(format!(
-                "{SOFT_LABELS}: {} reads no pairs, must have the mlm objective with `conditional: \
-                 true`",
+                "{SOFT_LABELS}: {} does not read pairs; it must have the mlm objective with \
+                 `conditional: true`",
                 path.display()
             )));
         }
         let export = teacher.run.export();
         if export != Path::new(labels.bert()) {
             return Err(Refused(format!(
-                "{SOFT_LABELS}: {} makes the BERT {}, and `pretrained` is {}: leave `pretrained` out",
+                "{SOFT_LABELS}: {} trains the BERT {}, but `pretrained` is {}: leave out `pretrained`",
                 path.display(),
                 export.display(),
                 labels.bert()
@@ -163,18 +162,18 @@ impl Teacher {
         Ok(Some(teacher))
     }
 
-    /// Whether it is still to be launched.
+    /// Whether it must be launched first.
     pub(crate) fn is_missing(&self) -> bool {
         let is_done = |state: State| state.stage == Stage::Finished && state.status == Status::Done;
         self.is_run_file && !read_state(&self.run).is_some_and(is_done)
     }
 
-    /// How it translates.
+    /// The decoding for a job.
     pub(crate) fn decoding(&self, job: &DistillationJob) -> Result<Decoding, Refused> {
         let (key, teacher) = (job.key, job.teacher.display());
         if let Objective::Mlm(_) = self.config.model.objective {
             return Err(Refused(format!(
-                "{key}.teacher: {teacher} has the mlm objective and does not translate"
+                "{key}.teacher: {teacher} has the mlm objective and cannot translate"
             )));
         }
         match (self.config.decoding.clone(), job.beam) {
@@ -183,8 +182,8 @@ impl Teacher {
                 Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
             }
             (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
-                "{key}.beam: the teacher {teacher} has the masked objective and is not searched \
-                 by beams, leave it out"
+                "{key}.beam: the teacher {teacher} has the masked objective and does not use beam \
+                 search; leave it out"
             ))),
         }
     }
@@ -193,16 +192,16 @@ impl Teacher {
         self.run.model(AVERAGE).with_context(|| {
             let path = self.run.path().display();
             format!(
-                "{path} is not a finished run: launch it first, or give its run file as teacher"
+                "{path} is not a finished run: launch it first, or give its run file as the teacher"
             )
         })
     }
 }
 
-/// Whether all teachers, and theirs, can do what they are to; before anything starts.
+/// Checks all teachers of a run and their own teachers, before anything starts.
 ///
 /// # Errors
-/// The first one that cannot.
+/// The first teacher that cannot do its job.
 pub fn check(config: &RunConfig) -> Result<(), Refused> {
     fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
         above.push(config.run.path());
@@ -212,7 +211,7 @@ pub fn check(config: &RunConfig) -> Result<(), Refused> {
             teacher.decoding(&job)?;
             if above.iter().any(|run| run == teacher.run.path()) {
                 return Err(Refused(format!(
-                    "{}.teacher: {} would be its own teacher, must be another run",
+                    "{}.teacher: {} would be its own teacher; it must be another run",
                     job.key,
                     teacher.run.path().display()
                 )));
@@ -227,28 +226,27 @@ pub fn check(config: &RunConfig) -> Result<(), Refused> {
     check_below(config, &mut Vec::new())
 }
 
-/// What a launch would do about teachers, a line each.
+/// Notes on what a launch would do with each teacher.
 pub fn notes(config: &RunConfig) -> Vec<String> {
     let note = |job: DistillationJob| {
         let (key, teacher) = (job.key, job.teacher.display());
         match (synthetic::verified(&job.folder).is_some(), job.teacher.is_dir()) {
-            (true, _) => format!("{key}: made already, in {}", job.folder.display()),
+            (true, _) => format!("{key}: already in {}", job.folder.display()),
             (false, true) => {
-                format!("{key}: {teacher} translates first, if it has not for another run")
+                format!("{key}: {teacher} translates first, unless it has done so for another run")
             }
             (false, false) => {
-                format!("{key}: {teacher} is launched first, then translates, if it has not before")
+                format!("{key}: {teacher} is trained first, then translates, unless that is done")
             }
         }
     };
     let missing = Teacher::of_soft_labels(config).ok().flatten().filter(Teacher::is_missing);
-    let labels = missing.map(|teacher| {
-        format!("{SOFT_LABELS}: {} is launched first", teacher.run.path().display())
-    });
+    let labels = missing
+        .map(|teacher| format!("{SOFT_LABELS}: {} is trained first", teacher.run.path().display()));
     labels.into_iter().chain(jobs(config).into_iter().map(note)).collect()
 }
 
-/// The figures of what teachers have made for a run.
+/// The statistics on all synthetic data of a run.
 pub fn stats(config: &RunConfig) -> Vec<DistillationStats> {
     let read = |job: DistillationJob| {
         serde_json::from_str(&fs::read_to_string(job.folder.join(SCORES)).ok()?).ok()

@@ -1,4 +1,4 @@
-//! Pre-trained BERTs by their names on the hub, fetched into its usual cache.
+//! Fetches pre-trained BERTs from the Hugging Face hub into its usual cache.
 
 use std::path::{Path, PathBuf};
 
@@ -9,51 +9,51 @@ use tandem_config::pretrained::tokenizer::BESIDE;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// Why a model is not on this machine.
+/// Why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// The hub was not to be asked.
+    /// An environment variable forbids asking the hub.
     #[error(
         "`{name}` is neither a folder nor in the hub's cache {}, and {variable} is set; unset it, \
          or give the path of a folder with config.json, model.safetensors and vocab.txt",
         cache.display()
     )]
     Offline {
-        /// What the config says.
+        /// The model's name in the config.
         name: String,
-        /// The variable that says so.
+        /// The variable.
         variable: &'static str,
-        /// Where the cache lies.
+        /// The cache's folder.
         cache: PathBuf,
     },
-    /// The hub has its weights in another form.
+    /// The hub has the weights only in a format that Tandem does not load.
     #[error(
-        "`{name}` has its weights on the hub as {file} only, which is never loaded; write \
-         model.safetensors into a folder, with the vocabulary beside it, and give the folder: \
+        "the weights of `{name}` are on the hub only as {file}, which Tandem does not load; convert \
+         them to model.safetensors, with the vocabulary in the same folder, and give that folder: \
          python -c 'from transformers import AutoModelForMaskedLM as M, AutoTokenizer as T; \
          M.from_pretrained(\"{name}\").save_pretrained(\"FOLDER\", max_shard_size=\"100GB\"); \
          T.from_pretrained(\"{name}\").save_pretrained(\"FOLDER\")'"
     )]
-    Kind {
-        /// What the config says.
+    WeightsFormat {
+        /// The model's name in the config.
         name: String,
-        /// What there is.
+        /// The weights' file on the hub.
         file: &'static str,
     },
-    /// The hub did not give it.
+    /// A file could not be fetched.
     #[error(
-        "cannot fetch {file} of `{name}` from the hub: {reason}; without a way to the hub, give \
+        "cannot fetch {file} of `{name}` from the hub: {reason}; without access to the hub, give \
          the path of a folder, or copy the model into {}",
         cache.display()
     )]
     Fetch {
-        /// What the config says.
+        /// The model's name in the config.
         name: String,
-        /// Which file.
+        /// The file.
         file: &'static str,
-        /// Why not.
+        /// The cause.
         reason: String,
-        /// Where the cache lies.
+        /// The cache's folder.
         cache: PathBuf,
     },
 }
@@ -61,21 +61,21 @@ pub enum HubError {
 impl HubError {
     /// Whether trying again cannot help.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Kind { .. })
+        matches!(self, Self::WeightsFormat { .. })
     }
 }
 
-/// Whether a pre-trained model is to be fetched. A path never is: its folder is here, or is made by a
-/// teacher first.
+/// Whether a pre-trained model must be fetched. A path never is: its folder exists, or a teacher will
+/// write it first.
 pub fn is_missing(name: &str) -> bool {
     !Path::new(name).is_absolute() && locate(name).is_none()
 }
 
-/// Replaces the names of pre-trained models by their folders, fetching what is not here yet.
-/// `say` hears of each download.
+/// Replaces the names of pre-trained models with their folders, and fetches missing ones. `say` is called
+/// with a message for each download.
 ///
 /// # Errors
-/// A model that is neither here nor to be had.
+/// A model that is missing and cannot be fetched.
 pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
     for name in config.model.pretrained_mut() {
         if is_missing(name) {
@@ -86,7 +86,7 @@ pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), 
     Ok(())
 }
 
-/// Replaces the names of the pre-trained models that are here by their folders.
+/// Replaces the names of pre-trained models on this machine with their folders.
 pub fn find(config: &mut RunConfig) {
     for name in config.model.pretrained_mut() {
         if let Some(folder) = locate(name) {
@@ -113,7 +113,7 @@ fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
         .map_err(|error| failed("config.json", error))?;
     let model = api.model(name.into());
     say(&format!("fetching `{name}` from the hub into {}", cache.display()));
-    // Weights come last: a folder without them is refused, one that lacks any other is not.
+    // Weights come last, since a cached folder counts as complete when it has them.
     model.get("config.json").map_err(|error| failed("config.json", error))?;
     fetch_vocabulary(&model).map_err(|error| failed("vocab.txt", error))?;
     for file in BESIDE {
@@ -122,20 +122,19 @@ fn fetch(name: &str, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
             Ok(_) | Err(_) => {}
         }
     }
-    model.get(WEIGHTS).map_err(|error| match kept_otherwise(&model) {
-        Some(file) => HubError::Kind { name: name.into(), file },
+    model.get(WEIGHTS).map_err(|error| match unsupported_weights(&model) {
+        Some(file) => HubError::WeightsFormat { name: name.into(), file },
         None => failed(WEIGHTS, error),
     })?;
     Ok(())
 }
 
-/// Whether the hub answers that it has no such file.
+/// Whether the hub answered that it has no such file.
 fn is_absent(error: &ApiError) -> bool {
     matches!(error, ApiError::RequestError(error) if matches!(**error, ureq::Error::StatusCode(404)))
 }
 
-/// The variable by which a person, as for Hugging Face's own programs, says that the hub is not to
-/// be asked.
+/// The variable that forbids asking the hub, if one is set; the same as for Hugging Face's own programs.
 pub fn offline(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
     let is_set = |name: &&str| {
         let no = ["", "0", "false", "no", "off"];
@@ -144,14 +143,14 @@ pub fn offline(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str
     ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(is_set)
 }
 
-/// The form of a model's weights on the hub, where it is none that is loaded.
-fn kept_otherwise(model: &ApiRepo) -> Option<&'static str> {
+/// The weights' file of a model on the hub, if it is in a format that Tandem does not load.
+fn unsupported_weights(model: &ApiRepo) -> Option<&'static str> {
     let files = model.info().ok()?.siblings;
     let known = ["model.safetensors.index.json", "pytorch_model.bin", "tf_model.h5"];
     known.into_iter().find(|known| files.iter().any(|file| file.rfilename == *known))
 }
 
-/// Either form will do.
+/// Fetches tokenizer.json, or else vocab.txt.
 fn fetch_vocabulary(model: &ApiRepo) -> Result<(), ApiError> {
     model.get("tokenizer.json").or_else(|_| model.get("vocab.txt")).map(drop)
 }

@@ -1,4 +1,4 @@
-//! From a config to a run folder that is ready, or to the reason why it is not.
+//! From a config to a run folder that is ready to train, or to an error.
 
 pub mod changes;
 pub mod distillation;
@@ -24,22 +24,21 @@ use crate::terminal::exit::Refused;
 /// Loads a config whose every problem would be printed.
 ///
 /// # Errors
-/// The config's problems, as a refusal.
+/// All mistakes in the config.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
     let mut config = tandem_config::load(path, overrides)
-        .map_err(|problems| Refused(format!("the config does not work\n{problems}")))?;
+        .map_err(|problems| Refused(format!("the config is invalid\n{problems}")))?;
     let folder = std::path::absolute(&config.run.folder);
     config.run.folder = folder.unwrap_or(config.run.folder);
     Ok(config)
 }
 
-/// Loads the config of a run that is to be used, with other ways to translate. What computes is this
-/// machine's or the overrides' business, and the texts that it was trained on may be gone. The BERTs may
-/// lie elsewhere: they are known by their hashes.
+/// Loads the config of a trained run for translating or evaluating. Overrides may change the decoding, the
+/// hardware and the places of BERTs, which are identified by their hashes. The hardware is otherwise chosen
+/// for this machine, and the training data may be gone.
 ///
 /// # Errors
-/// The config's problems, or a change of anything but these, as a refusal; or a BERT of the hub that is
-/// neither here nor to be had.
+/// Mistakes in the config, overrides of other keys, or a BERT that cannot be fetched from the hub.
 pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunConfig> {
     let mut here = Vec::new();
     for text in overrides {
@@ -47,23 +46,23 @@ pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunC
         let is_base = names_model(key);
         if !is_base && !key.starts_with("decoding.") && !key.starts_with("cluster.") {
             return Err(Refused(format!(
-                "--set {text}: only keys of decoding and cluster, and where a BERT lies \
+                "--set {text}: only keys of decoding and cluster, and the place of a BERT \
                  (model...pretrained), can be changed here"
             ))
             .into());
         }
-        here.push(if is_base { from_here(text) } else { text.clone() });
+        here.push(if is_base { with_absolute_path(text) } else { text.clone() });
     }
     let mut config = tandem_config::load_to_use(&run.config(), &here)
-        .map_err(|problems| Refused(format!("the run's config does not work here\n{problems}")))?;
+        .map_err(|problems| Refused(format!("the run's config cannot be used here\n{problems}")))?;
     hub::resolve(&mut config, &mut |text| say(format_args!("{text}")))?;
     Ok(config)
 }
 
-/// A trained model of a run, or of an exported folder, by its checkpoint's name.
+/// The checkpoint of a run or an exported folder by its name.
 ///
 /// # Errors
-/// No such checkpoint, as a refusal; or a damaged one.
+/// No such checkpoint, or a damaged one.
 pub fn model(run: &RunFolder, checkpoint: &str) -> anyhow::Result<Checkpoint> {
     run.model(checkpoint).map_err(|error| match error {
         StoreError::Absent { .. } => Refused(error.to_string()).into(),
@@ -71,8 +70,9 @@ pub fn model(run: &RunFolder, checkpoint: &str) -> anyhow::Result<Checkpoint> {
     })
 }
 
-/// A folder is meant from where the command is given, not from the run's folder.
-fn from_here(text: &str) -> String {
+/// Makes the folder in an override absolute: it is relative to the working directory, not to the run's
+/// folder.
+fn with_absolute_path(text: &str) -> String {
     let Some((key, value)) = text.split_once('=') else { return text.into() };
     match std::path::absolute(value) {
         Ok(path) if path.is_dir() => format!("{key}={}", path.display()),
@@ -80,10 +80,10 @@ fn from_here(text: &str) -> String {
     }
 }
 
-/// The run folder that a person means: a path, or a name below `runs`.
+/// Finds a run folder by its path or by its name in `runs`.
 ///
 /// # Errors
-/// There is no such folder, or it may not be read.
+/// No such folder, or one that cannot be read.
 pub fn find(run: &Path) -> Result<RunFolder, Refused> {
     for path in [run.to_owned(), Path::new("runs").join(run)] {
         let path = std::path::absolute(&path).unwrap_or(path);
@@ -95,13 +95,13 @@ pub fn find(run: &Path) -> Result<RunFolder, Refused> {
             _ => {}
         }
     }
-    Err(Refused(format!("{} is no run folder: it has no config.yaml", run.display())))
+    Err(Refused(format!("{} is not a run folder: it has no config.yaml", run.display())))
 }
 
-/// The run that a person means, or else the one below `runs` that was worked on last.
+/// Finds a run folder, or by default the run in `runs` that was active last.
 ///
 /// # Errors
-/// There is no such folder, or no run at all.
+/// No such folder, or no run at all.
 pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
     if let Some(run) = run {
         return find(run);
@@ -114,11 +114,11 @@ pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
         .max_by_key(|(touched, _)| *touched);
     match newest {
         Some((_, path)) => find(&path),
-        None => Err(Refused("there is no run below `runs`; name its folder".into())),
+        None => Err(Refused("there is no run in `runs`; give a run's folder".into())),
     }
 }
 
-/// The config of the last launch of the run in a folder, whose inputs may be gone.
+/// Reads the config of a run's last launch, whose inputs may be gone.
 ///
 /// # Errors
 /// A config.yaml that cannot be read.
@@ -127,17 +127,16 @@ pub fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
     read.map(|(config, _)| config).map_err(|problems| Refused(problems.to_string()))
 }
 
-/// Checks that of a run that was trained only such keys are changed as do not change what is learnt.
-/// Before the first checkpoint nothing is: then what is there of the old config goes. Answers what
-/// people should know of it.
+/// Checks that a config may resume the run in a folder: keys that change what is learnt must be the same.
+/// If the run has no checkpoint yet, it is started over instead; then a note about that is returned.
 ///
 /// # Errors
-/// The first key that differs and may not, as a refusal; or a file system that refuses.
+/// The first key that may not differ, or a file system error.
 pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<String>> {
     if !run.config().exists() || !run.state().exists() {
         return Ok(None);
     }
-    // Of a finished run the checkpoints may have been removed, and the model is still there.
+    // The checkpoints of a finished run may have been removed, but its export is still there.
     let is_trained = run.export().exists() || !run.store().steps()?.is_empty();
     let old = match launched(run) {
         Ok(old) => old,
@@ -167,20 +166,20 @@ pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<Strin
     .into())
 }
 
-/// Writes the config into the run folder.
+/// Writes the config to the run folder.
 ///
 /// # Errors
-/// Where the file system refuses.
+/// A file system error.
 pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
     let yaml = "# Resolved by `tandem launch`; every default is written out.\n".to_owned()
         + &config.to_yaml()?;
     atomic::write(&run.config(), &yaml).context("the run folder cannot be written")
 }
 
-/// Removes what an earlier run left in the folder; its logs stay.
+/// Removes everything that earlier launches wrote to the run folder, except logs.
 ///
 /// # Errors
-/// Where the file system refuses.
+/// A file system error.
 pub fn start_over(run: &RunFolder) -> anyhow::Result<()> {
     remove(&run.products())?;
     remove(&run.synthetic_data())

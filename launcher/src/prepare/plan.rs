@@ -1,4 +1,4 @@
-//! What a run would do: ranks, parameters, memory, disk, command lines.
+//! The plan of a run: ranks, parameters, memory, disk, command lines.
 
 use std::path::PathBuf;
 
@@ -17,36 +17,36 @@ use crate::prepare::distillation;
 use crate::prepare::worker::Work;
 use crate::terminal::text::{quoted, thousands};
 
-/// What a run would do.
+/// The plan of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     /// The run folder.
     pub run: PathBuf,
-    /// Where its ranks go.
+    /// The ranks, with their hosts and devices.
     pub topology: Topology,
     /// The model's size.
     pub size: Size,
-    /// What people should know.
+    /// Remarks for the user.
     pub notes: Vec<String>,
-    /// What is started, one after the other.
+    /// The command lines that would be started, one after the other.
     pub commands: Vec<String>,
 }
 
-/// How big a model is.
+/// The size of a model and of its training.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Size {
     /// Trained parameters.
     pub trained: usize,
     /// Frozen parameters.
     pub frozen: usize,
-    /// Bytes of weights, gradients, optimizer state and activations of one rank, at its most, where
-    /// it computes; in main memory the program as well.
+    /// The peak memory of one rank on its device, in bytes: weights, gradients, optimizer state and
+    /// activations; on CPUs the program, too.
     pub memory_per_rank: u64,
-    /// Of these, the activations: an estimate.
+    /// The estimated share of the activations in it, in bytes.
     pub activations: u64,
     /// Bytes of one checkpoint.
     pub checkpoint: u64,
-    /// Bytes of all checkpoints that are kept at once.
+    /// Bytes of the most checkpoints that are kept at once.
     pub disk: u64,
 }
 
@@ -120,12 +120,12 @@ fn head_note(composition: &Composition) -> Option<String> {
     Some(format!("{} has no masked-language-model head: the head is trained", folder.display()))
 }
 
-/// A BERT that labels the data before the first step takes its time and its space.
+/// A note that a BERT labels the data before the first step, which takes time and space.
 fn soft_label_note(config: &RunConfig) -> Option<String> {
     let labels = config.model.soft_labels()?;
     Some(format!(
-        "soft_labels: {} labels the training pairs before the first step, once, and the cache keeps \
-         {} bytes for each target token",
+        "soft_labels: {} labels the training pairs once, before the first step; the cache takes {} \
+         bytes for each target token",
         labels.bert(),
         8 * labels.top
     ))
@@ -146,15 +146,16 @@ impl std::fmt::Display for Plan {
             write!(f, ", up to {workers_per_gpu} workers on each GPU")?;
         }
         match self.topology.collective() {
-            Some(collective) => writeln!(f, ", joined by {collective}")?,
+            Some(collective) => writeln!(f, ", connected by {collective}")?,
             None => writeln!(f)?,
         }
         let size = &self.size;
         let (trained, frozen) = (thousands(size.trained as u64), thousands(size.frozen as u64));
         writeln!(f, "model    {trained} parameters trained, {frozen} frozen")?;
         let (memory, activations) = (bytes(size.memory_per_rank), bytes(size.activations));
-        let place = if *device == Device::Cuda { " on its GPU, besides CUDA's own" } else { "" };
-        write!(f, "memory   about {memory} a worker{place}, of which activations {activations}")?;
+        let place =
+            if *device == Device::Cuda { " on its GPU, in addition to CUDA's own" } else { "" };
+        write!(f, "memory   about {memory} per worker{place}, of which activations {activations}")?;
         if self.topology.shares_gpus() {
             let memory = bytes(size.memory_per_rank.saturating_mul(*workers_per_gpu as u64));
             write!(f, "; up to {memory} on each GPU")?;
@@ -176,7 +177,7 @@ impl std::fmt::Display for Plan {
     }
 }
 
-/// A size as people say it.
+/// Formats a size: `12 MB`.
 fn bytes(count: u64) -> String {
     match count as f64 {
         count if count < 1e6 => format!("{:.0} kB", count / 1e3),

@@ -1,4 +1,4 @@
-//! The worker program, and the command lines that the launcher gives it.
+//! The worker program and its command lines.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,22 +13,22 @@ use tandem_config::schema::decoding::Decoding;
 
 use crate::terminal::exit::Refused;
 
-/// Names the worker program where it does not lie beside the launcher.
+/// The variable with the worker program's path, if it is not in the launcher's folder.
 const WORKER_VARIABLE: &str = "TANDEM_WORKER";
 
-/// How long the driver may take to count its GPUs, before workers are started without that.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the worker may take to count GPUs; after that, workers are started without the check.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Finds the worker program.
 ///
 /// # Errors
-/// There is none, or not where the variable says.
+/// There is none in the launcher's folder, or at the variable's path.
 pub fn find() -> Result<PathBuf, Refused> {
     let (path, place) = match std::env::var_os(WORKER_VARIABLE) {
-        Some(path) => (PathBuf::from(path), format!("as {WORKER_VARIABLE} says")),
+        Some(path) => (PathBuf::from(path), format!("at the path in {WORKER_VARIABLE}")),
         None => {
             let launcher = std::env::current_exe().unwrap_or_default();
-            (launcher.with_file_name("tandem-worker"), "beside the launcher".into())
+            (launcher.with_file_name("tandem-worker"), "next to the launcher".into())
         }
     };
     let path = std::path::absolute(&path).unwrap_or(path);
@@ -42,20 +42,20 @@ pub fn find() -> Result<PathBuf, Refused> {
     )))
 }
 
-/// What the worker program finds of its libraries on this machine.
+/// Asks the worker program which libraries and GPUs it finds on this machine.
 ///
 /// # Errors
-/// Why it does not answer, in words.
+/// A description of why it does not answer.
 pub fn libraries(program: &Path, patience: Duration) -> Result<Libraries, String> {
     let answer = said(Command::new(program).arg("libraries"), patience)?;
     serde_json::from_str(&answer)
-        .map_err(|_| format!("{} is no worker of this version of Tandem", program.display()))
+        .map_err(|_| format!("{} is not a worker of this version of Tandem", program.display()))
 }
 
-/// What a program prints.
+/// Runs a program and returns its output.
 ///
 /// # Errors
-/// Its own error if it fails; or it does not end in time.
+/// The program's standard error if it fails, or a timeout.
 pub fn said(command: &mut Command, patience: Duration) -> Result<String, String> {
     let output = output_within(command, patience).map_err(|error| error.to_string())?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -65,16 +65,16 @@ pub fn said(command: &mut Command, patience: Duration) -> Result<String, String>
     }
 }
 
-/// Asks the worker's own libraries for the GPUs that a topology counts on, where those are this
-/// machine's. A worker that does not answer says itself why when it is started.
+/// Checks that the worker can use the GPUs of a topology on this machine. If the worker does not answer, it
+/// reports the reason itself when it is started.
 ///
 /// # Errors
-/// They see fewer, as a refusal: nothing is computed on CPUs instead.
+/// The worker can use fewer GPUs: there is no fallback to CPUs.
 pub fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
     if topology.device != Device::Cuda || topology.remote_host().is_some() {
         return Ok(());
     }
-    let Ok(found) = libraries(program, PATIENCE) else { return Ok(()) };
+    let Ok(found) = libraries(program, COUNT_TIMEOUT) else { return Ok(()) };
     let wanted = topology.gpus_per_host();
     if found.gpus >= wanted {
         return Ok(());
@@ -82,16 +82,17 @@ pub fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
     let (sees, help) = match found.no_cuda {
         Some(reason) => (
             format!("its libtorch cannot use CUDA: {reason}"),
-            "fetch one that can with `make setup TORCH=cuda`",
+            "install one that can with `make setup TORCH=cuda`",
         ),
         None => (
             format!("its libtorch sees {}", found.gpus),
-            "see what `nvidia-smi` and CUDA_VISIBLE_DEVICES say",
+            "check `nvidia-smi` and CUDA_VISIBLE_DEVICES",
         ),
     };
-    let counted = if wanted == 1 { "a GPU is".into() } else { format!("{wanted} GPUs are") };
+    let needed = if wanted == 1 { "a GPU".into() } else { format!("{wanted} GPUs") };
     Err(Refused(format!(
-        "{counted} to be used, but the worker cannot: {sees}; {help}, or set `cluster.device: cpu`"
+        "the run needs {needed}, but the worker cannot use them: {sees}; {help}, or set \
+         `cluster.device: cpu`"
     )))
 }
 
@@ -102,31 +103,31 @@ pub enum Work {
     Train {
         /// The verified checkpoint.
         resume: Option<PathBuf>,
-        /// Whether that checkpoint is still to be scored.
+        /// Whether to score that checkpoint first.
         evaluate_first: bool,
     },
     /// Decodes and scores a split.
     Evaluate {
-        /// The folder of the run whose model it is, where that is not the run at work.
+        /// The folder of the model's run, if it is not the current run.
         model: Option<PathBuf>,
-        /// The verified checkpoint; none to measure the speed of untrained weights.
+        /// The verified checkpoint; `None` measures the speed of untrained weights.
         checkpoint: Option<PathBuf>,
         /// `valid` or `test`.
         split: String,
-        /// Where translations go.
+        /// The folder for translations.
         output: PathBuf,
-        /// How translations are found, where it is not as the run's config says.
+        /// The decoding, if it differs from the run's config.
         decoding: Option<Decoding>,
     },
     /// Translates.
     Translate {
-        /// The folder with the task, into which translations go.
+        /// The folder of the task and its translations.
         task: PathBuf,
     },
 }
 
 impl Work {
-    /// The worker's verb.
+    /// The worker's command.
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Train { .. } => "train",
@@ -183,7 +184,7 @@ mod tests {
     use tandem_cluster::topology::{EngineKind, Share};
 
     #[test]
-    fn command_lines_are_those_that_workers_know() {
+    fn command_lines_are_those_of_the_worker() {
         let topology = Topology {
             ranks: 2,
             device: Device::Cpu,
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_share_gpus_have_variables_for_nccl() {
+    fn workers_that_share_gpus_get_variables_for_nccl() {
         let topology = |workers_per_gpu, engine| Topology {
             ranks: 2,
             device: Device::Cuda,
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn gpus_that_the_worker_cannot_use_are_no_reason_to_compute_on_cpus() {
+    fn a_worker_without_usable_gpus_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("worker");
         let write = |script: &str| {
@@ -274,14 +275,17 @@ mod tests {
         assert_eq!(check(&topology), Ok(()));
         says(&Libraries { gpus: 1, ..Libraries::default() });
         let said = check(&topology).unwrap_err();
-        assert!(
-            said.starts_with("2 GPUs are to be used, but the worker cannot: its libtorch sees 1")
-        );
+        assert!(said.starts_with(
+            "the run needs 2 GPUs, but the worker cannot use them: its libtorch sees 1"
+        ));
         let no_cuda = Some("libtorch_cuda.so: not found".to_owned());
         says(&Libraries { no_cuda, ..Libraries::default() });
         let said = check(&topology).unwrap_err();
-        assert!(said.contains("cannot use CUDA: libtorch_cuda.so: not found; fetch one"), "{said}");
-        // Neither CPUs nor other machines are this worker's business, and it may not answer at all.
+        assert!(
+            said.contains("cannot use CUDA: libtorch_cuda.so: not found; install one"),
+            "{said}"
+        );
+        // CPUs and other machines are not checked, and a worker that does not answer is ignored.
         topology.hosts[0].host = "elsewhere".into();
         assert_eq!(check(&topology), Ok(()));
         topology.hosts[0].host = host_name();

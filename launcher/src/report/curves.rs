@@ -1,33 +1,33 @@
-//! The report's picture: loss and validation BLEU over the steps, as an SVG.
+//! The report's figure: loss and validation BLEU over the steps, as SVG.
 
 use super::ReportInput;
 use crate::terminal::text::thousands;
 
 const WIDTH: f64 = 920.0;
 const HEIGHT: f64 = 340.0;
-/// The plotting area of a panel, and where its left edges are.
+/// The size of a panel's plotting area, and the left edges of the panels.
 const PLOT: (f64, f64) = (360.0, 220.0);
 const LEFT: [f64; 2] = [56.0, 506.0];
 const TOP: f64 = 78.0;
-/// Points of a curve at most: more would not show.
+/// The most points of a curve: more would not be visible.
 const MAX_POINTS: usize = 400;
 
-/// A curve of more points has no dots.
+/// Curves with more points are drawn without dots.
 const MAX_DOTS: usize = 40;
 
-/// Where legends are: above a panel in a row, or to its right one below the other.
+/// Where the legend is: in a row above a panel, or in a column to its right.
 #[derive(Clone, Copy, PartialEq)]
 enum Legend {
     Above,
     Right,
 }
 
-/// Room between a panel and a legend to its right, for the last values.
+/// The space between a panel and a legend to its right, for the last values.
 const VALUES: f64 = 60.0;
-/// Width of a letter, about.
+/// The approximate width of a letter.
 const LETTER: f64 = 6.6;
 
-/// Line of the steps from which the run was resumed.
+/// The style of lines at steps from which the run was resumed.
 const RESUMED: &str = "stroke=\"#94a3b8\" stroke-dasharray=\"3 4\"";
 const BLUE: &str = "#2563eb";
 const ORANGE: &str = "#ea580c";
@@ -44,11 +44,11 @@ struct Curve<'a> {
 /// How a curve is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Style {
-    /// A line alone.
+    /// A line without dots.
     Line,
-    /// A line with a dot at each point, and its last value beside its end.
+    /// A line with a dot at each point and its last value at its end.
     Dots,
-    /// A broken line, which stands for a value that has no place; that value is beside its end.
+    /// A dashed horizontal line for a constant, with its value at its end.
     Level,
 }
 
@@ -120,16 +120,16 @@ pub struct Line {
     pub name: String,
     /// Its colour.
     pub colour: &'static str,
-    /// Where it goes.
+    /// Its points.
     pub course: Course,
 }
 
-/// Where a line goes.
+/// The points of a line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Course {
-    /// Through points.
+    /// A line through points.
     Points(Vec<(f64, f64)>),
-    /// At one height, of what has no place on the horizontal axis.
+    /// A horizontal line, for a value without a place on the x axis.
     Level(f64),
 }
 
@@ -143,7 +143,7 @@ impl Line {
     }
 }
 
-/// Draws lines over a horizontal axis that begins at 0, with dots.
+/// Draws lines with dots, over an x axis that begins at 0.
 pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
     let last = lines.iter().flat_map(|line| line.places()).fold(0.0, f64::max);
     let last = if last > 0.0 { last } else { 1.0 };
@@ -162,7 +162,7 @@ pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
     svg + &format!("<g transform=\"translate({} {TOP})\">\n{panel}</g>\n</svg>\n", LEFT[0])
 }
 
-/// The beginning of a picture.
+/// The beginning of the SVG.
 fn canvas(width: f64) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {HEIGHT}\" \
@@ -172,7 +172,7 @@ fn canvas(width: f64) -> String {
     )
 }
 
-/// Where steps and values are in a panel.
+/// Converts steps and values to coordinates in a panel.
 struct Axes {
     steps: f64,
     bottom: f64,
@@ -230,7 +230,7 @@ fn panel(
     svg + &last_values(curves, &axes)
 }
 
-/// Grid, tick labels, and the name of the horizontal axis.
+/// The grid, the tick labels and the label of the x axis.
 fn frame(axes: &Axes, y_ticks: &[f64], x_label: &str) -> String {
     let (width, height) = PLOT;
     let mut svg = String::new();
@@ -257,7 +257,7 @@ fn frame(axes: &Axes, y_ticks: &[f64], x_label: &str) -> String {
     svg + &format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"middle\">{x_label}</text>\n")
 }
 
-/// A piece of line and what it means, at `next`, which moves on.
+/// Draws a legend entry at `next`, and advances `next` to the following entry.
 fn legend(next: &mut (f64, f64), place: Legend, name: &str, line: &str) -> String {
     let (x, y) = *next;
     match place {
@@ -288,7 +288,7 @@ fn draw(curve: &Curve, axes: &Axes) -> String {
     svg
 }
 
-/// The last value of each curve that is to have it beside its end, none over another.
+/// The last values of curves with dots and levels, placed so that they do not overlap.
 fn last_values(curves: &[Curve], axes: &Axes) -> String {
     let mut labels: Vec<(f64, f64, f64, &str)> = curves
         .iter()
@@ -311,7 +311,7 @@ fn last_values(curves: &[Curve], axes: &Axes) -> String {
     svg
 }
 
-/// Means of neighbouring points, at most [`MAX_POINTS`] of them; what is not finite is left out.
+/// Averages neighbouring points, to at most [`MAX_POINTS`]; values that are not finite are left out.
 fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     let finite: Vec<_> = points.into_iter().filter(|(_, value)| value.is_finite()).collect();
     let stride = finite.len().div_ceil(MAX_POINTS).max(1);
@@ -324,7 +324,7 @@ fn thin(points: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     finite.chunks(stride).map(mean).collect()
 }
 
-/// About five round numbers, the first at or below `low`, the last at or above `high`.
+/// About five round numbers; the first is at most `low`, the last at least `high`.
 fn ticks(low: f64, high: f64) -> Vec<f64> {
     let span = if high > low { high - low } else { high.abs().max(1.0) };
     let magnitude = 10f64.powf((span / 5.0).log10().floor());
@@ -337,7 +337,7 @@ fn ticks(low: f64, high: f64) -> Vec<f64> {
     (first..=last.max(first + 1)).map(|tick| tick as f64 * distance).collect()
 }
 
-/// `tick` with as many decimals as its `distance` from the next one needs.
+/// Formats `tick` with as many decimals as the `distance` between ticks needs.
 fn number(tick: f64, distance: f64) -> String {
     let decimals = (0..6).find(|&n| {
         let scaled = distance * 10f64.powi(n);
@@ -360,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn long_curves_are_thinned_and_gaps_left_out() {
+    fn long_curves_are_thinned_and_nan_is_left_out() {
         let points: Vec<_> = (0..10_000).map(|k| (f64::from(k), 1.0)).collect();
         assert!(thin(points).len() <= MAX_POINTS);
         assert_eq!(thin(vec![(1.0, f64::NAN), (2.0, 5.0)]), [(2.0, 5.0)]);
     }
 
     #[test]
-    fn the_picture_has_all_four_curves_and_the_restart() {
+    fn the_figure_has_all_four_curves_and_the_restart() {
         let picture = svg(&example());
         assert_eq!(picture.matches("<polyline").count(), 4);
         assert_eq!(picture.matches("resumed").count(), 2, "one in each panel");
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_has_room_for_many_long_names() {
+    fn long_names_fit_into_the_chart() {
         let line = |k: u32| Line {
             name: format!("a system with a long name, {k}"),
             colour: BLUE,
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_goes_through_the_whole_chart() {
+    fn a_level_spans_the_whole_chart() {
         let line = |name: &str, course| Line { name: name.into(), colour: BLUE, course };
         let points = line("rising", Course::Points(vec![(0.0, 30.0), (0.5, 31.0)]));
         let picture = chart("BLEU", "x", &[points.clone(), line("level", Course::Level(33.57))]);

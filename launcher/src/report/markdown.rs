@@ -8,7 +8,7 @@ use crate::prepare::distillation::DistillationStats;
 use crate::score::Bleu;
 use crate::terminal::text::thousands;
 
-/// Rows of the validation table; of more evaluations, an even choice is shown.
+/// The most rows of the validation table; more evaluations are thinned out evenly.
 const MAX_ROWS: usize = 24;
 
 /// The report of a run, as Markdown; its picture lies beside it.
@@ -29,11 +29,11 @@ pub fn markdown(input: &ReportInput) -> String {
         ("Validation", validation(&input.validations)),
         ("Model", model(input)),
         ("Data", input.splits.iter().map(split).collect()),
-        ("Teachers", input.taught.iter().map(taught).collect()),
+        ("Teachers", input.taught.iter().map(distillation).collect()),
         ("Training", training(&input.training)),
         ("Time", time(&input.time)),
         ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),
-        ("What to do with it", commands(input)),
+        ("Next steps", commands(input)),
     ] {
         if !body.is_empty() {
             text += &format!("\n## {title}\n\n{body}");
@@ -42,7 +42,7 @@ pub fn markdown(input: &ReportInput) -> String {
     text
 }
 
-/// Translations below their sources and references, as Markdown; also for TensorBoard's texts.
+/// Sources with references and translations, as Markdown; also for TensorBoard.
 pub fn samples_markdown(samples: &[Translation]) -> String {
     samples
         .iter()
@@ -66,7 +66,7 @@ fn outcome(outcome: &Outcome, training: &Training) -> String {
             duration(training.seconds)
         ),
         Outcome::Stopped { step } => format!(
-            "Stopped after the checkpoint of step {} of {}; starting it again goes on from there.",
+            "Stopped with a checkpoint at step {} of {}; launch it again to resume.",
             thousands(*step),
             thousands(training.planned_steps)
         ),
@@ -100,8 +100,8 @@ fn scores(test: &Test) -> String {
     }
     text += &format!("| chrF2 | **{:.2}** | | | | |\n\n", test.scores.chrf.score);
     text += &format!(
-        "- BLEU, 13a: sacreBLEU's default on plain text, `{}`\n\
-         - BLEU, tokenised: the paper's form, on BERT's basic tokens of both sides, `{}`; \
+        "- BLEU, 13a: sacreBLEU's default, on detokenised text, `{}`\n\
+         - BLEU, tokenised: as in the paper, on BERT's basic tokens, `{}`; \
          not comparable with BLEU on other tokens\n\
          - chrF2: `{}`\n",
         test.scores.bleu_13a.signature,
@@ -110,8 +110,8 @@ fn scores(test: &Test) -> String {
     );
     if let Some(bleu) = &test.scores.bleu_compounds {
         text += &format!(
-            "- BLEU, compounds split: the form of the paper's predecessors on English-German, `{}`, \
-             with 13a's tokens in place of Moses'\n",
+            "- BLEU, compounds split: as in earlier papers on English-German, `{}`, \
+             but on 13a's tokens instead of Moses'\n",
             bleu.signature
         );
     }
@@ -143,7 +143,7 @@ fn scores(test: &Test) -> String {
         text += &format!("- Throughput, full batches: {speed:.1} sentences/s over all ranks\n");
     }
     if let Some(passes) = test.passes {
-        text += &format!("- Decoder passes for a sentence: {passes:.1} on average\n");
+        text += &format!("- Decoder passes per sentence: {passes:.1} on average\n");
     }
     text
 }
@@ -225,16 +225,16 @@ fn split(split: &DataReport) -> String {
     text
 }
 
-fn taught(taught: &DistillationStats) -> String {
-    let teacher = taught.teacher.display();
+fn distillation(stats: &DistillationStats) -> String {
+    let teacher = stats.teacher.display();
     let count = |count: usize| thousands(count as u64);
-    let sentences = count(taught.sentences);
-    let mixed = taught
+    let sentences = count(stats.sentences);
+    let mixed = stats
         .ratio
         .map_or(String::new(), |ratio| format!(", at most {ratio} for each pair of `data.train`"));
     let mut text =
-        format!("- `{}`: {teacher} translated {sentences} sentences{mixed}\n", taught.key);
-    let of = match &taught.scores {
+        format!("- `{}`: {teacher} translated {sentences} sentences{mixed}\n", stats.key);
+    let of = match &stats.scores {
         Some(scores) => {
             text += &format!(
                 "  - teacher BLEU {:.2} (13a), {:.2} (tokenised), chrF2 {:.2}, against the \
@@ -245,14 +245,14 @@ fn taught(taught: &DistillationStats) -> String {
         }
         None => "the text",
     };
-    text += &format!("  - {:.3} words for each word of {of}\n", taught.length_ratio);
-    let among = taught.reference_duplicates.map_or(String::new(), |references| {
+    text += &format!("  - {:.3} words per word of {of}\n", stats.length_ratio);
+    let among = stats.reference_duplicates.map_or(String::new(), |references| {
         format!(" (among the references {})", count(references))
     });
     text += &format!(
         "  - {} duplicates{among}, {} empty or too long to translate\n",
-        count(taught.duplicates),
-        count(taught.empty)
+        count(stats.duplicates),
+        count(stats.empty)
     );
     text
 }
@@ -282,7 +282,7 @@ fn training(training: &Training) -> String {
     text
 }
 
-/// What the time went into, all launches together.
+/// Where the time went, over all launches.
 fn time(accounts: &[(String, f64)]) -> String {
     let total: f64 = accounts.iter().map(|(_, seconds)| seconds).sum();
     if total <= 0.0 {
@@ -304,7 +304,7 @@ fn commands(input: &ReportInput) -> String {
     text + "```\n"
 }
 
-/// `text` on one line, with nothing that Markdown or HTML would take for its own.
+/// `text` on one line, escaped for Markdown and HTML.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -319,7 +319,7 @@ fn plain(text: &str) -> String {
     plain
 }
 
-/// `text` as it is, in a block that it cannot end.
+/// `text` in a code block whose fence does not occur in it.
 fn fenced(text: &str) -> String {
     let mut fence = "```".to_owned();
     while text.contains(&fence) {
@@ -348,18 +348,18 @@ mod tests {
     }
 
     #[test]
-    fn split_compounds_have_a_row_where_they_were_scored() {
+    fn split_compounds_have_a_row_if_they_were_scored() {
         let mut input = example();
         assert!(!markdown(&input).contains("compounds"));
         let scores = &mut input.test.as_mut().unwrap().scores;
         scores.bleu_compounds = Some(Bleu { score: 27.03, ..scores.bleu_tokenized.clone() });
         let report = markdown(&input);
         assert!(report.contains("| BLEU, compounds split | **27.03** |"), "{report}");
-        assert!(report.contains("with 13a's tokens in place of Moses'"), "{report}");
+        assert!(report.contains("on 13a's tokens instead of Moses'"), "{report}");
     }
 
     #[test]
-    fn a_failed_run_says_why_and_leaves_out_what_it_has_not() {
+    fn a_failed_run_says_why_and_leaves_out_empty_sections() {
         let input = ReportInput {
             run: "demo".into(),
             outcome: Outcome::Failed { step: 7, message: "rank 1: ```no``` memory".into() },

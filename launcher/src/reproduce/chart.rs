@@ -1,4 +1,4 @@
-//! Drawings of tables: bars beside bars, and points.
+//! The figures of tables: bars, points and curves.
 
 use super::results::{Measured, Outcome};
 use super::table::{Figure, Row, Table};
@@ -8,7 +8,7 @@ const PAPER: &str = "#94a3b8";
 const HERE: &str = "#2563eb";
 /// Colours of curves, in turn.
 const COLOURS: [&str; 6] = ["#2563eb", "#ea580c", "#059669", "#9333ea", "#0f172a", "#db2777"];
-/// About the width of a letter of a label, the width of the longest bar, and the height of a row.
+/// The approximate width of a letter of a label, the width of the longest bar, and the height of a row.
 const LETTER: f64 = 6.8;
 const LONGEST: f64 = 460.0;
 const ROW: f64 = 34.0;
@@ -51,22 +51,22 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
         }
         Figure::WordCurves => {
             let lines = curves(table, outcomes, |run| &run.word_curve);
-            chart("Validation, nats a word", "step", &lines)
+            chart("Validation, nats per word", "step", &lines)
         }
     }
 }
 
-/// What the drawing of a table shows, in words.
+/// The caption of a table's figure.
 pub fn caption(table: &Table) -> String {
     let shows = match &table.figure {
         Figure::Bars => "bars of each row's BLEU in the paper and here".into(),
         Figure::Latency => {
-            "bars of each row's milliseconds for a sentence in the paper and here".into()
+            "bars of each row's milliseconds per sentence in the paper and here".into()
         }
         Figure::Points { x } => format!("BLEU in the paper and here over {x}"),
         Figure::Curves => "validation BLEU of each row over the steps".into(),
         Figure::WordCurves => {
-            "validation loss of each row in nats a word over the steps".to_owned()
+            "validation loss of each row in nats per word over the steps".to_owned()
         }
     };
     format!("{}; {shows}", table.title)
@@ -139,7 +139,7 @@ fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
     svg + "</svg>\n"
 }
 
-/// Text that HTML and SVG show as it is.
+/// Escapes text for HTML and SVG.
 pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,4 +1,4 @@
-//! By how much a row's BLEU differs from that of the first row of the same data.
+//! The difference between a row's BLEU and that of the first row of the same data.
 
 use std::collections::HashMap;
 
@@ -9,8 +9,8 @@ use super::table::Table;
 use crate::coordinator::evaluation;
 use crate::score::{self, Difference, Scoring};
 
-/// Compares every finished row with the first one of its data, where both have translated the same
-/// test set.
+/// Compares every finished row with the first row of its data, if both have translated the same test
+/// set.
 pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
     let mut firsts = HashMap::new();
     for (row, outcome) in table.rows.iter().zip(outcomes) {
@@ -95,7 +95,7 @@ mod tests {
             _ => None,
         });
         let [None, None, Some(better), None, None] = found else { panic!("{found:?}") };
-        // Every sentence of the first row has one word that is wrong.
+        // Every sentence of the first row has one wrong word.
         assert!(better.bleu > 10.0 && better.low > 0.0 && better.high < 100.0, "{better:?}");
     }
 }

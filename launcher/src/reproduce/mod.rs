@@ -1,9 +1,9 @@
-//! The paper's tables and figures: their rows, the runs behind them, and both told side by side.
+//! The paper's tables and figures, compared with the runs that reproduce them.
 //!
-//! - [`table`] reads what a table is; [`results`] what a run has reached, and [`difference`] compares
-//!   it with another; [`shortage`] tells of text that it lacked.
-//! - [`speed`] times untrained models.
-//! - [`page`] writes it all as Markdown and as HTML, with [`chart`]'s drawings.
+//! - [`table`] reads the definition of a table, [`results`] the results of a run. [`difference`] compares
+//!   two runs' BLEU; [`shortage`] reports a run that had too little back-translated text.
+//! - [`speed`] measures the speed of untrained models.
+//! - [`page`] writes the comparison as Markdown and HTML, with the figures of [`chart`].
 
 pub mod chart;
 pub mod difference;

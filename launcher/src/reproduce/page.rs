@@ -1,4 +1,4 @@
-//! A table's rows beside the paper's, as Markdown and as one HTML file that needs no other.
+//! A table's rows next to the paper's, as Markdown and as one self-contained HTML file.
 
 use super::chart::{caption, draw, escaped};
 use super::results::{Measured, Outcome};
@@ -18,23 +18,23 @@ const HEAD: [&str; 12] = [
     "ms, paper",
     "ms here",
     "sentences/s here",
-    "BLEU 13a to the first row's",
+    "BLEU 13a vs first row",
 ];
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#0f172a;max-width:70em;margin:2em \
                      auto;padding:0 1em}table{border-collapse:collapse;font-size:14px}td,th{border:1px \
                      solid #e2e8f0;padding:.3em .6em;text-align:right;vertical-align:top}td:nth-child(-n+2),\
                      td:last-child,th:last-child{text-align:left}th{background:#f1f5f9}svg{max-width:100%;\
                      height:auto}";
-/// What stands in a cell without a number.
+/// A cell without a number.
 const UNKNOWN: &str = "–";
 /// The paper's mark for "no convergence reached during training" (Table 3b).
 const NO_CONVERGENCE: &str = "×";
-/// Said below each table.
-const LEGEND: &str = "– in a column of the paper: it gives no number; ×: no convergence, as it says. \
-                      Milliseconds are the median for one sentence at a time, the paper's on its \
-                      GPU; sentences a second are in full batches. BLEU to the first row's: the difference to the first row \
-                      of the same data, and its 95 % interval by paired bootstrap of the test set \
-                      (1,000 resamples).";
+/// Printed below each table.
+const LEGEND: &str = "– in a column of the paper: the paper gives no number; ×: no convergence, \
+                      according to the paper. Milliseconds are the median latency of one sentence at \
+                      a time, the paper's on its GPU; sentences/s are measured in full batches. BLEU \
+                      vs first row: the difference to the first row of the same data, with its 95 % \
+                      interval by paired bootstrap of the test set (1,000 resamples).";
 
 /// The cells of a row; the last is its notes.
 fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
@@ -43,7 +43,7 @@ fn cells(row: &Row, outcome: &Outcome) -> Vec<String> {
     let reason = match outcome {
         Outcome::Measured(_) => None,
         Outcome::Begun { planned, .. } => {
-            Some(format!("its run is at step {} of {planned}", measured.steps))
+            Some(format!("its run is unfinished, at step {} of {planned}", measured.steps))
         }
         Outcome::Other { reason, .. } | Outcome::Nothing(reason) => Some(reason.clone()),
     };
@@ -86,7 +86,7 @@ fn rows(table: &Table, outcomes: &[Outcome]) -> Vec<Vec<String>> {
     table.rows.iter().zip(outcomes).map(|(row, outcome)| cells(row, outcome)).collect()
 }
 
-/// How many updates the runs made, which the paper's need not share.
+/// Remarks below the table: the legend, the runs' numbers of updates, and changed settings.
 fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
     let steps = outcomes.iter().filter_map(|outcome| Some(outcome.finished()?.steps));
     let (least, most) = (steps.clone().min(), steps.max());
@@ -105,15 +105,14 @@ fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
         lines.push(format!("Changed for all runs: {}.", joined(&decisive)));
     }
     if !free.is_empty() {
-        // Nobody has compared these.
+        // These may differ between the runs, as they do not change results.
         let settings = joined(&free);
         lines.push(format!("Changed for the runs that were launched for this: {settings}."));
     }
     lines
 }
 
-/// The table as Markdown, with the drawing that lies in a file beside it; `settings` were changed for
-/// all runs.
+/// The table as Markdown. `drawing` is the path of its figure; `settings` are the overrides of all runs.
 pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String], drawing: &str) -> String {
     let plain = |text: &String| text.replace('|', "\\|").replace('\n', " ");
     let line = |cells: &[String]| {
@@ -137,7 +136,7 @@ pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String], drawin
         .collect::<String>()
 }
 
-/// The table as a page of its own, with its figure.
+/// The table as an HTML page with its figure.
 pub fn html(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
     let title = escaped(&table.title);
     let mut text = format!(
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_papers_numbers_stand_beside_those_here() {
+    fn the_papers_numbers_are_next_to_those_of_the_runs() {
         let text = markdown(&table(Figure::Bars), &outcomes(), &["seed=2".into()], "t.svg");
         let shows = "![T < U; bars of each row's BLEU in the paper and here](t.svg)\n";
         assert!(text.contains(shows), "{text}");
@@ -394,7 +393,7 @@ mod tests {
             ],
         ),
     ];
-    /// The numbers that stand in its text.
+    /// The numbers in the remarks of each table.
     const TEXT: &[(&str, &[&str])] = &[
         ("table-1", &["2.38", "about 15M", "about 26 %", "3.5/0.88", "4 lengths", "10 iterations"]),
         ("table-3a", &["1.33 to 2.75", "2.5 BLEU"]),
@@ -403,19 +402,19 @@ mod tests {
         ("figure-3b", &["28.96", "over 1M"]),
     ];
 
-    /// A table of the paper as Markdown, of which nothing has been run.
-    fn nothing_run(name: &str) -> String {
+    /// A table of the paper as Markdown, without any results.
+    fn empty_table(name: &str) -> String {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
         let table = Table::read(&configs, name).expect("a table");
-        let nothing = Outcome::Nothing("its run has not begun".into());
+        let nothing = Outcome::Nothing("its run has not started".into());
         let outcomes: Vec<Outcome> = table.rows.iter().map(|_| nothing.clone()).collect();
         markdown(&table, &outcomes, &[], "t.svg")
     }
 
     #[test]
-    fn every_number_of_the_paper_stands_in_its_row() {
+    fn every_number_of_the_paper_is_in_its_row() {
         for (name, data, rows) in PAPER {
-            let text = nothing_run(name);
+            let text = empty_table(name);
             for (system, [bleu, parameters, milliseconds]) in *rows {
                 let row = format!(
                     "| {data} | {system} | {bleu} | – | – | – | {parameters} | – | {milliseconds} | – |"
@@ -430,29 +429,29 @@ mod tests {
             };
             let is_number = |row: &&(&str, [&str; 3])| row.1 != [UNKNOWN; 3];
             let expected = rows.iter().filter(is_number).count();
-            let others = if *name == "latency" { 3 } else { 0 }; // with 1 length, which the paper has not
+            let others = if *name == "latency" { 3 } else { 0 }; // rows with 1 length, which are not in the paper
             assert_eq!(found.filter(is_given).count(), expected + others, "{name}, {data}");
         }
         for (name, parts) in TEXT {
-            let text = nothing_run(name);
+            let text = empty_table(name);
             parts.iter().for_each(|part| assert!(text.contains(part), "{name}: {part}\n{text}"));
         }
     }
 
     #[test]
-    fn a_run_on_its_way_is_told_by_its_curves_and_its_step() {
+    fn an_unfinished_run_shows_its_curves_and_its_step() {
         let [Outcome::Measured(measured), other] = outcomes() else { unreachable!() };
         let measured = Measured { bleu_tokenized: None, ..measured };
         let outcomes = [Outcome::Begun { measured, planned: 9 }, other];
         let text = markdown(&table(Figure::WordCurves), &outcomes, &[], "t.svg");
-        assert!(text.contains("its run is at step 7 of 9; a \\| b |"), "{text}");
+        assert!(text.contains("its run is unfinished, at step 7 of 9; a \\| b |"), "{text}");
         assert!(text.contains("| 36.49 | – | – | – | – | 67M |"), "{text}");
         assert!(!text.contains("updates"), "{text}");
         assert!(html(&table(Figure::WordCurves), &outcomes, &[]).contains(">4.00<"));
     }
 
     #[test]
-    fn a_page_is_whole_and_draws_each_kind_of_figure() {
+    fn a_page_is_self_contained_and_draws_each_kind_of_figure() {
         for (figure, part) in [
             (Figure::Bars, "BLEU in the paper"),
             (Figure::Latency, "milliseconds here"),
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_have_the_room_that_the_longest_takes() {
+    fn labels_get_the_width_of_the_longest() {
         let mut table = table(Figure::Bars);
         let left = |table: &Table| {
             let picture = draw(table, &outcomes());
@@ -483,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_a_place_is_a_level() {
+    fn a_row_without_x_is_a_horizontal_line() {
         let mut table = table(Figure::Points { x: "width".into() });
         assert!(!draw(&table, &outcomes()).contains("dash"));
         table.rows[0].x = None;

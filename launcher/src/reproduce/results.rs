@@ -1,4 +1,4 @@
-//! What a row's run has reached.
+//! The results of a row's run.
 
 use tandem_cluster::run::evaluation::EvaluationFolder;
 use tandem_cluster::run::folder::RunFolder;
@@ -12,31 +12,31 @@ use crate::prepare::changes;
 use crate::prepare::hub;
 use crate::score::Difference;
 
-/// How far a row is.
+/// The state of a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// Its run has finished, maybe with fewer steps than it is to make.
+    /// Its run has finished, possibly with fewer steps than the config now has.
     Measured(Measured),
-    /// Its run has begun: all there is are curves up to a step.
+    /// Its run is unfinished: there are only curves up to a step.
     Begun {
-        /// What is known so far.
+        /// The results so far.
         measured: Measured,
-        /// Steps that it is to make.
+        /// The steps of the config.
         planned: u64,
     },
-    /// Its run was made or scored with other settings than the row's: its figures are not the row's.
+    /// Its run was trained or scored with other settings, so its figures are not the row's.
     Other {
         /// What differs.
         reason: String,
-        /// Whether a launch goes on with the run all the same, and scores it as the row says.
-        goes_on: bool,
+        /// Whether a launch would resume the run and score it with the row's settings.
+        resumes: bool,
     },
-    /// There is nothing to compare, for this reason.
+    /// There are no results, for this reason.
     Nothing(String),
 }
 
 impl Outcome {
-    /// What a finished run measures.
+    /// The results of a finished run.
     pub fn finished(&self) -> Option<&Measured> {
         match self {
             Self::Measured(measured) => Some(measured),
@@ -44,7 +44,7 @@ impl Outcome {
         }
     }
 
-    /// What is known of a run so far.
+    /// The results of a run, finished or not.
     pub fn begun(&self) -> Option<&Measured> {
         match self {
             Self::Measured(measured) | Self::Begun { measured, .. } => Some(measured),
@@ -53,12 +53,12 @@ impl Outcome {
     }
 }
 
-/// What a run measures: on its validation split on the way, on its test split when it has finished.
+/// The results of a run: on the validation split during training, on the test split at the end.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
-    /// BLEU on the tokens of BERT's basic tokenizer, as the paper's.
+    /// BLEU on the tokens of BERT's basic tokenizer, like the paper's.
     pub bleu_tokenized: Option<f64>,
-    /// sacreBLEU, 13a.
+    /// sacreBLEU with 13a tokenisation.
     pub bleu: Option<f64>,
     /// chrF2.
     pub chrf: Option<f64>,
@@ -66,15 +66,15 @@ pub struct Measured {
     pub test: Option<EvaluationFolder>,
     /// How its BLEU (13a) differs from that of another row.
     pub difference: Option<Difference>,
-    /// Trained parameters.
+    /// The number of trained parameters.
     pub parameters: Option<u64>,
-    /// Median milliseconds for a sentence.
+    /// The median latency of a sentence, in milliseconds.
     pub latency_ms: Option<f64>,
-    /// Sentences in a second, in full batches, over all ranks.
+    /// Sentences per second in full batches, over all ranks.
     pub sentences_per_second: Option<f64>,
-    /// Optimizer steps.
+    /// The number of optimizer steps.
     pub steps: u64,
-    /// What a reader has to know of the run.
+    /// Remarks on the run.
     pub notes: Vec<String>,
     /// Validation BLEU (13a) by step.
     pub curve: Vec<(u64, f64)>,
@@ -82,19 +82,19 @@ pub struct Measured {
     pub word_curve: Vec<(u64, f64)>,
 }
 
-/// How far a row's run is.
+/// The state of a config's run.
 pub fn outcome(config: &RunConfig) -> Outcome {
     let run = RunFolder::new(config.run.path());
     let Some(state) = read_state(&run).filter(|state| state.step > 0) else {
-        return Outcome::Nothing("its run has not begun".into());
+        return Outcome::Nothing("its run has not started".into());
     };
     let finished = (state.stage, state.status) == (Stage::Finished, Status::Done);
     let steps = config.training.steps;
-    match made_otherwise(&run, config, state.step) {
-        Err(reason) => return Outcome::Other { reason, goes_on: false },
+    match differing_setting(&run, config, state.step) {
+        Err(reason) => return Outcome::Other { reason, resumes: false },
         Ok(Some(reason)) => {
-            let goes_on = !finished || state.step < steps;
-            return Outcome::Other { reason, goes_on };
+            let resumes = !finished || state.step < steps;
+            return Outcome::Other { reason, resumes };
         }
         Ok(None) => {}
     }
@@ -109,12 +109,12 @@ pub fn outcome(config: &RunConfig) -> Outcome {
     }
 }
 
-/// What of a run was scored otherwise than its row says, which a launch that goes on makes good.
+/// A setting of scoring in which a run differs from its row. Resuming the run would correct it.
 ///
 /// # Errors
-/// What was made otherwise, which none does: by the rule of `tandem launch`, and a run does not go
-/// back to fewer steps.
-fn made_otherwise(
+/// A difference that resuming cannot correct: a setting that `tandem launch` does not allow to change, or
+/// more steps than the row has.
+fn differing_setting(
     run: &RunFolder,
     config: &RunConfig,
     steps: u64,
@@ -123,7 +123,7 @@ fn made_otherwise(
     let mut new = config.clone();
     hub::find(&mut new);
     if let Some(change) = changes::bound(&old, &new) {
-        return Err(format!("its run was made with {change}"));
+        return Err(format!("its run was trained with {change}"));
     }
     if steps > new.training.steps {
         return Err(format!("its run made {steps} updates, not {}", new.training.steps));

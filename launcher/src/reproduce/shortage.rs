@@ -1,14 +1,14 @@
-//! Back-translated lines that a row asks for and its run did not have.
+//! Runs that had fewer or more back-translated lines than their row asks for.
 
 use tandem_config::RunConfig;
 
 use crate::journal::State;
 use crate::prepare::distillation::{self, DistillationStats};
 
-/// What share of the wanted lines may be missing, or be there besides: a few are always dropped.
+/// The share of the wanted lines that may be missing or extra: a few are always dropped.
 const TOLERANCE: f64 = 0.02;
 
-/// What a row's run was trained on, if that is not as many back-translated lines as the row asks for.
+/// A note on how many back-translated lines a run was trained on, if the row asks for another number.
 pub fn note(config: &RunConfig, state: &State) -> Option<String> {
     let back_translation = config.data.back_translation.as_ref()?;
     let taught = distillation::stats(config).into_iter().find(|taught| taught.ratio.is_some())?;
@@ -16,17 +16,18 @@ pub fn note(config: &RunConfig, state: &State) -> Option<String> {
     told(back_translation.ratio, &taught, train.read)
 }
 
-/// `read` are all pairs, the back-translated ones among them.
-fn told(asked: f64, taught: &DistillationStats, read: u64) -> Option<String> {
-    let pairs = read.checked_sub(taught.sentences as u64).filter(|pairs| *pairs > 0)?;
-    let lines = taught.sentences.saturating_sub(taught.empty);
-    let wanted = asked * pairs as f64;
+/// `wanted_ratio` is the number of back-translated lines for each pair; `read` counts all pairs,
+/// including back-translated ones.
+fn describe(wanted_ratio: f64, stats: &DistillationStats, read: u64) -> Option<String> {
+    let pairs = read.checked_sub(stats.sentences as u64).filter(|pairs| *pairs > 0)?;
+    let lines = stats.sentences.saturating_sub(stats.empty);
+    let wanted = wanted_ratio * pairs as f64;
     let is_far = (lines as f64 - wanted).abs() > (TOLERANCE * wanted).max(1.0);
     is_far.then(|| {
         let ratio = lines as f64 / pairs as f64;
         format!(
-            "trained on {lines} back-translated lines beside {pairs} pairs, {ratio:.3} for each and \
-             not {asked}"
+            "trained on {lines} back-translated lines in addition to {pairs} pairs, {ratio:.3} for \
+             each pair instead of {wanted_ratio}"
         )
     })
 }
@@ -36,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_too_short_is_told_by_its_true_share() {
-        let taught = |sentences, empty| DistillationStats {
+    fn a_text_that_is_too_short_is_reported_with_its_actual_ratio() {
+        let stats = |sentences, empty| DistillationStats {
             key: "data.back_translation".into(),
             teacher: "runs/teacher".into(),
             sentences,
@@ -48,12 +49,13 @@ mod tests {
             length_ratio: 1.0,
             scores: None,
         };
-        assert_eq!(told(0.44, &taught(440, 3), 1440), None); // 437 of 1000
-        assert_eq!(told(0.11, &taught(7, 0), 67), None, "there are no 6.6 lines");
+        assert_eq!(describe(0.44, &stats(440, 3), 1440), None); // 437 of 1000
+        assert_eq!(describe(0.11, &stats(7, 0), 67), None, "there are no 6.6 lines");
         assert_eq!(
-            told(0.44, &taught(250, 50), 1250).unwrap(),
-            "trained on 200 back-translated lines beside 1000 pairs, 0.200 for each and not 0.44"
+            describe(0.44, &stats(250, 50), 1250).unwrap(),
+            "trained on 200 back-translated lines in addition to 1000 pairs, 0.200 for each pair \
+             instead of 0.44"
         );
-        assert_eq!(told(0.44, &taught(250, 0), 250), None, "of no pairs there is no share");
+        assert_eq!(describe(0.44, &stats(250, 0), 250), None, "without pairs there is no ratio");
     }
 }

@@ -1,4 +1,4 @@
-//! How fast a row's model is, which untrained weights show: measured once, and read from then on.
+//! The speed of a row's model, measured with untrained weights, once.
 
 use tandem_cluster::process::say;
 use tandem_cluster::run::atomic;
@@ -39,7 +39,7 @@ pub fn outcome(config: &RunConfig) -> Outcome {
     if let Some(other) = other {
         let again = folder.path().display();
         let reason = format!("its speed was measured {other}; remove {again} to measure it again");
-        return Outcome::Other { reason, goes_on: false };
+        return Outcome::Other { reason, resumes: false };
     }
     let trained = Composition::open(&config).map(|composition| {
         let parameters = parameters::model(&composition);
@@ -49,14 +49,14 @@ pub fn outcome(config: &RunConfig) -> Outcome {
     Outcome::Measured(Measured {
         parameters: trained.ok(),
         latency_ms: latency.as_ref().map(|latency| latency.median_ms),
-        notes: latency.iter().map(machine).collect(),
+        notes: latency.iter().map(hardware).collect(),
         sentences_per_second: evaluation.figures.get("sentences_per_second").copied(),
         ..Measured::default()
     })
 }
 
-/// What computed, in words.
-fn machine(latency: &Latency) -> String {
+/// Describes the hardware of a measurement.
+fn hardware(latency: &Latency) -> String {
     let threads = match latency.threads {
         1 => "1 thread".into(),
         threads => format!("{threads} threads"),
@@ -67,16 +67,16 @@ fn machine(latency: &Latency) -> String {
     }
 }
 
-/// Whether a config asks for a GPU where there is none.
+/// Whether a config asks for a GPU and this machine has none.
 pub fn lacks_gpu(config: &RunConfig) -> bool {
     let found = Topology::find_now(&config.cluster);
     matches!(found, Err(TopologyError::NoGpu { .. }))
 }
 
-/// Measures how fast a row's model is, with random weights.
+/// Measures the speed of a row's model with random weights.
 ///
 /// # Errors
-/// A run folder in use, a BERT that cannot be had, or workers that cannot be started.
+/// A run folder in use, a BERT that cannot be fetched, or workers that cannot be started.
 pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
     let run = RunFolder::new(config.run.path());
     let lock = run.lock()?;

@@ -1,4 +1,4 @@
-//! What a table or figure of the paper consists of: the files in configs/paper/tables.
+//! Definitions of the paper's tables and figures: the files in configs/paper/tables.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::terminal::text::yaml_names;
 pub struct Table {
     /// Its title.
     pub title: String,
-    /// What a reader has to know.
+    /// Remarks, printed above the table.
     #[serde(default)]
     pub about: Vec<String>,
-    /// Whether its rows are about speed, which untrained weights show.
+    /// Whether only speed is measured, with untrained weights.
     #[serde(default)]
     pub untrained: bool,
     /// How it is drawn.
@@ -37,14 +37,14 @@ pub enum Figure {
     Bars,
     /// Milliseconds of each row, as bars.
     Latency,
-    /// BLEU over the rows' `x`; rows that have none are levels.
+    /// BLEU over the rows' `x`; rows without it are horizontal lines.
     Points {
-        /// What `x` is.
+        /// The label of the x axis.
         x: String,
     },
-    /// Validation BLEU over the steps, a curve for each row.
+    /// Validation BLEU over the steps, one curve for each row.
     Curves,
-    /// Negative log-likelihood of a word on the validation split over the steps, likewise.
+    /// Negative log-likelihood of a word on the validation split over the steps, one curve for each row.
     WordCurves,
 }
 
@@ -58,17 +58,17 @@ pub struct Row {
     pub system: String,
     /// The name of its run file in configs/paper.
     pub run: String,
-    /// What is changed in the run file.
+    /// Overrides of the run file, as for `--set`.
     #[serde(default)]
     pub set: Vec<String>,
-    /// What it is to be timed on, whatever else is set; left out where that does not matter.
+    /// The device to measure speed on, which takes precedence over all overrides.
     pub device: Option<Device>,
-    /// The paper's numbers, as far as it gives any.
+    /// The numbers that the paper gives.
     #[serde(default)]
     pub paper: Paper,
-    /// Its place in a figure.
+    /// Its place on the x axis of a figure.
     pub x: Option<f64>,
-    /// What a reader has to know.
+    /// A remark.
     pub note: Option<String>,
 }
 
@@ -76,14 +76,14 @@ pub struct Row {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paper {
-    /// BLEU on tokens, without regard to case on IWSLT14 and with it on WMT (section 4.1).
+    /// BLEU on tokens, ignoring case on IWSLT14 but not on WMT (section 4.1).
     pub bleu: Option<f64>,
-    /// Whether it has × in place of BLEU: "no convergence reached during training".
+    /// Whether it has × instead of BLEU: "no convergence reached during training".
     #[serde(default)]
     pub no_convergence: bool,
-    /// Trained parameters, in millions, of WMT14 English-German.
+    /// Trained parameters in millions, for WMT14 English-German.
     pub parameters_million: Option<f64>,
-    /// Milliseconds for a sentence of newstest2014, English to German.
+    /// The latency of a sentence of newstest2014, English to German, in milliseconds.
     pub latency_ms: Option<f64>,
 }
 
@@ -91,7 +91,7 @@ impl Table {
     /// Reads a table: `1`, `3a`, `figure-2` or `figure 2`, from the folder `tables` in `configs`.
     ///
     /// # Errors
-    /// There is no such table; the ones that there are, are named.
+    /// No such table, or one that is not valid.
     pub fn read(configs: &Path, name: &str) -> Result<Self, Refused> {
         let folder = configs.join("tables");
         let name = name.trim().to_lowercase().replace(' ', "-");
@@ -105,7 +105,7 @@ impl Table {
                      --configs",
                     folder.display()
                 ),
-                false => format!("there is no table `{name}`; there are: {}", names.join(", ")),
+                false => format!("there is no table `{name}`; available: {}", names.join(", ")),
             }));
         };
         let path = folder.join(found).with_extension("yaml");
@@ -121,7 +121,7 @@ impl Row {
         configs.join(&self.run).with_extension("yaml")
     }
 
-    /// What is changed in its run file, `more` among it.
+    /// All overrides of its run file, including `more`.
     pub fn overrides(&self, more: &[String]) -> Vec<String> {
         let device = self.device.map(|device| match device {
             Device::Auto => "cluster.device=auto".to_owned(),
@@ -142,7 +142,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper")
     }
 
-    /// Every table of a folder reads, and each row has a run file that is right.
+    /// Checks that every table of a folder is valid, and that each row has a valid run file.
     fn check_tables(configs: &Path) -> Vec<String> {
         let tables = yaml_names(&configs.join("tables"));
         let mut runs = BTreeSet::new();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_the_paper_has_a_run_file_that_is_right() {
+    fn every_row_of_the_paper_has_a_valid_run_file() {
         let figures = ["figure-2", "figure-3a", "figure-3b", "latency"];
         let tables = ["table-1", "table-2", "table-3a", "table-3b"];
         let expected = [&["beside"], &figures[..], &tables].concat();
@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn every_row_of_the_proof_has_a_run_file_that_is_right() {
+    fn every_row_of_the_proof_has_a_valid_run_file() {
         let tables = check_tables(&configs().with_file_name("proof"));
         assert!(tables.iter().any(|name| name == "order"), "{tables:?}");
     }
 
     #[test]
-    fn tables_are_found_by_the_names_that_people_use() {
+    fn tables_are_found_by_their_usual_names() {
         let title = |name: &str| Table::read(&configs(), name).unwrap().title;
         assert!(title("1").starts_with("Table 1"));
         assert!(title("3A").starts_with("Table 3a"));

@@ -1,8 +1,8 @@
 //! Corpus BLEU with one reference (Papineni et al. 2002).
 //!
-//! `BLEU = BP · exp(1/4 · Σ log p_n)`, n = 1..4, where `p_n` is the share of the hypotheses' n-grams
-//! that the references confirm, each counted at most as often as its reference has it, and
-//! `BP = exp(1 - r/h)` if the hypotheses (length h) are shorter than the references (length r).
+//! `BLEU = BP · exp(1/4 · Σ log p_n)`, n = 1..4, where `p_n` is the clipped n-gram precision: the share
+//! of the hypotheses' n-grams that match the references, each counted at most as often as its reference
+//! has it. `BP = exp(1 - r/h)` if the hypotheses (length h) are shorter than the references (length r).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Translation, is_space, tokenize_13a::tokenize_13a, words};
 
-/// Longest n-gram that BLEU counts.
+/// The length of the longest n-grams that BLEU counts.
 pub const MAX_ORDER: usize = 4;
 
-/// A BLEU score with all that it was made of.
+/// A BLEU score with its components.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bleu {
     /// 0 to 100.
@@ -24,13 +24,13 @@ pub struct Bleu {
     pub precisions: [f64; MAX_ORDER],
     /// At most 1; below 1 if the hypotheses are too short.
     pub brevity_penalty: f64,
-    /// Tokens in all hypotheses.
+    /// The number of tokens in all hypotheses.
     pub hypothesis_length: u64,
-    /// Tokens in all references.
+    /// The number of tokens in all references.
     pub reference_length: u64,
-    /// Hypothesis n-grams that the references confirm.
+    /// The numbers of hypothesis n-grams that match the references, for n = 1..4.
     pub matches: [u64; MAX_ORDER],
-    /// Hypothesis n-grams.
+    /// The numbers of hypothesis n-grams, for n = 1..4.
     pub totals: [u64; MAX_ORDER],
     /// How the score was computed, in the form of sacreBLEU's signatures.
     pub signature: String,
@@ -47,7 +47,7 @@ impl fmt::Display for Bleu {
     }
 }
 
-/// What to do about an order without any match.
+/// How to treat an order without any match.
 #[derive(Clone, Copy)]
 enum Smoothing {
     /// The precision is 0, and so is BLEU.
@@ -56,7 +56,7 @@ enum Smoothing {
     Exponential,
 }
 
-/// sacreBLEU's default, of (hypothesis, reference) pairs of detokenised text.
+/// sacreBLEU's default BLEU of (hypothesis, reference) pairs of detokenised text.
 pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, case: &str) -> Bleu {
     let mut counts = Counts::default();
     for (hypothesis, reference) in pairs {
@@ -65,9 +65,8 @@ pub(super) fn bleu_13a<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, case
     counts.bleu("13a", case, Smoothing::Exponential)
 }
 
-/// The form of the paper's predecessors on English-German, of (hypothesis, reference) pairs of
-/// detokenised text: as tensor2tensor's get_ende_bleu.sh, which has Moses' tokens where these are
-/// 13a's.
+/// The BLEU of earlier papers on English-German, of (hypothesis, reference) pairs of detokenised text:
+/// like tensor2tensor's get_ende_bleu.sh, but on 13a tokens instead of Moses'.
 pub(super) fn bleu_compounds<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     case: &str,
@@ -80,8 +79,8 @@ pub(super) fn bleu_compounds<'a>(
     counts.bleu("13a+atat", case, Smoothing::None)
 }
 
-/// Splits `rich-text` into `rich ##AT##-##AT## text`, as Perl's `s{(\S)-(\S)}{...}g` does: the
-/// letter behind a hyphen is not looked at again, so that `a-b-c` is split once.
+/// Splits `rich-text` into `rich ##AT##-##AT## text`, like Perl's `s{(\S)-(\S)}{...}g`: the letter after
+/// a hyphen is consumed, so that `a-b-c` is split only once.
 fn split_compounds(tokens: &str) -> String {
     let characters: Vec<char> = tokens.chars().collect();
     let mut split = String::with_capacity(tokens.len() * 2);
@@ -101,7 +100,7 @@ fn split_compounds(tokens: &str) -> String {
     split
 }
 
-/// The paper's form, of (hypothesis, reference) pairs of space-separated tokens.
+/// The paper's BLEU of (hypothesis, reference) pairs of space-separated tokens.
 pub(super) fn bleu_tokenized<'a>(
     pairs: impl Iterator<Item = (&'a str, &'a str)>,
     case: &str,
@@ -113,7 +112,7 @@ pub(super) fn bleu_tokenized<'a>(
     counts.bleu("none", case, Smoothing::None)
 }
 
-/// The sums over sentences that BLEU is made of.
+/// The sums over sentences from which BLEU is computed.
 #[derive(Default)]
 pub(super) struct Counts {
     hypothesis_length: u64,
@@ -134,7 +133,7 @@ impl AddAssign<&Self> for Counts {
 }
 
 impl Counts {
-    /// Those of one sentence, in the tokens of [`bleu_13a`].
+    /// The counts of one sentence for [`bleu_13a`].
     pub(super) fn of_13a(translation: &Translation) -> Self {
         let mut counts = Self::default();
         let Translation { hypothesis, reference, .. } = translation;
@@ -226,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ngram_counts_at_most_as_often_as_the_reference_has_it() {
+    fn ngram_counts_are_clipped() {
         // Papineni's example: 2 of 7 "the".
         let bleu = tokenized("the the the the the the the", "the cat is on the mat");
         assert_eq!((bleu.matches, bleu.totals), ([2, 0, 0, 0], [7, 6, 5, 4]));
     }
 
     #[test]
-    fn short_hypotheses_pay() {
+    fn short_hypotheses_get_a_brevity_penalty() {
         let bleu = tokenized("a b c d", "a b c d e");
         assert!((bleu.brevity_penalty - (1.0_f64 - 5.0 / 4.0).exp()).abs() < 1e-12);
         assert!((bleu.score - 100.0 * bleu.brevity_penalty).abs() < 1e-9);

@@ -1,33 +1,31 @@
-//! Whether a difference of BLEU is more than the choice of test sentences (Koehn 2004).
+//! The significance of a difference in BLEU, by paired bootstrap resampling (Koehn 2004).
 //!
-//! The test set is drawn anew, as many sentences with replacement, the same ones for both systems. What
-//! is drawn is a pure function of the resample and the place in it, so that an interval is always the
-//! same.
+//! Each resample draws as many sentences as the test set has, with replacement, and the same ones for
+//! both systems. The drawn sentence is a pure function of the resample and the position in it, so that an
+//! interval is reproducible.
 
 use tandem_cluster::run::records::Translation;
 
 use super::bleu::Counts;
 use super::{Scoring, lowercase};
 
-/// How often the test set is drawn anew.
 const RESAMPLES: usize = 1000;
-/// Resamples beyond each end of the interval, which holds 95 % of them.
+/// The number of resamples beyond each end of the interval, which contains 95 % of them.
 const BEYOND: usize = RESAMPLES / 40;
 const SEED: u64 = 2004;
 
-/// A difference of BLEU (13a), and its 95 % interval.
+/// A difference of BLEU (13a) with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
-    /// On the test set itself.
+    /// The difference on the test set itself.
     pub bleu: f64,
-    /// The lower end.
+    /// The lower end of the interval.
     pub low: f64,
-    /// The upper end.
+    /// The upper end of the interval.
     pub high: f64,
 }
 
-/// How much higher the BLEU of `system` is than that of `baseline`; none where they did not translate
-/// the same test set.
+/// The BLEU of `system` minus that of `baseline`, unless they translated different test sets.
 pub fn paired_difference(
     system: &[Translation],
     baseline: &[Translation],
@@ -48,12 +46,12 @@ pub fn paired_difference(
     };
     let (system, baseline) = (counts(system), counts(baseline));
     let difference = |places: &mut dyn Iterator<Item = usize>| {
-        let (mut above, mut below) = (Counts::default(), Counts::default());
+        let (mut system_counts, mut baseline_counts) = (Counts::default(), Counts::default());
         for place in places {
-            above += &system[place];
-            below += &baseline[place];
+            system_counts += &system[place];
+            baseline_counts += &baseline[place];
         }
-        above.score_13a() - below.score_13a()
+        system_counts.score_13a() - baseline_counts.score_13a()
     };
     let count = system.len();
     let resample = |sample: usize| {
@@ -70,7 +68,7 @@ pub fn paired_difference(
     })
 }
 
-/// The random number of a counter (SplitMix64, Steele et al. 2014), among 0, ..., `count` - 1.
+/// A random number below `count`, as a function of `counter` (SplitMix64, Steele et al. 2014).
 fn below(count: usize, counter: u64) -> usize {
     let mut bits = SEED.wrapping_add((counter + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -93,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_translations_do_not_differ() {
+    fn identical_translations_have_no_difference() {
         let pairs = [("a b c d e", "a b c d f"), ("g h i j", "g h i k"), ("", "l m n o")];
         let own = translations(&pairs);
         let found = paired_difference(&own, &own, Scoring::default());
@@ -101,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_in_case_alone_differs_only_where_case_is_scored() {
+    fn a_difference_in_case_disappears_with_lowercase() {
         let references = ["A b c d", "E f g h", "I j k l"];
         let small = references.map(str::to_lowercase);
         let own = translations(&references.map(|text| (text, text)));
@@ -114,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn other_test_sets_are_not_compared() {
+    fn different_test_sets_are_not_compared() {
         let one = translations(&[("a", "b")]);
         assert_eq!(paired_difference(&one, &translations(&[("a", "c")]), Scoring::default()), None);
         assert_eq!(paired_difference(&one, &[], Scoring::default()), None);

@@ -1,8 +1,8 @@
-//! chrF2 (Popović 2015): how well character n-grams agree, n = 1..6, white space removed.
+//! chrF2 (Popović 2015): the F-score of character n-grams, n = 1..6, without whitespace.
 //!
 //! `chrF = 100 · (1 + β²) · P · R / (β² · P + R)`, β = 2, where P and R are the means over n of the
-//! corpus' n-gram precision and recall. Orders that one side has not at all are left out of the
-//! means, as sacreBLEU does by default (`eff:yes`).
+//! corpus's n-gram precision and recall. Orders without n-grams on one side are left out of the means, as
+//! sacreBLEU does by default (`eff:yes`).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -66,7 +66,7 @@ fn add(counts: &mut Counts, hypothesis: &[char], reference: &[char], order: usiz
         counts.reference += 1;
     }
     if unused.is_empty() {
-        return; // a hypothesis' n-grams count only where its reference has some of that order
+        return; // a hypothesis's n-grams count only if its reference has some of that order
     }
     for ngram in hypothesis.windows(order) {
         counts.hypothesis += 1;

@@ -1,11 +1,11 @@
-//! Scores of translations against references: BLEU in labelled forms, and chrF.
+//! Scores translations against references: several kinds of BLEU, and chrF.
 //!
-//! BLEU figures can be compared only when their tokens agree, so each form carries a signature:
-//! - [`Scores::bleu_13a`]: sacreBLEU's default, on detokenised text. The figure to publish.
-//! - [`Scores::bleu_tokenized`]: the AB-Net paper's form, multi-bleu semantics on the tokens that
-//!   BERT's basic tokenizer makes of both sides. Only for comparison with the paper.
-//! - [`Scores::bleu_compounds`]: the form of the paper's predecessors on WMT14 English-German,
-//!   multi-bleu semantics on tokens whose compounds are split. Only for comparison with them.
+//! BLEU scores are only comparable if their tokenisation is the same, so each has a signature:
+//! - [`Scores::bleu_13a`]: sacreBLEU's default, on detokenised text. The one to publish.
+//! - [`Scores::bleu_tokenized`]: the AB-Net paper's, like multi-bleu.perl on the tokens of BERT's basic
+//!   tokenizer. Only for comparison with the paper.
+//! - [`Scores::bleu_compounds`]: that of earlier papers on WMT14 English-German, like multi-bleu.perl on
+//!   tokens with split compounds. Only for comparison with them.
 
 mod bleu;
 mod bootstrap;
@@ -32,12 +32,12 @@ fn lowercase(translation: &Translation) -> Translation {
     }
 }
 
-/// How translations are scored.
+/// Options of scoring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Scoring {
-    /// Whether letters of both sides become small first.
+    /// Whether to ignore case.
     pub lowercase: bool,
-    /// Whether there is a BLEU with split compounds.
+    /// Whether to compute BLEU with split compounds, too.
     pub split_compounds: bool,
 }
 
@@ -47,19 +47,19 @@ impl From<&Evaluation> for Scoring {
     }
 }
 
-/// What a set of translations scores.
+/// The scores of a set of translations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// Number of sentences scored.
+    /// The number of sentences.
     pub sentences: usize,
-    /// BLEU as sacreBLEU computes it by default: detokenised text, 13a tokens, exponential smoothing.
+    /// sacreBLEU's default BLEU: detokenised text, 13a tokens, exponential smoothing.
     pub bleu_13a: Bleu,
-    /// BLEU as in the paper: tokens as given, no smoothing.
+    /// BLEU as in the paper: on BERT's basic tokens, without smoothing.
     pub bleu_tokenized: Bleu,
-    /// BLEU on 13a tokens, hyphenated ones split, no smoothing; only where it was asked for.
+    /// BLEU on 13a tokens with split compounds, without smoothing; only if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bleu_compounds: Option<Bleu>,
-    /// chrF2 as sacreBLEU computes it by default.
+    /// sacreBLEU's default chrF2.
     pub chrf: Chrf,
 }
 
@@ -85,8 +85,7 @@ fn score(translations: &[Translation], Scoring { lowercase, split_compounds }: S
     }
 }
 
-/// What the sources score (BLEU 13a, chrF) where they are taken for their translations: a model
-/// must do better.
+/// The scores (BLEU 13a, chrF) of the sources as translations: a baseline that a model must beat.
 pub fn copied(translations: &[Translation], scoring: Scoring) -> (Bleu, Chrf) {
     let sources = translations.iter().map(|t| Translation {
         hypothesis: t.source.clone(),
@@ -97,12 +96,12 @@ pub fn copied(translations: &[Translation], scoring: Scoring) -> (Bleu, Chrf) {
     (scores.bleu_13a, scores.chrf)
 }
 
-/// The words of a line, split as Python's `str.split` does, which sacreBLEU relies on.
+/// The words of a line, as split by Python's `str.split`, which sacreBLEU uses.
 fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(is_space).filter(|word| !word.is_empty())
 }
 
-/// Python's `str.isspace`: Unicode white space and the four ASCII separators.
+/// Python's `str.isspace`: Unicode whitespace and the four ASCII separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workers_line_is_read_whatever_else_it_holds() {
+    fn unknown_keys_of_a_workers_line_are_ignored() {
         let line = r#"{"index":3,"source":"a","reference":"b","hypothesis":"c","logprob":-1.5,
             "reference_tokens":"b","hypothesis_tokens":"c","length":1,"reference_length":2}"#;
         let read: Translation = serde_json::from_str(line).unwrap();
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_reads_its_own_strings() {
+    fn each_score_is_computed_from_its_own_strings() {
         let scores = corpus(
             &[Translation {
                 reference: "One, two, three, four.".into(),
@@ -137,7 +136,7 @@ mod tests {
         assert_eq!(scores.bleu_tokenized.matches, [4, 0, 0, 0]);
     }
 
-    /// What the sacrebleu package makes of the same strings; see make_scores.py beside it.
+    /// The scores that the sacrebleu package computes for the same strings; see make_scores.py next to it.
     const GOLDEN: &str = include_str!("../../tests/golden/scores.json");
 
     #[derive(Deserialize)]
@@ -199,7 +198,7 @@ mod tests {
             let compounds = Scoring { split_compounds: true, ..Scoring::default() };
             let found = corpus(&translations, compounds).bleu_compounds.unwrap();
             let expected = Bleu {
-                // sacreBLEU does not know whose tokens it was given.
+                // sacreBLEU was given tokens and does not know their tokenizer.
                 signature: case.bleu_compounds.signature.replace("tok:none", "tok:13a+atat"),
                 ..case.bleu_compounds
             };
@@ -207,7 +206,7 @@ mod tests {
         }
     }
 
-    /// What sacreBLEU's scores of the same resamples are; see make_bootstrap.py beside it.
+    /// The differences of sacreBLEU's scores on the same resamples; see make_bootstrap.py next to it.
     const BOOTSTRAP: &str = include_str!("../../tests/golden/bootstrap.json");
 
     #[derive(Deserialize)]
@@ -259,19 +258,19 @@ mod tests {
         assert_signature(&found.signature, &expected.signature);
     }
 
-    /// Ten times closer than the two decimals that are ever shown.
+    /// A tolerance ten times finer than the two decimals that are shown.
     fn assert_near(found: f64, expected: f64, name: &str) {
         assert!((found - expected).abs() < 1e-3, "{name}: {found} instead of {expected}");
     }
 
-    /// The same settings as sacreBLEU's, under this program's own name and version.
+    /// Asserts that the settings are those of sacreBLEU, with this program's name.
     fn assert_signature(found: &str, expected: &str) {
         let settings = |signature: &str| signature.split_once("|version:").unwrap().0.to_owned();
         assert_eq!(settings(found), settings(expected) + "|impl:tandem");
     }
 
     #[test]
-    fn nothing_scores_nothing() {
+    fn an_empty_corpus_scores_zero() {
         let scores = corpus(&[], Scoring::default());
         assert_eq!((scores.sentences, scores.bleu_13a.score, scores.chrf.score), (0, 0.0, 0.0));
     }

@@ -1,11 +1,10 @@
-//! The tokens of mteval-v13a.pl, WMT's scorer, as sacreBLEU's default `13a` makes them.
+//! The tokenizer of mteval-v13a.pl, WMT's scorer, as in sacreBLEU's default `13a`.
 //!
-//! Four substitutions in this order, each one left to right over the whole line and without
-//! overlaps: where a match was replaced, the next may begin only after it.
+//! It makes four substitutions in a fixed order. Each replaces non-overlapping matches from left to right.
 
 use super::{is_space, words};
 
-/// `line` as tokens joined by single spaces.
+/// The tokens of `line`, joined by single spaces.
 pub(super) fn tokenize_13a(line: &str) -> String {
     let mut line = line
         .trim_end_matches(is_space)
@@ -27,12 +26,12 @@ pub(super) fn tokenize_13a(line: &str) -> String {
     words(&line).collect::<Vec<_>>().join(" ")
 }
 
-/// A period or comma, which stays inside a number and is a token elsewhere.
+/// Whether `c` is a period or comma, which is part of a number and a token elsewhere.
 fn is_point(c: char) -> bool {
     matches!(c, '.' | ',')
 }
 
-/// Spaces around all ASCII punctuation but `'`, `,`, `-` and `.`.
+/// Puts spaces around all ASCII punctuation except `'`, `,`, `-` and `.`.
 fn set_punctuation_apart(line: &str) -> String {
     let mut apart = String::with_capacity(line.len() * 2);
     for c in line.chars() {
@@ -45,7 +44,7 @@ fn set_punctuation_apart(line: &str) -> String {
     apart
 }
 
-/// Replaces every two characters that `matches` by `template`, in which `{a}` and `{b}` stand for them.
+/// Replaces every pair of characters that `matches` with `template`, where `{a}` and `{b}` stand for them.
 fn replace_pairs(line: &str, matches: impl Fn(char, char) -> bool, template: &str) -> String {
     let mut replaced = String::with_capacity(line.len() * 2);
     let mut rest = line.chars();
@@ -67,17 +66,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_stay_in_numbers_only() {
+    fn points_are_kept_only_inside_numbers() {
         assert_eq!(tokenize_13a("1,000.50 m, i.e. far."), "1,000.50 m , i . e . far .");
     }
 
     #[test]
-    fn a_hyphen_is_a_token_after_a_digit_only() {
+    fn a_hyphen_is_a_token_only_after_a_digit() {
         assert_eq!(tokenize_13a("well-known 3-4"), "well-known 3 - 4");
     }
 
     #[test]
-    fn entities_are_undone_before_tokenising() {
+    fn entities_are_decoded_before_tokenising() {
         assert_eq!(tokenize_13a("&quot;A&amp;B&quot;"), "\" A & B \"");
     }
 

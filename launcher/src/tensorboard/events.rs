@@ -1,4 +1,4 @@
-//! The events of a log, built by hand: `tensorboard-rs` has no text and no hyperparameters.
+//! Builds events, since `tensorboard-rs` lacks texts and hyperparameters.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use tensorboard_proto::summary::{Summary, Summary_Value};
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::types::DataType;
 
-/// Where TensorBoard looks for a run's hyperparameters.
+/// The tag of a run's hyperparameters.
 pub(super) const HPARAMS_TAG: &str = "_hparams_/session_start_info";
 
 /// The first event of every file.
@@ -20,7 +20,7 @@ pub(super) fn file_version() -> Event {
     event
 }
 
-/// Tells TensorBoard to drop the points at `first_step` and after that it has read so far.
+/// Makes TensorBoard drop the points from `first_step` on that it has read so far.
 pub(super) fn session_start(first_step: u64) -> Event {
     let mut session = SessionLog::new();
     session.set_status(SessionLog_SessionStatus::START);
@@ -49,7 +49,7 @@ pub(super) fn text(tag: &str, step: u64, text: &str) -> Event {
     summary(step, value)
 }
 
-/// A run config's keys, `training.steps` for one, shown under HPARAMS.
+/// The keys of a run's config, such as `training.steps`, shown under HPARAMS.
 pub(super) fn hparams(yaml: &str) -> Event {
     let mut plugin = HParamsPluginData::new();
     let session = plugin.mut_session_start_info();
@@ -87,7 +87,7 @@ fn add_keys(value: &serde_yaml::Value, path: &str, add: &mut impl FnMut(String, 
     add(path.to_owned(), proto);
 }
 
-/// A value on one line.
+/// Formats a value on one line.
 fn plain(value: &serde_yaml::Value) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -111,7 +111,7 @@ fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64())
 }
 
-/// `message` on the wire.
+/// Serializes `message`.
 pub(super) fn bytes(message: &impl Message) -> Vec<u8> {
     message.write_to_bytes().expect("proto3 has no required fields, and memory takes all bytes")
 }

@@ -1,11 +1,11 @@
-//! TensorBoard logs of a run: one writer, one point for each tag and step, whatever was killed.
+//! TensorBoard logs of a run. There is one point for each tag and step, even after kills and restarts.
 //!
-//! The protobuf types and the record encoding are those of the crate `tensorboard-rs`; the file is
-//! our own, because that crate's writer ends the process when the disk is full.
+//! The protobuf types and the record encoding are from the crate `tensorboard-rs`. Files are written
+//! here, because that crate's writer ends the process when the disk is full.
 //!
-//! - Resuming at a checkpoint cuts the points after it out of the earlier files (past.rs), and
-//!   begins the new file with a SessionLog START, by which TensorBoard drops them where that failed.
-//! - What cannot be written is kept in memory and tried again with the next point; the file always
+//! - When a run resumes from a checkpoint, later points are removed from the earlier files (past.rs). The
+//!   new file begins with a SessionLog START, so that TensorBoard drops them even if that failed.
+//! - Points that cannot be written are kept in memory and tried again with the next one. The file always
 //!   ends with a complete record before anything is appended.
 
 mod events;
@@ -21,19 +21,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tensorboard_proto::event::Event;
 
-/// Most bytes kept in memory while the disk takes none; later points are lost.
+/// The most bytes kept in memory while nothing can be written; further points are lost.
 const MAX_PENDING_BYTES: usize = 4 << 20;
 
 /// Writes the event file of one attempt of a run. No method fails or panics: see [`Writer::warning`].
 pub struct Writer {
     path: PathBuf,
-    /// None until the file could be created.
+    /// `None` until the file could be created.
     file: Option<File>,
     /// Length of the complete records in the file.
     written_bytes: u64,
-    /// The file may hold part of a record behind `written_bytes`.
+    /// Whether the file may hold part of a record after `written_bytes`.
     is_torn: bool,
-    /// Encoded records that the file does not hold yet.
+    /// Encoded records that are not in the file yet.
     pending: Vec<u8>,
     /// Step of the newest point of each tag.
     last_steps: HashMap<String, u64>,
@@ -44,10 +44,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins the log of an attempt in `folder`.
+    /// Creates the log of an attempt in `folder`.
     ///
-    /// `resume_step` is the step of the checkpoint that the attempt continues: points of later steps
-    /// are dropped from the earlier files. With `None` the run starts over, and all of them are.
+    /// `resume_step` is the step of the checkpoint that the attempt resumes from: points of later steps
+    /// are removed from the earlier files. `None` starts the run over and removes all points.
     pub fn open(folder: &Path, resume_step: Option<u64>) -> Self {
         let created = fs::create_dir_all(folder);
         let past = past::cut(folder, resume_step);
@@ -75,21 +75,21 @@ impl Writer {
         writer
     }
 
-    /// Adds a point, unless the tag has one at this step or a later one already.
+    /// Adds a point, unless the tag already has one at this step or later.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f64) {
         if self.advances(tag, step) {
             self.append(&events::scalar(tag, step, value));
         }
     }
 
-    /// Adds a text, shown as Markdown, unless the tag has one at this step or a later one already.
+    /// Adds a text in Markdown, unless the tag already has one at this step or later.
     pub fn text(&mut self, tag: &str, step: u64, text: &str) {
         if self.advances(tag, step) {
             self.append(&events::text(tag, step, text));
         }
     }
 
-    /// Adds the run's resolved config: as the text `config`, and key by key as hyperparameters.
+    /// Adds the run's resolved config, as the text `config` and as hyperparameters.
     pub fn config(&mut self, yaml: &str) {
         self.text("config", self.start_step, &format!("```yaml\n{}\n```", yaml.trim_end()));
         if self.advances(events::HPARAMS_TAG, 0) {
@@ -97,19 +97,19 @@ impl Writer {
         }
     }
 
-    /// Puts on the disk what was added so far.
+    /// Writes all points to disk.
     pub fn flush(&mut self) {
         let written = self.write_pending();
         let synced = written.and_then(|()| self.file.as_ref().map_or(Ok(()), File::sync_data));
         self.note(synced);
     }
 
-    /// What went wrong, once for each time that writing began to fail.
+    /// Why writing failed; once for each series of failures.
     pub fn warning(&mut self) -> Option<String> {
         self.warning.take()
     }
 
-    /// Whether a point of `tag` at `step` is a new one; if so, it is now the newest.
+    /// Whether a point of `tag` at `step` is later than all others; if so, records it as the newest.
     fn advances(&mut self, tag: &str, step: u64) -> bool {
         if self.last_steps.get(tag).is_some_and(|last| step <= *last) {
             return false;
@@ -134,7 +134,7 @@ impl Writer {
         let file = match &mut self.file {
             Some(file) => file,
             None => {
-                // There may have been no space for the folder before.
+                // Creating the folder may have failed before, on a full disk.
                 fs::create_dir_all(self.path.parent().unwrap_or(Path::new(".")))?;
                 self.file.insert(File::create_new(&self.path)?)
             }
@@ -151,14 +151,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Remembers the first failure in a row.
+    /// Records the first failure of a series as a warning.
     fn note(&mut self, result: io::Result<()>) {
         if let Err(error) = &result
             && !self.is_failing
         {
             self.warning = Some(format!(
-                "cannot write the TensorBoard log {}: {error}; training goes on, and so does the log \
-                 as soon as it can be written",
+                "cannot write the TensorBoard log {}: {error}; training continues, and logging resumes \
+                 as soon as the file can be written",
                 self.path.display()
             ));
         }
@@ -179,7 +179,7 @@ mod tests {
     use std::process::Command;
     use tandem_tests::trace::{self, Strike};
 
-    /// (tag, step) of all points that the files in `folder` hold, sorted.
+    /// (tag, step) of all points in the files of `folder`, sorted.
     fn points(folder: &Path) -> Vec<(String, i64)> {
         let mut points = Vec::new();
         for file in fs::read_dir(folder).unwrap() {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_record_hides_nothing() {
+    fn a_torn_record_hides_no_later_points() {
         let folder = tempfile::tempdir().unwrap();
         write_losses(&mut Writer::open(folder.path(), None), 1..=9);
         let file = only_file(folder.path());
@@ -261,12 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_is_told_once() {
+    fn a_folder_that_cannot_be_created_is_reported_once() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let mut writer = Writer::open(&file.path().join("tensorboard"), None);
         write_losses(&mut writer, 1..=9);
         writer.flush();
-        assert!(writer.warning().unwrap().contains("training goes on"));
+        assert!(writer.warning().unwrap().contains("training continues"));
         write_losses(&mut writer, 10..=19);
         assert_eq!(writer.warning(), None);
     }
@@ -280,7 +280,7 @@ mod tests {
         assert!(writer.pending.len() <= MAX_PENDING_BYTES);
     }
 
-    /// Wherever the disk becomes full, as soon as it has space again all points are there.
+    /// At whichever operation the disk becomes full, no point is lost once it has space again.
     #[test]
     fn a_disk_full_for_a_while_at_any_operation_loses_no_point() {
         let write = |folder: &Path| {
@@ -291,7 +291,7 @@ mod tests {
         let full = Strike::Full(5);
         let whole = trace::run(usize::MAX, full, || write(folder.path()));
         assert!(whole.operations > 12, "{whole:?}");
-        // The writer's last chance is to be without a fault.
+        // The last attempt to write must succeed.
         for at in 0..whole.operations - 5 {
             let folder = tempfile::tempdir().unwrap();
             let struck = trace::run(at, full, || write(folder.path()));
@@ -300,8 +300,8 @@ mod tests {
         }
     }
 
-    /// A file may grow no further, as on a full disk, and later may: in a process of its own, since
-    /// the limit counts for all threads.
+    /// A limit on the file size stands in for a full disk, and is lifted later. Runs in a process of its
+    /// own, since the limit applies to all threads.
     #[test]
     fn a_full_disk_tears_nothing_and_loses_nothing() {
         let this_test = "tensorboard::tests::a_full_disk_tears_nothing_and_loses_nothing";
@@ -335,7 +335,7 @@ mod tests {
         let length = fs::metadata(&writer.path).unwrap().len();
         limit("unlimited");
         assert!(length > writer.written_bytes, "nothing was torn, so nothing is proven");
-        assert!(writer.warning().unwrap().contains("training goes on"));
+        assert!(writer.warning().unwrap().contains("training continues"));
         assert_eq!(writer.warning(), None);
 
         write_losses(&mut writer, 31..=40);

@@ -1,9 +1,8 @@
-//! What earlier attempts of a run logged, cut back to the checkpoint that the next one continues.
+//! Truncates the logs of earlier attempts to the checkpoint that the next attempt resumes from.
 //!
-//! A killed attempt leaves points beyond its last checkpoint, which the next attempt computes again,
-//! and perhaps half a record at the end of its file. TensorBoard's two readers treat both
-//! differently, so the files themselves are mended: afterwards any reader finds one point for each
-//! tag and step.
+//! A killed attempt leaves points beyond its last checkpoint, which the next attempt computes again, and
+//! perhaps an incomplete record at the end of its file. TensorBoard's two readers handle these
+//! differently, so the files are rewritten: afterwards any reader finds one point for each tag and step.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,7 +14,7 @@ use tensorboard_proto::event::{Event, SessionLog_SessionStatus};
 
 use super::records::Records;
 
-/// How the names of event files begin; the time in seconds follows, in ten digits.
+/// The prefix of event files' names; the time in seconds follows, in ten digits.
 pub(super) const PREFIX: &str = "events.out.tfevents.";
 
 /// The log so far.
@@ -25,7 +24,7 @@ pub(super) struct Past {
     pub(super) last_steps: HashMap<String, u64>,
     /// Time in the name of the newest file.
     pub(super) newest_time: Option<u64>,
-    /// The first thing that went wrong; the file concerned was left as it was.
+    /// The first error; the file in question was left unchanged.
     pub(super) error: Option<io::Error>,
 }
 
@@ -38,7 +37,7 @@ pub(super) fn cut(folder: &Path, resume_step: Option<u64>) -> Past {
     });
     files.sort();
     past.newest_time = files.iter().filter_map(|file| time(file)).max();
-    // Newest first: an attempt's start ends what counts of all attempts before it.
+    // Newest first: the points of an attempt only count up to the start of the next one.
     let mut end = resume_step.map_or(0, |step| step + 1);
     for file in files.iter().rev() {
         if let Err(error) = cut_file(file, &mut end, &mut past.last_steps) {

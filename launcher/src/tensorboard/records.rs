@@ -8,7 +8,7 @@ use tensorboard_rs::record_writer::RecordWriter;
 const HEADER_BYTES: usize = 12;
 const FOOTER_BYTES: usize = 4;
 
-/// `event` as a record.
+/// Encodes `event` as a record.
 pub(super) fn encode(event: &Event) -> Vec<u8> {
     let mut record = Vec::new();
     RecordWriter::new(&mut record)
@@ -17,9 +17,9 @@ pub(super) fn encode(event: &Event) -> Vec<u8> {
     record
 }
 
-/// The intact records at the beginning of a file: each one's bytes and its event.
+/// Iterates over the intact records at the beginning of a file: each one's bytes and its event.
 ///
-/// Ends at the first torn or damaged record: nothing says where the next one would begin.
+/// Ends at the first torn or damaged record, since the start of the next one is unknown.
 pub(super) struct Records<'a> {
     rest: &'a [u8],
 }
@@ -58,7 +58,7 @@ mod tests {
     use crate::tensorboard::events;
 
     #[test]
-    fn crcs_are_the_published_ones() {
+    fn checksums_agree_with_the_rfc() {
         // RFC 3720, B.4: 32 bytes of zeros give CRC-32C 8a9136aa; masked as TFRecord defines it.
         let crc: u32 = 0x8a91_36aa;
         assert_eq!(masked_crc32c(&[0; 32]), crc.rotate_right(15).wrapping_add(0xa282_ead8));

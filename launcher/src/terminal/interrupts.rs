@@ -1,4 +1,4 @@
-//! Signals to the launcher: workers never see them.
+//! Requests to stop the launcher: signals, which workers never see, stop files and the end of a job.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,23 +14,23 @@ use crate::journal::ending::Ending;
 /// How often a wait for an ending polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Counts the signals that ask to stop.
+/// Counts the signals that ask the launcher to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupts {
     interrupts: Arc<AtomicUsize>,
     terminations: Arc<AtomicUsize>,
     warnings: Arc<AtomicUsize>,
     ending: Arc<OnceLock<Ending>>,
-    /// Where else this process is asked to stop.
+    /// Stop requests of run folders.
     requests: Vec<StopRequest>,
 }
 
 impl Interrupts {
-    /// From now on SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 are counted and do nothing else. A
-    /// SIGHUP that was ignored before, as under `nohup`, stays ignored.
+    /// Installs handlers that count SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 and do nothing else. If
+    /// SIGHUP is ignored, as under `nohup`, it stays ignored.
     ///
     /// # Errors
-    /// Where the system refuses.
+    /// A handler that cannot be installed.
     pub fn catch() -> std::io::Result<Self> {
         let caught = Self::default();
         for (signal, count) in [
@@ -53,14 +53,14 @@ impl Interrupts {
         Ok(caught)
     }
 
-    /// The same signals, besides which a request asks to stop.
+    /// The same signals and a stop request.
     pub fn or_request(&self, request: &StopRequest) -> Self {
         let mut both = self.clone();
         both.requests.push(request.clone());
         both
     }
 
-    /// Whether somebody asked for a checkpoint and an end.
+    /// Whether the launcher was asked to write a checkpoint and stop, by any of these.
     pub fn stop_requested(&self) -> bool {
         self.requests.iter().any(StopRequest::is_made)
             || self.interrupts.load(Ordering::SeqCst) > 0
@@ -69,28 +69,28 @@ impl Interrupts {
             || self.ending.get().is_some()
     }
 
-    /// Whether SIGTERM or SIGHUP came.
+    /// Whether SIGTERM or SIGHUP was received.
     pub fn was_terminated(&self) -> bool {
         self.terminations.load(Ordering::SeqCst) > 0
     }
 
-    /// Whether SIGUSR1 or SIGUSR2 came, by which schedulers tell of an end in advance.
+    /// Whether SIGUSR1 or SIGUSR2 was received, with which schedulers announce the end of a job.
     pub fn was_warned(&self) -> bool {
         self.warnings.load(Ordering::SeqCst) > 0
     }
 
-    /// The job of this process ends, which asks to stop.
+    /// Records that this process's job is ending, which asks to stop.
     pub fn end(&self, ending: Ending) {
-        // The first that is known is the cause.
+        // Only the first one is the cause.
         let _ = self.ending.set(ending);
     }
 
-    /// How the job of this process ends, if it does.
+    /// How this process's job is ending, if it is.
     pub fn ending(&self) -> Option<Ending> {
         self.ending.get().cloned()
     }
 
-    /// The same; where a signal has ended the job and why is not known yet, that is waited for.
+    /// Like [`Self::ending`], but after SIGTERM or SIGHUP waits up to `patience` for the ending to be known.
     pub fn ending_within(&self, patience: Duration) -> Option<Ending> {
         let started = Instant::now();
         while self.ending().is_none()
@@ -103,7 +103,7 @@ impl Interrupts {
         self.ending()
     }
 
-    /// Whether Ctrl-C was pressed again, after which nothing is waited for.
+    /// Whether Ctrl-C was pressed twice, which stops without waiting for anything.
     pub fn kill_requested(&self) -> bool {
         self.interrupts.load(Ordering::SeqCst) > 1
     }
@@ -118,16 +118,16 @@ mod tests {
     const PATIENCE: Duration = Duration::from_millis(300);
 
     #[test]
-    fn why_a_job_ends_is_waited_for_where_a_signal_has_ended_it() {
+    fn after_a_signal_the_cause_of_a_jobs_end_is_waited_for() {
         let interrupts = Interrupts::default();
         let started = Instant::now();
         assert_eq!(interrupts.ending_within(10 * PATIENCE), None);
-        assert!(started.elapsed() < PATIENCE, "nothing has ended it");
+        assert!(started.elapsed() < PATIENCE, "waited without a signal");
 
         interrupts.terminations.fetch_add(1, Ordering::SeqCst);
         let started = Instant::now();
         assert_eq!(interrupts.ending_within(PATIENCE), None);
-        assert!(started.elapsed() >= PATIENCE, "Slurm was not given its time");
+        assert!(started.elapsed() >= PATIENCE, "did not wait for Slurm");
 
         let (job, next) = ("7".into(), Next::BySlurm);
         let (cause, latest, steps) = (None, None, None);

@@ -1,5 +1,5 @@
-//! The launcher at a terminal: [`output`] that may fail to be written, [`text`] that people hand over,
-//! [`progress`] while a run goes on, [`interrupts`] (signals), [`exit`] codes.
+//! The launcher at a terminal: [`output`] that may fail to be written, [`text`] input and formatting,
+//! [`progress`] of a run, [`interrupts`] (signals), [`exit`] codes.
 
 pub mod exit;
 pub mod interrupts;

@@ -1,23 +1,23 @@
-//! What verbs print. Whoever reads may have had enough (`tandem plan my.yaml | head -1`), which is no
-//! failure, and a disk may be full, which is one; neither is a reason to panic.
+//! Standard output of the commands. A closed pipe (`tandem plan my.yaml | head -1`) is not an error, a full
+//! disk is one, and neither panics.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context;
 
-/// Prints text and the end of a line to standard output; answers whether anybody still reads.
+/// Prints a line to standard output, and returns whether it is still being read.
 ///
 /// # Errors
-/// Standard output cannot be written, as on a full disk.
+/// Standard output cannot be written, for example because the disk is full.
 pub fn print(text: impl Display) -> anyhow::Result<bool> {
     write(format_args!("{text}\n"))
 }
 
-/// Prints text as it is to standard output; answers whether anybody still reads.
+/// Writes text to standard output, and returns whether it is still being read.
 ///
 /// # Errors
-/// Standard output cannot be written, as on a full disk.
+/// Standard output cannot be written, for example because the disk is full.
 pub fn write(text: impl Display) -> anyhow::Result<bool> {
     let mut output = io::stdout().lock();
     match write!(output, "{text}").and_then(|()| output.flush()) {

@@ -1,24 +1,21 @@
-//! What people see while a run goes on: one line that is rewritten on a terminal, plain lines
-//! elsewhere.
+//! The progress of a run: one line that is rewritten on a terminal, separate lines elsewhere.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Time between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
-/// Time between two rewritings.
 const TERMINAL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where training stands.
+/// The progress of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Standing {
-    /// Finished steps.
+    /// The number of finished steps.
     pub step: u64,
-    /// All steps.
+    /// The number of all steps.
     pub steps: u64,
     /// The step's loss.
     pub loss: f64,
-    /// Target tokens a second, over all ranks.
+    /// Target tokens per second, over all ranks.
     pub tokens_per_second: f64,
 }
 
@@ -28,7 +25,7 @@ pub struct Progress {
     terminal: bool,
     shown: Option<Instant>,
     line_open: bool,
-    /// When and at which step the pace began to be taken.
+    /// The time and step from which the pace is measured.
     start: Option<(Instant, u64)>,
 }
 
@@ -40,12 +37,12 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// Forgets the pace, after an interruption.
+    /// Measures the pace anew, after an interruption.
     pub fn restart(&mut self) {
         self.start = None;
     }
 
-    /// Shows where training stands, if it is time to; the seconds that are left, if known.
+    /// Shows the progress if it is time to, and returns the estimated seconds left, if known.
     pub fn show(&mut self, standing: Standing) -> Option<f64> {
         let now = Instant::now();
         let (start, first) = *self.start.get_or_insert((now, standing.step));
@@ -54,14 +51,14 @@ impl Progress {
         left
     }
 
-    /// Shows a line in the place of the one before, if it is time to or it is the last.
+    /// Shows a line in place of the previous one, if it is time to or it is the last.
     pub fn show_line(&mut self, line: &str, last: bool) {
         let now = Instant::now();
         let interval = if self.terminal { TERMINAL_INTERVAL } else { PLAIN_INTERVAL };
         if last || self.shown.is_none_or(|shown| now.duration_since(shown) >= interval) {
             self.shown = Some(now);
             let mut output = std::io::stderr().lock();
-            // Nobody reads: nothing to be done about it.
+            // Nothing can be done if standard error is closed.
             let _ = if self.terminal {
                 self.line_open = true;
                 write!(output, "\r\x1b[K{line}").and_then(|()| output.flush())
@@ -71,7 +68,7 @@ impl Progress {
         }
     }
 
-    /// Prints a line of its own.
+    /// Prints a permanent line.
     pub fn say(&mut self, text: &str) {
         let mut output = std::io::stderr().lock();
         let start = if self.line_open { "\r\x1b[K" } else { "" };
@@ -92,7 +89,7 @@ fn line(standing: Standing, left: Option<f64>) -> String {
     format!("step {step}/{steps}  loss {loss:.4}  {tokens_per_second:.0} tokens/s  {left} left")
 }
 
-/// A duration as people say it: `45s`, `3m20s`, `2h05m`.
+/// Formats a duration: `45s`, `3m20s`, `2h05m`.
 pub fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -107,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_all_that_matters() {
+    fn a_line_has_step_loss_rate_and_time_left() {
         let standing = Standing { step: 30, steps: 100, loss: 2.34567, tokens_per_second: 1234.5 };
         // 20 steps in 10 s: 70 more take 35 s.
         let left = time_left(standing, 10, 10.0);

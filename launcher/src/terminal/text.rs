@@ -25,7 +25,7 @@ pub fn yaml_names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
@@ -38,10 +38,10 @@ pub fn thousands(number: u64) -> String {
     grouped
 }
 
-/// The text of a file.
+/// Reads a file of UTF-8 text.
 ///
 /// # Errors
-/// A file that cannot be read, or its line that is not UTF-8.
+/// A file that cannot be read, or the first line that is not UTF-8.
 pub fn read(path: &Path) -> Result<String, Refused> {
     let origin = path.display().to_string();
     let bytes =
@@ -49,10 +49,10 @@ pub fn read(path: &Path) -> Result<String, Refused> {
     utf8(bytes, &origin)
 }
 
-/// The text of bytes that came from `origin`.
+/// Converts bytes to text; `origin` names them in the error.
 ///
 /// # Errors
-/// The line that is not UTF-8.
+/// The first line that is not UTF-8.
 pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];

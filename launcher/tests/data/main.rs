@@ -90,17 +90,17 @@ impl World {
 }
 
 #[test]
-fn german_english_becomes_what_fairseqs_script_makes() {
+fn german_english_is_prepared_like_fairseqs_script_does() {
     let world = World::german();
     let said = world.fetch("iwslt14.de-en", 0);
     let archive = iwslt("de", true);
     let hash = sha256(&archive);
     assert!(said.contains(&hash) && said.contains("archives.lock"), "{said}");
     for warning in [
-        format!("warning: train: {READ} pairs were read from the archives, 174443 are known"),
-        format!("train: {} pairs were kept, 160239 are known", USABLE - 2),
-        "valid: 2 pairs were kept, 7283 are known".into(),
-        "test: 10 pairs were kept, 6750 are known".into(),
+        format!("warning: train: {READ} pairs were read from the archives, 174443 were expected"),
+        format!("train: {} pairs were kept, 160239 were expected", USABLE - 2),
+        "valid: 2 pairs were kept, 7283 were expected".into(),
+        "test: 10 pairs were kept, 6750 were expected".into(),
         format!("has {} bytes, the recipe says 19982877", archive.len()),
     ] {
         assert!(said.contains(&warning), "{warning}: {said}");
@@ -159,7 +159,7 @@ fn the_other_pairs_of_iwslt_may_lack_a_test_set() {
         assert_eq!(world.rows(&format!("{name}/valid.tsv")).len(), 2);
     }
 
-    // Half of a pair is a fault.
+    // Half of a pair is an error.
     let world = World::new("iwslt14.en-it", &[]);
     let mut members = iwslt_members("it", true);
     members.retain(|(name, _)| !name.ends_with("TEDX.dev2012.it-en.en.xml"));
@@ -222,7 +222,7 @@ fn english_german_is_made_of_five_archives_with_their_checksums() {
     assert_eq!(manifest["archives"]["commoncrawl.tgz"]["trust"], "pinned");
     assert_eq!(manifest["archives"]["wmt14-test-full.tgz"]["trust"], "first_use");
 
-    // The paper's own checksums: a stand-in is refused, and not kept.
+    // With the paper's own checksums, a stand-in is refused and not kept.
     let world = World::new("wmt14.en-de", &[]);
     for (name, bytes) in &archives {
         world.server.serve(name, bytes);
@@ -235,7 +235,7 @@ fn english_german_is_made_of_five_archives_with_their_checksums() {
 }
 
 #[test]
-fn an_md5_binds_where_nothing_else_is_known() {
+fn an_md5_is_required_if_only_that_is_known() {
     let archive = iwslt("de", true);
     let md5 = "0123456789abcdef0123456789abcdef";
     let pin = format!("sha256: unknown\n    md5: {md5}");
@@ -366,7 +366,10 @@ fn romanian_gets_its_own_letters() {
         world.server.serve(name, bytes);
     }
     let said = world.fetch("wmt16.ro-en", 0);
-    assert!(said.contains("3 pairs were read with text on both sides, 610320 are known"), "{said}");
+    assert!(
+        said.contains("3 pairs were read with text on both sides, 610320 were expected"),
+        "{said}"
+    );
     let train = [
         "Ședința a început .\tThe session has begun .",
         "Țara noastră\tThe country",
@@ -377,7 +380,7 @@ fn romanian_gets_its_own_letters() {
 }
 
 #[test]
-fn a_connection_that_is_cut_is_made_again_and_goes_on() {
+fn an_interrupted_download_is_resumed() {
     let world = World::german();
     world.server.change(DE_EN, |served| served.cuts = 2);
     world.fetch("iwslt14.de-en", 0);
@@ -388,12 +391,12 @@ fn a_connection_that_is_cut_is_made_again_and_goes_on() {
 }
 
 #[test]
-fn a_host_that_always_cuts_is_given_up_and_the_same_command_goes_on() {
+fn a_download_that_is_always_interrupted_fails_and_the_next_command_resumes_it() {
     let world = World::german();
     world.server.change(DE_EN, |served| served.cuts = usize::MAX);
     let said = world.fetch("iwslt14.de-en", 1);
     assert!(
-        said.contains("was cut off after") && said.contains("the same command goes on"),
+        said.contains("was interrupted after") && said.contains("command again to resume"),
         "{said}"
     );
     world.assert_nothing_made("iwslt14.de-en");
@@ -405,7 +408,7 @@ fn a_host_that_always_cuts_is_given_up_and_the_same_command_goes_on() {
 }
 
 #[test]
-fn a_command_that_was_killed_goes_on() {
+fn a_killed_command_is_resumed() {
     let world = World::german();
     world.server.change(DE_EN, |served| served.stalls = true);
     let mut command = world.command("iwslt14.de-en", &["--from", &world.server.address]);
@@ -416,7 +419,7 @@ fn a_command_that_was_killed_goes_on() {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let second = world.fetch("iwslt14.de-en", 1);
-    assert!(second.contains("another `tandem data` works in"), "{second}");
+    assert!(second.contains("another `tandem data` is working in"), "{second}");
     child.kill().expect("a process");
     child.wait().expect("an end");
     world.server.requests();
@@ -440,7 +443,7 @@ fn world_tag(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn a_file_that_changed_in_between_is_fetched_from_its_start() {
+fn a_file_that_changed_in_between_is_downloaded_from_the_start() {
     let world = World::german();
     world.server.change(DE_EN, |served| {
         served.cuts = usize::MAX;
@@ -468,20 +471,20 @@ fn an_archive_that_changed_since_its_first_use_is_refused() {
     assert_eq!(world.rows("iwslt14.de-en/train.tsv"), train, "what was there stays");
     assert!(!world.path(&format!("archives/{DE_EN}")).exists());
 
-    // Damage of the file that is here is seen, too.
+    // Damage of the cached file is detected, too.
     world.server.serve(DE_EN, &first);
     world.run("iwslt14.de-en", &again, 0);
     let mut damaged = first.clone();
     damaged[100] ^= 1;
     fs::write(world.path(&format!("archives/{DE_EN}")), damaged).expect("a file");
     let said = world.run("iwslt14.de-en", &again, 2);
-    assert!(said.contains("remove it to fetch it again"), "{said}");
+    assert!(said.contains("remove it to download it again"), "{said}");
     assert_eq!(world.json("iwslt14.de-en/manifest.json")["archives"][DE_EN]["trust"], "locked");
 }
 
 #[test]
-fn without_a_way_to_the_host_it_is_said_what_to_do() {
-    // A port that nobody listens at.
+fn an_unreachable_host_is_reported_with_what_to_do() {
+    // A port without a listener.
     let port =
         std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it");
     let url = format!("http://{port}/de-en.tgz");
@@ -493,14 +496,14 @@ fn without_a_way_to_the_host_it_is_said_what_to_do() {
         ],
     );
     let said = world.run("iwslt14.de-en", &[], 1);
-    for part in [&*format!("cannot reach {port}"), &url, "--from FOLDER", "2014-01.tgz will do"] {
+    for part in [&*format!("cannot reach {port}"), &url, "--from FOLDER", "2014-01.tgz works"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     world.assert_nothing_made("iwslt14.de-en");
 }
 
 #[test]
-fn the_next_address_is_asked_when_one_does_not_have_it() {
+fn the_next_address_is_tried_if_one_fails() {
     let server = Server::new();
     server.put("page.tgz", Served { bytes: b"<!DOCTYPE html>".to_vec(), ..Served::default() });
     server.serve("good/de-en.tgz", &iwslt("de", true));
@@ -509,7 +512,7 @@ fn the_next_address_is_asked_when_one_does_not_have_it() {
     let listed = urls.join("\n      - ");
     let replace = [("https://wit3.fbk.eu/archive/2014-01/texts/de/en/de-en.tgz", &*listed)];
     let world = World::new("iwslt14.de-en", &replace);
-    // The first of all, which is not on this machine.
+    // Without the first address, which is not on this machine.
     let recipe = world.path("iwslt14.de-en.yaml");
     let text = fs::read_to_string(&recipe).expect("a recipe");
     let far = "      - http://dl.fbaipublicfiles.com/fairseq/data/iwslt14/de-en.tgz\n";
@@ -530,7 +533,7 @@ fn the_next_address_is_asked_when_one_does_not_have_it() {
 }
 
 #[test]
-fn archives_that_are_unfit_leave_nothing_behind() {
+fn unusable_archives_leave_nothing_behind() {
     let good = iwslt("de", true);
     let evil =
         [("../../evil".to_owned(), b"x".to_vec()), ("de-en/README".to_owned(), b"x".to_vec())];
@@ -559,7 +562,7 @@ fn archives_that_are_unfit_leave_nothing_behind() {
 }
 
 #[test]
-fn a_full_disk_is_an_error_and_no_loss() {
+fn a_full_disk_is_an_error_and_loses_nothing() {
     let world = World::german();
     fs::create_dir(world.path("archives")).expect("a folder");
     let part = world.path(&format!("archives/{DE_EN}.part"));
@@ -572,7 +575,7 @@ fn a_full_disk_is_an_error_and_no_loss() {
 }
 
 #[test]
-fn more_than_the_known_size_is_not_taken() {
+fn a_file_larger_than_expected_is_refused() {
     let world = World::new("iwslt14.de-en", &[("bytes: 19982877", "bytes: 1000")]);
     let large = vec![0x1f; 3 << 20];
     world.server.serve(DE_EN, &large);
@@ -582,10 +585,10 @@ fn more_than_the_known_size_is_not_taken() {
 }
 
 #[test]
-fn a_folder_will_do_in_place_of_a_network() {
+fn archives_are_taken_from_a_folder() {
     let archive = iwslt("de", true);
     let bundle = tgz(&[("2014-01/texts/de/en/de-en.tgz".into(), archive.clone())]);
-    // Under the host's name, under the recipe's, and inside of WIT3's file of all pairs.
+    // With the host's name, with the recipe's, and inside of WIT3's archive of all pairs.
     for (name, bytes) in [("de-en.tgz", &archive), (DE_EN, &archive), ("2014-01.tgz", &bundle)] {
         let world = World::new("iwslt14.de-en", &[]);
         let usb = tempfile::tempdir().expect("a folder");
@@ -602,19 +605,22 @@ fn a_folder_will_do_in_place_of_a_network() {
 }
 
 #[test]
-fn what_is_there_is_not_written_over_by_accident() {
+fn foreign_files_are_not_overwritten() {
     let world = World::german();
     fs::create_dir(world.path("iwslt14.de-en")).expect("a folder");
     fs::write(world.path("iwslt14.de-en/train.tsv"), "my own\tdata\n").expect("a file");
     let said = world.fetch("iwslt14.de-en", 2);
-    assert!(said.contains("was not made by `tandem data`"), "{said}");
+    assert!(said.contains("was not written by `tandem data`"), "{said}");
     assert_eq!(world.rows("iwslt14.de-en/train.tsv"), ["my own\tdata"]);
     fs::remove_dir_all(world.path("iwslt14.de-en")).expect("a folder");
     world.fetch("iwslt14.de-en", 0);
 
     fs::write(world.path("iwslt14.de-en/train.tsv"), "changed\n").expect("a file");
     let said = world.fetch("iwslt14.de-en", 2);
-    assert!(said.contains("has another train.tsv") && said.contains("--again"), "{said}");
+    assert!(
+        said.contains("has a train.tsv that was changed since") && said.contains("--again"),
+        "{said}"
+    );
     let recipe = world.path("iwslt14.de-en.yaml");
     let text = fs::read_to_string(&recipe).expect("a recipe");
     fs::write(&recipe, text.replace("lowercase: false", "lowercase: true")).expect("a file");
@@ -623,19 +629,19 @@ fn what_is_there_is_not_written_over_by_accident() {
     let mine = world.path("iwslt14.de-en/mono.en");
     fs::write(&mine, "my own\n").expect("a file");
     let said = world.run("iwslt14.de-en", &["--again"], 2);
-    assert!(said.contains("holds mono.en, which `tandem data` has not made"), "{said}");
+    assert!(said.contains("holds mono.en, which `tandem data` did not write"), "{said}");
     fs::remove_file(mine).expect("a file");
     world.run("iwslt14.de-en", &["--again"], 0);
     assert_eq!(world.rows("iwslt14.de-en/train.tsv")[0], "de: titel 0\ten: titel 0");
 
-    // Without a manifest it may be anybody's.
+    // A folder without a manifest may be the user's own.
     fs::remove_file(world.path("iwslt14.de-en/manifest.json")).expect("a file");
     let said = world.run("iwslt14.de-en", &["--again"], 2);
-    assert!(said.contains("was not made by `tandem data`"), "{said}");
+    assert!(said.contains("was not written by `tandem data`"), "{said}");
 }
 
 #[test]
-fn a_run_names_the_command_that_makes_its_texts() {
+fn a_run_without_its_texts_names_the_command_that_prepares_them() {
     let paper = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
     let world = World::new("iwslt14.de-en", &[]);
     world.server.serve(DE_EN, &iwslt("de", true));

@@ -156,7 +156,7 @@ fn stops_and_goes_on(workers: usize) {
     bench.wait_for_step(3);
     let stop = Ended::new(bench.tandem(&["stop", "runs/test"]).output().unwrap());
     stop.assert_code(0);
-    stop.assert_said("stopped; the newest checkpoint is of step ");
+    stop.assert_said("stopped; the newest checkpoint is from step ");
     let ended = live.wait();
     ended.assert_code(75);
     let step = bench.run().store().newest().unwrap().unwrap();
@@ -470,7 +470,7 @@ fn a_plan_tells_which_workers_share_a_gpu() {
     let shared = plan(&[]);
     shared.assert_code(0);
     let words =
-        "4 workers on n1, cuda, 2 threads each, up to 2 workers on each GPU, joined by NCCL";
+        "4 workers on n1, cuda, 2 threads each, up to 2 workers on each GPU, connected by NCCL";
     for words in [
         words,
         " on each GPU\ndisk",

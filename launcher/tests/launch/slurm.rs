@@ -124,15 +124,18 @@ fn chained(state: &str) -> Bench {
 fn a_stop_cancels_the_job_that_waits() {
     let bench = chained("PENDING");
     let (_, status) = verb(&bench, "status");
-    assert!(status.contains("state       stopped; job 8 waits in the queue to go on"), "{status}");
+    assert!(
+        status.contains("state       stopped; job 8 is in the queue and will resume it"),
+        "{status}"
+    );
     let (code, said) = verb(&bench, "stop");
     assert_eq!(
         (code, said.as_str()),
-        (Some(0), "cancelled job 8, which was to go on with the run\n")
+        (Some(0), "cancelled job 8, which would have resumed the run\n")
     );
     assert!(calls(&bench).ends_with("scancel 8\n"), "{}", calls(&bench));
     let (_, status) = verb(&bench, "status");
-    assert!(status.contains("state       stopped; launch it again to go on"), "{status}");
+    assert!(status.contains("state       stopped; launch it again to resume"), "{status}");
     assert!(status.contains("no job goes on: `tandem stop` cancelled job 8"), "{status}");
     let (code, said) = verb(&bench, "stop");
     assert!(code == Some(2) && said.contains("is not running"), "{said}");
@@ -142,8 +145,8 @@ fn a_stop_cancels_the_job_that_waits() {
 fn a_job_that_does_not_wait_any_more_is_not_waited_for() {
     let bench = chained("CANCELLED");
     let (_, status) = verb(&bench, "status");
-    assert!(status.contains("state       stopped; launch it again to go on"), "{status}");
-    assert!(status.contains("; job 8 does not wait any more"), "{status}");
+    assert!(status.contains("state       stopped; launch it again to resume"), "{status}");
+    assert!(status.contains("; job 8 is no longer in the queue"), "{status}");
     assert_eq!(verb(&bench, "stop").0, Some(2));
     assert!(!calls(&bench).contains("scancel"), "{}", calls(&bench));
 }

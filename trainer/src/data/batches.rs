@@ -2,10 +2,10 @@
 
 use crate::random::{Purpose, stream};
 
-/// Why no batches can be made.
+/// Why batches cannot be formed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// There is nothing to train on.
+    /// There are no samples.
     #[error("there are no training samples; see the report on the data")]
     NoSamples,
     /// A sample does not fit into a batch.
@@ -23,26 +23,26 @@ pub enum BatchError {
     },
 }
 
-/// A sample's lengths in tokens: source and target. A passage has no target.
+/// A sample's source and target length in tokens. The target length of a passage is 0.
 pub type Lengths = (u32, u32);
 
 /// All batches of a training split.
 ///
 /// A batch's padded tokens are its number of samples times its longest side. Samples are sorted by
-/// their longer side, ties (and nearly equal other sides) in random order, cut into batches, and
-/// the batches shuffled. Where the cuts fall depends on the lengths alone, so every epoch has the
-/// same number of batches, and the n-th batch of all is found without going through those before.
+/// their longer side, with ties (and similar other sides) in random order, and cut into batches, which are then
+/// shuffled. The cuts depend only on the lengths, so every epoch has the same number of batches, and the n-th
+/// batch of all is found without computing earlier ones.
 #[derive(Debug, Clone)]
 pub struct Batches {
     lengths: Vec<Lengths>,
-    /// First sample of each batch in sorted order, and the end.
+    /// The first sample of each batch in sorted order, and the end.
     cuts: Vec<usize>,
     seed: u64,
 }
 
 impl Batches {
-    /// Cuts a split into batches of at most `max_tokens` padded tokens. `line` tells a sample's
-    /// line for messages.
+    /// Cuts a split into batches of at most `max_tokens` padded tokens. `line` returns a sample's line for
+    /// messages.
     ///
     /// # Errors
     /// No samples, or one that alone has more than `max_tokens` tokens.
@@ -64,12 +64,12 @@ impl Batches {
         Ok(Self { cuts: cut(&sorted, max_tokens), lengths, seed })
     }
 
-    /// Batches in an epoch.
+    /// The number of batches in an epoch.
     pub fn per_epoch(&self) -> u64 {
         self.cuts.len() as u64 - 1
     }
 
-    /// The epoch of the n-th batch of all, counted from 0, and its place in that epoch.
+    /// The epoch of the n-th batch of all (from 0), and its index in that epoch.
     pub fn locate(&self, n: u64) -> (u64, usize) {
         (n / self.per_epoch(), (n % self.per_epoch()) as usize)
     }
@@ -95,7 +95,7 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// The samples of the batch at a place below [`Batches::per_epoch`].
+    /// The samples of a batch by its index, which must be below [`Batches::per_epoch`].
     pub fn batch(&self, place: usize) -> &[u32] {
         let batch = self.order[place] as usize;
         &self.samples[self.cuts[batch]..self.cuts[batch + 1]]
@@ -116,7 +116,7 @@ pub fn evaluation_batches(lengths: &[Lengths], max_tokens: usize) -> Vec<Vec<u32
     batches
 }
 
-/// Where ascending lengths are cut into batches, with 0 and the end.
+/// The bounds of batches over ascending lengths, including 0 and the end.
 fn cut(sorted: &[usize], max_tokens: usize) -> Vec<usize> {
     let mut cuts = vec![0];
     let mut first = 0;
@@ -136,8 +136,8 @@ fn longer((source, target): Lengths) -> usize {
     source.max(target) as usize
 }
 
-/// Samples are sorted by this: the longer side decides where batches are cut, the other one, in
-/// steps of 4 tokens, keeps padding low.
+/// The sort key of a sample: first the longer side, which decides where batches are cut, then the other one in
+/// steps of 4 tokens, to reduce padding.
 fn bucket((source, target): Lengths) -> (u32, bool, u32) {
     (source.max(target), source > target, source.min(target) / 4)
 }
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(batches(1).epoch(3), batches(1).epoch(3));
         assert_ne!(batches(1).epoch(3), batches(1).epoch(4));
         assert_ne!(batches(1).epoch(3), batches(2).epoch(3));
-        // Not only the batches' order changes, but also who is in them.
+        // Not only the order of the batches changes, but also their samples.
         let partners = |epoch: Epoch| {
             let batch = (0..batches(1).per_epoch() as usize)
                 .find(|&place| epoch.batch(place).contains(&7))

@@ -1,4 +1,4 @@
-//! From the lines of a split to its samples: read, checked, tokenised, and hashed for the cache.
+//! Builds the samples of a split: reads, checks and tokenises its lines, and hashes them for the cache.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use super::read::{ReadError, Record, Records};
 use super::split::{DataError, Sides, Split};
 use super::tokenizer::{Encoder, TokenizerError};
 
-/// Lines that are tokenised at a time.
+/// The number of lines that are tokenised at a time.
 pub const CHUNK_LINES: usize = 1 << 16;
 
-/// A line made into samples.
+/// The samples of a line.
 struct Line {
     record: Record,
     samples: Vec<(Vec<u32>, Vec<u32>)>,
@@ -24,15 +24,15 @@ struct Line {
     is_cut: bool,
 }
 
-/// Makes a split's samples.
+/// Builds a split's samples.
 pub struct Builder<'a> {
-    /// How lines are treated.
+    /// The config's data section.
     pub data: &'a Data,
-    /// Where they are, one text behind the other.
+    /// The texts of the split, which are concatenated.
     pub texts: &'a [Text],
-    /// Which part of the data they are.
+    /// The split.
     pub split: Split,
-    /// What the samples are made for.
+    /// The kind of samples.
     pub sides: Sides<'a>,
 }
 
@@ -42,12 +42,12 @@ impl Builder<'_> {
         self.texts.iter().flat_map(Text::files)
     }
 
-    /// The first of them.
+    /// The first file.
     pub fn first_file(&self) -> &Path {
         self.files().next().unwrap_or(Path::new(""))
     }
 
-    /// Whether the texts hold what the samples are made of.
+    /// Checks that the texts have the kind of records that the samples need.
     ///
     /// # Errors
     /// [`DataError::WrongKind`].
@@ -65,24 +65,26 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// What is the matter where the lines are too bad to go on without a word, by `data.max_bad`.
+    /// Describes the problem if there are more bad lines than `data.max_bad` allows.
     pub fn is_too_bad(&self, report: &DataReport) -> Option<String> {
         let max_bad = self.data.max_bad;
         let count = |problem| report.problems.get(&problem).map_or(0, |found| found.count);
         let alone = count(Problem::Uneven);
         if alone > 0 && max_bad < 1.0 {
             let lines =
-                if alone == 1 { "1 line stands".into() } else { format!("{alone} lines stand") };
-            return Some(format!("its two files have not the same number of lines: {lines} alone"));
+                if alone == 1 { "1 line has".into() } else { format!("{alone} lines have") };
+            return Some(format!(
+                "its two files have different numbers of lines: {lines} no partner"
+            ));
         }
         if !self.is_training() {
             return None;
         }
-        // What teachers made is not the config's to mend.
+        // Empty lines of synthetic data are not mistakes of the user.
         let read = report.read - report.made_read;
         let mut bad = report.bad() - report.made_bad;
         if let Sides::Passages(_) = self.sides {
-            // Blank lines part documents.
+            // Blank lines separate documents.
             bad -= count(Problem::Empty);
         }
         (bad as f64 > max_bad * read as f64)
@@ -135,7 +137,7 @@ impl Builder<'_> {
         Ok(key.finalize().into())
     }
 
-    /// The samples and the report on their lines, made by so many threads.
+    /// Builds the samples and the report on their lines, with `threads` threads.
     ///
     /// # Errors
     /// Unreadable files, or a line that the config refuses.
@@ -177,7 +179,7 @@ impl Builder<'_> {
         records.iter().map(|record| self.line(record.clone(), &mut encoders)).collect()
     }
 
-    /// Makes samples of a line and finds what is wrong with it.
+    /// Builds the samples of a line, or finds its problem.
     fn line(
         &self,
         record: Record,

@@ -1,9 +1,8 @@
-//! Tokenised text on disk, mapped into memory: made once, read by all ranks and later runs.
+//! A cache of tokenised text, memory-mapped: written once, shared by all ranks and later runs.
 //!
-//! A file is named by a key that hashes everything it was made from. It is written beside its
-//! place and renamed, so that a half-written one is never seen. Ranks that need the same file at
-//! the same time take turns by a file lock; where locks do not work, each makes its own identical
-//! file and the last one stays.
+//! A file's name is a key that hashes all of its inputs. It is written to a temporary file and renamed, so that
+//! an incomplete one is never read. Ranks that need the same file at the same time use a file lock; if locks do
+//! not work, each writes an identical file and the last one stays.
 //!
 //! Layout, little-endian: magic, key, six counts and the SHA-256 of the rest; then lines, ends of
 //! sources, of targets and of texts (u64 each), ids of sources and of targets (u32), texts, report.
@@ -20,11 +19,11 @@ use tandem_cluster::run::atomic;
 
 const MAGIC: &[u8; 8] = b"TANDEM01";
 const HEADER: usize = 8 + 32 + 6 * 8 + 32;
-/// How long another process is waited for that makes the same file.
+/// How long to wait for another process that writes the same file.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1800);
 const LOCK_POLL: Duration = Duration::from_millis(50);
 
-/// Why tokenised text cannot be kept.
+/// Why the cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// The cache folder cannot be used.
@@ -35,7 +34,7 @@ pub enum CacheError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file that was just made cannot be opened.
+    /// A file cannot be read back right after it was written.
     #[error("the cache of tokenised text {} is damaged right after it was written; is the disk sound?", path.display())]
     Damaged {
         /// The file.
@@ -43,10 +42,10 @@ pub enum CacheError {
     },
 }
 
-/// Hash of everything that a cache file is made from.
+/// The hash of all inputs of a cache file.
 pub type Key = [u8; 32];
 
-/// Samples in memory, before they are written.
+/// The samples of a cache file before it is written.
 #[derive(Debug, Default)]
 pub struct Draft {
     lines: Vec<u64>,
@@ -59,7 +58,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Adds a sample. Either all samples have texts or none has.
+    /// Adds a sample. Either all samples have texts or none does.
     pub fn push(&mut self, line: u64, source: &[u32], target: &[u32], texts: Option<(&str, &str)>) {
         self.lines.push(line);
         self.sources.extend_from_slice(source);
@@ -84,7 +83,7 @@ impl Draft {
         self.lines.is_empty()
     }
 
-    /// Number of source and of target tokens.
+    /// The numbers of source and target tokens.
     pub fn tokens(&self) -> (u64, u64) {
         (self.sources.len() as u64, self.targets.len() as u64)
     }
@@ -126,17 +125,17 @@ impl Draft {
     }
 }
 
-/// A cache file, mapped into memory and verified.
+/// A verified, memory-mapped cache file.
 #[derive(Debug)]
 pub struct Cache {
     map: Mmap,
     samples: usize,
-    /// Where each section begins, and the end.
+    /// The offset of each section, and the end.
     offsets: [usize; 9],
 }
 
 impl Cache {
-    /// Opens the file of this key, or makes it.
+    /// Opens the file of this key, or writes it with the samples and the report of `make`.
     ///
     /// # Errors
     /// `make` fails, or the folder cannot be written.
@@ -155,7 +154,7 @@ impl Cache {
         let lock_path = folder.join(format!("{name}.lock"));
         let lock = File::create(&lock_path).map_err(failed)?;
         wait_for_turn(&lock);
-        // Another process may have made it meanwhile.
+        // Another process may have written it in the meantime.
         if let Some(cache) = Self::open(&path, key) {
             return Ok(cache);
         }
@@ -165,7 +164,7 @@ impl Cache {
         Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
     }
 
-    /// Opens a file; `None` where there is none, or a damaged one.
+    /// Opens a file; `None` if it is missing or damaged.
     fn open(path: &Path, key: &Key) -> Option<Self> {
         let file = File::open(path).ok()?;
         // SAFETY: cache files are never changed in place: they are written elsewhere and renamed.
@@ -229,17 +228,17 @@ impl Cache {
         &bytemuck::cast_slice(self.section(5))[self.target_range(sample)]
     }
 
-    /// Where a sample's target lies among the ids of all targets.
+    /// The range of a sample's target among the ids of all targets.
     pub fn target_range(&self, sample: usize) -> Range<usize> {
         range(self.wide(2), sample)
     }
 
-    /// The hash of everything that this was made from.
+    /// The key of this file.
     pub fn key(&self) -> Key {
         self.map[8..40].try_into().expect("32 bytes")
     }
 
-    /// A sample's source and target as they were read, where they were kept.
+    /// The texts of a sample's source and target, if they are in the file.
     pub fn texts(&self, sample: usize) -> Option<(&str, &str)> {
         let ends = self.wide(3);
         let text = |index| std::str::from_utf8(&self.section(6)[range(ends, index)]).ok();
@@ -249,7 +248,7 @@ impl Cache {
         Some((text(2 * sample)?, text(2 * sample + 1)?))
     }
 
-    /// What was stored beside the samples.
+    /// The report that was stored with the samples.
     pub fn report(&self) -> &[u8] {
         self.section(7)
     }
@@ -268,8 +267,8 @@ fn range(ends: &[u64], index: usize) -> Range<usize> {
     start as usize..ends[index] as usize
 }
 
-/// Waits until no other process makes the same file. After the deadline, or where the file system
-/// has no locks, the work is done twice instead: the result is the same.
+/// Waits until no other process writes the same file. After the deadline, or if the file system has no locks,
+/// the file is written twice, with the same content.
 fn wait_for_turn(lock: &File) {
     let start = Instant::now();
     while let Err(TryLockError::WouldBlock) = lock.try_lock() {
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn samples_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let cache = make(folder.path());
         assert_eq!((cache.len(), cache.line(0), cache.line(1)), (2, 1, 4));
@@ -323,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_at_all_and_no_texts_can_be_kept() {
+    fn samples_and_texts_may_be_empty() {
         let folder = tempfile::tempdir().unwrap();
         let open = |key: Key, draft: Draft| {
             Cache::open_or_make::<CacheError>(folder.path(), &key, || Ok((draft, vec![]))).unwrap()
@@ -333,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_opening_makes_nothing() {
+    fn a_cached_file_is_not_written_again() {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
         let again = Cache::open_or_make::<CacheError>(folder.path(), &KEY, || unreachable!());
@@ -341,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_anywhere_is_noticed_and_mended() {
+    fn damage_anywhere_is_detected_and_repaired() {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
         let path = file(folder.path());
@@ -361,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_come_together_make_it_once() {
+    fn concurrent_ranks_write_the_file_once() {
         let folder = tempfile::tempdir().unwrap();
         let made = AtomicU32::new(0);
         std::thread::scope(|scope| {
@@ -380,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_making_leaves_nothing() {
+    fn a_failure_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let damaged = || CacheError::Damaged { path: PathBuf::new() };
         let result = Cache::open_or_make(folder.path(), &KEY, || Err(damaged()));

@@ -1,8 +1,8 @@
-//! One split's samples: read, checked, tokenised, kept.
+//! The samples of one split: read, checked, tokenised and cached.
 //!
-//! Training lines with a problem are dropped or refused, as the config says. Held-out sentences
-//! are never dropped, so that a score counts all of them and translations stay in line with their
-//! sources: what is too long is cut, and what is missing is empty.
+//! Training lines with a problem are dropped or refused, depending on the config. Held-out sentences are never
+//! dropped, so that scores include all of them and translations stay aligned with their sources: long sentences
+//! are truncated, and missing ones are empty.
 
 use std::ops::Range;
 use std::path::Path;
@@ -23,8 +23,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// Opens the texts of a split, tokenising them with so many threads where that has not been done
-    /// before. `cache` is the folder that keeps the result.
+    /// Opens a split, and tokenises it with `threads` threads if it is not yet in the folder `cache`.
     ///
     /// # Errors
     /// Unreadable files, a line that the config refuses, nothing usable, or an unwritable cache.
@@ -58,7 +57,7 @@ impl Corpus {
         Ok(Self { cache, report })
     }
 
-    /// The hash of everything that would decide what a split's samples are; see [`Corpus::key`].
+    /// The key that a split would have; see [`Corpus::key`].
     ///
     /// # Errors
     /// Unreadable files.
@@ -81,7 +80,7 @@ impl Corpus {
         self.cache.is_empty()
     }
 
-    /// What became of the split's lines.
+    /// The report on the split's lines.
     pub fn report(&self) -> &DataReport {
         &self.report
     }
@@ -101,22 +100,22 @@ impl Corpus {
         self.cache.target(sample)
     }
 
-    /// A held-out pair as it was read, uncut; empty for training samples.
+    /// The full text of a held-out pair; empty for training samples.
     pub fn texts(&self, sample: usize) -> (&str, &str) {
         self.cache.texts(sample).unwrap_or_default()
     }
 
-    /// Whether there is nothing to translate: the source is only `[SEP]`.
+    /// Whether a sample's source is empty, that is only `[SEP]`.
     pub fn is_empty_source(&self, sample: usize) -> bool {
         self.source(sample).len() <= 1
     }
 
-    /// The hash of everything that decides what the samples are.
+    /// The hash of everything that the samples depend on.
     pub fn key(&self) -> Key {
         self.cache.key()
     }
 
-    /// Where a sample's target lies among the tokens of all targets.
+    /// The range of a sample's target among the tokens of all targets.
     pub fn target_range(&self, sample: usize) -> Range<usize> {
         self.cache.target_range(sample)
     }
@@ -139,7 +138,7 @@ mod tests {
     use std::path::PathBuf;
     use tandem_cluster::run::records::Problem;
 
-    /// `[PAD]` is not 0, so that assuming it shows.
+    /// `[PAD]` is not 0, to detect code that assumes so.
     const VOCABULARY: &str = "[UNK]\n[CLS]\n[PAD]\n[SEP]\n[MASK]\na\nb\nc\n##b\n";
     const SEP: u32 = 3;
 
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_bad_lines_are_refused_each_time_unless_asked_for() {
+    fn too_many_bad_lines_are_refused_each_time_unless_allowed() {
         let fixture = Fixture::new();
         let lines = |bad: usize| "a\tb\n".repeat(95) + &"a,b\n".repeat(bad);
         let mut data = fixture.pairs(lines(5));
@@ -247,10 +246,10 @@ mod tests {
             let error = fixture.open(&data, Split::Train, fixture.pair(8), 1).unwrap_err();
             let said = error.to_string();
             let parts = [
-                "pairs.tsv is not what the config says of it: 6 of 101 lines are bad, and \
+                "pairs.tsv does not look as the config says: 6 of 101 lines are bad, and \
                  data.max_bad is 0.05\ntrain: 101 lines read, 6 dropped",
                 "\n  6 too few columns\n    line 96: a,b\n",
-                "or set data.max_bad to 1 to go on without these lines",
+                "or set data.max_bad to 1 to drop these lines",
             ];
             assert!(parts.iter().all(|part| said.contains(part)), "{said}");
         }
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_teachers_made_does_not_count_as_bad() {
+    fn empty_lines_of_synthetic_data_do_not_count_as_bad() {
         let fixture = Fixture::new();
         let mut data = fixture.pairs("a\tb\n".repeat(95) + &"a,b\n".repeat(5));
         data.max_bad = 0.05;
@@ -288,14 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn uneven_files_are_refused_in_every_split_unless_asked_for() {
+    fn files_of_different_lengths_are_refused_in_every_split_unless_allowed() {
         let fixture = Fixture::new();
         let (source, target) = (fixture.write("s", "a\n".repeat(99)), "b\n".repeat(100));
         let mut data = data(Text::Files { source, target: fixture.write("t", target) });
         data.max_bad = 0.99;
         for split in [Split::Train, Split::Valid, Split::Test] {
             let said = fixture.open(&data, split, fixture.pair(8), 1).unwrap_err().to_string();
-            let what = "its two files have not the same number of lines: 1 line stands alone";
+            let what = "its two files have different numbers of lines: 1 line has no partner";
             assert!(said.contains(what) && said.contains("line 100:  | b"), "{said}");
         }
         data.max_bad = 1.0;
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_follow_one_another() {
+    fn texts_are_concatenated() {
         let fixture = Fixture::new();
         let data = fixture.pairs("a\tb\nb\ta\n");
         let more = fixture.write("more.jsonl", "{\"s\": \"c\", \"t\": \"a\"}\n");
@@ -346,7 +345,7 @@ mod tests {
         for split in [Split::Train, Split::Test] {
             let message = refuse(&data, split);
             let expected =
-                "pairs.tsv:2: too few columns: b; mend the line, or set data.bad_lines to drop";
+                "pairs.tsv:2: too few columns: b; correct the line, or set data.bad_lines to drop";
             assert!(message.ends_with(expected), "{message}");
         }
         let mut data = fixture.pairs("a\tb\na a a\tb\n");
@@ -356,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn too_long_lines_can_be_cut() {
+    fn too_long_lines_can_be_truncated() {
         let fixture = Fixture::new();
         let mut data = fixture.pairs("a b c a\ta b c\n");
         data.too_long = TooLong::Cut;
@@ -436,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs_and_passages_are_told_apart() {
+    fn pairs_and_passages_are_distinguished() {
         let fixture = Fixture::new();
         let lines = data(Text::Lines { path: fixture.write("a.txt", "a\n") });
         let error = fixture.open(&lines, Split::Train, fixture.pair(8), 1).unwrap_err();

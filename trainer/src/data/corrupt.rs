@@ -1,4 +1,4 @@
-//! What is predicted and what the model sees in its place, as pure functions of a random stream.
+//! Chooses the tokens to predict and their replacements in the input, as pure functions of a random stream.
 
 use std::ops::Range;
 
@@ -7,10 +7,10 @@ use tandem_config::schema::model::Corruption;
 use super::tokenizer::{SpecialIds, Tokenizer};
 use crate::random::Rng;
 
-/// What takes the place of noised source tokens in the authors' released code.
+/// The replacements of noised source tokens in the authors' released code.
 pub const SOURCE_NOISE: Corruption = Corruption { mask: 0.8, random: 0.1 };
 
-/// The ids that can take a token's place.
+/// The ids that can replace a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replacements {
     /// Number of ids.
@@ -25,10 +25,10 @@ impl Replacements {
         Self { size: tokenizer.size(), special: tokenizer.special() }
     }
 
-    /// What the model sees instead of `id`.
+    /// Draws the replacement of `id` in the model's input.
     ///
-    /// A random token is uniform over the vocabulary without `[PAD]`: drawn for a real position, it
-    /// would be taken for padding, and the released code then miscounts the target's length.
+    /// A random token is uniform over the vocabulary without `[PAD]`, which would be taken for padding; the
+    /// released code includes it and then miscounts the target's length.
     fn replace(&self, id: u32, corruption: &Corruption, rng: &mut Rng) -> u32 {
         let keep = 1.0 - corruption.mask - corruption.random;
         let u = rng.uniform();
@@ -43,16 +43,16 @@ impl Replacements {
     }
 }
 
-/// A sentence with tokens to be predicted.
+/// A corrupted sentence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Corrupted {
-    /// What the model sees.
+    /// The model's input.
     pub ids: Vec<u32>,
-    /// Positions to be predicted, ascending.
+    /// The positions to predict, ascending.
     pub positions: Vec<usize>,
 }
 
-/// Chooses `k ~ U{1..T}` of a target's `T` tokens, the final `[SEP]` among them, and corrupts them.
+/// Chooses `k ~ U{1..T}` of a target's `T` tokens (which include the final `[SEP]`) and corrupts them.
 pub fn target(
     ids: &[u32],
     corruption: &Corruption,
@@ -64,8 +64,7 @@ pub fn target(
     corrupt(ids, positions, corruption, replacements, rng)
 }
 
-/// A target without its last token behind `first`: what stands before each token, all of which are
-/// predicted.
+/// A target shifted to the right behind `first`, of which all tokens are predicted.
 pub fn shifted(ids: &[u32], first: u32) -> Corrupted {
     let before = std::iter::once(first).chain(ids.iter().copied()).take(ids.len());
     Corrupted { ids: before.collect(), positions: (0..ids.len()).collect() }
@@ -74,7 +73,7 @@ pub fn shifted(ids: &[u32], first: u32) -> Corrupted {
 /// Noises one span of about `share` of a source, as the released code does.
 ///
 /// With `m = max(1, round(share · S))` the span starts at 0 (probability 0.2), at `S - m` (0.2) or
-/// uniformly before that (0.6), and covers `m + 1` tokens as far as there are any.
+/// uniformly before that (0.6), and covers `m + 1` tokens, clipped to the sentence.
 pub fn source_span(
     ids: &[u32],
     share: f64,
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, stream};
 
-    /// `[PAD]` is neither first nor last, so that skipping it shows.
+    /// `[PAD]` is neither first nor last, to test that it is skipped.
     const REPLACEMENTS: Replacements =
         Replacements { size: 20, special: SpecialIds { pad: 7, unk: 1, cls: 2, sep: 3, mask: 4 } };
     const PAPER: Corruption = Corruption { mask: 1.0, random: 0.0 };
@@ -207,7 +206,7 @@ mod tests {
             let changed: Vec<usize> = (0..20).filter(|&place| found[place] != 15).collect();
             if let (Some(&first), Some(&last)) = (changed.first(), changed.last()) {
                 assert!(last - first <= 2);
-                // Only where all of the span has changed is its start known.
+                // The start of the span is only known if all of it has changed.
                 if last - first == 2 || last == 19 && first == 18 {
                     starts[first] += 1;
                 }

@@ -1,12 +1,11 @@
-//! Readable text out of words: puts back the spaces that BERT's splitting at every punctuation
-//! mark has lost.
+//! Joins words to readable text, by restoring the spacing that is lost when BERT splits at every punctuation
+//! mark.
 //!
-//! Each mark decides whether it leans on the word before it, on the word after it, on both or on
-//! none. Where languages differ (French spaces before `!`, German hyphens between nouns, quotation
-//! marks), the sentence's own little words tell which language it is. Letters stay as they are:
-//! what a lower-casing vocabulary has lost cannot be known.
+//! Each mark is attached to the word before it, to the word after it, to both or to none. Where languages differ
+//! (French spaces before `!`, German hyphens between nouns, quotation marks), the language is recognised by the
+//! sentence's function words. Case is not restored.
 
-/// Readable text out of words that are separated by spaces.
+/// Joins words that are separated by spaces to readable text.
 pub fn detokenize(words: &str) -> String {
     let words: Vec<&str> = words.split_whitespace().collect();
     let mut marks = Marks::new(&words);
@@ -21,7 +20,7 @@ pub fn detokenize(words: &str) -> String {
     text
 }
 
-/// Where a mark has no space.
+/// The sides on which a mark has no space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Lean {
     left: bool,
@@ -33,7 +32,7 @@ const LEFT: Lean = Lean { left: true, right: false };
 const RIGHT: Lean = Lean { left: false, right: true };
 const BOTH: Lean = Lean { left: true, right: true };
 
-/// What a language does differently.
+/// The language of a sentence, as far as its spacing differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Language {
     French,
@@ -106,7 +105,7 @@ fn guess(words: &[&str]) -> Language {
     }
 }
 
-/// Walks over the marks of a sentence and remembers which quotation marks are open.
+/// The state of a pass over a sentence: which quotation marks are open.
 struct Marks<'a> {
     words: &'a [&'a str],
     language: Language,
@@ -120,7 +119,7 @@ struct Marks<'a> {
     low_single: bool,
     /// ``` or `»` without its end.
     angle: bool,
-    /// Whether the comma before the number at hand is a decimal one.
+    /// Whether the comma before the current number is a decimal comma.
     decimal_comma: bool,
 }
 
@@ -138,7 +137,7 @@ impl<'a> Marks<'a> {
         }
     }
 
-    /// The word so many places away; nothing beyond the ends.
+    /// The word at an offset from the current one; empty beyond the ends.
     fn word(&self, place: usize, distance: isize) -> &'a str {
         place.checked_add_signed(distance).and_then(|place| self.words.get(place)).unwrap_or(&"")
     }
@@ -188,7 +187,7 @@ impl<'a> Marks<'a> {
     fn comma(&mut self, place: usize) -> Lean {
         let (before, after) = (self.word(place, -1), self.word(place, 1));
         let is_between_digits = ends_with_digit(before) && starts_with_digit(after);
-        // `1, 2, 3` is a list: either another number follows behind a comma, or one came before.
+        // `1, 2, 3` is a list: another number with a comma follows or precedes.
         let list_goes_on = self.word(place, 2) == "," && starts_with_digit(self.word(place, 3));
         let list_ends = self.word(place, -2) == "," && !self.decimal_comma;
         self.decimal_comma = is_between_digits && !list_goes_on && !list_ends;
@@ -341,7 +340,7 @@ impl<'a> Marks<'a> {
                 }
                 ends
             }
-            // ‘ ends what ‚ began, and begins what ’ ends.
+            // ‘ closes ‚ and opens before ’.
             _ => {
                 let ends = mark == "‘" && self.low_single;
                 self.low_single = !ends;
@@ -352,7 +351,7 @@ impl<'a> Marks<'a> {
     }
 }
 
-/// Opens or ends a quotation; whether it was open.
+/// Opens or closes a quotation, and returns whether it was open.
 fn toggle(is_open: &mut bool) -> bool {
     *is_open = !*is_open;
     !*is_open

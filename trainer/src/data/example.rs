@@ -1,4 +1,4 @@
-//! Samples laid out as rows: what one micro-batch hands to the model.
+//! Lays samples out as rows, the input of the model for one micro-batch.
 //!
 //! Shapes: B sentences, S source tokens, T target tokens. Rows are padded on the right with their
 //! own side's `[PAD]`, because positions are absolute.
@@ -20,16 +20,16 @@ use crate::random::{Purpose, stream};
 pub struct Padded {
     /// Ids, row by row: `rows x columns`.
     pub ids: Vec<i64>,
-    /// Number of rows.
+    /// The number of rows.
     pub rows: usize,
-    /// Length of the longest row; at least 1.
+    /// The length of the longest row; at least 1.
     pub columns: usize,
-    /// Real ids in each row.
+    /// The number of ids in each row, without padding.
     pub lengths: Vec<i64>,
 }
 
 impl Padded {
-    /// Fills up rows with `pad`.
+    /// Pads rows with `pad`.
     pub fn new<R: AsRef<[u32]>>(rows: &[R], pad: u32) -> Self {
         let columns = rows.iter().map(|row| row.as_ref().len()).max().unwrap_or(0).max(1);
         let mut ids = vec![i64::from(pad); rows.len() * columns];
@@ -42,7 +42,7 @@ impl Padded {
         Self { ids, rows: rows.len(), columns, lengths }
     }
 
-    /// Real ids in all rows.
+    /// The number of ids in all rows, without padding.
     pub fn tokens(&self) -> i64 {
         self.lengths.iter().sum()
     }
@@ -51,23 +51,23 @@ impl Padded {
 /// A micro-batch of pairs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PairBatch {
-    /// What the encoder reads, noised where the config says so. `[B, S]`
+    /// The encoder's input, with noise if the config says so. `[B, S]`
     pub source: Padded,
-    /// What the decoder sees of the target: corrupted, or shifted by one. `[B, T]`
+    /// The decoder's input: the target, corrupted or shifted by one. `[B, T]`
     pub decoder_input: Padded,
-    /// The target as it is. `[B, T]`
+    /// The original target. `[B, T]`
     pub target: Padded,
-    /// Places to be predicted in the flattened `[B * T]` rows, ascending.
+    /// The positions to predict in the flattened `[B * T]` rows, ascending.
     pub loss_positions: Vec<i64>,
-    /// The target's ids at these places.
+    /// The target's ids at these positions.
     pub labels: Vec<i64>,
-    /// A teacher's labels at these places, where it has made some.
+    /// A teacher's soft labels at these positions, if there are any.
     pub soft: Option<SoftRows>,
-    /// Which samples the rows are.
+    /// The samples of the rows.
     pub samples: Vec<u32>,
 }
 
-/// A teacher's most probable words at N places, K of each.
+/// A teacher's K most probable words at N positions.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SoftRows {
     /// The words. `[N, K]`
@@ -76,25 +76,25 @@ pub struct SoftRows {
     pub logits: Vec<f32>,
 }
 
-/// A micro-batch of passages, or of pairs joined to one row each.
+/// A micro-batch of passages, or of pairs with one row for each pair.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MlmBatch {
     /// The corrupted passages. `[B, T]`
     pub input: Padded,
-    /// Where each row's second part begins, which has token type 1; none for passages. `[B]`
+    /// The start of each row's second part, which has token type 1; `None` for passages. `[B]`
     pub second: Option<Vec<i64>>,
-    /// Places to be predicted in the flattened `[B * T]` rows, ascending.
+    /// The positions to predict in the flattened `[B * T]` rows, ascending.
     pub loss_positions: Vec<i64>,
-    /// The original ids at these places.
+    /// The original ids at these positions.
     pub labels: Vec<i64>,
-    /// Which samples the rows are.
+    /// The samples of the rows.
     pub samples: Vec<u32>,
 }
 
-/// What the random choices of a batch are for.
+/// The purpose of a batch's random choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Draw {
-    /// Training: fresh in each epoch, with source noise where the config has it.
+    /// Training: different in each epoch, with source noise if the config has it.
     Train {
         /// The epoch, counted from 0.
         epoch: u64,
@@ -103,23 +103,23 @@ pub enum Draw {
     Evaluation,
 }
 
-/// What is predicted of a target.
+/// The tokens of a target that are predicted.
 #[derive(Debug, Clone)]
 pub enum Prediction {
-    /// Chosen tokens, from the others.
+    /// Randomly chosen tokens, given the others.
     Masked(Masked),
-    /// All tokens, each from those before it.
+    /// All tokens, each given those before it.
     Autoregressive,
 }
 
-/// Makes micro-batches of pairs. A pure function of seed, draw and samples.
+/// Builds micro-batches of pairs, as a pure function of seed, draw and samples.
 #[derive(Clone)]
 pub struct PairExamples {
     /// The samples.
     pub corpus: Arc<Corpus>,
     /// What is predicted.
     pub prediction: Prediction,
-    /// A teacher's labels of the samples, for training on all tokens of their targets.
+    /// A teacher's soft labels, for training on all tokens of the targets.
     pub soft_labels: Option<Arc<SoftLabels>>,
     /// Ids of the source side.
     pub source: Replacements,
@@ -182,7 +182,7 @@ impl PairExamples {
         }
     }
 
-    /// What the decoder sees, and which positions it predicts.
+    /// The decoder's input, and the positions that it predicts.
     fn target_row(&self, target: &[u32], sample: u32, draw: Draw) -> Corrupted {
         let objective = match &self.prediction {
             Prediction::Masked(objective) => objective,
@@ -200,12 +200,12 @@ impl PairExamples {
     }
 }
 
-/// A pair as one row, `[CLS] source [SEP] target [SEP]`, and where its target begins.
+/// A pair as one row, `[CLS] source [SEP] target [SEP]`, and the start of its target.
 pub fn join(source: &[u32], target: &[u32], cls: u32) -> (Vec<u32>, usize) {
     ([&[cls], source, target].concat(), 1 + source.len())
 }
 
-/// Makes micro-batches of passages, or of joined pairs. A pure function of seed, draw and samples.
+/// Builds micro-batches of passages or of joined pairs, as a pure function of seed, draw and samples.
 #[derive(Clone)]
 pub struct MlmExamples {
     /// The samples.
@@ -250,7 +250,7 @@ impl MlmExamples {
         MlmBatch { input, second, loss_positions, labels, samples: samples.to_vec() }
     }
 
-    /// A sample's row, and which of its tokens may be predicted: all but `[CLS]` and `[SEP]` of a
+    /// A sample's row, and the range of its tokens that may be predicted: all except `[CLS]` and `[SEP]` of a
     /// passage, or the target of a pair.
     fn passage(&self, sample: usize) -> (Cow<'_, [u32]>, Range<usize>) {
         let source = self.corpus.source(sample);
@@ -263,7 +263,7 @@ impl MlmExamples {
         (row.into(), start..end)
     }
 
-    /// All samples' lengths as batches count them: those of the rows.
+    /// The lengths of all samples' rows, for batching.
     pub fn lengths(&self) -> Vec<Lengths> {
         let lengths = self.corpus.lengths();
         if !self.objective.conditional {
@@ -274,7 +274,7 @@ impl MlmExamples {
     }
 }
 
-/// Places in the flattened rows, and the original ids there.
+/// Positions in the flattened rows, and the original ids there.
 fn predicted<R: AsRef<[u32]>>(
     positions: &[Vec<usize>],
     rows: &[R],
@@ -303,7 +303,7 @@ mod tests {
     use crate::data::tokenizer::Tokenizer;
 
     const SOURCE: &str = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n";
-    /// Other ids than the source's, `[PAD]` among the last.
+    /// A vocabulary with other ids than the source's, and `[PAD]` among the last.
     const TARGET: &str = "x\n[UNK]\n[MASK]\n[CLS]\n[PAD]\n[SEP]\ny\nz\n";
 
     fn tokenizer(folder: &Path, name: &str, entries: &str) -> Tokenizer {

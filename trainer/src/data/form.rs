@@ -1,4 +1,4 @@
-//! What a file is, which its first bytes tell and its name must agree with; and the text in it.
+//! Detects the format of a file from its first bytes, checks that its name agrees, and decompresses it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -6,12 +6,12 @@ use std::path::Path;
 
 use super::read::ReadError;
 
-/// First bytes that tell what a file is.
+/// The number of bytes from which the format is detected.
 const START: usize = 512;
-/// Bytes read from the disk at a time.
+/// The size of the read buffer, in bytes.
 const BUFFER: usize = 1 << 18;
 
-/// What a file is.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Empty,
@@ -19,11 +19,11 @@ enum Form {
     Gzip,
     Xz,
     Zstd,
-    /// Something that is not read, in words.
+    /// An unsupported format, as a phrase.
     Other(&'static str),
 }
 
-/// What files begin with that are no text.
+/// The magic numbers of formats that are not plain text.
 const MARKS: [(&[u8], Form); 15] = [
     (b"\x1f\x8b", Form::Gzip),
     (b"\xfd7zXZ\0", Form::Xz),
@@ -56,7 +56,7 @@ impl Form {
         if start.contains(&0) { Self::Other("binary data") } else { Self::Text }
     }
 
-    /// What a file of this name is read as.
+    /// The format by a file's name.
     fn by_name(path: &Path) -> Self {
         match path.extension().and_then(|extension| extension.to_str()) {
             Some("gz") => Self::Gzip,
@@ -69,7 +69,7 @@ impl Form {
     fn with_causes(self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Text => "text that is not compressed",
+            Self::Text => "uncompressed text",
             Self::Gzip => "compressed by gzip",
             Self::Xz => "compressed by xz",
             Self::Zstd => "compressed by zstd",
@@ -77,24 +77,24 @@ impl Form {
         }
     }
 
-    /// What is to be done about a file of this form that has another one's name.
+    /// How to fix a file whose name belongs to another format.
     fn advice(self) -> &'static str {
         match self {
             Self::Empty => "make it again",
-            Self::Text => "leave the ending of its name out",
-            Self::Gzip => "let its name end with .gz",
-            Self::Xz => "let its name end with .xz",
-            Self::Zstd => "let its name end with .zst",
+            Self::Text => "remove the extension from its name",
+            Self::Gzip => "rename it to end with .gz",
+            Self::Xz => "rename it to end with .xz",
+            Self::Zstd => "rename it to end with .zst",
             Self::Other("text in UTF-16") => "convert it with `iconv -f UTF-16 -t UTF-8`",
             Self::Other(_) => "unpack it to text, which may be compressed by gzip, xz or zstd",
         }
     }
 }
 
-/// The text of a file, unpacked as its name says.
+/// Opens a file and decompresses it as its name says.
 ///
 /// # Errors
-/// The file cannot be read, or is not what its name says.
+/// The file cannot be read, or its content does not agree with its name.
 pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     let failed = |source| ReadError::Open { path: path.to_owned(), source };
     let misnamed = |found: Form, is_inside: bool| ReadError::Form {
@@ -123,10 +123,10 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     }
 }
 
-/// What was looked at first, and what follows.
+/// A reader of the bytes that were peeked at, and of those that follow.
 type Whole<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
-/// What begins here, and all of it.
+/// Detects the format of a reader, and returns it together with a reader of everything.
 fn peek<R: Read + Send>(mut reader: R) -> io::Result<(Form, Whole<R>)> {
     let mut start = Vec::with_capacity(START);
     reader.by_ref().take(START as u64).read_to_end(&mut start)?;
@@ -172,10 +172,10 @@ mod tests {
         assert_eq!(said("a.tsv", b""), "text: ");
         let xz = b"\xfd7zXZ\0\0\x04";
         for (name, bytes, words) in [
-            ("a.gz", plain.as_bytes(), "a.gz is text that is not compressed; leave the ending"),
+            ("a.gz", plain.as_bytes(), "a.gz is uncompressed text; remove the extension"),
             ("a.zst", b"", "a.zst is empty; make it again"),
-            ("a.tsv", &gzip(b"a\tb\n"), "a.tsv is compressed by gzip; let its name end with .gz"),
-            ("a.gz", xz, "a.gz is compressed by xz; let its name end with .xz"),
+            ("a.tsv", &gzip(b"a\tb\n"), "a.tsv is compressed by gzip; rename it to end with .gz"),
+            ("a.gz", xz, "a.gz is compressed by xz; rename it to end with .xz"),
             ("a.tsv", b"PK\x03\x04\x0a\0", "a.tsv is a zip archive; unpack it to text"),
             ("a.tsv", b"BZh91AY", "a.tsv is compressed by bzip2; unpack it"),
             ("a.tsv", b"\xff\xfea\0\t\0", "a.tsv is text in UTF-16; convert it with `iconv"),

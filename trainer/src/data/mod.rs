@@ -1,4 +1,4 @@
-//! The texts of a run: from files to batches.
+//! The data of a run, from text files to batches.
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
 //! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a

@@ -1,8 +1,8 @@
-//! Work on slices of a list by a fixed number of threads, results in the list's order.
+//! Maps slices of a list with a fixed number of threads, with results in order.
 
 use std::thread;
 
-/// Cuts a list into one slice for each thread and returns what `work` makes of each, in order.
+/// Cuts a list into one slice for each thread, and returns the results of `work` in order.
 pub fn map_slices<T: Sync, R: Send>(
     items: &[T],
     threads: usize,

@@ -1,10 +1,10 @@
-//! Items made ahead of time by a thread of their own.
+//! Prepares items ahead of time in a separate thread.
 
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
-/// How long one item may take to be made.
+/// How long the preparation of one item may take.
 const DEADLINE: Duration = Duration::from_secs(600);
 /// How often a wait asks whether to go on.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -15,23 +15,23 @@ pub enum PrefetchError {
     /// The thread cannot be started.
     #[error("cannot start the thread that prepares batches")]
     Start(#[source] std::io::Error),
-    /// The thread takes far too long.
+    /// The thread takes too long.
     #[error("no batch was ready after {} seconds; is the file system of the data hanging?", DEADLINE.as_secs())]
     Slow,
-    /// The wait was given up, as its caller wished.
+    /// The caller gave up the wait.
     #[error("the wait for a batch was given up")]
     GivenUp,
 }
 
-/// Items in order, made ahead of time. Dropping it ends the thread when that next has an item;
-/// nobody waits for it, since it may hang on a dead file system for ever.
+/// Items in order, prepared ahead of time. Dropping it ends the thread at its next item. Nothing waits for the
+/// thread, since it may hang on a dead file system.
 pub struct Prefetch<T> {
     receiver: Receiver<T>,
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Starts to make items, up to `depth` of them ahead. Items may be results: an error is
-    /// passed on in its place like any other item.
+    /// Starts preparing items, up to `depth` of them ahead. Items may be results: an error is passed on in its
+    /// place like any other item.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -53,11 +53,10 @@ impl<T: Send + 'static> Prefetch<T> {
         Ok(Self { receiver })
     }
 
-    /// The next item; `None` after the last. While it is not there, `gives_up` is asked now and
-    /// then.
+    /// The next item; `None` after the last. Calls `gives_up` from time to time while waiting.
     ///
     /// # Errors
-    /// None was ready within ten minutes, or before `gives_up` said so.
+    /// No item was ready within ten minutes, or `gives_up` returned true.
     pub fn next_item(&mut self, gives_up: &dyn Fn() -> bool) -> Result<Option<T>, PrefetchError> {
         let started = Instant::now();
         loop {

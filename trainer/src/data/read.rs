@@ -1,4 +1,4 @@
-//! Records out of text files as they are: bad lines are values here, not errors.
+//! Reads records from text files. Bad lines are values here, not errors.
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -20,26 +20,26 @@ pub enum ReadError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is something else than its name says.
+    /// The file's content does not agree with its name.
     #[error(
         "{} is{} {found}; {advice}", path.display(), if *is_inside { ", unpacked," } else { "" }
     )]
     Form {
         /// The file.
         path: PathBuf,
-        /// What it is, in words.
+        /// What it is, as a phrase.
         found: &'static str,
-        /// Whether that is what was packed in it.
+        /// Whether that describes the unpacked content.
         is_inside: bool,
-        /// What is to be done.
+        /// How to fix it.
         advice: &'static str,
     },
-    /// Reading stopped in the middle: a damaged disk or a damaged archive.
+    /// Reading failed in the middle of the file: the disk or the compressed file is damaged.
     #[error("cannot read {} after line {line}; is the file complete?", path.display())]
     Broken {
         /// The file.
         path: PathBuf,
-        /// Lines read until then.
+        /// The number of lines read before.
         line: u64,
         /// Why.
         source: std::io::Error,
@@ -47,12 +47,12 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    /// Whether the file itself is at fault, so that reading it again cannot help.
+    /// Whether the file itself is at fault, so that trying again cannot help.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Open { .. } => false,
             Self::Form { .. } => true,
-            // What the system says of the disk has a number, what unpacks has none.
+            // Errors of the system have a number, those of decompression have none.
             Self::Broken { source, .. } => source.raw_os_error().is_none(),
         }
     }
@@ -63,27 +63,27 @@ impl ReadError {
 pub struct Record {
     /// The line, counted from 1.
     pub line: u64,
-    /// The source; where there is a problem, as much of it as could be read.
+    /// The source; if there is a problem, as much as could be read.
     pub source: String,
-    /// The target; where there is a problem, as much of it as could be read.
+    /// The target; if there is a problem, as much as could be read.
     pub target: String,
-    /// What is wrong with the line, if anything is.
+    /// The line's problem, if it has one.
     pub problem: Option<Problem>,
-    /// The keys of a JSON object that lacks one.
+    /// The keys of a JSON object that lacks a wanted one.
     pub keys: Vec<String>,
 }
 
 /// One of a record's two texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Column {
-    /// What is read.
+    /// The source language.
     Source,
-    /// What is written.
+    /// The target language.
     Target,
 }
 
 impl Record {
-    /// The beginning of the line, or the keys that it has in the place of others, for messages.
+    /// The beginning of the line, or the keys that it has instead of the wanted ones, for messages.
     pub fn shown(&self) -> String {
         match &self.keys[..] {
             [] => shorten(&self.source, &self.target),
@@ -100,8 +100,8 @@ impl Record {
     }
 }
 
-/// The lines of a file; `.gz`, `.xz` and `.zst` are unpacked. A byte order mark at the start and
-/// carriage returns at the ends are left out.
+/// The lines of a file; `.gz`, `.xz` and `.zst` are decompressed. A byte order mark at the start and carriage
+/// returns at the ends of lines are removed.
 pub struct Lines {
     path: PathBuf,
     reader: Box<dyn BufRead + Send>,
@@ -112,7 +112,7 @@ impl Lines {
     /// Opens a file.
     ///
     /// # Errors
-    /// The file does not exist, cannot be read, or is not what its name says.
+    /// The file does not exist, cannot be read, or does not agree with its name.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
         Ok(Self { path: path.to_owned(), reader: form::open(path)?, line: 0 })
     }
@@ -132,13 +132,13 @@ impl Lines {
                 bytes.pop();
             }
         }
-        // All in one line that does not end: a carriage return is no line end here.
+        // Everything is in one line, since a lone carriage return does not end a line here.
         if self.line == 0 && !is_ended && bytes.contains(&b'\r') {
             return Err(ReadError::Form {
                 path: self.path.clone(),
-                found: "text whose lines end with carriage returns alone, as on old Macs",
+                found: "text whose lines end with carriage returns only, as on old Macs",
                 is_inside: false,
-                advice: "write it with newlines: tr '\\r' '\\n'",
+                advice: "convert them to newlines: tr '\\r' '\\n'",
             });
         }
         if self.line == 0 && bytes.starts_with(b"\xef\xbb\xbf") {
@@ -220,7 +220,7 @@ impl Iterator for Records {
 }
 
 impl Record {
-    /// Takes source and target out of a tab-separated line.
+    /// Extracts source and target from a tab-separated line.
     fn split_columns(&mut self, source: usize, target: usize) {
         let line = std::mem::take(&mut self.source);
         let column = |number: usize| line.split('\t').nth(number.saturating_sub(1));
@@ -232,8 +232,8 @@ impl Record {
         self.target = target.unwrap_or_default().to_owned();
     }
 
-    /// Takes source and target out of a JSON object, in which `translation.de` is the key `de` of the
-    /// object `translation`, or else a key with a dot.
+    /// Extracts source and target from a JSON object. `translation.de` is the key `de` of the object
+    /// `translation`, or else a key with a dot.
     fn pick_keys(&mut self, source: &str, target: &str) {
         let line = std::mem::take(&mut self.source);
         let Ok(object) = serde_json::from_str::<Map<String, Value>>(&line) else {
@@ -250,7 +250,7 @@ impl Record {
     }
 }
 
-/// The text at a key, whose dots lead into objects.
+/// The text at a key, whose dots select nested objects.
 fn at<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     if let Some(value) = object.get(key) {
         return value.as_str();
@@ -261,7 +261,7 @@ fn at<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
     })
 }
 
-/// The keys of an object and of those in it, as the config would name them.
+/// The keys of an object and its nested objects, as in the config.
 fn list_keys(object: &Map<String, Value>, before: &str, keys: &mut Vec<String>) {
     for (key, value) in object {
         match value {

@@ -1,4 +1,4 @@
-//! A teacher's soft labels on disk, mapped into memory: made once, read by all ranks and later runs.
+//! A cache of a teacher's soft labels, memory-mapped: written once, shared by all ranks and later runs.
 //!
 //! They lie in a folder named by a key that hashes everything they were made from. The labels of
 //! every so many samples are a file, a chunk, which is written beside its place and renamed, so that
@@ -27,7 +27,7 @@ const CHUNKS: usize = 64;
 /// Samples of a chunk: few enough to be made in minutes, at least so many that files are no burden.
 const SAMPLES: [usize; 2] = [16, 4096];
 
-/// Where a corpus' labels are kept.
+/// The cached labels of a corpus.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: PathBuf,
@@ -39,7 +39,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The labels of `corpus` that belong to `key`, `top` words for each token, in a cache folder.
+    /// The labels of `corpus` with this key in a cache folder, `top` words for each token.
     pub fn new(cache: &Path, key: Key, corpus: Arc<Corpus>, top: usize) -> Self {
         let name = hex::encode(&key[..16]);
         let folder = cache.join(format!("{name}.labels"));
@@ -52,7 +52,7 @@ impl Store {
         &self.folder
     }
 
-    /// Labels of each target token.
+    /// The number of labels of each target token.
     pub fn top(&self) -> usize {
         self.top
     }
@@ -130,7 +130,7 @@ fn hash(key: &Key, sections: &[&[u8]]) -> [u8; 32] {
 #[derive(Debug)]
 pub struct Chunk(Mmap);
 
-/// A corpus' labels.
+/// The complete labels of a corpus.
 #[derive(Debug)]
 pub struct SoftLabels {
     store: Store,

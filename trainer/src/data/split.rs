@@ -1,4 +1,4 @@
-//! The parts of a run's data, the sides of a sample, and why a part cannot be used.
+//! The splits of a run's data, the sides of a sample, and errors of a split.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub enum DataError {
     /// A text cannot be tokenised.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The tokenised text cannot be kept.
+    /// The cache of tokenised text cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
     /// The report that is kept with the tokenised text is another version's.
@@ -43,10 +43,10 @@ pub enum DataError {
         problem: Problem,
         /// The beginning of its text.
         text: String,
-        /// The config's key that refuses it.
+        /// The key in the config that refuses it.
         key: &'static str,
     },
-    /// Nothing is left.
+    /// No line is usable.
     #[error("no line of {} can be used\n{report}", file.display())]
     Nothing {
         /// The (first) file.
@@ -56,13 +56,13 @@ pub enum DataError {
     },
     /// Too many lines are bad, or one file is longer than the other.
     #[error(
-        "{} is not what the config says of it: {what}\n{report}\nmend the text or data.{}, or set \
-         data.max_bad to 1 to go on without these lines", file.display(), report.split
+        "{} does not look as the config says: {what}\n{report}\ncorrect the text or data.{}, or set \
+         data.max_bad to 1 to drop these lines", file.display(), report.split
     )]
     TooManyBad {
         /// The (first) file.
         file: PathBuf,
-        /// What is the matter.
+        /// The problem.
         what: String,
         /// What became of the lines.
         report: Box<DataReport>,
@@ -72,26 +72,26 @@ pub enum DataError {
     WrongKind {
         /// The (first) file.
         file: PathBuf,
-        /// What the config says that it holds.
+        /// The kind of records in the config.
         found: &'static str,
-        /// What the objective trains on.
+        /// The kind of records that the objective needs.
         needed: &'static str,
     },
 }
 
-/// Which part of the data.
+/// A split of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// What is trained on.
+    /// The training split.
     Train,
-    /// What is scored while training.
+    /// The validation split, scored during training.
     Valid,
-    /// What the finished model is scored on.
+    /// The test split, on which the finished model is scored.
     Test,
 }
 
 impl Split {
-    /// Its name in the config.
+    /// The split's name in the config.
     pub fn name(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -100,7 +100,7 @@ impl Split {
         }
     }
 
-    /// Its text, if the config has it.
+    /// The split's text, if the config has one.
     pub fn text(self, data: &Data) -> Option<&Text> {
         match self {
             Self::Train => Some(&data.train),
@@ -110,18 +110,18 @@ impl Split {
     }
 }
 
-/// One side's tokenizer and longest sentence.
+/// One side's tokenizer and maximum length.
 #[derive(Clone, Copy)]
 pub struct Side<'a> {
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Most tokens of a sentence with its special tokens: at most the BERT's positions, and for a
-    /// target one less than the number of length classes.
+    /// The most tokens of a sentence, including special tokens: at most the BERT's positions, and for a target
+    /// one less than the number of length classes.
     pub max_length: usize,
 }
 
 impl Side<'_> {
-    /// A text's ids with `[SEP]`, and whether they were cut to fit.
+    /// A text's ids with `[SEP]`, and whether they were truncated.
     pub(super) fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
         let most = self.max_length.saturating_sub(1);
         let is_cut = ids.len() > most;
@@ -143,11 +143,11 @@ impl Side<'_> {
     }
 }
 
-/// What the samples are made for.
+/// The kind of samples.
 #[derive(Clone, Copy)]
 pub enum Sides<'a> {
-    /// Pairs. Each sentence ends with `[SEP]`; `[CLS]` is not added, as in the released code. A BERT beside
-    /// a Transformer gets one of its own.
+    /// Pairs. Each sentence ends with `[SEP]`; `[CLS]` is not added, as in the released code. A BERT
+    /// next to a Transformer gets its own.
     Pair {
         /// The source side.
         source: Side<'a>,
@@ -157,6 +157,6 @@ pub enum Sides<'a> {
     /// Passages of one language, from `[CLS]` to `[SEP]`, as in BERT's pre-training. A passage that is
     /// too long is split into equal parts; short ones are not joined.
     Passages(Side<'a>),
-    /// Sentences of one language that are to be translated, held out.
+    /// Sentences of one language to translate; never dropped.
     Sentences(Side<'a>),
 }

@@ -1,5 +1,4 @@
-//! One side's tokenizer: text to ids as the pre-trained model's own tokenizer makes them, and ids back
-//! to text.
+//! One side's tokenizer: converts text to ids like the pre-trained model's own tokenizer, and ids to text.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ pub enum TokenizerError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file does not hold a tokenizer.
+    /// A file is not a valid tokenizer.
     #[error("{} is not a usable tokenizer: {reason}", path.display())]
     Broken {
         /// The file.
@@ -40,7 +39,7 @@ pub enum TokenizerError {
         /// What is wrong.
         reason: String,
     },
-    /// What lies beside it asks for what is not done here.
+    /// A file next to it requires something that is not supported.
     #[error(transparent)]
     Files(#[from] FolderError),
     /// A special token is missing.
@@ -66,28 +65,28 @@ pub enum TokenizerError {
 }
 
 /// The ids of a vocabulary's special tokens. They differ between vocabularies: the first
-/// bert-base-german-cased has `[PAD]` at 1. RoBERTa calls them otherwise, GPT-2 has one for all purposes.
+/// bert-base-german-cased has `[PAD]` at 1. RoBERTa has other names, GPT-2 has one token for all purposes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Fills up short rows.
+    /// Pads short rows.
     pub pad: u32,
-    /// Stands for words that the vocabulary cannot spell.
+    /// Replaces words that the vocabulary cannot spell.
     pub unk: u32,
-    /// Begins a passage in BERT's pre-training, and what an autoregressive decoder sees; never added
-    /// to sentences of a pair.
+    /// Begins a passage in BERT's pre-training, and the input of an autoregressive decoder; never added to
+    /// sentences of a pair.
     pub cls: u32,
     /// Ends every sentence.
     pub sep: u32,
-    /// Stands where a token is to be predicted.
+    /// Replaces a token that is to be predicted.
     pub mask: u32,
 }
 
 /// How ids spell a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Spelling {
-    /// Pieces of words, those that continue a word with `##` (BERT).
+    /// WordPiece: pieces that continue a word begin with `##` (BERT).
     WordPiece,
-    /// As their own decoder says, spaces and all (GPT-2, RoBERTa, XLM-R).
+    /// The tokenizer's own decoder, including spaces (GPT-2, RoBERTa, XLM-R).
     Decoded,
 }
 
@@ -95,7 +94,7 @@ enum Spelling {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: SpecialIds,
-    /// Token of each id; ids that no token has are empty.
+    /// The token of each id; unused ids are empty.
     tokens: Vec<String>,
     spelling: Spelling,
     fingerprint: [u8; 32],
@@ -106,12 +105,11 @@ pub struct Tokenizer {
 impl Tokenizer {
     /// Opens a tokenizer.json or a vocab.txt.
     ///
-    /// The tokenizer_config.json beside it says whether text is lower-cased (`do_lower_case`) and
+    /// The tokenizer_config.json in the same folder says whether text is lower-cased (`do_lower_case`) and
     /// stripped of accents (`strip_accents`), and whether bytes begin with a space (`add_prefix_space`),
     /// whatever the tokenizer.json says, as in transformers.
-    /// Where there is none, transformers lower-cases; here a tokenizer.json decides, and beside a
-    /// vocab.txt text is lower-cased unless the vocabulary has entries with upper-case letters, which
-    /// could then never be reached.
+    /// Without one, transformers lower-cases; here a tokenizer.json decides, and with a vocab.txt text is
+    /// lower-cased unless the vocabulary has entries with upper-case letters, which would then be unreachable.
     ///
     /// # Errors
     /// An unreadable or broken file, or a missing special token.
@@ -190,8 +188,8 @@ impl Tokenizer {
         mut inner: tokenizers::Tokenizer,
         fingerprint: [u8; 32],
     ) -> Result<Self, TokenizerError> {
-        // A tokenizer.json may cut and pad, and would read a `[MASK]` in the text as the special
-        // token; lengths are decided elsewhere, and text is only text.
+        // A tokenizer.json may truncate and pad, and would read `[MASK]` in the text as the special token. Lengths
+        // are handled elsewhere, and text never has special tokens.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| TokenizerError::Broken {
             path: path.to_owned(),
@@ -237,21 +235,20 @@ impl Tokenizer {
         self.special
     }
 
-    /// One more than the largest id; a BERT's word embeddings need at least so many rows.
+    /// One more than the largest id: the least number of rows of word embeddings.
     pub fn size(&self) -> usize {
         self.tokens.len()
     }
 
-    /// SHA-256 of everything that decides which ids a text has.
+    /// SHA-256 of everything that the ids of a text depend on.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }
 
-    /// The ids of a text, without special tokens. Empty for a text without words. Spaces around it
-    /// count for nothing.
+    /// The ids of a text, without special tokens. Empty for a text without words. Surrounding spaces are ignored.
     ///
     /// # Errors
-    /// The tokenizer has rules that fail on this text; a BERT's own does not.
+    /// A tokenizer whose rules fail on this text; those of BERT do not fail.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let text = match self.spelling {
             Spelling::WordPiece => text,
@@ -262,18 +259,18 @@ impl Tokenizer {
             TokenizerError::Encode { text, reason: error.to_string() }
         })?;
         let SpecialIds { pad, unk, cls, sep, mask } = self.special;
-        // A unigram model knows the special tokens as pieces: in a text they are only text.
+        // A unigram model has the special tokens as pieces, but text never has special tokens.
         let special =
             |id: &u32| self.spelling == Spelling::Decoded && [pad, cls, sep, mask].contains(id);
         Ok(encoding.get_ids().iter().map(|id| if special(id) { unk } else { *id }).collect())
     }
 
-    /// Encodes many texts, remembering the ids of words.
+    /// An encoder for many texts, which caches the ids of words.
     pub fn encoder(&self) -> Encoder<'_> {
         Encoder { tokenizer: self, known: HashMap::new() }
     }
 
-    /// The text of ids, for people.
+    /// The readable text of ids.
     pub fn text(&self, ids: &[u32]) -> String {
         match self.spelling {
             Spelling::WordPiece => detokenize(&self.words(ids)),
@@ -283,9 +280,8 @@ impl Tokenizer {
 
     /// The words of ids: word pieces merged, separated by spaces, up to the first `[SEP]` or `[CLS]`.
     ///
-    /// This is the form that the paper's BLEU compares. `[PAD]` and `[MASK]` are left out; `[UNK]` and
-    /// pieces without a beginning stay visible. Text that is not
-    /// spelt in word pieces has the words that a BERT would split it into.
+    /// The paper's BLEU compares these. `[PAD]` and `[MASK]` are left out; `[UNK]` and pieces without a
+    /// beginning stay visible. Text of other tokenizers is split into the words that BERT would.
     pub fn words(&self, ids: &[u32]) -> String {
         match self.spelling {
             Spelling::WordPiece => self.merged(ids),
@@ -294,12 +290,12 @@ impl Tokenizer {
     }
 
     /// The text that ids spell, up to the first `[SEP]` or `[CLS]` and without `[PAD]` and `[MASK]`; bytes that
-    /// are no UTF-8 become U+FFFD.
+    /// are not UTF-8 become U+FFFD.
     fn decoded(&self, ids: &[u32]) -> String {
         let SpecialIds { pad, cls, sep, mask, .. } = self.special;
         let ended = ids.iter().copied().take_while(|id| ![cls, sep].contains(id));
         let ids: Vec<u32> = ended.filter(|id| ![pad, mask].contains(id)).collect();
-        // Ids come from this vocabulary; the decoder takes whatever they spell.
+        // The ids are from this vocabulary, and the decoder accepts all of them.
         self.inner.decode(&ids, false).unwrap_or_default().trim().to_owned()
     }
 
@@ -324,7 +320,7 @@ impl Tokenizer {
         words
     }
 
-    /// The words of a text as its ids spell them: the paper's form of a reference.
+    /// The words of a text as spelt by its ids: the reference of the paper's BLEU.
     ///
     /// # Errors
     /// As [`Self::encode`].
@@ -343,7 +339,7 @@ fn split(text: &str) -> String {
     words.into_iter().map(|(word, ..)| word).collect::<Vec<_>>().join(" ")
 }
 
-/// Encodes many texts, remembering the ids of words: several times as fast as one by one.
+/// Encodes many texts and caches the ids of words, which is several times as fast.
 pub struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     known: HashMap<String, Vec<u32>>,
@@ -373,8 +369,8 @@ impl Encoder<'_> {
     }
 }
 
-/// Whether BERT's clean-up takes a character for a space. It removes the three others that
-/// Unicode calls white space, because they are control characters too.
+/// Whether BERT's clean-up treats a character as a space. It removes three others that are whitespace in
+/// Unicode, because they are also control characters.
 pub(super) fn is_space(character: char) -> bool {
     character.is_whitespace() && !matches!(character, '\u{b}' | '\u{c}' | '\u{85}')
 }
@@ -393,7 +389,7 @@ pub(super) fn normalizer(casing: Casing) -> BertNormalizer {
     BertNormalizer::new(true, casing.chinese, casing.strip_accents, casing.lowercase)
 }
 
-/// BERT's tokenizer over a vocabulary: an entry a line, in the order of their ids.
+/// BERT's tokenizer for a vocabulary with one entry a line, in the order of ids.
 pub(super) fn bert_tokenizer(
     vocabulary: &str,
     casing: Casing,
@@ -470,7 +466,7 @@ mod tests {
         (folder, serde_json::from_slice(&cases).unwrap())
     }
 
-    /// Whether texts have the ids that transformers' tokenizer says, and those the text.
+    /// Checks that texts have the same ids as with transformers' tokenizer, and that ids decode to the same text.
     fn check_cases(tokenizer: &Tokenizer, cases: &serde_json::Value) {
         let cases = cases.as_array().unwrap();
         assert!(cases.len() > 6);
@@ -485,7 +481,7 @@ mod tests {
 
     /// tests/golden/roberta/make.py made the folders, and what transformers' tokenizers say.
     #[test]
-    fn robertas_and_xlm_rs_spell_as_in_transformers() {
+    fn roberta_and_xlm_r_agree_with_transformers() {
         let (folder, cases) = golden("roberta");
         for side in ["source", "target"] {
             let tokenizer = Tokenizer::open(&folder.join(side).join("tokenizer.json")).unwrap();
@@ -525,7 +521,7 @@ mod tests {
 
     /// tests/golden/gpt2/make.py made the folder, and what transformers' tokenizer says.
     #[test]
-    fn bytes_are_spelt_as_gpt2_spells_them() {
+    fn gpt2s_bytes_agree_with_transformers() {
         let (folder, cases) = golden("gpt2");
         let tokenizer = Tokenizer::open(&folder.join("folder/tokenizer.json")).unwrap();
         check_cases(&tokenizer, &cases);
@@ -552,7 +548,7 @@ mod tests {
 
     /// tests/golden/tokenizer/make.py asked transformers.
     #[test]
-    fn folders_are_read_as_transformers_reads_them_or_refused() {
+    fn folders_agree_with_transformers_or_are_refused() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/tokenizer/golden.json");
         let golden = std::fs::read_to_string(path).unwrap();
         let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
@@ -599,14 +595,14 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_at_the_end_are_no_entries() {
+    fn blank_lines_at_the_end_are_ignored() {
         let blank = open(&format!("{VOCABULARY}\n \r\n"), None).unwrap();
         let plain = open(VOCABULARY, None).unwrap();
         assert_eq!((blank.size(), blank.fingerprint()), (plain.size(), plain.fingerprint()));
     }
 
     #[test]
-    fn fingerprints_tell_vocabularies_and_casing_apart() {
+    fn fingerprints_depend_on_vocabulary_and_casing() {
         let cased = r#"{"do_lower_case": false}"#;
         let fingerprint =
             |vocabulary: &str, config| open(vocabulary, config).unwrap().fingerprint();
@@ -616,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn remembering_words_changes_nothing() {
+    fn caching_words_changes_no_ids() {
         let marks = "der hund hünde Der . [ ] [MASK] e\u{301} \u{301} \u{b} \u{c} \u{85} \u{a0} \u{2028} \u{200b} \t \r \u{3000} 字 ß İ ## \u{fffd} \u{1f}";
         let marks: Vec<&str> = marks.split(' ').chain([" ", " ", ""]).collect();
         let tokenizer = open(VOCABULARY, None).unwrap();
@@ -635,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_json_tokenizer_neither_cuts_nor_pads() {
+    fn a_json_tokenizer_neither_truncates_nor_pads() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         let casing = Casing { lowercase: true, strip_accents: None, chinese: true };

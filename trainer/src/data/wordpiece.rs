@@ -1,8 +1,8 @@
-//! Learning a WordPiece vocabulary from text.
+//! Learns a WordPiece vocabulary from text.
 //!
-//! Symbols are merged by how often they stand beside each other (Sennrich et al. 2016), as in
-//! Hugging Face's WordPiece trainer. That trainer numbers its symbols in the order of a hash map,
-//! so that ties fall differently in each run; here the same text always gives the same vocabulary.
+//! The most frequent pairs of adjacent symbols are merged (Sennrich et al. 2016), as in Hugging Face's WordPiece
+//! trainer. That trainer breaks ties in the order of a hash map, so that its result is not deterministic; here
+//! the same text always gives the same vocabulary.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -27,12 +27,12 @@ use super::tokenizer::{bert_tokenizer, is_space, normalizer};
 /// The special tokens, in the order of their ids.
 pub const SPECIAL_TOKENS: [&str; 5] = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"];
 
-/// Words with more letters are `[UNK]` to a BERT tokenizer.
+/// The most letters of a word; longer ones are `[UNK]` in a BERT tokenizer.
 const MAX_WORD_LETTERS: usize = 100;
-/// At most so many different letters, as in Hugging Face's BERT trainer.
+/// The most different letters, as in Hugging Face's BERT trainer.
 const MAX_LETTERS: usize = 1000;
 
-/// Why no vocabulary could be learnt.
+/// Why a vocabulary could not be learnt.
 #[derive(Debug, thiserror::Error)]
 pub enum WordpieceError {
     /// The text cannot be read.
@@ -60,7 +60,7 @@ pub enum WordpieceError {
         /// Why.
         source: std::io::Error,
     },
-    /// The tokenizer cannot be put together.
+    /// The tokenizer cannot be built.
     #[error("cannot write the tokenizer: {reason}")]
     Tokenizer {
         /// Why.
@@ -77,9 +77,8 @@ pub struct Vocabulary {
 
 /// Learns a vocabulary of exactly `size` entries from one column of a text.
 ///
-/// The special tokens come first, then single letters by code point, then merges in the order in
-/// which they were made. Where the text gives too few merges, `[unused0]`, ... fill up the rest.
-/// Letters rarer than one in a million, and bad lines, are left out.
+/// The special tokens come first, then single letters by code point, then merges in order. If the text has too
+/// few merges, `[unused0]`, ... fill up the rest. Letters rarer than one in a million and bad lines are ignored.
 ///
 /// # Errors
 /// The text cannot be read, or has no words.
@@ -158,13 +157,13 @@ impl Vocabulary {
     }
 }
 
-/// Replaces a file in one step: nobody sees half of it.
+/// Replaces a file atomically.
 fn replace(path: &Path, text: &str) -> Result<(), WordpieceError> {
     atomic::replace(path, |file| file.write_all(text.as_bytes()))
         .map_err(|source| WordpieceError::Write { path: path.to_owned(), source })
 }
 
-/// How often each word occurs, as BERT's clean-up and splitting find words.
+/// Counts the words of a text, as split by BERT's tokenizer.
 fn count_words(
     text: &Text,
     column: Column,
@@ -181,7 +180,7 @@ fn count_words(
             }
         }
     }
-    // Cleaning and splitting is slow, and the same word always gives the same words.
+    // Cleaning and splitting are slow, and give the same result for the same word.
     let spelt: Vec<(String, u64)> = spelt.into_iter().collect();
     let mut words = BTreeMap::new();
     for counts in map_slices(&spelt, threads, |part| clean_and_split(part, casing)) {
@@ -220,10 +219,10 @@ fn count(counts: &mut HashMap<String, u64>, word: &str, times: u64) {
     }
 }
 
-/// A pair of neighbouring symbols.
+/// A pair of adjacent symbols.
 type Pair = (u32, u32);
 
-/// A word as symbols, and how often it occurs.
+/// A word as symbols, and its count.
 struct Word {
     symbols: Vec<u32>,
     count: u64,
@@ -233,9 +232,9 @@ struct Learner {
     entries: Vec<String>,
     ids: HashMap<String, u32>,
     words: Vec<Word>,
-    /// How often each pair occurs.
+    /// The count of each pair.
     counts: HashMap<Pair, u64>,
-    /// Words in which a pair occurs, or occurred.
+    /// The words in which each pair occurs or has occurred.
     places: HashMap<Pair, Vec<u32>>,
     /// Pairs by count, the most frequent first, then by ids. Counts may be out of date.
     queue: BinaryHeap<(u64, Reverse<Pair>)>,
@@ -349,7 +348,7 @@ impl Learner {
     }
 }
 
-/// The letters of a vocabulary, and whether each continues words.
+/// The letters of a vocabulary, and whether each is a continuation.
 fn letters(counts: &BTreeMap<String, u64>, size: usize) -> BTreeMap<char, bool> {
     let mut found: BTreeMap<char, (u64, bool)> = BTreeMap::new();
     let mut total = 0;

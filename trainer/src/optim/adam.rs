@@ -23,7 +23,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// The state before the first step, for weights as long as `weights`.
+    /// The initial state for `weights`.
     pub fn new(config: &Optimizer, weights: &Tensor) -> Self {
         let Optimizer::Adam { betas, eps, weight_decay } = *config;
         let zeros = || weights.zeros_like();
@@ -31,15 +31,15 @@ impl Adam {
         Self { exp_avg: zeros(), exp_avg_sq: zeros(), step: 0, counter, betas, eps, weight_decay }
     }
 
-    /// Begins a step, in which every run of weights is updated once.
+    /// Begins a step, in which every run of weights must be updated once.
     pub fn begin(&mut self) {
         self.step += 1;
         let _ = self.counter.fill_(self.step as f64);
     }
 
-    /// The step of a run of weights with their part of the flat gradient `grads`, at this rate.
+    /// Updates a run of weights with its part of the flat gradient `grads`, at the learning rate `rate`.
     ///
-    /// Weight decay is decoupled (Loshchilov and Hutter 2019) and spares vectors: biases, norms.
+    /// Weight decay is decoupled (Loshchilov and Hutter 2019) and excludes vectors, that is biases and norms.
     pub fn update(&self, parameters: &Parameters, run: &Run, grads: &Tensor, rate: f64) {
         if self.weight_decay > 0.0 {
             for leaf in &parameters.trained[run.parameters.clone()] {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_the_papers() -> Result<(), Box<dyn std::error::Error>> {
+    fn steps_agree_with_the_papers_algorithm() -> Result<(), Box<dyn std::error::Error>> {
         let parameter =
             Parameter { name: "w".into(), shape: vec![1], trained: true, init: Init::Ones };
         let parameters = Parameters::new(&[parameter], &[], 1, Kind::Float, Device::Cpu)?;

@@ -1,5 +1,4 @@
-//! Adam, with state that can be saved, the learning rate of each step, and steps that are made block
-//! by block.
+//! Adam, learning rate schedules, and the runs of weights that an optimizer step updates one by one.
 
 pub mod adam;
 pub mod runs;

@@ -1,22 +1,22 @@
-//! Which weights an optimizer step changes at once.
+//! Runs of consecutive weights that an optimizer step updates together.
 
 use std::ops::Range;
 
 use crate::model::{Block, Parameters};
 
-/// Neighbours in the flat tensors that belong to one block of one side.
+/// Consecutive parameters in the flat tensors that belong to one block of one side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
     /// The block.
     pub block: Block,
-    /// The parameters, by their places in the list.
+    /// The indices of the parameters in the list.
     pub parameters: Range<usize>,
-    /// Their elements of the flat tensors.
+    /// The parameters' elements in the flat tensors.
     pub elements: Range<usize>,
 }
 
-/// All trained weights as runs, in their order. They depend on the model alone: whoever takes them
-/// one by one gets the same bits, whatever the number of ranks.
+/// Divides all trained weights into runs, in order. They depend only on the model, so that updating them one
+/// by one gives the same bits for any number of ranks.
 pub fn runs(parameters: &Parameters) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut start = 0;
@@ -43,7 +43,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_of_one_block_and_side_are_one() -> Result<(), Box<dyn std::error::Error>> {
+    fn consecutive_parameters_of_one_block_and_side_are_one_run()
+    -> Result<(), Box<dyn std::error::Error>> {
         let parameter = |name: &str| Parameter {
             name: name.into(),
             shape: vec![2],

@@ -3,7 +3,7 @@
 use tandem_config::schema::training::Schedule;
 use tandem_config::schema::transformer::RateSchedule;
 
-/// The learning rate of optimizer step `step`, counted from 1, of `steps`.
+/// The learning rate of optimizer step `step` (from 1) of `steps`.
 pub fn learning_rate(schedule: &Schedule, step: u64, steps: u64) -> f64 {
     let ramp = |warmup: u64| if warmup == 0 { 1.0 } else { (step as f64 / warmup as f64).min(1.0) };
     match *schedule {
@@ -24,8 +24,8 @@ pub fn learning_rate(schedule: &Schedule, step: u64, steps: u64) -> f64 {
     }
 }
 
-/// The share of the learning rate that a BERT is tuned with in optimizer step `step`, counted from
-/// 1: ρ of Yang et al. 2020.
+/// The factor of the learning rate for fine-tuning a BERT in optimizer step `step` (from 1): ρ of Yang et al.
+/// 2020.
 pub fn share(schedule: &RateSchedule, step: u64) -> f64 {
     let RateSchedule { peak, end } = *schedule;
     let rising = step as f64 / peak as f64;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inverse_sqrt_is_the_released_codes() {
+    fn inverse_sqrt_agrees_with_the_released_code() {
         let schedule = Schedule::InverseSqrt { peak: 5e-4, warmup: 4000, initial: 1e-7 };
         let lr = |step| learning_rate(&schedule, step, 200_000);
         assert_eq!(lr(1), 1e-7 + (5e-4 - 1e-7) / 4000.0);
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_share_rises_falls_and_stays_at_0() {
+    fn a_bert_factor_rises_falls_and_stays_at_0() {
         let share = |step| share(&RateSchedule { peak: 10, end: 30 }, step);
         assert_eq!([share(1), share(5), share(10)], [0.1, 0.5, 1.0]);
         assert_eq!([share(15), share(30), share(31), share(1000)], [0.75, 0.0, 0.0, 0.0]);

@@ -1,23 +1,23 @@
-//! Where the buckets of the gradients' flat buffer are, and in which order they are sent.
+//! The buckets of the flat gradient buffer, and the order in which they are sent.
 //!
-//! In front of the gradients lie a few values more. Buckets are cut from the end of the buffer, since
+//! A few other values precede the gradients. Buckets are cut from the end of the buffer, since
 //! backward reaches the last parameters first.
 
 use std::ops::Range;
 
-/// The buckets of a buffer; the first is its last piece.
+/// The buckets of a buffer; the first one is at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Buckets {
-    /// The elements of each.
+    /// The elements of each bucket.
     pub ranges: Vec<Range<usize>>,
-    /// The buckets that hold some of each parameter's gradient.
+    /// For each parameter, the buckets that its gradient overlaps.
     pub of: Vec<Range<usize>>,
 }
 
 impl Buckets {
-    /// Cuts a buffer of `front` values, the gradients of parameters of these `sizes`, and a few
-    /// elements that make its length a multiple of `slices`; so does every bucket begin at one.
-    /// A bucket has at most `most` elements, unless a single parameter has more.
+    /// Cuts a buffer into buckets. It holds `front` values, the gradients of parameters of these `sizes`,
+    /// and padding to a multiple of `slices`; every bucket begins at such a multiple. A bucket has at most
+    /// `most` elements, unless a single parameter has more.
     pub fn cut(front: usize, sizes: &[usize], most: usize, slices: usize) -> Self {
         let end = front + sizes.iter().sum::<usize>();
         let length = end.next_multiple_of(slices);
@@ -45,19 +45,19 @@ impl Buckets {
         Self { ranges, of }
     }
 
-    /// The buckets that hold some of these elements.
+    /// The buckets that overlap these elements.
     pub fn holding(&self, elements: &Range<usize>) -> Range<usize> {
         holders(&self.ranges, elements)
     }
 
-    /// The bucket that holds the values in front; it is complete last.
+    /// The bucket with the values in front, which is complete last.
     pub fn last(&self) -> usize {
         self.ranges.len() - 1
     }
 
-    /// All buckets as backward completes them; or only every second of them, which is as much as
-    /// backward hides of a communication that takes as long as the whole computation. The others
-    /// follow as the next forward pass needs them, from the one with the values in front on.
+    /// All buckets in the order in which backward completes them; or only every second one first, which is
+    /// as much as backward can hide if communication takes as long as all computation. The others then
+    /// follow in the order in which the next forward pass needs them, from the values in front on.
     pub fn order(&self, into_forward: bool) -> Vec<usize> {
         let all = 0..self.ranges.len();
         let is_late = |bucket: &usize| into_forward && (bucket % 2 == 1 || *bucket == self.last());

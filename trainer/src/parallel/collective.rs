@@ -1,4 +1,4 @@
-//! The operations that a backend offers, and the test that each backend passes.
+//! The collective operations of a backend, and the conformance test that each backend passes.
 
 use tch::{Device, Kind, Tensor};
 
@@ -7,48 +7,48 @@ use crate::device::nccl::NcclError;
 /// Why a collective operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectiveError {
-    /// MPI could not be started as needed.
+    /// MPI could not be initialised as needed.
     #[error("MPI: {0}")]
     Mpi(String),
-    /// Fewer or more ranks than the launcher started.
+    /// MPI's world has another size than the launcher's.
     #[error(
         "the launcher started {expected} ranks, MPI knows {found}; is `mpirun` of the same MPI \
          that tandem-worker was built with?"
     )]
     WorldSize {
-        /// Ranks that the launcher started.
+        /// The number of ranks that the launcher started.
         expected: usize,
-        /// Ranks that MPI knows.
+        /// The number of ranks in MPI's world.
         found: usize,
     },
-    /// NCCL or the GPU below it failed.
+    /// NCCL or the GPU failed.
     #[error(transparent)]
     Nccl(#[from] NcclError),
-    /// The communication thread is gone.
+    /// The communication thread has ended.
     #[error("the communication thread has ended")]
     ThreadEnded,
-    /// A backend does not do what all must do.
+    /// A backend fails the conformance test.
     #[error("conformance: {operation} of {length} elements over {world_size} ranks is wrong")]
     Conformance {
         /// The operation.
         operation: &'static str,
-        /// Elements that it was given.
+        /// The number of elements.
         length: i64,
-        /// Number of ranks.
+        /// The number of ranks.
         world_size: usize,
     },
 }
 
-/// Elements on their way from or to another rank.
+/// A message from or to another rank.
 #[derive(Debug)]
 pub struct Message {
     /// The other rank.
     pub peer: usize,
-    /// What is sent, or where it goes.
+    /// The elements to send, or the tensor to receive into.
     pub elements: Tensor,
 }
 
-/// Operations in which every rank takes part.
+/// Collective operations: every rank takes part in each of them.
 ///
 /// # Contract
 /// All ranks call the same methods in the same order. Tensors are contiguous and f32, of equal
@@ -85,8 +85,8 @@ pub trait Collective: Send {
     /// A failing communication library.
     fn all_gather(&self, tensor: &mut Tensor) -> Result<(), CollectiveError>;
 
-    /// Called by a thread before it touches what other threads have computed, or compute still: it
-    /// is there for what the thread does next.
+    /// Called by a thread before it uses what other threads have queued: makes the thread's next operations
+    /// wait for that.
     ///
     /// # Errors
     /// A failing device.
@@ -94,14 +94,14 @@ pub trait Collective: Send {
         Ok(())
     }
 
-    /// Whether a call's result is there for every thread when it returns, without [`settle`].
+    /// Whether results are visible to every thread when a call returns, without [`settle`].
     ///
     /// [`settle`]: Collective::settle
     fn is_done_on_return(&self) -> bool {
         false
     }
 
-    /// Waits until the results of all calls so far are there for every thread.
+    /// Waits until the results of all calls so far are visible to every thread.
     ///
     /// # Errors
     /// A failing communication library, or a deadline.
@@ -110,13 +110,13 @@ pub trait Collective: Send {
     }
 }
 
-/// Empty, odd, and larger than one chunk of any backend.
+/// Lengths: empty, odd, and larger than one chunk of any backend.
 const LENGTHS: [i64; 4] = [0, 1, 7, 1_000_003];
 
-/// What every backend must do, with tensors on `device`; run it on each rank of a world.
+/// The conformance test of a backend, with tensors on `device`; run it on each rank.
 ///
 /// # Errors
-/// The first operation whose result is not what it must be.
+/// The first operation with a wrong result.
 pub fn conformance(world: &dyn Collective, device: Device) -> Result<(), CollectiveError> {
     world.begin()?;
     for length in LENGTHS {
@@ -139,11 +139,11 @@ fn sums(world: &dyn Collective, length: i64, device: Device) -> Result<bool, Col
     Ok(sum == pattern(length, size * (size + 1) / 2, device)) // 1 + 2 + ... + size
 }
 
-/// Rank a writes to rank b twice if a < b, and once otherwise, but never to itself.
+/// Rank a sends to rank b twice if a < b and once otherwise, but never to itself.
 fn exchanges(world: &dyn Collective, length: i64, device: Device) -> Result<bool, CollectiveError> {
     let (rank, size) = (world.rank(), world.world_size());
     let peers = (0..size).filter(|peer| *peer != rank);
-    // The n-th message from one rank to another: its length, and what it is a multiple of.
+    // The n-th message from one rank to another: its length, and the factor of its values.
     let message = |from: usize, to: usize, nth: usize| {
         pattern(length + nth as i64, (from * size + to + 100 * nth) as i64, device)
     };

@@ -1,4 +1,4 @@
-//! The thread that talks to the other ranks while this one computes.
+//! The thread that communicates with the other ranks while this one computes.
 
 use crossbeam::channel::{Receiver, Sender};
 use tandem_config::schema::cluster::{GradientDtype, Reduction};
@@ -7,42 +7,42 @@ use tch::{Kind, Tensor};
 use super::tree::Tree;
 use super::{Collective, CollectiveError};
 
-/// What the thread does.
+/// A job of the communication thread.
 pub enum Job {
-    /// Sums a bucket over all ranks, of all buffers, into the first.
+    /// Sums a bucket of all buffers over all ranks, into the first buffer.
     Bucket(usize, Vec<Tensor>),
     /// Sums a single value over all ranks.
     Value(Tensor),
-    /// Waits for everything so far, and answers.
+    /// Waits for all jobs so far, and answers.
     Settle,
 }
 
-/// What is there for the thread that asked for it.
+/// An answer to the thread that sent the jobs.
 pub enum Arrived {
-    /// The sums of a bucket.
+    /// A bucket's sums are complete.
     Bucket(usize),
-    /// Everything that was asked for so far.
+    /// All jobs so far are done.
     All,
 }
 
-/// How sums are taken.
+/// How gradients are summed.
 pub struct Communication {
-    /// The other ranks.
+    /// The communication backend.
     pub collective: Box<dyn Collective>,
-    /// In which order.
+    /// The order of the sum.
     pub reduction: Reduction,
-    /// What gradients are rounded to on their way.
+    /// The precision in which gradients are sent.
     pub dtype: GradientDtype,
-    /// The order of a sum that does not depend on the ranks.
+    /// The tree for sums that do not depend on the number of ranks.
     pub tree: Tree,
-    /// Buffers that are added up before: what, and to which.
+    /// Buffers to add beforehand: which one, and to which other.
     pub additions: Vec<(usize, usize)>,
-    /// Elements in front of the gradients, which are never rounded, and the bucket that has them.
+    /// The number of elements in front of the gradients, which are never rounded, and their bucket.
     pub front: (usize, i64),
 }
 
 impl Communication {
-    /// Does one job after another, until there are no more, or one has failed.
+    /// Does one job after another, until there are no more or one fails.
     pub fn run(&self, jobs: &Receiver<Job>, arrived: &Sender<Result<Arrived, CollectiveError>>) {
         for job in jobs {
             let answer = self.job(job).transpose();
@@ -89,7 +89,7 @@ impl Communication {
         }
     }
 
-    /// Sums a bucket's gradients in bf16, which halves what is sent. The elements in front of them
+    /// Sums a bucket's gradients in bf16, which halves the communication. The elements in front of them
     /// count tokens and carry flags: they stay f32.
     fn sum_rounded(&self, bucket: usize, buffer: &Tensor) -> Result<(), CollectiveError> {
         let front = if bucket == self.front.0 { self.front.1 } else { 0 };

@@ -1,4 +1,4 @@
-//! Operations in which every rank takes part, and the reduction of gradients.
+//! Collective operations, and the all-reduce of gradients.
 
 pub mod buckets;
 pub mod collective;

@@ -1,4 +1,4 @@
-//! Ranks that talk through MPI, over tensors in main memory.
+//! Collective operations over MPI, on tensors in main memory.
 
 use mpi::Threading;
 use mpi::collective::SystemOperation;
@@ -10,10 +10,10 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Collective, CollectiveError, Message};
 
-/// Elements of one all-reduce: 2 MiB, about three times as fast as one call for everything.
+/// Elements per all-reduce call: 2 MiB, which is about three times as fast as one call for everything.
 const CHUNK_ELEMENTS: usize = 512 << 10;
 
-/// The ranks that mpirun started.
+/// The ranks started by mpirun.
 pub struct Mpi {
     world: SimpleCommunicator,
     rank: usize,
@@ -25,11 +25,11 @@ pub struct Mpi {
 unsafe impl Send for Mpi {}
 
 impl Mpi {
-    /// Starts MPI. The universe must live until the last collective operation, and be dropped on
-    /// the thread that made it.
+    /// Initialises MPI. The universe must live until the last collective operation, and be dropped on
+    /// the thread that created it.
     ///
     /// # Errors
-    /// An MPI without threads, or another number of ranks than `expected`.
+    /// An MPI without thread support, or another number of ranks than `expected`.
     pub fn start(expected: usize) -> Result<(Universe, Self), CollectiveError> {
         let (universe, threading) = mpi::initialize_with_threading(Threading::Multiple)
             .ok_or_else(|| CollectiveError::Mpi("it has been started already".into()))?;
@@ -40,14 +40,14 @@ impl Mpi {
         }
         let world = universe.world();
         let (rank, world_size) = (world.rank() as usize, world.size() as usize);
-        // Some mixtures of launcher and library start n worlds of one, without a word.
+        // Some combinations of launcher and library silently start n worlds of one rank.
         if world_size != expected {
             return Err(CollectiveError::WorldSize { expected, found: world_size });
         }
         Ok((universe, Self { world, rank, world_size }))
     }
 
-    /// What each rank has, in the order of ranks.
+    /// Gathers a value of each rank, in the order of ranks.
     pub fn gather<const BYTES: usize>(&self, mine: &[u8; BYTES]) -> Vec<[u8; BYTES]> {
         let mut all = vec![0; BYTES * self.world_size];
         self.world.all_gather_into(&mine[..], &mut all[..]);
@@ -115,7 +115,7 @@ fn floats(tensor: &mut Tensor) -> &mut [f32] {
     unsafe { std::slice::from_raw_parts_mut(start, length) }
 }
 
-/// As [`floats`], to be read.
+/// Like [`floats`], but read-only.
 fn floats_of(tensor: &Tensor) -> &[f32] {
     let (start, length) = place(tensor);
     // SAFETY: as in `floats`.
@@ -126,7 +126,7 @@ fn place(tensor: &Tensor) -> (*mut f32, usize) {
     assert_eq!((tensor.kind(), tensor.device()), (Kind::Float, Device::Cpu));
     assert!(tensor.is_contiguous(), "collectives take contiguous tensors");
     match tensor.numel() {
-        // Nothing may have no address.
+        // An empty tensor may have a null pointer.
         0 => (std::ptr::NonNull::dangling().as_ptr(), 0),
         length => (tensor.data_ptr() as *mut f32, length),
     }

@@ -1,11 +1,11 @@
-//! The reduction of gradients: flat buckets, summed over the ranks while backward goes on, and while
-//! the next step's forward pass begins.
+//! The all-reduce of gradients in flat buckets, overlapped with backward and with the beginning of the next
+//! step's forward pass.
 //!
 //! One flat buffer holds every trained parameter's gradient, and in front of them the step's sums
 //! (losses, token counts, flags), so that nothing else needs communication. It is cut into
 //! [`buckets`](super::buckets), which are reduced in one order on every rank, each as soon as its last
-//! gradient has been accumulated and its turn has come. Where the sum has an order of its own, there
-//! are a few buffers more, for sums that are added to others later.
+//! gradient has been accumulated and its turn has come. If the sum must not depend on the number of ranks,
+//! there are a few more buffers, for partial sums that are added to others later.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,22 +23,22 @@ use super::{Collective, CollectiveError};
 use crate::device::native;
 use crate::model::Parameters;
 
-/// What is reduced, and how.
+/// The settings of the reducer.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// In which order the sum is taken.
+    /// The order of the sum.
     pub reduction: Reduction,
-    /// What gradients are rounded to on their way.
+    /// The precision in which gradients are sent.
     pub dtype: GradientDtype,
-    /// Micro-batches of a step, over all ranks.
+    /// The number of micro-batches of a step, over all ranks.
     pub shards: usize,
-    /// Values that are reduced besides the gradients. The first is how many ranks have a gradient that
-    /// is not finite, which the reducer finds out.
+    /// The number of values that are summed in addition to the gradients. The first of them is set by the
+    /// reducer: how many ranks have a gradient that is not finite.
     pub sums: usize,
-    /// Elements of a bucket at most, unless a single parameter has more.
+    /// The most elements of a bucket, unless a single parameter has more.
     pub bucket_elements: usize,
-    /// Whether the next forward pass may begin before all gradients are there. Where communication
-    /// is waited for once a step, as on GPUs, it does not.
+    /// Whether the next forward pass may begin before all gradients are reduced. This has no effect if
+    /// communication is waited for once a step, as on GPUs.
     pub into_forward: bool,
 }
 
@@ -50,7 +50,7 @@ pub struct Settings {
 pub struct Reducer {
     /// `[sums + N]` f32 each, and a few elements that make the ranks' slices equal.
     buffers: Vec<Tensor>,
-    /// Each buffer, cut into the parameters' gradients.
+    /// Views of the parameters' gradients in each buffer.
     views: Vec<Vec<Tensor>>,
     leaves: Vec<Tensor>,
     turns: Vec<Turn>,
@@ -59,9 +59,9 @@ pub struct Reducer {
     layout: Arc<Buckets>,
     progress: Arc<Mutex<Progress>>,
     arrivals: Receiver<Result<Arrived, CollectiveError>>,
-    /// Which buckets' sums are there.
+    /// Which buckets are reduced.
     arrived: Vec<bool>,
-    /// Whether nothing is on its way.
+    /// Whether all communication is complete.
     settled: bool,
     thread: Option<JoinHandle<()>>,
 }
@@ -131,8 +131,8 @@ impl Reducer {
         self.turns.iter().map(|turn| turn.shard).collect()
     }
 
-    /// The next backward is that of the `index`-th of this rank's shards, which adds `sums`. What
-    /// its last backward in the step accumulates is sent off at once, or in its turn.
+    /// Prepares the backward of this rank's `index`-th shard, which adds `sums`. During the last backward of
+    /// the step, each bucket is sent as soon as it is complete and its turn has come.
     pub fn begin(&mut self, index: usize, sums: &Tensor) {
         let Turn { buffer, is_first, .. } = self.turns[index];
         for (leaf, view) in self.leaves.iter().zip(&self.views[buffer]) {
@@ -148,10 +148,10 @@ impl Reducer {
         }
     }
 
-    /// The backward of the `index`-th of this rank's shards has ended.
+    /// Ends the backward of this rank's `index`-th shard.
     pub fn end(&mut self, index: usize) {
         if index + 1 == self.turns.len() {
-            // Its additions are made bucket by bucket.
+            // Its additions are done bucket by bucket.
             return;
         }
         for &(from, to) in &self.turns[index].additions {
@@ -160,14 +160,14 @@ impl Reducer {
         }
     }
 
-    /// Leaves out the rest of the step: its gradients mean nothing any more, and this rank's part
-    /// of its sums are `sums`.
+    /// Abandons the rest of the step: its gradients become meaningless, and this rank contributes `sums` to
+    /// the step's sums.
     pub fn give_up(&mut self, sums: &Tensor) {
         (0..self.buffers.len()).for_each(|buffer| drop(self.sums_of(buffer).zero_()));
         self.sums_of(0).copy_(sums);
     }
 
-    /// Sends off what is left of the step.
+    /// Sends the remaining buckets of the step.
     pub fn send_rest(&mut self) {
         if self.turns.is_empty() {
             let _ = self.buffers[0].zero_();
@@ -189,7 +189,7 @@ impl Reducer {
         Ok(values)
     }
 
-    /// Waits for these elements of the gradients.
+    /// Waits until these elements of the gradients are reduced.
     ///
     /// # Errors
     /// A failing communication library.
@@ -198,7 +198,7 @@ impl Reducer {
         self.wait_for_buckets(self.layout.holding(&elements))
     }
 
-    /// Waits for all gradients; the next step may begin.
+    /// Waits until all gradients are reduced, so that the next step may begin.
     ///
     /// # Errors
     /// A failing communication library.
@@ -237,7 +237,7 @@ impl Reducer {
         self.buffers[buffer].narrow(0, 0, self.sums as i64)
     }
 
-    /// The sum of a value over all ranks; every rank calls this between the same two steps.
+    /// Sums a value over all ranks; every rank must call this between the same two steps.
     ///
     /// # Errors
     /// A failing communication library.
@@ -256,18 +256,18 @@ impl Drop for Reducer {
         // The hooks keep what they share for ever.
         locked(&self.progress).queue.take();
         if let Some(thread) = self.thread.take() {
-            // A panic of that thread has ended the process already.
+            // A panic of that thread would have ended the process already.
             let _ = thread.join();
         }
     }
 }
 
-/// What has been accumulated of the running backward, and what has been sent off.
+/// The progress of the current backward: what has been accumulated, and what has been sent.
 struct Progress {
     buckets: Vec<Vec<Tensor>>,
     layout: Arc<Buckets>,
     order: Vec<usize>,
-    /// Parameters of each bucket; the last has one more, the end of backward.
+    /// The number of pending parameters of each bucket; the last bucket also waits for the end of backward.
     members: Vec<usize>,
     waiting: Vec<usize>,
     next: usize,
@@ -382,8 +382,8 @@ mod tests {
     use super::*;
     use crate::parallel::Message;
 
-    /// A rank of a world whose other ranks have nothing to add, which notes what is asked of it: the
-    /// operation, and of how many elements.
+    /// A rank among others that contribute zeros. It records the calls: the operation and its number of
+    /// elements.
     #[derive(Clone)]
     struct Noted {
         world_size: usize,
@@ -449,7 +449,7 @@ mod tests {
         (weights.sum::<Tensor>() * factor).backward();
     }
 
-    /// What two steps of four shards, over three layers, ask for; both must add up the same.
+    /// The calls of two steps of four shards, over three layers; both must have the same sums.
     fn two_steps(reduction: Reduction) -> Vec<(&'static str, i64)> {
         let (parameters, noted) = (parameters(&[4, 3, 10]), Noted::new(1));
         let settings = settings(reduction, 4, 8);
@@ -492,7 +492,7 @@ mod tests {
         reducer.send_rest();
         reducer.wait_for(&(14..20)).expect("the last layer's gradients");
         reducer.finish().expect("all gradients");
-        // The first has three values in front.
+        // The first parameter has three values in front of it.
         let order = [("sum", 6), ("sum", 4), ("sum", 5), ("sum", 3), ("sum", 5)];
         assert_eq!(*noted.asked.lock().unwrap(), order);
     }

@@ -1,13 +1,13 @@
-//! Whose shards (micro-batches of a step) are whose, and in which order they are added up.
+//! How a step's shards (micro-batches) are assigned to ranks, and in which order they are summed.
 //!
-//! Floating-point sums depend on their order. One binary tree over the shards is an order that has
-//! nothing to do with the ranks: a rank has neighbouring shards, adds up the largest nodes that lie
-//! within them, and hands these pieces on. With as many shards as a power of two, and ranks too, a
-//! rank has a single piece; otherwise a few more.
+//! Floating-point sums depend on their order. A binary tree over the shards gives an order that does not
+//! depend on the ranks: a rank has consecutive shards, sums the largest subtrees within them, and passes
+//! on these pieces. If the numbers of shards and ranks are powers of two, each rank has a single piece,
+//! otherwise a few more.
 
 use std::ops::Range;
 
-/// The shards of `rank`: neighbours, as many as any other rank has or one less.
+/// The shards of `rank`: consecutive ones, evenly distributed over the ranks.
 pub fn shards_of(rank: usize, world_size: usize, shards: usize) -> Range<usize> {
     (rank * shards).div_ceil(world_size)..((rank + 1) * shards).div_ceil(world_size)
 }
@@ -25,7 +25,7 @@ impl Node {
         Self { start: 0, end: shards }
     }
 
-    /// One shard alone.
+    /// A single shard.
     pub fn leaf(shard: usize) -> Self {
         Self { start: shard, end: shard + 1 }
     }
@@ -35,15 +35,15 @@ impl Node {
         self.start..self.end
     }
 
-    /// The two nodes that this one is the sum of; a single shard has none. The left one has as many
-    /// shards as the largest power of two that leaves some to the right one.
+    /// The two children of this node, unless it is a single shard. The left one has the largest power of two
+    /// of shards that leaves at least one to the right one.
     pub fn children(self) -> Option<(Self, Self)> {
         let shards = self.end - self.start;
         let middle = self.start + shards.next_power_of_two() / 2;
         (shards > 1).then_some((Self { end: middle, ..self }, Self { start: middle, ..self }))
     }
 
-    /// The largest nodes below this one that lie within `own` shards, from left to right.
+    /// The largest nodes of this subtree within the shards `own`, from left to right.
     pub fn pieces(self, own: &Range<usize>) -> Vec<Self> {
         if own.start <= self.start && self.end <= own.end {
             return vec![self];
@@ -56,28 +56,28 @@ impl Node {
     }
 }
 
-/// How one of a rank's shards is added up: its gradient is accumulated in a buffer, which other
-/// buffers are added to, or which is added to others, when it is complete.
+/// How one of a rank's shards is summed: its gradient is accumulated in a buffer. Afterwards, buffers that
+/// are complete are added to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turn {
     /// The shard.
     pub shard: usize,
-    /// Where its gradient is accumulated.
+    /// The buffer in which its gradient is accumulated.
     pub buffer: usize,
-    /// Whether that buffer is emptied before.
+    /// Whether that buffer is zeroed first.
     pub is_first: bool,
-    /// Buffers that are added up afterwards, one after the other: what, and to which.
+    /// Buffers to add afterwards, one after the other: which one, and to which other.
     pub additions: Vec<(usize, usize)>,
 }
 
-/// The turns of a rank that adds its shards up from left to right, in one buffer.
+/// The turns of a rank that sums its shards from left to right, in one buffer.
 pub fn in_turn(own: Range<usize>) -> Vec<Turn> {
     let start = own.start;
     let turn = |shard| Turn { shard, buffer: 0, is_first: shard == start, additions: Vec::new() };
     own.map(turn).collect()
 }
 
-/// The turns of a rank that adds up the n-th of these pieces in the n-th buffer.
+/// The turns of a rank that sums the n-th of these pieces in the n-th buffer.
 pub fn in_pieces(pieces: &[Node]) -> Vec<Turn> {
     let mut turns = Vec::new();
     for (buffer, piece) in pieces.iter().enumerate() {
@@ -94,7 +94,7 @@ fn add_up(node: Node, buffer: usize, turns: &mut Vec<Turn>) {
     };
     add_up(left, buffer, turns);
     if right.children().is_none() {
-        // Accumulating is adding.
+        // Accumulating into a buffer is an addition, too.
         turns.push(turn(right.start, false));
         return;
     }
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(pieces(4, 2), [vec![node(0, 1)], vec![], vec![node(1, 2)], vec![]]);
     }
 
-    /// Adds up texts instead of numbers: each shard's gradient is its number.
+    /// Sums texts instead of numbers, which show the order: each shard's gradient is its number.
     fn expression(turns: &[Turn], buffers: usize) -> Vec<String> {
         let mut sums = vec![String::new(); buffers];
         for Turn { shard, buffer, is_first, additions } in turns {

@@ -4,7 +4,7 @@ use tch::Tensor;
 
 use super::{Collective, CollectiveError, Message};
 
-/// One rank, which has nobody to talk to.
+/// The collective operations of a single rank.
 #[derive(Debug)]
 pub struct Solo;
 

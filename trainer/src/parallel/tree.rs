@@ -1,27 +1,27 @@
-//! Sums over all shards in one order, whatever the number of ranks: with the same bits.
+//! Sums over all shards with the same bits for any number of ranks.
 //!
-//! Each rank sends the others their slices of its pieces ([`shards`](super::shards)), adds up its
-//! own slice of all pieces as the tree says, and hands the result to everyone. With one piece on
-//! each rank, as many elements travel as in a ring.
+//! Each rank sends the others their slices of its pieces ([`shards`](super::shards)), sums its own slice of
+//! all pieces in the order of the tree, and sends the result to everyone. With one piece on each rank, this
+//! sends as many elements as a ring all-reduce.
 
 use tch::{Device, Kind, Tensor};
 
 use super::shards::{Node, shards_of};
 use super::{Collective, CollectiveError, Message};
 
-/// Elements that are added up at once: 2 MiB.
+/// Elements that are summed at once: 2 MiB.
 const CHUNK_ELEMENTS: i64 = 512 << 10;
 
-/// The order of the sum, and who has which pieces of it.
+/// The order of the sum, and the pieces of each rank.
 #[derive(Debug)]
 pub struct Tree {
     root: Node,
-    /// Of each rank.
+    /// The pieces of each rank.
     pieces: Vec<Vec<Node>>,
 }
 
 impl Tree {
-    /// The tree over so many shards, dealt to so many ranks.
+    /// The tree over `shards` shards on `ranks` ranks.
     pub fn new(shards: usize, world_size: usize) -> Self {
         let root = Node::root(shards);
         let own = |rank| shards_of(rank, world_size, shards);
@@ -33,8 +33,8 @@ impl Tree {
         &self.pieces[rank]
     }
 
-    /// Replaces the first of `buffers` by the sum over all shards. The first few hold this rank's
-    /// pieces; all have the same length, a multiple of the number of ranks, and lose their values.
+    /// Replaces the first of `buffers` with the sum over all shards. The first few buffers hold this rank's
+    /// pieces. All have the same length, a multiple of the number of ranks, and are overwritten.
     ///
     /// # Errors
     /// A failing communication library.
@@ -70,7 +70,7 @@ impl Tree {
             receives.extend(self.pieces[peer].iter().map(|_| Message { peer, elements: empty() }));
         }
         collective.exchange(&sends, &mut receives)?;
-        // Ranks have their pieces in the order of the tree.
+        // Pieces are in the order of the tree, over all ranks.
         let place = receives.partition_point(|message| message.peer < rank);
         let mut parts: Vec<Tensor> = receives.into_iter().map(|message| message.elements).collect();
         parts.splice(place..place, mine.iter().map(|part| slice(part, rank)));
@@ -81,7 +81,7 @@ impl Tree {
     }
 }
 
-/// The sum of a node, of which `parts` holds all pieces from left to right.
+/// The sum of a node; `parts` yields its pieces from left to right.
 fn add_up<I>(node: Node, parts: &mut std::iter::Peekable<I>) -> Tensor
 where
     I: Iterator<Item = (Node, Tensor)>,
@@ -97,11 +97,11 @@ where
     sum
 }
 
-/// Sums over few and many shards must have the same bits as without ranks, with tensors on
-/// `device`; run it on each rank of a world.
+/// Tests that sums over few and many shards have the same bits as on one rank, with tensors on `device`; run
+/// it on each rank.
 ///
 /// # Errors
-/// The first sum that has others.
+/// The first sum with other bits.
 pub fn conformance(collective: &dyn Collective, device: Device) -> Result<(), CollectiveError> {
     let (rank, world_size) = (collective.rank(), collective.world_size());
     collective.begin()?;
@@ -110,7 +110,7 @@ pub fn conformance(collective: &dyn Collective, device: Device) -> Result<(), Co
         for slice in [0, 1, 7, 300_007] {
             let length = slice * world_size as i64;
             let gradient = |shard: usize| {
-                // Sums of these depend on their order.
+                // The sum of these numbers depends on its order.
                 let whole = Tensor::arange(length, (Kind::Int64, device)) * 3 + shard as i64 + 1;
                 whole.to_kind(Kind::Float).reciprocal()
             };

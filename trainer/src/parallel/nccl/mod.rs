@@ -1,15 +1,13 @@
-//! Ranks that talk through NCCL, over tensors in the memory of GPUs; one GPU is one rank.
+//! Collective operations over NCCL, on tensors in GPU memory.
 //!
-//! The operations only queue work in a stream of their own ([`stream`]) and return, so that
-//! gradients are reduced while backward goes on; [`Collective::settle`] waits for them. The
-//! communicator does not block either: making it, queueing and waiting all end at a deadline, or as
-//! soon as NCCL has noticed an error. Then the communicator is given up (`ncclCommAbort`), which
-//! ends its kernels, and every later call fails.
+//! The operations only queue work in a separate stream ([`stream`]) and return, so that gradients are
+//! reduced during backward; [`Collective::settle`] waits for them. The communicator is non-blocking:
+//! creating it, queueing and waiting all end at a deadline, or as soon as NCCL has detected an error. Then
+//! the communicator is aborted (`ncclCommAbort`), which ends its kernels, and every later call fails.
 //!
-//! Ranks are started by mpirun and find each other through MPI: each tells the others its version of
-//! NCCL and its GPU, and rank 0 the unique id, in one exchange. So a library that is missing on one
-//! host, another version, or one GPU for two ranks is an error of all ranks at once, instead of a
-//! wait without end in NCCL.
+//! Ranks find each other through MPI: in one exchange, each sends its version of NCCL and its GPU, and rank
+//! 0 the unique id. A library that is missing on one host, a different version, or too many ranks on one GPU
+//! is therefore an error of all ranks at once, instead of an endless wait in NCCL.
 
 pub mod stream;
 
@@ -32,10 +30,10 @@ use stream::Stream;
 const POLL_INTERVAL: Duration = Duration::from_micros(50);
 /// How long NCCL may take to end a communicator that all ranks leave.
 const FINALIZE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long NCCL may take to let go of a communicator: it may wait for ranks that are gone.
+/// How long NCCL may take to destroy or abort a communicator: it may wait for ranks that have ended.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The ranks that mpirun started, one GPU each.
+/// An NCCL communicator of all ranks.
 pub struct Nccl {
     library: &'static Library,
     rank: usize,
@@ -50,23 +48,23 @@ pub struct Nccl {
 // SAFETY: CUDA's and NCCL's handles may be used by any thread, by one at a time.
 unsafe impl Send for Nccl {}
 
-/// What a rank tells the others before there is a communicator.
+/// What a rank sends to the others before there is a communicator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Card {
     /// 0 if the rank cannot use NCCL.
     version: Version,
     gpu: [u8; 16],
-    /// The unique id, which is rank 0's that counts.
+    /// The unique id; only that of rank 0 is used.
     id: [u8; 128],
 }
 
 impl Nccl {
-    /// Joins the ranks of `mpi`; no wait is longer than `deadline`. `device` is this rank's GPU, which
-    /// it shares with at most `workers_per_gpu - 1` others. (In tests it is the CPU, and stand-ins of
-    /// the two libraries work on main memory.)
+    /// Creates the communicator of the ranks of `mpi`; no wait is longer than `deadline`. `device` is this
+    /// rank's GPU, which it shares with at most `workers_per_gpu - 1` others. (In tests it is the CPU, and
+    /// stand-ins for the two libraries work on main memory.)
     ///
     /// # Errors
-    /// What keeps this rank or another from using NCCL.
+    /// Why this rank or another cannot use NCCL.
     pub fn start(
         mpi: &Mpi,
         device: Device,
@@ -95,7 +93,7 @@ impl Nccl {
         let stream = Stream::new(gpu, device)?;
         let id = ncclUniqueId { internal: cards[0].id.map(|byte| byte as c_char) };
         let mut communicator = std::ptr::null_mut();
-        // SAFETY: the config outlives the call, and the communicator's place is ours.
+        // SAFETY: the config outlives the call, and `communicator` points to our own memory.
         let result = unsafe {
             let (size, mut config) = (world_size as i32, library::non_blocking());
             let join = library.functions.comm_init_rank_config;
@@ -107,10 +105,10 @@ impl Nccl {
         Ok(nccl)
     }
 
-    /// Waits out a call that NCCL may go on with in the background.
+    /// Waits for a call that NCCL may continue in the background.
     fn queued(&self, operation: &'static str, result: ncclResult_t) -> Result<(), NcclError> {
         let outcome = match result {
-            // Even after a success the communicator may say otherwise: its word counts.
+            // A call that returned success may still fail: the communicator's state decides.
             ncclResult_t::ncclSuccess | ncclResult_t::ncclInProgress => {
                 self.wait(operation, |state| Ok(state == ncclResult_t::ncclSuccess))
             }
@@ -119,7 +117,7 @@ impl Nccl {
         self.or_give_up(outcome)
     }
 
-    /// Waits until `done`, which is given the communicator's state, as long as that is no error.
+    /// Polls the communicator's state until `done` returns true for it, or it is an error.
     fn wait(
         &self,
         operation: &'static str,
@@ -164,7 +162,7 @@ impl Nccl {
         outcome.inspect_err(|_| self.release(self.library.functions.comm_abort))
     }
 
-    /// Ends the communicator in good order: NCCL flushes what it has queued first.
+    /// Finalizes the communicator: NCCL completes queued operations first.
     fn finalize(&self) -> Result<(), NcclError> {
         let operation = "leaving the other ranks";
         // SAFETY: the communicator is alive.
@@ -178,7 +176,7 @@ impl Nccl {
         }
     }
 
-    /// Lets go of the communicator, without waiting for ranks that are gone.
+    /// Destroys or aborts the communicator, without waiting for ranks that have ended.
     fn release(&self, how: unsafe extern "C" fn(ncclComm_t) -> ncclResult_t) {
         let communicator = self.communicator.replace(std::ptr::null_mut());
         if communicator.is_null() {
@@ -187,18 +185,18 @@ impl Nccl {
         let address = communicator as usize;
         let (done, released) = bounded(1);
         std::thread::spawn(move || {
-            // SAFETY: nobody else has the communicator any more.
+            // SAFETY: no other reference to the communicator is left.
             let _ = unsafe { how(address as ncclComm_t) };
             let _ = done.send(());
         });
-        // Overdue or not: the process ends, or goes on without NCCL.
+        // Even after a timeout, the process ends or continues without NCCL.
         let _ = released.recv_timeout(RELEASE_DEADLINE);
     }
 
-    /// Where a tensor's elements are, how many, and of what type.
+    /// The pointer, number and type of a tensor's elements.
     ///
     /// # Panics
-    /// If the tensor is not as the trait's contract asks.
+    /// If the tensor violates the trait's contract.
     fn elements(&self, tensor: &Tensor) -> (*mut c_void, usize, ncclDataType_t) {
         assert_eq!(tensor.device(), self.device);
         assert!(tensor.is_contiguous(), "collectives take contiguous tensors");
@@ -239,7 +237,7 @@ impl Nccl {
                         result(received, "receiving a message")
                     })
                 });
-            // The group is the thread's, and would swallow its next calls if it stayed open.
+            // An open group belongs to the thread and would absorb its next calls.
             let ended = group_end();
             queued?;
             self.queued(operation, ended)
@@ -277,7 +275,7 @@ impl Collective for Nccl {
         let mine =
             start.cast::<u8>().wrapping_add(self.rank * slice * tensor.kind().elt_size_in_bytes());
         let all_gather = self.library.functions.all_gather;
-        // SAFETY: as above; in place, which NCCL allows where a rank's slice lies in its own place.
+        // SAFETY: as above; NCCL allows this in place, since a rank's slice is at its own offset.
         let result = unsafe { all_gather(mine.cast(), start, slice, kind, communicator, stream) };
         Ok(self.queued("gathering from the ranks", result)?)
     }
@@ -306,7 +304,7 @@ impl Card {
     const UNUSABLE: Self = Self { version: Version(0), gpu: [0; 16], id: [0; 128] };
     const BYTES: usize = 4 + 16 + 128;
 
-    /// This rank's, with its GPU.
+    /// The card of this rank, with its GPU.
     fn new(
         device: Device,
         names_the_communicator: bool,
@@ -336,7 +334,7 @@ impl Card {
     }
 }
 
-/// What keeps the ranks with these cards from working together, so many on a GPU.
+/// Checks that ranks with these cards can work together, with at most `workers_per_gpu` on a GPU.
 fn check(cards: &[Card], workers_per_gpu: usize) -> Result<(), NcclError> {
     if let Some(rank) = cards.iter().position(|card| card.version == Version(0)) {
         return Err(NcclError::Peer { rank });

@@ -1,18 +1,17 @@
-//! The stream of a GPU in which communication goes on beside the computation.
+//! The CUDA stream in which communication runs concurrently with computation.
 //!
 //! libtorch computes in each GPU's default stream, CUDA's stream 0, unless a thread is told
 //! otherwise: so do the forward pass, the backward pass (on a thread of libtorch's own) and the
 //! optimizer. The communication thread works in a stream of libtorch's pool, which does not wait
 //! for stream 0 of itself: NCCL's operations are queued in it, and so is what the thread computes
 //! with libtorch in between. The stream is libtorch's, and not one made by the driver, because its
-//! allocator gives freed memory to later work of the same stream only.
+//! allocator reuses freed memory only for later work of the same stream.
 //!
-//! The two streams meet twice. When a bucket's last gradient has been queued, an event behind it in
-//! stream 0 is what the communication waits for ([`Stream::follow`]). At the end of a step an event
-//! behind the last operation is waited for by the thread itself ([`Stream::mark`],
-//! [`Stream::is_done`]), which can look after NCCL's errors and the clock meanwhile; whatever any
-//! thread queues afterwards comes later. A wait on the GPU alone would be of no use: the step's
-//! sums are read into main memory next.
+//! The two streams synchronise twice. When a bucket's last gradient has been queued, communication waits
+//! for an event after it in stream 0 ([`Stream::follow`]). At the end of a step, the thread itself waits for
+//! an event after the last operation ([`Stream::mark`], [`Stream::is_done`]), while it watches for NCCL's
+//! errors and the deadline; whatever any thread queues afterwards comes later. A wait on the GPU would have
+//! no advantage, since the step's sums are read into main memory next.
 
 use std::ffi::c_void;
 
@@ -24,7 +23,7 @@ use tch::Device;
 
 use crate::device::native;
 
-/// A stream beside the default one. In main memory, as in tests, there is one stream only.
+/// A stream other than the default one. In main memory, as in tests, there is only one stream.
 pub struct Stream {
     context: CUcontext,
     /// The GPU and libtorch's number of the stream.
@@ -53,12 +52,12 @@ impl Stream {
         Ok(Self { context, pooled, handle, computed, communicated })
     }
 
-    /// CUDA's handle of it.
+    /// CUDA's handle of the stream.
     pub fn handle<T>(&self) -> *mut T {
         self.handle.cast()
     }
 
-    /// From here on the calling thread works in this stream, behind all that has been queued in the
+    /// Makes this stream the calling thread's current one, and lets it wait for everything queued in the
     /// default stream so far.
     pub fn follow(&self) -> Result<(), DriverError> {
         if let Some((index, id)) = self.pooled {
@@ -73,7 +72,7 @@ impl Stream {
         }
     }
 
-    /// Remembers what has been queued in this stream so far.
+    /// Records an event after everything queued in this stream so far.
     pub fn mark(&self) -> Result<(), DriverError> {
         // SAFETY: context, event and stream live as long as `self`.
         unsafe {
@@ -82,7 +81,7 @@ impl Stream {
         }
     }
 
-    /// Whether all that was marked is done.
+    /// Whether the recorded event has completed.
     pub fn is_done(&self) -> Result<bool, DriverError> {
         // SAFETY: context and event live as long as `self`.
         let found = unsafe {
@@ -98,7 +97,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         for event in [self.computed, self.communicated] {
-            // SAFETY: it is destroyed once. A driver that fails now has failed before.
+            // SAFETY: the event is destroyed once. If the driver fails here, it has failed before.
             let _ = unsafe { event::destroy(event) };
         }
     }

@@ -1,5 +1,5 @@
-//! The backend on the stand-ins of NCCL and of CUDA's driver (tests/doubles), in main memory, with
-//! threads as ranks. How processes of mpirun fare is tested with the real programs.
+//! Tests of the backend on stand-ins for NCCL and CUDA's driver (tests/doubles), in main memory, with
+//! threads as ranks. Separate processes are tested with the real programs.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::parallel::collective::conformance;
 const SOON: Duration = Duration::from_secs(1);
 const LATE: Duration = Duration::from_secs(60);
 
-/// Loads the stand-ins: their names make the dynamic linker answer them to cudarc.
+/// Loads the stand-ins: because of their names, the dynamic linker gives them to cudarc.
 fn load_doubles() {
     static LOADED: OnceLock<()> = OnceLock::new();
     LOADED.get_or_init(|| {
@@ -32,7 +32,7 @@ fn dlopen(path: &Path) {
     assert!(!unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null());
 }
 
-/// The cards of so many ranks, each with a GPU of its own.
+/// The cards of ranks that each have a GPU of their own.
 fn cards(ranks: usize) -> Vec<Card> {
     load_doubles();
     let (.., first) = Card::new(Device::Cpu, true).unwrap();
@@ -40,7 +40,7 @@ fn cards(ranks: usize) -> Vec<Card> {
     (0..ranks).map(card).collect()
 }
 
-/// What `body` answers on each rank of a world.
+/// Runs `body` on each rank, and returns the results.
 fn on_ranks<T: Send>(ranks: usize, deadline: Duration, body: impl Fn(&Nccl) -> T + Sync) -> Vec<T> {
     let cards = cards(ranks);
     let (cards, body) = (&cards, &body);
@@ -79,14 +79,14 @@ fn adds_bf16() {
 }
 
 #[test]
-fn a_rank_that_never_comes_ends_the_start_at_the_deadline() {
+fn a_missing_rank_ends_the_start_at_the_deadline() {
     let cards = cards(2);
     let error = join(0, &cards, SOON).err().unwrap();
     assert!(matches!(error, NcclError::Deadline { operation: "joining the other ranks", .. }));
 }
 
 #[test]
-fn a_rank_that_left_is_an_error_at_once_and_for_ever() {
+fn a_rank_that_left_is_an_error_at_once_and_for_all_later_calls() {
     let left = Barrier::new(2);
     let outcomes = on_ranks(2, LATE, |nccl| {
         let mut tensor = Tensor::ones([5], (Kind::Float, Device::Cpu));
@@ -130,7 +130,7 @@ fn reduce_without_patience(nccl: &Nccl) -> Result<(), CollectiveError> {
 }
 
 #[test]
-fn what_was_not_waited_for_is_not_communicated() {
+fn communication_without_waiting_for_computation_is_refused() {
     // The stand-in refuses what would be a race on a GPU.
     for error in on_ranks(1, LATE, |nccl| {
         let mut tensor = Tensor::ones([5], (Kind::Float, Device::Cpu));
@@ -141,7 +141,7 @@ fn what_was_not_waited_for_is_not_communicated() {
 }
 
 #[test]
-fn an_id_of_no_communicator_is_refused_with_what_nccl_says() {
+fn an_invalid_unique_id_is_refused_with_nccls_error() {
     let card = Card { id: [b'x'; 128], ..cards(1)[0] };
     let error = join(0, &[card], SOON).err().unwrap().to_string();
     let expected = "NCCL: joining the other ranks failed: unhandled system error: no communicator \
@@ -150,7 +150,7 @@ fn an_id_of_no_communicator_is_refused_with_what_nccl_says() {
 }
 
 #[test]
-fn cards_survive_their_journey() {
+fn cards_are_serialised_without_loss() {
     let card = Card { version: Version(22907), gpu: [7; 16], id: [200; 128] };
     assert_eq!(Card::from_bytes(&card.to_bytes()), card);
 }
@@ -170,7 +170,7 @@ fn ranks_that_cannot_work_together_say_why() {
 }
 
 #[test]
-fn so_many_ranks_may_share_a_gpu_and_no_more() {
+fn at_most_workers_per_gpu_ranks_share_a_gpu() {
     let card = |gpu: u8| Card { version: Version(23007), gpu: [gpu; 16], id: [0; 128] };
     let four = [card(0), card(1), card(0), card(1)];
     assert!(check(&four, 2).is_ok());
@@ -179,14 +179,14 @@ fn so_many_ranks_may_share_a_gpu_and_no_more() {
 }
 
 #[test]
-fn a_message_that_is_refused_leaves_no_group_open() {
+fn a_refused_message_leaves_no_group_open() {
     on_ranks(1, LATE, |nccl| {
         nccl.begin().unwrap();
         let elements = Tensor::ones([5], (Kind::Float, Device::Cpu));
         let to = |peer| Message { peer, elements: elements.shallow_clone() };
         let error = nccl.exchange(&[to(1)], &mut []).unwrap_err().to_string();
         assert!(error.contains("sending a message failed: invalid argument"), "{error}");
-        // SAFETY: begins and ends a group of nothing.
+        // SAFETY: begins and ends an empty group.
         let started = unsafe { (nccl.library.functions.group_start)() };
         assert_eq!(started, ncclResult_t::ncclSuccess);
         // SAFETY: as above.
@@ -196,7 +196,7 @@ fn a_message_that_is_refused_leaves_no_group_open() {
 
 #[test]
 fn a_communicator_is_finalized_before_it_is_destroyed() {
-    // The stand-in's destruction waits for 30 s otherwise, and its folder stays meanwhile.
+    // Otherwise the stand-in's destruction waits for 30 s, and its folder remains meanwhile.
     let cards = cards(1);
     let folder = cards[0].id.iter().take_while(|byte| **byte != 0).copied().collect();
     let folder = std::path::PathBuf::from(String::from_utf8(folder).unwrap());
