@@ -217,9 +217,9 @@ impl ArchiveCache {
                 return Err(error);
             }
         };
-        fs::rename(&part, &kept).tried("write", &kept)?;
-        found.path = kept;
-        Ok(found)
+        fs::rename(&part, &cached).tried("write", &cached)?;
+        verified.path = cached;
+        Ok(verified)
     }
 
     /// Records the checksums of archives that were read completely and without errors.
@@ -232,7 +232,7 @@ impl ArchiveCache {
             self.locked.insert(name.clone(), LockedArchive { bytes, sha256, origin });
         }
         let path = self.folder.join(LOCK);
-        let text = serde_json::to_string_pretty(&self.remembered).unwrap_or_default() + "\n";
+        let text = serde_json::to_string_pretty(&self.locked).unwrap_or_default() + "\n";
         Ok(atomic::write(&path, &text)?)
     }
 
@@ -245,10 +245,10 @@ impl ArchiveCache {
         url: Option<String>,
         advice: &'static str,
         progress: &mut Progress,
-    ) -> Result<Found, ArchiveError> {
+    ) -> Result<VerifiedArchive, ArchiveError> {
         let Checksums { bytes, sha256, md5 } =
             checksums(&path, archive.md5.is_some()).tried("read", &path)?;
-        let changed = |by: String, algorithm, found: &str, expected: &str| {
+        let mismatch = |by: String, algorithm, found: &str, expected: &str| {
             let (found, expected) = (found.to_owned(), expected.to_owned());
             let path = path.clone();
             Box::new(ChecksumMismatch { path, by, algorithm, found, expected, advice })
@@ -305,11 +305,11 @@ impl ArchiveCache {
         cached: &Path,
         progress: &mut Progress,
     ) -> Result<(PathBuf, String), ArchiveError> {
-        let folder = self.folder.join(SHELF);
+        let folder = self.folder.join(CACHE);
         fs::create_dir_all(&folder).tried("make", &folder)?;
-        let part = kept.with_added_extension("part");
-        let urls = match &self.from {
-            Some(Supplier::Mirror(mirror)) => {
+        let part = cached.with_added_extension("part");
+        let urls = match &self.mirror {
+            Some(Mirror::Url(mirror)) => {
                 names(name, archive).iter().map(|name| format!("{mirror}/{name}")).collect()
             }
             _ => archive.urls.clone(),
@@ -326,7 +326,7 @@ impl ArchiveCache {
                     .show_line(&format!("{name}: {}{of}", mebibytes(have)), total == Some(have));
             };
             match download(&url, &part, limit, &mut show) {
-                Ok(()) if is_packed(&part, name).tried("read", &part)? => return Ok((part, url)),
+                Ok(()) if is_archive(&part, name).tried("read", &part)? => return Ok((part, url)),
                 Ok(()) => {
                     let _ = fs::remove_file(&part);
                     causes.push(DownloadError::NotAnArchive { url });
@@ -375,15 +375,15 @@ impl ArchiveCache {
             });
         };
         progress.say(&format!("taking {} out of {}", bundle.member, path.display()));
-        let shelf = self.folder.join(SHELF);
-        fs::create_dir_all(&shelf).tried("make", &shelf)?;
-        let part = kept.with_added_extension("part");
+        let cache = self.folder.join(CACHE);
+        fs::create_dir_all(&cache).tried("make", &cache)?;
+        let part = cached.with_added_extension("part");
         let kind = ArchiveKind::of(&bundle.file).unwrap_or(ArchiveKind::TarGzip);
         let wanted = [(bundle.member.clone(), part.clone())];
         // As it is: what is packed inside stays packed.
-        let missing = unpack::members(&path, kind, &wanted, unpack::Inner::Packed)?;
-        missing.is_complete(&path)?;
-        Ok(fs::rename(&part, kept).tried("write", kept)?)
+        let missing = unpack::members(&path, kind, &wanted, unpack::Compressed::Keep)?;
+        missing.into_result(&path)?;
+        Ok(fs::rename(&part, cached).tried("write", cached)?)
     }
 }
 

@@ -77,7 +77,7 @@ impl PrepareError {
     pub fn is_transient(&self) -> bool {
         use ArchiveError::{Download, Io};
         match self {
-            Self::Archive(Unfetched { .. } | Io(_)) => true,
+            Self::Archive(Download { .. } | Io(_)) => true,
             Self::Archive(ArchiveError::Bundle(error)) | Self::Unpack(error) => {
                 matches!(error, UnpackError::Write { .. })
             }
@@ -174,13 +174,13 @@ pub fn prepare(
     let draft = folder.join(format!(".{name}.draft"));
     remove_folder(&draft).tried("remove", &draft)?;
     fs::create_dir_all(&draft).tried("make", &draft)?;
-    let made = Maker { recipe, draft: &draft, progress }.make(folder, supplier);
-    let manifest = made.inspect_err(|_| {
-        // It may have been the disk that was full.
+    let built = Builder { recipe, draft: &draft, progress }.build(folder, mirror);
+    let manifest = built.inspect_err(|_| {
+        // The disk may be full.
         let _ = fs::remove_dir_all(&draft);
     })?;
     replace_folder(&draft, &target, &draft.with_added_extension("old"))?;
-    Ok(Outcome::Made(manifest))
+    Ok(Outcome::Prepared(manifest))
 }
 
 /// The manifest of an existing folder, if it was prepared with this recipe and is unchanged.
@@ -270,11 +270,11 @@ impl Builder<'_> {
         }
         let work = self.draft.join("unpacked");
         fs::create_dir_all(&work).tried("make", &work)?;
-        let unpacked = self.unpack(&found, &work)?;
+        let unpacked = self.unpack(&archives, &work)?;
         let parts = self.tables(&unpacked)?;
         remove_folder(&work).tried("remove", &work)?;
-        let archives: Vec<Found> = found.into_values().collect();
-        let used = |Found { name, origin, bytes, sha256, trust, .. }: Found| {
+        let archives: Vec<VerifiedArchive> = archives.into_values().collect();
+        let used = |VerifiedArchive { name, origin, bytes, sha256, trust, .. }: VerifiedArchive| {
             (name, UsedArchive { origin, bytes, sha256, trust })
         };
         let manifest = Manifest {
@@ -285,7 +285,7 @@ impl Builder<'_> {
         };
         let text = serde_json::to_string_pretty(&manifest).unwrap_or_default() + "\n";
         atomic::write(&self.draft.join(MANIFEST), &text)?;
-        shelf.trust(&archives)?;
+        cache.trust(&archives)?;
         Ok(manifest)
     }
 

@@ -313,7 +313,7 @@ impl Source {
     }
 
     /// Whether its archives are its files, and have no members.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_single_file(&self) -> bool {
         ArchiveKind::of(&self.archive) == Some(ArchiveKind::Gzip)
     }
 

@@ -237,7 +237,7 @@ mod tests {
     fn take(archive: &Path, folder: &TempDir, names: &[&str]) -> Result<Missing, UnpackError> {
         let target = |name: &str| folder.path().join(name.replace('/', "_"));
         let wanted: Vec<_> = names.iter().map(|name| ((*name).into(), target(name))).collect();
-        members(archive, ArchiveKind::TarGzip, &wanted, Inner::Unpacked)
+        members(archive, ArchiveKind::TarGzip, &wanted, Compressed::Decompress)
     }
 
     #[test]
@@ -276,8 +276,9 @@ mod tests {
         let path = folder.path().join("a.tar");
         std::fs::write(&path, tar.into_inner().unwrap()).unwrap();
         let wanted = [("a".to_owned(), folder.path().join("out"))];
-        let error =
-            members(&path, ArchiveKind::Tar, &wanted, Inner::Unpacked).unwrap_err().to_string();
+        let error = members(&path, ArchiveKind::Tar, &wanted, Compressed::Decompress)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is a link or a folder"), "{error}");
         assert!(!folder.path().join("out").exists());
     }

@@ -11,9 +11,9 @@ const TOLERANCE: f64 = 0.02;
 /// A note on how many back-translated lines a run was trained on, if the row asks for another number.
 pub fn note(config: &RunConfig, state: &State) -> Option<String> {
     let back_translation = config.data.back_translation.as_ref()?;
-    let taught = distillation::stats(config).into_iter().find(|taught| taught.ratio.is_some())?;
+    let stats = distillation::stats(config).into_iter().find(|stats| stats.ratio.is_some())?;
     let train = state.data.iter().find(|report| report.split == "train")?;
-    told(back_translation.ratio, &taught, train.read)
+    describe(back_translation.ratio, &stats, train.read)
 }
 
 /// `wanted_ratio` is the number of back-translated lines for each pair; `read` counts all pairs,
