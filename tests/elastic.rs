@@ -31,7 +31,7 @@ fn a_restart_goes_on_with_the_cpus_that_are_left() {
     expect_code(Command::new("taskset").args(["--pid", "--cpu-list", &one_cpu(), &pid]), 0);
     send(run.rank(1, 0), "KILL");
     let ended = launch.wait(0);
-    ended.assert_said("going on with 1 worker instead of 2");
+    ended.assert_said("resuming with 1 worker instead of 2");
     let attempts = run.events("attempt");
     let ranks: Vec<_> = attempts.iter().map(|event| &event["topology"]["ranks"]).collect();
     assert_eq!(ranks, [2, 1, 1], "two train, one trains on, one tests");

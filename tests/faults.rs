@@ -379,7 +379,7 @@ fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
     let first = first_error(&ended);
     assert!(first.contains(" failed in phase start at step 0 (attempt 1): "), "{first}");
     assert!(first.contains("empty.tsv can be used"), "{first}");
-    ended.assert_said("next: mend the config or the data, and launch again");
+    ended.assert_said("next: fix the config or the data, and launch again");
     assert_eq!(run.events("attempt").len(), 1);
     run.assert_no_process();
 }

@@ -45,10 +45,10 @@ fn what_the_finished_model_lacks_is_trained_again() {
     std::fs::create_dir_all(run.folder().join("checkpoints")).expect("a folder");
     std::fs::write(run.folder().join("checkpoints/step-00000020.tmp-1"), "").expect("a file");
     let ended = run.launch(&[], 0);
-    ended.assert_said("no checkpoint was written, the older ones stay and training goes on: ");
+    ended.assert_said("no checkpoint was written, the older ones stay and training continues: ");
     ended.assert_said(
         "warning: the checkpoint of step 20 could not be written; the finished model needs it, so \
-         that training goes on from step 16",
+         that training continues from step 16",
     );
     ended.assert_said("averaged 2 checkpoints: steps 20, 24");
     assert!(exported(&run) == wanted, "another model\n{}", ended.said);
@@ -84,7 +84,7 @@ fn what_the_finished_model_lacks_is_trained_again() {
         flip_a_bit(&run.checkpoint(damaged));
         let ended = run.launch(&[], 0);
         ended.assert_said(&format!("step-000000{damaged} is damaged: adapters.safetensors has "));
-        ended.assert_said(&format!("so that training goes on from step {before}"));
+        ended.assert_said(&format!("so that training continues from step {before}"));
         assert!(exported(&run) == wanted, "another model\n{}", ended.said);
     }
 }

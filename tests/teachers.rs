@@ -244,7 +244,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
     let ended = launch.wait(75);
     ended.assert_said("shard-000000.jsonl is damaged: its hash does not fit");
-    ended.assert_said("the same command goes on with what is not translated");
+    ended.assert_said("the same command resumes with what is not translated");
     assert!(!run.folder().join("distilled/train.jsonl").exists(), "the stop came too late");
     run.assert_no_process();
 

@@ -164,7 +164,7 @@ fn a_run_moves_with_its_project() {
             .expect("one file system");
     }
     assert_eq!(translate(&elsewhere.path().join("moved"), lines), before);
-    // The training goes on there, too.
+    // The training continues there, too.
     let mut command = program("tandem");
     command.arg("launch").arg(elsewhere.path().join("moved.yaml"));
     command.args(["--set", "training.steps=15", "--set"]);

@@ -264,7 +264,7 @@ fn does_without(pair: &Pair) {
     let said = pair.said("does-without");
     assert!(said.contains("error: rank 1 on n2 hung "), "{said}");
     // The other node has CPUs for both.
-    assert!(said.contains("going on with 2 workers on n1\n"), "{said}");
+    assert!(said.contains("resuming with 2 workers on n1\n"), "{said}");
     pair.assert_done(&run);
 }
 

@@ -168,7 +168,7 @@ fn a_chained_job_is_like_the_first(lab: &Lab, tiny: &Tiny) {
         assert!(log.is_file(), "{}", log.display());
     }
     let said = std::fs::read_to_string(run.join(format!("slurm-{second}.out"))).unwrap();
-    assert!(said.contains("no job goes on: the job before it"), "{said}");
+    assert!(said.contains("no job resumes the run: the job before it"), "{said}");
 }
 
 /// A program in a worker's place.

@@ -91,7 +91,7 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     run.wait_for_checkpoint(1, 50);
     hosts.power(2);
     assert_eq!(failure(&run)["host"], "n2");
-    finish(launched, &run).assert_said("going on with 1 worker instead of 2, on n1");
+    finish(launched, &run).assert_said("resuming with 1 worker instead of 2, on n1");
 
     // It is needed, and waited for in vain.
     let run = Run::new(&tiny, "in-vain", 2, &SETTINGS);

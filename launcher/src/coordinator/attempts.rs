@@ -57,10 +57,10 @@ impl Coordinator {
     fn say_stopped(&mut self) {
         let words = match self.run.store().newest().ok().flatten() {
             _ if self.journal.state.stage == Stage::Data => {
-                "stopped; the same command goes on with what is not translated".to_owned()
+                "stopped; the same command resumes with what is not translated".to_owned()
             }
             Some(step) => format!(
-                "stopped with a checkpoint at step {step}; the same command goes on from there"
+                "stopped with a checkpoint at step {step}; the same command resumes from there"
             ),
             None => "stopped before the first checkpoint; the same command starts again".into(),
         };
@@ -136,14 +136,14 @@ impl Coordinator {
                 false => format!(" instead of {before},"),
             };
             let hosts = found.hosts_in_words();
-            self.progress.say(&format!("going on with {ranks} worker{plural}{instead} on {hosts}"));
+            self.progress.say(&format!("resuming with {ranks} worker{plural}{instead} on {hosts}"));
         }
         self.workers.topology = found;
     }
 
     pub(super) fn way_on(&self) -> String {
         if self.journal.state.stage == Stage::Data {
-            return "the same command goes on with what is not translated".into();
+            return "the same command resumes with what is not translated".into();
         }
         match self.run.store().newest().ok().flatten() {
             Some(step) => format!("the same command resumes from step {step}"),

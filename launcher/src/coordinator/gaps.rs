@@ -13,7 +13,7 @@ pub struct Gap {
     pub step: u64,
     /// Why it is not there.
     pub reason: String,
-    /// From where training goes on; none if that is the first step.
+    /// From where training continues; none if that is the first step.
     pub resume: Option<Checkpoint>,
 }
 

@@ -190,7 +190,7 @@ impl Coordinator {
         }
         let from = gap.resume.as_ref().map_or(0, Checkpoint::step);
         self.progress.say(&format!(
-            "warning: {}; the finished model needs it, so that training goes on from step {from}",
+            "warning: {}; the finished model needs it, so that training continues from step {from}",
             gap.reason
         ));
         self.journal.event("gap", json!({ "step": gap.step, "reason": gap.reason }));

@@ -43,7 +43,7 @@ impl Restarts {
     pub fn after(&mut self, failure: &Failure) -> Decision {
         match failure.exit_code.and_then(Exit::from_code) {
             Some(Exit::Usage) => {
-                let reason = "mend the config or the data, and launch again".into();
+                let reason = "fix the config or the data, and launch again".into();
                 return Decision::GiveUp { exit: Exit::Usage, reason };
             }
             Some(Exit::DoNotRetry) => {

@@ -112,7 +112,7 @@ impl Session {
                 failure.log = self.scratch.keep(&failure.log);
                 // As in training, but nothing is tried again.
                 let (exit, next) = match Restarts::new(0).after(&failure) {
-                    Decision::GiveUp { exit: Exit::Usage, .. } => (Exit::Usage, "mend that first"),
+                    Decision::GiveUp { exit: Exit::Usage, .. } => (Exit::Usage, "fix that first"),
                     _ => (Exit::Failed, "nothing was changed; try again"),
                 };
                 say(failure.report(next));

@@ -183,7 +183,7 @@ impl Training<'_> {
                 self.retain();
             }
             Err(error) => self.notice(&format!(
-                "the checkpoint of step {step} is not published, training goes on: {error}"
+                "the checkpoint of step {step} is not published, training continues: {error}"
             )),
         }
         self.journal.save();

@@ -84,7 +84,7 @@ pub fn killed_launcher(site: &Site) -> Option<Trouble> {
     }
     warn(
         format!("the last launcher of {} was killed at step {}", site.folder.display(), state.step),
-        "launching goes on from its newest checkpoint; `--restart` starts over",
+        "launching resumes from its newest checkpoint; `--restart` starts over",
     )
 }
 

@@ -51,10 +51,10 @@ impl std::fmt::Display for Ending {
             None => write!(f, "job {job} ends; ")?,
         }
         match next {
-            Next::Chained { job } => write!(f, "job {job} goes on when it has ended"),
-            Next::Requeue => write!(f, "it goes back into the queue and goes on then"),
-            Next::BySlurm => write!(f, "Slurm starts it again, and the run goes on then"),
-            Next::Nothing { reason } => write!(f, "no job goes on: {reason}"),
+            Next::Chained { job } => write!(f, "job {job} resumes the run afterwards"),
+            Next::Requeue => write!(f, "it is requeued and resumes the run then"),
+            Next::BySlurm => write!(f, "Slurm starts it again, and it resumes the run then"),
+            Next::Nothing { reason } => write!(f, "no job resumes the run: {reason}"),
         }
     }
 }

@@ -16,7 +16,7 @@ const LINE_LENGTH: usize = 200;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// A rank said why it cannot go on, or left with a code of its own.
+    /// A rank said why it cannot continue, or left with a code of its own.
     Error,
     /// A rank's process ended without a word.
     Death,

@@ -255,7 +255,7 @@ impl Journal {
             Ok(()) => self.warned = false,
             Err(error) if !self.warned => {
                 self.warned = true;
-                self.warning = Some(format!("{error}; the run goes on"));
+                self.warning = Some(format!("{error}; the run continues"));
             }
             Err(_) => {}
         }
@@ -362,7 +362,10 @@ mod tests {
         journal.event("a", json!({}));
         journal.event("b", json!({}));
         let warning = journal.warning().unwrap();
-        assert!(warning.contains("events.jsonl") && warning.contains("goes on"), "{warning}");
+        assert!(
+            warning.contains("events.jsonl") && warning.contains("the run continues"),
+            "{warning}"
+        );
         assert_eq!(journal.warning(), None);
     }
 }

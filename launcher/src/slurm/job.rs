@@ -67,7 +67,7 @@ impl Watch {
             let chains = settings.continuation == Continuation::Chain && record.is_batch;
             if let Some(reason) = record.unchained.as_ref().filter(|_| chains) {
                 let id = &job.id;
-                say(format_args!("warning: no job will go on after job {id}: {reason}"));
+                say(format_args!("warning: no job will resume the run after job {id}: {reason}"));
             }
         }
         let before = read_state(run).unwrap_or_default();

@@ -77,7 +77,7 @@ fn a_job_near_its_end_is_followed_by_another_one() {
     let bench = in_job(1500, 100, 0);
     let ended = bench.launch();
     ended.assert_code(75);
-    ended.assert_said("job 7 ends by its time limit; job 8 goes on when it has ended");
+    ended.assert_said("job 7 ends by its time limit; job 8 resumes the run afterwards");
     assert!(calls(&bench).contains("sbatch --parsable "), "{}", calls(&bench));
     assert!(calls(&bench).contains(" --job-name=a b "), "{}", calls(&bench));
     assert!(bench.run().job_script().exists());
@@ -90,7 +90,9 @@ fn a_job_that_may_not_be_requeued_is_not() {
     fs::write(bench.path("slurm/record"), record.replace("Requeue=1", "Requeue=0")).unwrap();
     let ended = bench.launch();
     ended.assert_code(75);
-    ended.assert_said("no job goes on: cluster.slurm.continue is requeue, but the job may not be");
+    ended.assert_said(
+        "no job resumes the run: cluster.slurm.continue is requeue, but the job may not be",
+    );
     assert!(!calls(&bench).contains("sbatch"), "{}", calls(&bench));
 }
 
@@ -102,7 +104,9 @@ fn a_signal_of_others_is_not_scancel() {
     live.signal("TERM");
     let ended = live.wait();
     ended.assert_code(75);
-    ended.assert_said("job 7 ends by a signal that Slurm did not send; no job goes on: somebody");
+    ended.assert_said(
+        "job 7 ends by a signal that Slurm did not send; no job resumes the run: somebody",
+    );
 }
 
 /// What a verb does to the run after its job: its exit code, and what it says and prints.
@@ -136,7 +140,7 @@ fn a_stop_cancels_the_job_that_waits() {
     assert!(calls(&bench).ends_with("scancel 8\n"), "{}", calls(&bench));
     let (_, status) = verb(&bench, "status");
     assert!(status.contains("state       stopped; launch it again to resume"), "{status}");
-    assert!(status.contains("no job goes on: `tandem stop` cancelled job 8"), "{status}");
+    assert!(status.contains("no job resumes the run: `tandem stop` cancelled job 8"), "{status}");
     let (code, said) = verb(&bench, "stop");
     assert!(code == Some(2) && said.contains("is not running"), "{said}");
 }

@@ -337,7 +337,7 @@ impl<'a> Trainer<'a> {
         }
         if let Err(error) = self.saved()? {
             self.worker.notice(format!(
-                "no checkpoint was written, the older ones stay and training goes on: {}",
+                "no checkpoint was written, the older ones stay and training continues: {}",
                 with_causes(error.as_ref())
             ));
         }
