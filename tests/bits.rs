@@ -193,8 +193,8 @@ fn draft(run: &Path, step: u64) -> Vec<u8> {
 fn losses(command: &mut Command) -> Vec<f64> {
     let output = expect_code(command, 0);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.match_indices("(\"train/loss\", ")
-        .filter_map(|(start, key)| text[start + key.len()..].split(')').next())
-        .filter_map(|number| number.parse().ok())
+    let metrics = text.split("TrainingMetrics {").skip(1);
+    metrics
+        .filter_map(|metrics| metrics.split_once(" loss: ")?.1.split(',').next()?.parse().ok())
         .collect()
 }

@@ -65,14 +65,14 @@ fn run_as(
 ) -> anyhow::Result<Exit> {
     let rank = number("OMPI_COMM_WORLD_RANK").or_else(|| number("SLURM_PROCID")).unwrap_or(0);
     let run = RunFolder::new(run.to_owned());
-    let invitation = Invitation::from_env()?;
+    let (invitation, world_size) = (Invitation::from_env()?, control::world_size()?);
     let mut engine = None;
     if let Some(invitation) = &invitation {
         engine = Some(log_to_file(&run, invitation.attempt, rank)?);
         keep_nccl_to_the_network();
     }
     // Before MPI, which waits for all ranks: the launcher is to know which of them are there.
-    let worker = match join(load, run, invitation.as_ref(), rank) {
+    let worker = match join(load, run, invitation.as_ref(), (rank, world_size)) {
         Ok(worker) => worker,
         Err(error) => return decline(&error, invitation.as_ref(), rank, engine),
     };
@@ -114,10 +114,10 @@ fn join(
     load: impl FnOnce(&Path) -> Result<RunConfig, Problems>,
     run: RunFolder,
     invitation: Option<&Invitation>,
-    rank: usize,
+    ranks: (usize, usize),
 ) -> anyhow::Result<Worker> {
     let config = load(&run.config())?;
-    Worker::join(run, config, invitation, (rank, local_rank()))
+    Worker::join(run, config, invitation, ranks, local_rank())
 }
 
 /// MPI, where there are other ranks.

@@ -48,7 +48,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The `rank`-th rank of the run in `run`, in the group to which it was invited or alone.
+    /// The `rank`-th of `world_size` ranks of the run in `run`; without an invitation it reports to nobody.
     ///
     /// # Errors
     /// A GPU that is asked for and not there, or a coordinator that cannot be joined.
@@ -56,14 +56,14 @@ impl Worker {
         run: RunFolder,
         config: RunConfig,
         invitation: Option<&Invitation>,
-        (rank, local_rank): (usize, usize),
+        (rank, world_size): (usize, usize),
+        local_rank: usize,
     ) -> anyhow::Result<Self> {
         let cluster = &config.cluster;
         let wanted = told(cluster.device, std::env::var(DEVICE_VARIABLE).ok().as_deref());
         let device = device(wanted, cluster.workers_per_gpu, local_rank)?;
         let start = |invitation| Session::start(invitation, rank, &format!("{device:?}"));
         let session = invitation.map(start).transpose()?;
-        let world_size = invitation.map_or(1, |invitation| invitation.world_size);
         let attempt = invitation.map_or(0, |invitation| invitation.attempt);
         if device == Device::Cpu {
             crate::device::native::tune_cpu();

@@ -11,7 +11,7 @@ mod session;
 
 pub use message::{Phase, Report};
 pub use server::{Event, Server};
-pub use session::{Invitation, Session, interface};
+pub use session::{Invitation, Session, interface, world_size};
 
 use std::io;
 use std::time::Duration;

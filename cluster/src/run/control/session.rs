@@ -47,18 +47,35 @@ impl Invitation {
 
     fn read(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, ControlError> {
         let Some(address) = variable(ADDRESS_VARIABLE) else { return Ok(None) };
-        let number = |name: &'static str| {
-            let value = variable(name).unwrap_or_default();
-            let expected = "a number";
-            value.parse().map_err(|_| ControlError::Variable { variable: name, value, expected })
-        };
         Ok(Some(Self {
             address,
             secret: variable(SECRET_VARIABLE).unwrap_or_default(),
-            attempt: number(ATTEMPT_VARIABLE)?,
-            world_size: number(WORLD_SIZE_VARIABLE)? as usize,
+            attempt: number(variable, ATTEMPT_VARIABLE)?,
+            world_size: number(variable, WORLD_SIZE_VARIABLE)? as usize,
         }))
     }
+}
+
+/// How many workers were started together: by the launcher, or by an mpirun that sets the variable; else
+/// one.
+///
+/// # Errors
+/// A variable that is no number.
+pub fn world_size() -> Result<usize, ControlError> {
+    let variable = |variable: &str| std::env::var(variable).ok();
+    match variable(WORLD_SIZE_VARIABLE) {
+        Some(_) => Ok(number(&variable, WORLD_SIZE_VARIABLE)? as usize),
+        None => Ok(1),
+    }
+}
+
+fn number(
+    variable: &dyn Fn(&str) -> Option<String>,
+    name: &'static str,
+) -> Result<u64, ControlError> {
+    let value = variable(name).unwrap_or_default();
+    let expected = "a number";
+    value.parse().map_err(|_| ControlError::Variable { variable: name, value, expected })
 }
 
 /// A worker's connection to its coordinator. Clones are the same session.
