@@ -262,7 +262,7 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
     let config = tiny.translation("other", 1, &side, &side, &other);
     let output = expect_code(program("tandem").arg("launch").arg(config), 2);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("late-teacher/export, and `pretrained` is "), "{said}");
+    assert!(said.contains("late-teacher/export, but `pretrained` is "), "{said}");
 
     // One worker alone makes the same labels, and another weight learns something else from them.
     let alone = tiny.translation("alone", 1, &side, &side, objective);

@@ -109,7 +109,7 @@ fn assert_lines_are_translated_as_asked(tiny: &Tiny, run: &Path) {
     for (lines, setting, reason) in [
         (lines, "training.steps=1", "only keys of decoding"),
         (lines, "decoding.mask_predict.iterations=0", "iterations"),
-        (lines, "decoding.mask_predict.lengths=oracle", "have no references"),
+        (lines, "decoding.mask_predict.lengths=oracle", "there are no references"),
         (b"eins\nf\xfcnf\n", once, "lines.txt, line 2: not UTF-8"),
     ] {
         let (_, said) = translate(lines, setting, 2);

@@ -377,7 +377,7 @@ fn killed_soft_labels_end_with_the_same_bits() {
     };
     let whole = run("whole", "cache-whole");
     let ended = whole.launch(&[], 0);
-    ended.assert_said("labels the training pairs before the first step");
+    ended.assert_said("labels the training pairs once, before the first step");
     ended.assert_said(" of 24 is made");
     let labels = |cache: &str| {
         let entries = std::fs::read_dir(tiny.path(cache)).into_iter().flatten().flatten();

@@ -178,7 +178,11 @@ mod tests {
             ..State::default()
         };
         let run = RunFolder::new("no/such/run".into());
-        insta::assert_snapshot!(text(&run, &state).unwrap());
+        let text = text(&run, &state).unwrap();
+        // Samples of a family come in any order.
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_by_key(|line| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE "));
+        insta::assert_snapshot!(lines.join("\n"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::process::{self, Interface};
 use crate::slurm;
 
 /// How long a name server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Open MPI's settings of the networks between workers, and between its own daemons.
 const MPI_LAYERS: [&str; 2] = ["btl_tcp", "oob_tcp"];
 /// The kind of addresses that Open MPI does not take for workers: 4 or 6.
@@ -217,7 +217,7 @@ fn addresses_of<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, V
         });
     }
     drop(sender);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     let mut addresses: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
     while let Ok((found, name)) =
         answers.recv_timeout(deadline.saturating_duration_since(Instant::now()))
@@ -277,7 +277,7 @@ pub fn listen_here() -> io::Result<TcpListener> {
     // An interface that is down lets itself be listened on.
     let listen = |address: IpAddr| {
         let listener = TcpListener::bind((address, 0))?;
-        TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE)?;
+        TcpStream::connect_timeout(&listener.local_addr()?, CONNECT_TIMEOUT)?;
         Ok(listener)
     };
     let by_ipv4: io::Result<TcpListener> = listen(Ipv4Addr::LOCALHOST.into());

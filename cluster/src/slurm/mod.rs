@@ -21,14 +21,14 @@ use std::time::Duration;
 use crate::process;
 
 /// How long Slurm's controller may take to answer; a busy one takes seconds.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs one of Slurm's programs and answers what it prints.
 ///
 /// # Errors
 /// It cannot be started, does not answer in time, or refuses.
 pub fn ask(command: &mut Command) -> io::Result<String> {
-    let output = process::output_within(command, PATIENCE)?;
+    let output = process::output_within(command, ANSWER_TIMEOUT)?;
     if !output.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

@@ -94,7 +94,7 @@ impl Coordinator {
         }
     }
 
-    /// Goes on with as many workers as there is room for now; waits for hosts without which it cannot.
+    /// Finds the topology again, with as many workers as fit now; waits for hosts that the run needs.
     fn look_around(&mut self) -> Result<(), Halt> {
         let patience = Duration::from_secs_f64(self.config.cluster.deadlines.hosts);
         let started = Instant::now();

@@ -79,7 +79,7 @@ pub fn death(log: &str, rank: usize) -> Option<String> {
     Some(describe_signal(number))
 }
 
-/// A signal in words.
+/// The name of a signal.
 pub fn describe_signal(number: i32) -> String {
     let name = signal_hook::low_level::signal_name(number).unwrap_or("unknown");
     let hint = if number == 9 { "; the system does so when memory runs out" } else { "" };

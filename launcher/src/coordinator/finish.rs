@@ -91,7 +91,7 @@ fn score_test(coordinator: &mut Coordinator, average: &Checkpoint) -> Result<(),
     }
 }
 
-/// A translation beside its source and reference.
+/// A translation next to its source and reference.
 fn beside(sample: &Translation) -> String {
     let Translation { source, reference, hypothesis, .. } = sample;
     format!("  source       {source}\n  reference    {reference}\n  translation  {hypothesis}\n")
@@ -148,7 +148,7 @@ pub fn export(
 /// is written by itself.
 ///
 /// # Errors
-/// As said, as a refusal.
+/// The same as an error.
 pub fn refuse_runs(folder: &Path, usual: &Path) -> Result<(), Refused> {
     // Links lead where they lead.
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());

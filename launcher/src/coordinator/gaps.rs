@@ -1,6 +1,6 @@
-//! Checkpoints that the finished model is made of, and that are not there: they could not be written,
-//! as on a full disk, or were damaged afterwards. They are trained again, so that the model is that
-//! of a run to which nothing happened.
+//! Missing checkpoints that the finished model needs: they could not be written, for example on a full
+//! disk, or were damaged afterwards. They are trained again, so that the model is that of an undisturbed
+//! run.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use tandem_cluster::run::store::{Checkpoint, Store, StoreError};
 pub struct Gap {
     /// Its step.
     pub step: u64,
-    /// Why it is not there.
+    /// Why it is missing.
     pub reason: String,
     /// From where training continues; none if that is the first step.
     pub resume: Option<Checkpoint>,

@@ -24,26 +24,26 @@ use crate::prepare::worker::Work;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
 
-/// How often interrupts, deadlines and the engine are looked at.
-const LOOK: Duration = Duration::from_millis(50);
-/// How long the messages of a failing group are still collected after the first sign.
-const LAST_WORDS: Duration = Duration::from_millis(300);
-/// How long mpirun gets to say which signal ended a worker.
-const ENGINE_WORDS: Duration = Duration::from_millis(2500);
-/// How long those who were asked to stop get to say that they do more than loading.
+/// How often interrupts, deadlines and the engine are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the messages of a failing group are collected after the first failure.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long mpirun may take to report which signal ended a worker.
+const ENGINE_REPORT_TIMEOUT: Duration = Duration::from_millis(2500);
+/// How long workers that were asked to stop may take to report that they have finished loading.
 const START_STOP: Duration = Duration::from_secs(2);
-/// How long an engine may outlive its workers after a good end.
+/// How long an engine may outlive its workers after success.
 const ENGINE_END: Duration = Duration::from_secs(30);
-/// Longer than this without a look means that the launcher itself did not run.
-const NAP: Duration = Duration::from_secs(2);
+/// A longer pause between two polls means that the launcher itself was suspended.
+const SUSPEND_THRESHOLD: Duration = Duration::from_secs(2);
 
 /// Why a group could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {
-    /// No port, no random numbers.
+    /// There is no free port, or there are no random numbers.
     #[error("cannot open the control channel: {0}")]
     Control(#[from] io::Error),
-    /// The engine does not start.
+    /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -51,11 +51,11 @@ pub enum GroupError {
 /// How a group of workers ended.
 #[derive(Debug)]
 pub enum End {
-    /// All did what they were asked to.
+    /// All workers have done their work.
     Done,
     /// They wrote a checkpoint and stopped, as they were asked to.
     Stopped,
-    /// They were asked to stop and had not after `cluster.deadlines.stop`.
+    /// They were asked to stop and did not within `cluster.deadlines.stop`.
     StopOverdue,
     /// Ctrl-C was pressed twice.
     Interrupted,
@@ -63,13 +63,13 @@ pub enum End {
     Failed(Failure),
 }
 
-/// Follows what the workers of a group say.
+/// Receives what the workers of a group report.
 pub trait Listener {
     /// A rank has connected.
     fn joined(&mut self, rank: usize, host: &str, device: &str);
     /// Every rank has connected.
     fn all_joined(&mut self) {}
-    /// A rank says what it does now.
+    /// A rank has sent a heartbeat with its phase.
     fn beat(&mut self, rank: usize, phase: Phase) {
         let _ = (rank, phase);
     }
@@ -77,7 +77,7 @@ pub trait Listener {
     fn report(&mut self, rank: usize, report: Report);
     /// The group was asked to stop.
     fn stopping(&mut self) {}
-    /// The launcher's job of Slurm's ends; told from then on, again and again.
+    /// The Slurm job of the launcher ends; called repeatedly from then on.
     fn job_ends(&mut self, ending: Ending) {
         let _ = ending;
     }
@@ -91,7 +91,7 @@ pub struct Workers {
     pub program: PathBuf,
     /// Where the ranks go.
     pub topology: Topology,
-    /// How long each phase may stand still.
+    /// How long each phase may make no progress.
     pub deadlines: Deadlines,
     /// The launcher's signals.
     pub interrupts: Interrupts,
@@ -145,9 +145,9 @@ fn supervise(
     let mut stopping: Option<Instant> = None;
     let mut engine_ended: Option<Instant> = None;
     let end = loop {
-        watch.listen(&server, LOOK);
+        watch.listen(&server, POLL_INTERVAL);
         let now = Instant::now();
-        if now - looked > NAP {
+        if now - looked > SUSPEND_THRESHOLD {
             watch.members.forgive(now - looked);
         }
         looked = now;
@@ -171,7 +171,7 @@ fn supervise(
                 server.stop();
                 watch.listener.stopping();
             }
-            // Nobody has anything to save, and what loads does not ask whether to stop.
+            // There is nothing to save, and a rank that is loading does not check whether to stop.
             Some(since) if now - since > START_STOP && watch.members.all_start() => {
                 break Some(End::Stopped);
             }
@@ -185,7 +185,7 @@ fn supervise(
             break None;
         }
         if let Ok(Some(status)) = group.poll()
-            && now - *engine_ended.get_or_insert(now) > LAST_WORDS
+            && now - *engine_ended.get_or_insert(now) > DRAIN_TIMEOUT
         {
             watch.engine_gone(status);
             break None;
@@ -198,12 +198,12 @@ fn supervise(
     let death = watch.failures.first().is_some_and(|failure| failure.kind == FailureKind::Death);
     let status = match &end {
         Some(End::Done | End::Stopped) if watch.members.all_left() => group.wait(ENGINE_END),
-        None if death => group.wait(ENGINE_WORDS),
+        None if death => group.wait(ENGINE_REPORT_TIMEOUT),
         _ => None,
     };
     let workers: Vec<Process> =
         watch.members.present().filter_map(|(_, member)| member.process.clone()).collect();
-    // Whoever is still there sees its connection close, and ends.
+    // Workers that are still running see their connection close, and exit.
     drop(server);
     group.end(&workers);
     Ok(end.unwrap_or_else(|| End::Failed(watch.failure(status, &log))))
@@ -266,7 +266,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Every rank has to be what the first one that spoke is.
+    /// Every rank must have the same identity as the first one that reported it.
     fn compare(&mut self, rank: usize, facts: BTreeMap<String, String>) {
         for (name, here) in facts {
             let (first, there) =
@@ -351,16 +351,16 @@ impl Watch<'_> {
         self.fail(FailureKind::Engine, rank, message, None);
     }
 
-    /// Collects what a failing group still says, until the first failing rank has gone.
+    /// Collects the remaining messages of a failing group, until the first failing rank has left.
     fn last_words(&mut self, server: &Server) {
-        let deadline = Instant::now() + LAST_WORDS;
+        let deadline = Instant::now() + DRAIN_TIMEOUT;
         while Instant::now() < deadline {
             let first = self.failures.first().and_then(|failure| failure.rank);
             let gone = first.and_then(|rank| self.members.get(rank)).map(|member| member.left);
             if matches!(gone, Some(Some(_))) && self.failures[0].kind == FailureKind::Error {
                 return;
             }
-            self.listen(server, LOOK);
+            self.listen(server, POLL_INTERVAL);
         }
     }
 
@@ -373,7 +373,7 @@ impl Watch<'_> {
         }
     }
 
-    /// The cause, with what the engine knows about it and what it led to.
+    /// The cause, with what the engine knows about it and its consequences.
     fn failure(self, status: Option<ExitStatus>, engine_log: &Path) -> Failure {
         let mut failures = self.failures.into_iter();
         let Some(mut first) = failures.next() else {
@@ -427,7 +427,7 @@ impl Watch<'_> {
     }
 }
 
-/// What the engine has said.
+/// The output of the engine.
 fn text_of(engine_log: &Path) -> String {
     fs::read_to_string(engine_log).unwrap_or_default()
 }

@@ -65,7 +65,7 @@ impl Coordinator {
         Ok(exit)
     }
 
-    /// Tells people how the run went; a report that cannot be written takes nothing away.
+    /// Writes the report; a report that cannot be written is only a warning.
     fn write_report(&mut self) {
         if self.journal.state.attempts.is_empty() {
             return;
@@ -76,7 +76,7 @@ impl Coordinator {
             Ok(path) if self.journal.state.status == Status::Done => {
                 self.progress.say(&format!("report: {}", path.display()));
             }
-            // What ended the run otherwise has been said, and stays the last word.
+            // Why the run ended otherwise has been printed already, and stays the last line.
             Ok(_) => {}
             Err(error) => self.progress.say(&format!("warning: no report was written: {error}")),
         }
@@ -104,7 +104,7 @@ impl Coordinator {
         }
     }
 
-    /// Trains until all is there that the finished model is made of, however many attempts that
+    /// Trains until every checkpoint that the finished model needs is there, in as many attempts as that
     /// takes.
     fn train(&mut self) -> Result<(), Halt> {
         let mut restarts = Restarts::new(self.config.cluster.max_restarts);

@@ -6,33 +6,33 @@ use tandem_cluster::engine::Process;
 use tandem_cluster::run::control::{CONNECTION_TIMEOUT, HEARTBEAT, Phase};
 use tandem_config::schema::cluster::Deadlines;
 
-/// Where something is overdue anyway, a rank without so many heartbeats is the reason.
+/// If something is overdue, a rank that has missed this many heartbeats is the reason.
 const MISSED: u32 = 4;
 
 /// One rank that has connected.
 #[derive(Debug, Clone)]
 pub struct Member {
-    /// Its machine.
+    /// Its host.
     pub host: String,
     /// Its process, if that is on this machine.
     pub process: Option<Process>,
-    /// What it did last.
+    /// Its latest phase.
     pub phase: Phase,
-    /// At which step.
+    /// Its latest step.
     pub step: u64,
     progress: u64,
     heard: Instant,
     moved: Instant,
-    /// Whether it has gone, and with which announced exit code.
+    /// Whether it has left, and the exit code that it announced.
     pub left: Option<Option<i32>>,
 }
 
-/// A rank that did not get on in time.
+/// A rank that made no progress in time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Overdue {
     /// Which one; the first that did not connect if it never has.
     pub rank: usize,
-    /// What has not happened, in words.
+    /// A description of what has not happened.
     pub reason: String,
 }
 
@@ -75,12 +75,12 @@ impl Members {
         self.ranks.iter().all(Option::is_some)
     }
 
-    /// Whether every rank has connected and gone.
+    /// Whether every rank has connected and left.
     pub fn all_left(&self) -> bool {
         self.ranks.iter().all(|member| member.as_ref().is_some_and(|m| m.left.is_some()))
     }
 
-    /// Whether none has got further than loading, or has gone.
+    /// Whether every rank is still loading, or has left.
     pub fn all_start(&self) -> bool {
         let starts = |member: &Member| member.phase == Phase::Start && member.left.is_none();
         self.present().all(|(_, member)| starts(member))
@@ -105,14 +105,14 @@ impl Members {
         }
     }
 
-    /// A rank goes.
+    /// A rank leaves.
     pub fn leave(&mut self, rank: usize, goodbye: Option<i32>) {
         if let Some(member) = self.ranks[rank].as_mut() {
             member.left = Some(goodbye);
         }
     }
 
-    /// Takes back `lost`, during which the launcher itself did not run: nobody is to blame.
+    /// Does not count the time `lost`, during which the launcher itself was suspended.
     pub fn forgive(&mut self, lost: Duration) {
         self.started += lost;
         for member in self.ranks.iter_mut().flatten() {
@@ -121,9 +121,9 @@ impl Members {
         }
     }
 
-    /// The rank to blame when some have not got on within their deadline: a silent one before
+    /// The rank to blame when some have made no progress within their deadline: a silent one before
     /// one that merely waits, and of those the one that is furthest behind. Nobody is to blame
-    /// while a rank at an earlier step gets on: those ahead wait for it.
+    /// while a rank at an earlier step makes progress: those ahead wait for it.
     pub fn overdue(&self, deadlines: &Deadlines, now: Instant) -> Option<Overdue> {
         let here = || self.present().filter(|(_, member)| member.left.is_none());
         let silent = here()
@@ -160,7 +160,7 @@ impl Members {
         let misses = |member: &Member| unheard(member) > MISSED * HEARTBEAT;
         let stuck = here().filter(|(_, member)| stands(member, 2 * HEARTBEAT)).min_by_key(
             |(_, member)| {
-                // Who waits for data, or computes, keeps those waiting who wait for its gradients.
+                // A rank that waits for data, or computes, is what the ranks in reduce wait for.
                 let waits_for_others = match member.phase {
                     Phase::Data => 0,
                     Phase::Reduce => 2,

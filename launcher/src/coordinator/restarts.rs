@@ -3,7 +3,7 @@
 use crate::journal::failure::Failure;
 use crate::terminal::exit::Exit;
 
-/// What is done about a failure.
+/// What to do about a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Start again.
@@ -13,9 +13,9 @@ pub enum Decision {
     },
     /// End the run.
     GiveUp {
-        /// With this code.
+        /// The exit code.
         exit: Exit,
-        /// For this reason.
+        /// The reason.
         reason: String,
     },
 }
@@ -34,12 +34,12 @@ impl Restarts {
         Self { budget, used: 0, last: None }
     }
 
-    /// A checkpoint was published: the budget is whole again.
+    /// A checkpoint was published: the budget is full again.
     pub fn progress(&mut self) {
         self.used = 0;
     }
 
-    /// What is done about a failure.
+    /// What to do about a failure.
     pub fn after(&mut self, failure: &Failure) -> Decision {
         match failure.exit_code.and_then(Exit::from_code) {
             Some(Exit::Usage) => {

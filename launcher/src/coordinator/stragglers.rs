@@ -40,7 +40,7 @@ impl Stragglers {
         Self { ranks: vec![Rank::default(); ranks] }
     }
 
-    /// A rank's pace up to `step`. Once all have said theirs: who has become a straggler, each
+    /// Adds the pace of a rank up to `step`. Once all ranks have reported theirs: the new stragglers, each
     /// once, with how many percent it is slower and in what.
     pub fn add(&mut self, rank: usize, step: u64, pace: Pace) -> Vec<(usize, String)> {
         self.ranks[rank].newest = Some((step, pace));

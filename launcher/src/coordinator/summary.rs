@@ -1,4 +1,4 @@
-//! What the report tells of a run: from its config, its state, and its evaluations' files.
+//! What the report says about a run, from its config, its state and the files of its evaluations.
 
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::AVERAGE;
@@ -13,9 +13,9 @@ use crate::prepare::distillation;
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
 use crate::score;
 
-/// Gathers what there is to tell.
+/// Gathers the contents of the report.
 pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
-    // The workers' own count, and where they have not said any, the plan's.
+    // The count that the workers reported, or else the plan's.
     let planned = Composition::open(config).ok().map(|composition| {
         let parameters = parameters::model(&composition);
         (trained_count(&parameters) as u64, frozen_count(&parameters) as u64)

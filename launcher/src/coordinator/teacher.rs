@@ -74,8 +74,8 @@ fn trained(
     Ok((teacher, checkpoint))
 }
 
-/// Launches a teacher, which goes on where it ended. Another launcher that works on it is waited for, as
-/// that of another student.
+/// Launches a teacher, which resumes if it was interrupted. If another launcher is training it, such as
+/// that of another student, this waits.
 fn train(coordinator: &mut Coordinator, key: &str, teacher: Teacher) -> Result<(), Halt> {
     let run = teacher.run.path().display();
     coordinator.progress.say(&format!("{key}: the teacher {run} first"));
@@ -210,7 +210,7 @@ fn duplicates<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
     texts.filter(|text| !text.is_empty() && !seen.insert(*text)).count()
 }
 
-/// What was made, in one line.
+/// A one-line summary of the synthetic data.
 fn summary(taught: &DistillationStats) -> String {
     let bleu = taught
         .scores

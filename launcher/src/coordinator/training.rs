@@ -37,9 +37,9 @@ pub struct Training<'a> {
     pub journal: &'a mut Journal,
     /// The curves.
     pub writer: &'a mut Writer,
-    /// What people see.
+    /// The progress line.
     pub progress: &'a mut Progress,
-    /// The budget, made whole by each checkpoint.
+    /// The budget of restarts, which each checkpoint refills.
     pub restarts: &'a mut Restarts,
     /// Evaluations that are not complete.
     pub collector: Collector,

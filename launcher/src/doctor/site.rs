@@ -24,7 +24,7 @@ use crate::prepare::worker;
 use crate::prepare::worker::said;
 
 /// How long a program or the network may take to answer.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What there is. Files of the system are read below `root` by the checks themselves.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub struct Site {
     pub root: PathBuf,
     /// This process's variables.
     pub environment: BTreeMap<String, String>,
-    /// What topologies are made of.
+    /// The CPUs, GPUs and programs of this machine.
     pub machine: Machine,
     /// The worker program, or why there is none.
     pub worker: Result<PathBuf, String>,
@@ -84,10 +84,10 @@ impl Site {
         let machine = Machine::this();
         let worker = worker::find().map_err(|error| error.to_string());
         let (libraries, mpirun, resolves) = std::thread::scope(|scope| {
-            let libraries =
-                scope.spawn(|| worker.as_ref().ok().map(|path| worker::libraries(path, PATIENCE)));
+            let libraries = scope
+                .spawn(|| worker.as_ref().ok().map(|path| worker::libraries(path, ANSWER_TIMEOUT)));
             let mpirun =
-                scope.spawn(|| said(Command::new("mpirun").arg("--version"), PATIENCE).ok());
+                scope.spawn(|| said(Command::new("mpirun").arg("--version"), ANSWER_TIMEOUT).ok());
             let resolves = resolves(&machine.host);
             // A thread that panics has ended the process.
             (libraries.join().unwrap_or_default(), mpirun.join().unwrap_or_default(), resolves)
@@ -168,7 +168,7 @@ impl Site {
         self.run.as_ref()?.topology.as_ref().ok()
     }
 
-    /// What the worker said of its libraries.
+    /// What the worker reported about its libraries.
     pub fn found_libraries(&self) -> Option<&Libraries> {
         self.libraries.as_ref()?.as_ref().ok()
     }
@@ -212,7 +212,7 @@ fn resolves(host: &str) -> bool {
         let found = (host.as_str(), 0).to_socket_addrs().is_ok_and(|mut all| all.next().is_some());
         let _ = sender.send(found);
     });
-    answer.recv_timeout(PATIENCE).unwrap_or(false)
+    answer.recv_timeout(ANSWER_TIMEOUT).unwrap_or(false)
 }
 
 /// Writes a file and removes it; by how much its time differs from now.

@@ -1,44 +1,44 @@
-//! How a job ended, and what goes on instead of it.
+//! How a Slurm job ended, and what resumes the run.
 
 use serde::{Deserialize, Serialize};
 use tandem_cluster::slurm::Cause;
 
-/// The end of a job before that of its run.
+/// The end of a job whose run is not finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
-    /// Its number.
+    /// The number of the job.
     pub job: String,
     /// How often Slurm had started it again.
     pub restarts: u64,
-    /// Why it ended, if Slurm said.
+    /// Why the job ended, if Slurm said so.
     pub cause: Option<Cause>,
-    /// How the run goes on.
+    /// What resumes the run.
     pub next: Next,
     /// The newest checkpoint before the one that is written now.
     pub latest: Option<u64>,
-    /// How many steps it had made by then, if that is known.
+    /// The number of steps that the job had made by then, if known.
     #[serde(default)]
     pub steps: Option<u64>,
     /// When this became known, in seconds since 1970.
     pub time: f64,
 }
 
-/// How a run goes on after its job.
+/// What resumes a run after its job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Next {
-    /// In another job, which waits for the end of this one.
+    /// Another job, which waits for the end of this one.
     Chained {
         /// Its number.
         job: String,
     },
-    /// In the same job, which puts itself back into the queue at the end.
+    /// The same job, which requeues itself at the end.
     Requeue,
-    /// In the same job, which Slurm starts again.
+    /// The same job, which Slurm starts again.
     BySlurm,
-    /// Not by itself.
+    /// Nothing, unless somebody launches it again.
     Nothing {
-        /// Why not.
+        /// Why no job resumes it.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What made a group of workers fail, and the report about it.
+//! Why a group of workers failed, and the report about it.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -12,49 +12,49 @@ const MESSAGE_LINES: usize = 3;
 /// Characters of a line in the report.
 const LINE_LENGTH: usize = 200;
 
-/// In which way a group failed.
+/// The way in which a group failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// A rank said why it cannot continue, or left with a code of its own.
     Error,
-    /// A rank's process ended without a word.
+    /// A rank's process exited without reporting an error.
     Death,
-    /// A rank did not get on.
+    /// A rank made no progress.
     Hang,
-    /// The engine ended before the workers.
+    /// The engine exited before the workers.
     Engine,
 }
 
-/// What made a group of workers fail: what happened first. The rest are consequences.
+/// Why a group of workers failed: the first fault. Later ones are its consequences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
-    /// In which way.
+    /// The way in which it failed.
     pub kind: FailureKind,
     /// The attempt.
     pub attempt: u64,
     /// The first failing rank.
     pub rank: Option<usize>,
-    /// Its machine.
+    /// The host of that rank.
     pub host: Option<String>,
-    /// What it did.
+    /// The phase that it was in.
     pub phase: Option<String>,
-    /// At which step.
+    /// The step that it was at.
     pub step: u64,
-    /// Why.
+    /// The cause.
     pub message: String,
     /// The exit code that it announced.
     pub exit_code: Option<i32>,
-    /// The other ranks that failed, afterwards.
+    /// The ranks that failed afterwards.
     pub consequences: Vec<usize>,
     /// Its log.
     pub log: PathBuf,
 }
 
 impl Failure {
-    /// What a failure that comes back looks like; none for what comes from outside and may
-    /// strike anywhere, as a disk that is full for a while. It is the first line, since traces of
-    /// calls may follow, without numbers, since addresses and times differ.
+    /// By what a failure that comes back is recognised; none for faults from outside, which may strike
+    /// anywhere, such as a disk that is full for a while. It is the first line, since a backtrace may
+    /// follow, without numbers, since addresses and times differ.
     pub fn fingerprint(&self) -> Option<(String, u64)> {
         let writes = matches!(self.phase.as_deref(), Some("save" | "finish"));
         (self.kind == FailureKind::Error && !writes).then(|| {
@@ -83,8 +83,8 @@ impl Failure {
         line
     }
 
-    /// The report for people, at most 15 lines, of which the first names rank and cause; `next`
-    /// says what happens now.
+    /// The report of at most 15 lines, of which the first names the rank and the cause; `next` says
+    /// what happens now.
     pub fn report(&self, next: &str) -> String {
         let message: Vec<&str> = self.message.lines().take(MESSAGE_LINES).collect();
         let cause = shortened(message.first().unwrap_or(&"it did not say why"));
@@ -92,7 +92,7 @@ impl Failure {
         for line in message.iter().skip(1) {
             let _ = writeln!(text, "  {}", shortened(line));
         }
-        // A worker writes its last words into its log, too.
+        // A worker writes its error message into its log, too.
         let told = message.join("\n");
         let is_new = |line: &String| !told.contains(line.trim().trim_start_matches("error: "));
         let tail: Vec<String> =
@@ -112,7 +112,7 @@ impl Failure {
     }
 }
 
-/// The last lines of a log that say anything.
+/// The last non-empty lines of a log.
 pub fn tail(log: &Path, count: usize) -> Vec<String> {
     let Ok(bytes) = std::fs::read(log) else { return Vec::new() };
     let recent = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(1 << 16)..]);

@@ -1,4 +1,4 @@
-//! What a run's time went into: each second is in one account.
+//! Where the time of a run went: each second is in exactly one account.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tandem_cluster::run::records::StepTime;
 
-/// What a second of a run can have gone into.
+/// What a second of a run can have been spent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Account {
@@ -14,7 +14,7 @@ pub enum Account {
     Start,
     /// Steps: waiting for batches.
     Data,
-    /// Steps: all that is neither data nor communication.
+    /// Steps: everything that is neither data nor communication.
     Compute,
     /// Steps: waiting for the other ranks' gradients.
     Communicate,
@@ -56,7 +56,7 @@ impl Account {
     }
 }
 
-/// What goes on.
+/// What is happening.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Activity {
     /// The first workers start.
@@ -66,13 +66,13 @@ pub enum Activity {
     Restart,
     /// Steps.
     Train,
-    /// A checkpoint is waited for.
+    /// A checkpoint is being written, and the ranks wait for it.
     Save,
     /// Scoring, averaging and exporting.
     Evaluate,
 }
 
-/// A run's time by account, over all its launches; between two launches none passes.
+/// The time of a run by account, over all its launches. The time between two launches is not counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Ledger {
@@ -89,18 +89,18 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// From `now` on time passes; what an earlier launch left unsaved is lost.
+    /// Starts to count at `now`; what an earlier launch left unsaved is lost.
     pub fn open(&mut self, activity: Activity, now: Instant) {
         self.lose();
         (self.activity, self.since) = (activity, Some(now));
     }
 
-    /// What goes on.
+    /// What is happening.
     pub fn activity(&self) -> Activity {
         self.activity
     }
 
-    /// From `now` on something else goes on.
+    /// Changes the activity at `now`.
     pub fn turn(&mut self, activity: Activity, now: Instant) {
         self.book(now);
         self.activity = activity;
@@ -128,7 +128,7 @@ impl Ledger {
         }
     }
 
-    /// What the newest steps' time went into.
+    /// How the time of the newest steps was spent.
     pub fn measured(&mut self, time: StepTime, now: Instant) {
         self.book(now);
         if time.total_ms <= 0.0 {
@@ -195,7 +195,7 @@ mod tests {
         let seconds: Vec<f64> = ledger.totals().into_iter().map(|(_, seconds)| seconds).collect();
         assert_eq!(seconds, [3.0, 4.0, 10.0, 6.0, 1.0, 2.0, 5.0, 4.0]);
         assert_eq!(seconds.iter().sum::<f64>(), 35.0);
-        // The sum of nothing is -0, which people would see.
+        // The sum of nothing is -0, which would be printed.
         let nothing = Ledger::default().totals();
         assert!(nothing.iter().all(|(_, seconds)| seconds.is_sign_positive()), "{nothing:?}");
 

@@ -1,8 +1,8 @@
-//! What is recorded of a run: where it stands (state.json) and what happened (events.jsonl).
+//! The records of a run: its state (state.json) and what happened (events.jsonl).
 //!
-//! Neither stops a run: what cannot be written, as on a full disk, is reported once. [`failure`] is what
-//! went wrong in a group of workers, [`ending`] how a job of Slurm's ended, [`ledger`] where the time
-//! went.
+//! Neither stops a run: if one cannot be written, for example on a full disk, that is reported once.
+//! [`failure`] is what went wrong in a group of workers, [`ending`] how a Slurm job ended, [`ledger`] where
+//! the time went.
 
 pub mod ending;
 pub mod failure;
@@ -25,25 +25,25 @@ use crate::journal::ending::Ending;
 use crate::journal::failure::Failure;
 use crate::journal::ledger::Ledger;
 
-/// How often state.json follows what only changes numbers.
+/// The interval at which state.json is written when only numbers have changed.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Most points of the curve that are kept.
+/// The largest number of points of the curve that are kept.
 const CURVE_POINTS: usize = 1000;
-/// Most ends of jobs that are kept.
+/// The largest number of job endings that are kept.
 const ENDINGS: usize = 20;
-/// Most warnings that are kept.
+/// The largest number of warnings that are kept.
 const NOTICES: usize = 50;
 
-/// Whether a run goes on.
+/// The status of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It has been prepared.
+    /// Prepared, but not started.
     #[default]
     Prepared,
-    /// Its workers work.
+    /// Its workers are running.
     Running,
-    /// It was stopped and can go on.
+    /// Stopped; it can be resumed.
     Stopped,
     /// It failed.
     Failed,
@@ -51,36 +51,36 @@ pub enum Status {
     Done,
 }
 
-/// What a run is at.
+/// The stage of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// A teacher makes the training data.
+    /// A teacher makes training data.
     Data,
     /// Training.
     #[default]
     Train,
     /// Averaging checkpoints and scoring the finished model.
     Evaluate,
-    /// Nothing is left to do.
+    /// Everything is done.
     Finished,
 }
 
-/// Where a run stands.
+/// The state of a run: state.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// Whether it goes on.
+    /// Its status.
     pub status: Status,
-    /// What it is at.
+    /// Its stage.
     pub stage: Stage,
     /// The newest attempt.
     pub attempt: u64,
-    /// Restarts after failures, in all.
+    /// The number of restarts after failures.
     pub restarts: u64,
     /// Finished optimizer steps.
     pub step: u64,
-    /// All optimizer steps.
+    /// Optimizer steps of the whole run.
     pub steps: u64,
     /// The last known training loss.
     pub loss: Option<f64>,
@@ -94,7 +94,7 @@ pub struct State {
     pub frozen: Option<u64>,
     /// Seconds spent training, over all attempts.
     pub training_seconds: f64,
-    /// What the time went into.
+    /// Where the time went.
     pub ledger: Ledger,
     /// The newest published checkpoint.
     pub latest: Option<u64>,
@@ -112,11 +112,11 @@ pub struct State {
     pub curve: Vec<(u64, f64)>,
     /// Each group of workers that trained.
     pub attempts: Vec<Attempt>,
-    /// What became of the lines of each split, as the workers report it.
+    /// The report on the lines of each split.
     pub data: Vec<DataReport>,
-    /// Warnings that people should know of.
+    /// Warnings.
     pub notices: Vec<String>,
-    /// The jobs of Slurm's that ended before the run did.
+    /// The Slurm jobs that ended before the run did.
     pub job_endings: Vec<Ending>,
     /// When this was written, in seconds since 1970.
     pub updated: f64,
@@ -125,7 +125,7 @@ pub struct State {
 /// One group of workers that trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
-    /// The step of the checkpoint from which it went on, or 0.
+    /// The step of the checkpoint from which it resumed, or 0.
     pub from: u64,
     /// The last step that it reached.
     pub to: u64,
@@ -134,7 +134,7 @@ pub struct Attempt {
 }
 
 impl State {
-    /// Adds a point to the curve; of a long one every second point goes.
+    /// Adds a point to the curve; every second point of a long curve is dropped.
     pub fn add_loss(&mut self, step: u64, loss: f64) {
         if loss.is_finite() && self.curve.last().is_none_or(|(last, _)| *last < step) {
             self.curve.push((step, loss));
@@ -148,7 +148,7 @@ impl State {
         }
     }
 
-    /// Goes back to `step`: what came after it will come again.
+    /// Goes back to `step`: the steps after it will be made again.
     pub fn rewind(&mut self, step: u64) {
         self.step = step;
         self.valid.retain(|evaluated, _| *evaluated <= step);
@@ -162,7 +162,7 @@ impl State {
         }
     }
 
-    /// Keeps how a job ended, which is heard of more than once.
+    /// Keeps how a job ended, which is reported more than once.
     pub fn add_ending(&mut self, ending: Ending) {
         if self.job_endings.last() != Some(&ending) {
             self.job_endings.push(ending);
@@ -178,13 +178,13 @@ impl State {
     }
 }
 
-/// Why a run's state cannot be gone on with.
+/// Why the state of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// The file system refused.
     #[error(transparent)]
     Io(#[from] IoError),
-    /// It is not what this version writes, nor what an older one wrote.
+    /// The file has a format that neither this version nor an older one writes.
     #[error(
         "{} cannot be read: {source}; use the version of Tandem that wrote it, or start over with \
          `--restart`",
@@ -202,7 +202,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub struct Journal {
     run: RunFolder,
-    /// Where the run stands.
+    /// The state of the run.
     pub state: State,
     written: Option<Instant>,
     warned: bool,
@@ -228,7 +228,7 @@ impl Journal {
         self.note(written.map_err(|error| error.to_string()));
     }
 
-    /// Writes the state if that was not done lately.
+    /// Writes the state unless it was written less than a second ago.
     pub fn save_sometimes(&mut self) {
         if self.written.is_none_or(|written| written.elapsed() >= INTERVAL) {
             self.save();
@@ -245,7 +245,7 @@ impl Journal {
         self.note(written.map_err(|error| error.to_string()));
     }
 
-    /// What could not be written, once.
+    /// Returns the warning that something could not be written, once.
     pub fn warning(&mut self) -> Option<String> {
         self.warning.take()
     }
@@ -262,7 +262,7 @@ impl Journal {
     }
 }
 
-/// The state that a run folder holds; none where nothing was launched.
+/// Reads the state of a run; none if it was never launched.
 ///
 /// # Errors
 /// A state that cannot be read.
@@ -275,7 +275,7 @@ pub fn load_state(run: &RunFolder) -> Result<Option<State>, StateError> {
     serde_json::from_str(&text).map(Some).map_err(|source| StateError::Unknown { path, source })
 }
 
-/// The state that a run folder holds, if it holds one that can be read.
+/// Reads the state of a run, if there is one that can be read.
 pub fn read_state(run: &RunFolder) -> Option<State> {
     load_state(run).ok().flatten()
 }

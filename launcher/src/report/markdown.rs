@@ -216,7 +216,7 @@ fn split(split: &DataReport) -> String {
         text += &format!("  - {} cut to fit\n", thousands(split.cut));
     }
     for (problem, counted) in &split.problems {
-        text += &format!("  - {} {}", thousands(counted.count), problem.describe());
+        text += &format!("  - {} {}", thousands(counted.count), problem.describe_lines());
         for (example, joint) in counted.examples.iter().zip([": ", "; ", "; "]) {
             text += &format!("{joint}line {}: {}", example.line, plain(example.text.trim()));
         }

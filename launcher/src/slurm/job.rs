@@ -1,4 +1,4 @@
-//! The job of Slurm's in which the launcher runs: when it ends, why, and how the run goes on.
+//! The Slurm job in which the launcher runs: when it ends, why, and what resumes the run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,18 +16,18 @@ use crate::slurm::takeover::Before;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 
-/// How often signals are looked at.
-const LOOK: Duration = Duration::from_millis(100);
-/// How often Slurm is asked for the job's end, which may be moved.
-const ASK: Duration = Duration::from_secs(15);
-/// Two jobs in a row that made fewer steps are followed by no third.
+/// How often signals are polled.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often Slurm is asked for the end time of the job, which may change.
+const SLURM_POLL_INTERVAL: Duration = Duration::from_secs(15);
+/// After two jobs in a row with fewer steps than this, no third one is submitted.
 const FEW_STEPS: u64 = 10;
-/// How long the first task of a step may take to take the run folder's lock.
-const FIRST_TASK: Duration = Duration::from_secs(60);
-/// For so long the lock may be free between two holders.
+/// How long the first task of a step may take to lock the run folder.
+const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the lock may be free between two holders.
 const BETWEEN_HOLDERS: Duration = Duration::from_secs(5);
 
-/// Watches the job; the run stops in time, and goes on in another job.
+/// Watches the job, so that the run stops in time and another job resumes it.
 pub struct Watch {
     job: Job,
     interrupts: Interrupts,
@@ -36,7 +36,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Starts to watch the job in which this process runs; none outside of Slurm.
+    /// Starts to watch the job in which this process runs; none outside Slurm.
     ///
     /// # Errors
     /// The job is so short that the run would stop before its first step.
@@ -47,7 +47,7 @@ impl Watch {
     ) -> Result<Option<Self>, Refused> {
         let Some(job) = Job::this() else { return Ok(None) };
         let record = match job.record() {
-            // Its variables are left over.
+            // The variables are left over from an earlier job.
             Ok(record) if record.is_over() => return Ok(None),
             Err(error) if error.to_string().contains(UNKNOWN_JOB) => return Ok(None),
             Ok(record) => Some(record),
@@ -93,8 +93,8 @@ impl Watch {
         })
     }
 
-    /// Does what is left to do when the run has ended: a run that is done, or cannot go on, needs
-    /// no further job.
+    /// Cleans up when the run has ended: a run that is finished, or that cannot be resumed, needs no
+    /// further job.
     pub fn finish(self, exit: Exit) {
         self.closed.store(true, Ordering::SeqCst);
         // A thread that panics has ended the process.
@@ -121,13 +121,13 @@ struct Watcher {
     interrupts: Interrupts,
     closed: Arc<AtomicBool>,
     clock: Clock,
-    /// The attempt before this job's first one, and the step from which that goes on.
+    /// The attempt before the first one of this job, and the step from which that one resumes.
     began: (u64, u64),
 }
 
 impl Watcher {
-    /// Waits for the job's end, or for a signal that tells of it; `record` is what Slurm has said
-    /// already.
+    /// Waits for the end of the job, or for a signal that announces it; `record` is what Slurm has
+    /// reported so far.
     fn run(&self, mut record: Option<Record>) {
         let margin = Duration::from_secs_f64(self.settings.margin);
         let mut asked = Instant::now();
@@ -143,9 +143,9 @@ impl Watcher {
             if self.interrupts.stop_requested() {
                 return;
             }
-            if asked.elapsed() > ASK {
+            if asked.elapsed() > SLURM_POLL_INTERVAL {
                 asked = Instant::now();
-                // The last answer holds until there is another one.
+                // The last answer is valid until there is another one.
                 record = self.job.record().ok();
             }
             if let Some(record) = record.take() {
@@ -159,7 +159,7 @@ impl Watcher {
             if end.is_some_and(|end| self.clock.until(end) <= margin) {
                 return self.begin(Some(Cause::TimeLimit));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -174,7 +174,7 @@ impl Watcher {
         }
     }
 
-    /// Why there was a warning: `sbatch --signal` tells of the time limit, Slurm itself of
+    /// Why there was a warning: `sbatch --signal` announces the time limit, Slurm itself
     /// preemption.
     fn warned(&self) -> Cause {
         match self.job.record() {
@@ -183,7 +183,7 @@ impl Watcher {
         }
     }
 
-    /// The job is about to end: says so, sees to it that the run goes on, asks it to stop.
+    /// The job is about to end: reports it, arranges for the run to be resumed, and asks it to stop.
     fn begin(&self, cause: Option<Cause>) {
         let latest = self.run.store().newest().ok().flatten();
         let state = read_state(&self.run).unwrap_or_default();
@@ -251,10 +251,10 @@ impl Watcher {
     }
 }
 
-/// The job that waits in the queue to go on with a run, by its number.
+/// The number of the job that waits in the queue to resume a run.
 ///
 /// # Errors
-/// Slurm does not say whether it does; names the job.
+/// Slurm does not say whether the job waits; the error names the job.
 pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
     let is_over = matches!(state.status, Status::Done | Status::Failed);
     let Some(last) = state.job_endings.last().filter(|_| !is_over) else { return Ok(None) };
@@ -280,7 +280,7 @@ pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
     Ok(waits.then(|| id.clone()))
 }
 
-/// Takes the job that waits to go on with a run out of the queue; its number.
+/// Cancels the job that waits to resume a run, and returns its number.
 ///
 /// # Errors
 /// Slurm does not say whether there is one, or does not cancel it.
@@ -302,7 +302,7 @@ pub fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
     Ok(Some(id))
 }
 
-/// How an earlier start of this job ended, if its launcher could not say, or did not know: its node was
+/// How an earlier start of this job ended, if its launcher could not report it because its node was
 /// lost.
 pub fn ending_without_words(state: &State, before: Before) -> Option<Ending> {
     let (job, restarts) = (Job::this()?, Job::restarts().checked_sub(1)?);
@@ -316,7 +316,7 @@ pub fn ending_without_words(state: &State, before: Before) -> Option<Ending> {
     Some(Ending { job: job.id, restarts, cause, next, latest, steps, time: now() })
 }
 
-/// Why a third job would be of no use after two in a row, of which this one has made so many steps.
+/// Why a third job would be useless after two in a row, of which this one has made so many steps.
 fn fruitless(state: &State, latest: Option<u64>, steps: u64) -> Option<String> {
     let last = state.job_endings.last()?;
     if state.stage != Stage::Train || matches!(last.next, Next::Nothing { .. }) {
@@ -372,12 +372,12 @@ pub fn follow(run: &RunFolder, interrupts: &Interrupts) -> Exit {
         }
         let over = match held {
             Some(held) => held.elapsed() > BETWEEN_HOLDERS,
-            None => started.elapsed() > FIRST_TASK,
+            None => started.elapsed() > FIRST_TASK_TIMEOUT,
         };
         if over || interrupts.kill_requested() {
             return Exit::Done;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

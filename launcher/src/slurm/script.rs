@@ -16,23 +16,22 @@ use crate::terminal::text::quoted;
 /// How the names of Slurm's variables begin.
 const OURS: &str = "$SLURM_";
 
-/// What is asked of Slurm.
+/// What `tandem slurm` requests.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Request {
-    /// How many nodes.
+    /// Number of nodes.
     #[arg(long, default_value_t = 1)]
     nodes: usize,
-    /// GPUs of each node, with cluster.workers_per_gpu workers each.
+    /// GPUs per node, with cluster.workers_per_gpu workers each.
     #[arg(long, value_name = "N")]
     gpus_per_node: Option<usize>,
-    /// Workers on each node, where they compute on CPUs.
+    /// Workers per node, for runs on CPUs.
     #[arg(long, value_name = "N", conflicts_with = "gpus_per_node")]
     workers_per_node: Option<usize>,
-    /// CPUs of each worker; otherwise cluster.threads.
+    /// CPUs per worker; cluster.threads by default.
     #[arg(long, value_name = "N")]
     cpus_per_worker: Option<usize>,
-    /// How long the job may run, as days-hours:minutes:seconds; a longer run goes on in further
-    /// jobs.
+    /// Time limit of the job, as days-hours:minutes:seconds; further jobs resume a longer run.
     #[arg(long, value_name = "TIME")]
     time: Option<String>,
     /// The partition.
@@ -109,7 +108,7 @@ impl Request {
         let time = asked_time(sbatch).or(self.time.as_deref());
         match time.and_then(slurm::duration) {
             Some(time) => check_margin(&settings.slurm, "--time", time),
-            // As UNLIMITED; what is no time Slurm refuses.
+            // Such as UNLIMITED; Slurm refuses what is not a time.
             None => Ok(None),
         }
     }
@@ -138,7 +137,7 @@ pub struct Script<'a> {
     pub config: PathBuf,
     /// Its changed keys.
     pub overrides: &'a [String],
-    /// What is asked of Slurm.
+    /// What is requested.
     pub request: &'a Request,
     /// More options for sbatch.
     pub sbatch: &'a [String],
@@ -172,7 +171,7 @@ impl Script<'_> {
         options.extend([
             "--requeue".into(),
             "--open-mode=append".into(),
-            // Should the controller not say in time when the job ends.
+            // In case the controller does not say in time when the job ends.
             format!("--signal=B:USR1@{}", settings.slurm.margin.ceil()),
         ]);
         let mut options: Vec<String> = options.iter().map(|option| for_sbatch(option)).collect();

@@ -1,4 +1,4 @@
-//! The launcher of a job of Slurm's before Slurm started that job again elsewhere.
+//! Takes a run over from an earlier start of the same job, which Slurm has started again elsewhere.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use tandem_cluster::run::folder::{Lock, RunFolder, RunFolderError};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::progress::Progress;
 
-/// Who had the run's folder before.
+/// Who held the run folder before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Before {
-    /// Nobody who still lives.
+    /// Nobody who is still running.
     Nobody,
     /// An earlier start of this very job, on a node that Slurm has lost.
     CutOff,
@@ -21,7 +21,7 @@ pub enum Before {
 /// is cut off: it is asked to stop, and waited for.
 ///
 /// # Errors
-/// Another launcher has the lock, or has not let it go in time; or the file system refuses.
+/// Another launcher holds the lock, or has not released it in time; or the file system refuses.
 pub fn take(
     run: &RunFolder,
     patience: Duration,

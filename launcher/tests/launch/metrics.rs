@@ -39,7 +39,7 @@ fn prometheus_reads_a_run_in_training() {
     assert!(metrics["tandem_step"][0][1].as_f64() >= Some(5.0), "{metrics}");
     assert_eq!(metrics["tandem_planned_steps"], json!([[{}, 2000.0]]));
     assert_eq!(metrics["tandem_run"], json!([[{ "status": "running", "stage": "train" }, 1.0]]));
-    assert_eq!(metrics["tandem_restarts_total"], json!([[{}, 0.0]]));
+    assert_eq!(metrics["tandem_restarts_total"], json!([[{}, 0]]));
     assert_eq!(metrics["tandem_time_seconds"].as_array().unwrap().len(), 8, "{metrics}");
     assert!(bench.tandem(&["stop", "runs/test"]).status().unwrap().success());
     assert_eq!(launch.wait().unwrap().code(), Some(75));

@@ -34,8 +34,17 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// In words that follow a count of lines.
+    /// What is wrong with one line.
     pub fn describe(self) -> &'static str {
+        match self {
+            Self::MissingKey => "a key that is missing or not a string",
+            Self::Empty => "an empty side",
+            other => other.describe_lines(),
+        }
+    }
+
+    /// What is wrong with several lines, after their number.
+    pub fn describe_lines(self) -> &'static str {
         match self {
             Self::NotUtf8 => "not UTF-8",
             Self::MissingColumn => "too few columns",
@@ -123,7 +132,7 @@ impl DataReport {
             text += &format!(", {cut} cut to fit");
         }
         let problem = |(problem, found): (&Problem, &ProblemCount)| {
-            format!("{} {}", found.count, problem.describe())
+            format!("{} {}", found.count, problem.describe_lines())
         };
         let problems: Vec<String> = self.problems.iter().map(problem).collect();
         if !problems.is_empty() {
@@ -145,7 +154,7 @@ impl fmt::Display for DataReport {
             write!(formatter, ", {} cut", self.cut)?;
         }
         for (problem, counted) in &self.problems {
-            write!(formatter, "\n  {} {}", counted.count, problem.describe())?;
+            write!(formatter, "\n  {} {}", counted.count, problem.describe_lines())?;
             for example in &counted.examples {
                 write!(formatter, "\n    line {}: {}", example.line, example.text)?;
             }

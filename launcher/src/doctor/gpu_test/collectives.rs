@@ -13,7 +13,7 @@ use super::Setting;
 /// The largest tensor of the bandwidth test.
 const MEBIBYTES: &str = "256";
 /// What NCCL's own deadline leaves for its words to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was found of the collective operations.
 #[derive(Debug, Default, Serialize)]
@@ -96,7 +96,7 @@ impl Collectives {
             hosts: vec![Share { host, ranks }],
         };
         let longest = setting.deadline.saturating_duration_since(Instant::now());
-        let deadline = longest.saturating_sub(LAST_WORDS).as_secs().max(1).to_string();
+        let deadline = longest.saturating_sub(DRAIN_TIMEOUT).as_secs().max(1).to_string();
         let per_gpu = per_gpu.to_string();
         let mut arguments = vec!["conformance", "--backend", "nccl", "--deadline", &deadline];
         arguments.extend(["--workers-per-gpu", &per_gpu]);
