@@ -48,7 +48,7 @@ pub struct Job {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// Variables that it gets besides the launcher's own.
+    /// Environment variables that it gets in addition to the launcher's own.
     pub environment: Vec<(String, String)>,
 }
 
@@ -140,7 +140,7 @@ impl Group {
         let leader = self.child.id();
         let polled = self.poll();
         if self.engine != EngineKind::Solo && matches!(polled, Ok(None)) {
-            // It clears up after itself and ends workers of which nothing has been heard yet.
+            // It cleans up after itself and ends workers that have not connected yet.
             process::terminate(leader);
             self.wait(CLEAR_UP_DEADLINE);
         }

@@ -37,7 +37,7 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
     line
 }
 
-/// mpirun refuses to work for root, as in containers, unless told twice. In a job of Slurm's it starts
+/// mpirun refuses to work for root, as in containers, unless two variables allow it. In a Slurm job it starts
 /// its daemons by srun, which would wait for ever for what the launcher's own step has.
 pub(super) fn prepare(command: &mut Command, topology: &Topology) {
     if topology.remote_host().is_none() {

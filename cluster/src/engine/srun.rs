@@ -1,4 +1,4 @@
-//! One worker per rank on the nodes of Slurm's allocation, started by srun.
+//! One worker per rank on the nodes of the Slurm allocation, started by srun.
 
 use std::process::Command;
 
@@ -26,7 +26,7 @@ pub(super) fn command_line(topology: &Topology, job: &Job) -> Vec<String> {
         "--overcommit",
         "--cpu-bind=none",
         "--mpi=pmix",
-        // The others cannot go on without one that has failed.
+        // The other ranks cannot continue without one that has failed.
         "--kill-on-bad-exit=1",
     ]
     .map(String::from)

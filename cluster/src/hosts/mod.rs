@@ -1,4 +1,4 @@
-//! The hosts that there are for a run, and what each of them has.
+//! The hosts that a run can use, and what each of them has.
 
 pub mod network;
 
@@ -15,7 +15,7 @@ use crate::hosts::network::Ways;
 use crate::process;
 use crate::slurm::{self, Allocation, SlurmError};
 
-/// How long a host of a hostfile, or a program of Slurm's, may take to answer.
+/// How long a host of a hostfile, or one of Slurm's programs, may take to answer.
 const HOST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why it is not known where a run could go.
@@ -61,11 +61,11 @@ pub struct Host {
     pub cpus: usize,
     /// GPUs.
     pub gpus: usize,
-    /// How many workers it may have at most, if somebody said so.
+    /// The largest number of workers that it may have, if limited.
     pub slots: Option<usize>,
 }
 
-/// Who says what hosts there are.
+/// Where the list of hosts comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// Nobody: there is this machine.
@@ -96,7 +96,7 @@ pub struct Machine {
 pub struct Room {
     /// The hosts.
     pub hosts: Vec<Host>,
-    /// Who says so.
+    /// Where the list comes from.
     pub source: Source,
     /// How GPUs were counted.
     pub gpus_by: String,
@@ -152,14 +152,14 @@ impl Room {
     /// this machine.
     ///
     /// # Errors
-    /// A hostfile that cannot be used, or contradictions of Slurm's.
+    /// A hostfile that cannot be used, or contradictory information from Slurm.
     pub fn find(settings: &Cluster) -> Result<Self, RoomError> {
         let machine = Self::from(Machine::this());
         if let Some(path) = &settings.hostfile {
             let hosts = read_hostfile(path, &machine.hosts[0])?;
             return Ok(Self { hosts, source: Source::Hostfile(path.clone()), ..machine });
         }
-        // One worker on this machine is no matter of Slurm's.
+        // A single worker on this machine does not involve Slurm.
         if settings.engine == Engine::Solo {
             return Ok(machine);
         }
@@ -186,7 +186,7 @@ impl Room {
     }
 
     /// Leaves out the hosts of a hostfile that do not answer, and the nodes that Slurm has lost: a
-    /// job that was submitted with `--no-kill` goes on without them. Answers their names.
+    /// job that was submitted with `--no-kill` continues without them. Returns their names.
     pub fn leave_out_the_silent(&mut self) -> Vec<String> {
         let before: Vec<String> = self.hosts.iter().map(|host| host.name.clone()).collect();
         match &self.source {
@@ -211,7 +211,7 @@ impl Room {
     }
 }
 
-/// Whether a host of a hostfile answers.
+/// Whether a host of a hostfile responds.
 fn answers(host: &str) -> bool {
     ends_well_on(host, "true")
 }
@@ -220,7 +220,7 @@ fn answers(host: &str) -> bool {
 /// its workers have to.
 ///
 /// # Errors
-/// In words, of the first such host.
+/// A description for the first such host.
 pub fn reach_hosts(ways: &Ways) -> Result<(), String> {
     let (_listener, connect) = door(ways)?;
     let reach = |host: &str| {
@@ -238,10 +238,10 @@ pub fn reach_hosts(ways: &Ways) -> Result<(), String> {
     })
 }
 
-/// The same of nodes of Slurm's job, which are asked by a step of it.
+/// The same for the nodes of the Slurm job, which are asked by a step of the job.
 ///
 /// # Errors
-/// In words.
+/// A description for the first such node.
 pub fn reach_nodes(ways: &Ways) -> Result<(), String> {
     let (_listener, connect) = door(ways)?;
     let count = ways.hosts.len().to_string();

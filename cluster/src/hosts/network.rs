@@ -41,7 +41,7 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// The ways to these hosts; this machine's own names lead nowhere.
+    /// The ways to these hosts; names of this machine itself are left out.
     ///
     /// # Errors
     /// A host that has no address, or to which no interface leads.
@@ -99,7 +99,7 @@ impl Ways {
     }
 
     /// What keeps Open MPI to these networks, and the user's own choice of an interface for NCCL, of
-    /// which mpirun would not tell other hosts. What the user has set goes before it.
+    /// which mpirun would not pass to other hosts. Values that the user has set take precedence.
     pub fn environment(&self) -> Vec<(String, String)> {
         let variable = |name: &str| std::env::var(name).ok();
         self.variables(variable, &mpi_settings())
@@ -144,7 +144,7 @@ impl Ways {
         found.map(|interface| interface.name).collect()
     }
 
-    /// By what workers on these hosts exchange their sums, in words.
+    /// A description of the interfaces by which workers on these hosts exchange their sums.
     pub fn with_causes(&self) -> Option<String> {
         let hosts = match self.hosts.as_slice() {
             [] => return None,
@@ -188,7 +188,7 @@ fn mpi_settings() -> String {
     MPI_FILES.iter().filter_map(read).collect::<Vec<_>>().join("\n")
 }
 
-/// This machine's name: that of Slurm's node, where Slurm has started this process, else its own.
+/// The name of this machine: that of the Slurm node if Slurm started this process, else its own.
 pub fn own_name() -> String {
     std::env::var("SLURMD_NODENAME").unwrap_or_else(|_| process::host_name())
 }
@@ -204,7 +204,7 @@ pub fn ours<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
     ours
 }
 
-/// The addresses of the names that have some, as far as the name server answers in time.
+/// The addresses of the names that resolve, as far as the name server answers in time.
 fn addresses_of<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, Vec<IpAddr>> {
     let names: BTreeSet<&str> = names.collect();
     let (sender, answers) = mpsc::channel();

@@ -45,7 +45,7 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
 }
 
 /// Writes a line to standard error, which may be a file on a full disk: then it is lost, and the
-/// process goes on. (`eprintln!` would panic.)
+/// process continues. (`eprintln!` would panic.)
 pub fn say(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -145,7 +145,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What came before an error is still what it said.
+            // What was read before an error is still valid output.
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = sender.send(bytes);

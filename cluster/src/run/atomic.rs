@@ -117,7 +117,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// A folder in the system's one for temporary files, which other people cannot read.
+    /// A folder in the system's folder for temporary files, which other users cannot read.
     ///
     /// # Errors
     /// Where the file system refuses.
@@ -150,8 +150,8 @@ impl Scratch {
         self.folder.path()
     }
 
-    /// Lets the folder stay, for people to look into, under a name that is not a temporary one.
-    /// Answers where `path` in it is then.
+    /// Keeps the folder for inspection, under a name that is not temporary. Returns the new place of
+    /// `path` in it.
     pub fn keep(self, path: &Path) -> PathBuf {
         let path = path.strip_prefix(self.folder.path()).unwrap_or(path).to_owned();
         let old = self.folder.keep();

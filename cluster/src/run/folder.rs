@@ -75,7 +75,7 @@ impl Holder {
         })
     }
 
-    /// Whether it belongs to an earlier start of the job of Slurm's in which this process runs.
+    /// Whether it belongs to an earlier start of the Slurm job in which this process runs.
     pub fn is_of_an_earlier_start(&self) -> bool {
         let job = Job::this().map(|job| job.id);
         self.is_of_an_earlier_start_than(&Self {
@@ -110,7 +110,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Where this process is asked to stop.
+    /// The file by which this process is asked to stop.
     pub fn stop_request(&self) -> &StopRequest {
         &self.request
     }
@@ -125,7 +125,7 @@ pub struct StopRequest {
 }
 
 impl StopRequest {
-    /// Whether somebody has asked.
+    /// Whether a stop was requested.
     pub fn is_made(&self) -> bool {
         fs::read_to_string(&self.path).is_ok_and(|id| id.trim_end() == self.id)
     }
@@ -172,7 +172,7 @@ impl RunFolder {
         self.path.join("report.md")
     }
 
-    /// The report's picture, beside it.
+    /// The picture of the report.
     pub fn report_picture(&self) -> PathBuf {
         self.path.join("report.svg")
     }
@@ -197,7 +197,7 @@ impl RunFolder {
         self.path.join("export.removed")
     }
 
-    /// The vocabularies that the run has made.
+    /// The vocabularies that the run has learnt.
     pub fn vocabulary(&self) -> PathBuf {
         self.path.join("vocabulary")
     }
@@ -271,12 +271,12 @@ impl RunFolder {
         self.named_evaluation(&format!("{split}-step-{step:08}"))
     }
 
-    /// An evaluation that somebody asked for.
+    /// An evaluation by `tandem evaluate`.
     pub fn named_evaluation(&self, name: &str) -> EvaluationFolder {
         EvaluationFolder::new(self.evaluations().join(name))
     }
 
-    /// The evaluation of the untrained model, which tells only how fast it is.
+    /// The evaluation of the untrained model, which only measures its speed.
     pub fn untrained_evaluation(&self) -> EvaluationFolder {
         EvaluationFolder::new(self.path.join("latency"))
     }
@@ -441,7 +441,7 @@ fn ends_a_line(file: &mut File) -> io::Result<bool> {
 
 fn read_holder(file: &mut File) -> Holder {
     let mut text = String::new();
-    // A lock file that says nothing still locks.
+    // An empty lock file still locks.
     let _ = file.read_to_string(&mut text);
     serde_json::from_str(&text)
         .unwrap_or_else(|_| Holder { host: "an unknown machine".into(), ..Holder::default() })

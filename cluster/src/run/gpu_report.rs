@@ -1,4 +1,4 @@
-//! What `tandem-worker check-gpu` finds out about one GPU, told to people and to `tandem doctor`.
+//! What `tandem-worker check-gpu` finds out about one GPU, for people and for `tandem doctor`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -41,7 +41,7 @@ pub struct Card {
     pub memory: u64,
     /// Major and minor number of its compute capability.
     pub compute_capability: [i32; 2],
-    /// The driver's version, where the system tells it.
+    /// The version of the driver, if the system reports it.
     pub driver: Option<String>,
     /// The newest CUDA that the driver serves, as 1000 · major + 10 · minor.
     pub driver_cuda: i32,

@@ -1,4 +1,4 @@
-//! What the worker program finds of the libraries that it needs, told to `tandem doctor`.
+//! What the worker program finds of the libraries that it needs, for `tandem doctor`.
 
 use std::path::PathBuf;
 

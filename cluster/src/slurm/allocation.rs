@@ -12,7 +12,7 @@ const FIRST_SPECIAL_STEP: u32 = 0xffff_fff0;
 /// How a process leaves a job.
 const LEAVE: &str = "`unset ${!SLURM_JOB*}` to use this machine alone";
 
-/// What Slurm says and cannot mean.
+/// Contradictory or incomplete information from Slurm.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlurmError {
     /// A variable or an answer that cannot be read.
@@ -25,7 +25,7 @@ pub enum SlurmError {
         /// What it should be.
         expected: &'static str,
     },
-    /// Some of Slurm's variables are here, and others not.
+    /// Some of Slurm's variables are set, and others are missing.
     #[error(
         "SLURM_JOB_ID is {job}, but {missing} is not set; pass on all variables whose names begin with \
          SLURM_, or {LEAVE}"
@@ -96,9 +96,9 @@ pub struct Allocation {
     pub job: String,
     /// Its nodes, in Slurm's order.
     pub nodes: Vec<Node>,
-    /// CPUs that each task was to have, if that was asked for.
+    /// CPUs per task, if that was requested.
     pub cpus_per_task: Option<usize>,
-    /// The variable that asked for tasks, if any did.
+    /// The variable that requested tasks, if any did.
     pub tasks_by: Option<&'static str>,
     /// How the GPUs were counted.
     pub gpus_by: String,

@@ -1,4 +1,4 @@
-//! What Slurm says of the job in which the launcher runs, and what it is asked to do with it.
+//! The Slurm job in which the launcher runs: what the controller reports about it, and requests to it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Record;
 use super::{ask, record};
 
-/// What Slurm says of a job that it has forgotten.
+/// Slurm's error for a job that it no longer knows.
 pub const UNKNOWN_JOB: &str = "Invalid job id";
 /// Names the job that a chained one follows.
 const CHAINED_VARIABLE: &str = "TANDEM_CHAINED_AFTER";
@@ -136,7 +136,7 @@ impl Job {
         command.args(["--parsable", "--open-mode=append"]).args(&record.options);
         let variable = |name: &str| std::env::var(name).ok();
         command.args(record::options_by_variables(&self.id, CHAINED_VARIABLE, variable));
-        // What this job's variables say is true of this job alone.
+        // The variables of this job are valid for this job only.
         without_job(&mut command);
         command.env(CHAINED_VARIABLE, &self.id).arg(script);
         let answer = ask(&mut command)?;
@@ -160,7 +160,7 @@ impl Job {
         ask(Command::new("scancel").arg(&self.id)).map(drop)
     }
 
-    /// Whether this job goes on with what another one or an earlier start of it has begun.
+    /// Whether this job resumes what another job, or an earlier start of this one, has begun.
     pub fn continues() -> bool {
         Self::restarts() > 0 || std::env::var_os(CHAINED_VARIABLE).is_some()
     }

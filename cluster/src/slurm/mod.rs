@@ -1,4 +1,4 @@
-//! Slurm: what it has given this process, and what it says of the job.
+//! Slurm: the allocation of this process, and what the controller reports about the job.
 
 mod allocation;
 mod host_list;
@@ -23,7 +23,7 @@ use crate::process;
 /// How long Slurm's controller may take to answer; a busy one takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs one of Slurm's programs and answers what it prints.
+/// Runs one of Slurm's programs and returns its output.
 ///
 /// # Errors
 /// It cannot be started, does not answer in time, or refuses.

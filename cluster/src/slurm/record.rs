@@ -1,4 +1,4 @@
-//! What the controller knows of a job, and how another one is asked for the same.
+//! What the controller knows about a job, and how another job requests the same.
 
 use std::time::Duration;
 
@@ -84,9 +84,9 @@ pub struct Record {
     pub nodes: String,
     /// What its batch script prints, and Slurm's own words.
     pub output: Output,
-    /// What was asked for, as options of sbatch.
+    /// What the job requested, as options of sbatch.
     pub options: Vec<String>,
-    /// Why no other job can be asked for the same.
+    /// Why no other job can request the same.
     pub unchained: Option<String>,
 }
 
@@ -130,7 +130,7 @@ impl Record {
         states.contains(&self.state.as_str())
     }
 
-    /// Why the job is being ended; `nodes` answers the state of each of its nodes.
+    /// Why the job is being ended; `nodes` returns the state of each of its nodes.
     pub(super) fn cause(&self, restarts: u64, nodes: impl FnOnce() -> String) -> Cause {
         let is_down = |state: &str| state.trim().starts_with("down");
         if self.preempted {
@@ -170,7 +170,7 @@ fn is_none(value: &str) -> bool {
     matches!(value, "" | "0" | "(null)" | "N/A" | "None" | "NONE" | "UNLIMITED" | "*")
 }
 
-/// What a job asked for, by its record.
+/// What a job requested, according to its record.
 fn options<'a>(field: impl Fn(&str) -> &'a str) -> Vec<String> {
     let mut options = Vec::new();
     let mut add = |name: &str, value: &str| {
@@ -234,7 +234,7 @@ fn tres(value: &str, kind: &str) -> String {
     value.split(',').map(part).collect::<Vec<_>>().join(",")
 }
 
-/// What another job cannot be asked for.
+/// What another job cannot request.
 fn unchained<'a>(field: impl Fn(&str) -> &'a str) -> Option<String> {
     let throttle = field("ArrayTaskThrottle");
     if !is_none(throttle) {

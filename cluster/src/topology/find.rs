@@ -10,13 +10,13 @@ use crate::slurm::SlurmError;
 /// Settings that contradict each other or the hosts.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
-    /// It is not known what hosts there are.
+    /// The hosts of the run are not known.
     #[error(transparent)]
     Room(#[from] RoomError),
     /// Slurm's tasks are neither one for each place on a GPU nor one for each node.
     #[error(transparent)]
     Slurm(#[from] SlurmError),
-    /// GPUs were asked for.
+    /// GPUs were requested.
     #[error("cluster.device is `cuda`, but there is no usable GPU ({source_of_count})")]
     NoGpu {
         /// How the number was found.
@@ -51,7 +51,7 @@ pub enum TopologyError {
         /// How the room was found.
         source_of_count: String,
     },
-    /// Slurm was asked for another number of workers.
+    /// Another number of workers was requested from Slurm.
     #[error(
         "cluster.workers is {workers}, but {tasks_by} gives {tasks} tasks; let one of them follow \
          the other, as with `cluster.workers: 0`"
@@ -61,7 +61,7 @@ pub enum TopologyError {
         workers: usize,
         /// What Slurm places.
         tasks: usize,
-        /// The variable that says so.
+        /// The variable that holds the number.
         tasks_by: &'static str,
     },
     /// Each worker would have more threads than CPUs.
@@ -85,7 +85,7 @@ pub enum TopologyError {
         workers: usize,
         /// What there is.
         room: usize,
-        /// Who says so.
+        /// Where the list of hosts comes from.
         source_of_count: String,
     },
     /// `solo` starts one worker.
@@ -122,7 +122,7 @@ pub enum TopologyError {
         /// How many workers.
         workers: usize,
     },
-    /// In a job of Slurm's mpirun reaches other nodes by srun.
+    /// In a Slurm job, mpirun reaches other nodes by srun.
     #[error(
         "the workers need {host}, another node of Slurm's job, and srun is not in PATH; in a container, \
          bind Slurm's programs and its configuration into it"
@@ -157,7 +157,7 @@ pub enum TopologyError {
 }
 
 impl Topology {
-    /// Where the ranks of a run with these settings go, among the hosts that there are now. A run
+    /// Where the ranks of a run with these settings go, among the hosts that are available now. A run
     /// that may have fewer workers does without the hosts of its hostfile that do not answer.
     ///
     /// # Errors

@@ -79,7 +79,7 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// What a worker tells the coordinator. Delivered in the order in which it was said.
+/// What a worker reports to the coordinator. Reports are delivered in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Report {
@@ -96,7 +96,7 @@ pub enum Report {
         /// Versions and hashes by name.
         facts: BTreeMap<String, String>,
     },
-    /// What a rank took for a micro-batch on average since it last said so; every rank.
+    /// The average time of a micro-batch on a rank since its last report; every rank.
     Pace {
         /// The optimizer step.
         step: u64,
@@ -160,14 +160,14 @@ pub enum Report {
         /// The report.
         report: DataReport,
     },
-    /// A warning for people.
+    /// A warning.
     Notice {
         /// The warning.
         text: String,
     },
-    /// This rank cannot go on.
+    /// This rank cannot continue.
     Failed {
-        /// Why, in words.
+        /// The cause.
         message: String,
         /// Where, if known.
         backtrace: String,
@@ -236,7 +236,7 @@ pub(super) fn receive<T: DeserializeOwned>(stream: &mut impl BufRead) -> io::Res
     let mut line = Vec::new();
     stream.take(LINE_BYTES).read_until(b'\n', &mut line)?;
     match line.last() {
-        // What was cut off in the middle was never said.
+        // A message that was cut off in the middle does not count.
         None => Ok(None),
         Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
         Some(_) if (line.len() as u64) < LINE_BYTES => Ok(None),

@@ -42,7 +42,7 @@ pub enum Event {
         phase: Phase,
         /// At which optimizer step.
         step: u64,
-        /// How often it has named its phase: it grows as long as the rank gets on.
+        /// How often it has set its phase: this grows as long as the rank makes progress.
         progress: u64,
     },
     /// A rank's report.

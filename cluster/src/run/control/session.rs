@@ -122,7 +122,7 @@ impl Session {
             device: device.into(),
         };
         if slurm::Job::this().is_some() {
-            // Slurm tells everybody what is meant for the launcher.
+            // Slurm signals every process of the job; the signal is for the launcher.
             process::ignore_requests_to_end();
         }
         // A stopped process cannot see that the connection is closed; the kernel ends it.

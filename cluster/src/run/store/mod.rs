@@ -41,7 +41,7 @@ pub const LATEST: &str = "latest";
 /// The mark of the best checkpoint.
 const BEST: &str = "best";
 
-/// Why the store could not do what it was asked to.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file system refused.
@@ -74,11 +74,11 @@ pub enum StoreError {
     /// There is no checkpoint of this name.
     #[error("there is no checkpoint `{name}` in {}; there are: {}", folder.display(), list(present))]
     Absent {
-        /// What was asked for.
+        /// What was requested.
         name: String,
         /// Where.
         folder: PathBuf,
-        /// What could be asked for.
+        /// What is available.
         present: Vec<String>,
     },
     /// Checkpoints that cannot be averaged.
@@ -102,7 +102,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// The store in `folder`, which is made when the first draft is.
+    /// The store in `folder`, which is created with the first draft.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
@@ -115,7 +115,7 @@ impl Store {
     /// A new, empty draft for the checkpoint of `step`.
     ///
     /// # Errors
-    /// Where the folder cannot be made or emptied.
+    /// The folder cannot be created or emptied.
     pub fn draft(&self, step: u64, attempt: u64) -> io::Result<Draft> {
         Draft::create(self.draft_folder(step, attempt), step, attempt)
     }
@@ -289,7 +289,7 @@ impl Store {
     }
 }
 
-/// Tells what is wrong with a checkpoint from what keeps it from being looked at.
+/// Distinguishes a damaged checkpoint from one that cannot be read.
 fn or_damaged<T>(found: Result<T, StoreError>) -> Result<Result<T, Damaged>, StoreError> {
     match found {
         Ok(found) => Ok(Ok(found)),
