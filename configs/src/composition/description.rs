@@ -1,4 +1,4 @@
-//! A run's model in words, for its report.
+//! A description of the model of a run, for its report.
 
 use std::path::Path;
 

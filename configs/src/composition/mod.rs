@@ -1,5 +1,5 @@
 //! A run's model as it will be built: the network of each side with its settings, opened but without
-//! weights. Whoever counts, plans or builds the model asks this, and no system by its name.
+//! weights. Code that counts, plans or builds the model asks this, and no system by its name.
 
 pub mod description;
 
@@ -71,7 +71,7 @@ pub enum Decoder {
 pub struct Beside {
     /// The BERT.
     pub bert: Bert,
-    /// What is made of it.
+    /// How it is used.
     pub settings: transformer::Beside,
 }
 
@@ -285,7 +285,7 @@ pub(crate) fn find(name: &str) -> Result<PathBuf, CompositionError> {
     locate(name).ok_or_else(|| CompositionError::NotHere { name: name.into(), cache: hub_cache() })
 }
 
-/// Entries of a vocabulary; one that is learnt has exactly as many as asked for.
+/// The number of entries of a vocabulary; a learnt one has exactly as many as configured.
 fn vocab_size(vocabulary: &Vocabulary) -> Result<usize, CompositionError> {
     Ok(match vocabulary {
         Vocabulary::File { path, .. } => {

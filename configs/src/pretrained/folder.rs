@@ -111,7 +111,7 @@ pub enum FolderError {
     },
 }
 
-/// Reads config.json; `parse` gives a reason for people where it describes no such model.
+/// Reads config.json; `parse` returns a reason if it describes no such model.
 pub(crate) fn read_config<T>(
     folder: &Path,
     kind: &'static str,

@@ -20,7 +20,7 @@ pub static KIND: Kind = Kind {
     open: |path| Ok(PretrainedModel::Gpt2(Gpt2Folder::open(path)?)),
 };
 
-/// What config.json says of a GPT-2's shape, by Hugging Face's names.
+/// The shape of a GPT-2 in config.json, by Hugging Face's names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Gpt2Config {
     /// Entries of the vocabulary.
@@ -31,7 +31,7 @@ pub struct Gpt2Config {
     pub n_layer: usize,
     /// Attention heads.
     pub n_head: usize,
-    /// Width of the feed-forward layers; four times the hidden states' where it is not said.
+    /// Width of the feed-forward layers; by default four times that of the hidden states.
     pub n_inner: Option<usize>,
     /// Number of positions: the longest text in tokens.
     pub n_positions: usize,
@@ -49,7 +49,7 @@ pub struct Gpt2Config {
     pub layer_norm_epsilon: f64,
 }
 
-/// What config.json says besides the shape, and what Hugging Face takes if it says nothing.
+/// What config.json says in addition to the shape, with Hugging Face's defaults.
 #[derive(Deserialize)]
 struct Architecture {
     #[serde(default)]
@@ -70,7 +70,7 @@ impl Gpt2Config {
         self.n_inner.unwrap_or(4 * self.n_embd)
     }
 
-    /// Reads the text of a config.json; an error is a reason for people.
+    /// Reads the text of a config.json; an error is a reason for a message.
     fn parse(text: &str) -> Result<Self, String> {
         let kind: Architecture = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if kind.model_type != "gpt2" {

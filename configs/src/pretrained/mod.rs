@@ -24,7 +24,7 @@ use network::Pretrained;
 use crate::schema::model::{Decoder, PretrainedDecoder};
 use crate::schema::transformer::Transformer;
 
-/// A pre-trained model of any kind. Whoever asks it what all kinds answer need not know which it is.
+/// A pre-trained model of any kind. It dereferences to what all kinds have in common.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PretrainedModel {
     /// A BERT.
@@ -49,7 +49,7 @@ impl Deref for PretrainedModel {
 pub struct Kind {
     /// Its key in a run file.
     pub key: &'static str,
-    /// What people call it.
+    /// Its name in messages.
     pub name: &'static str,
     /// Whether it was pre-trained to see nothing but what stands before a token.
     pub sees_left_context_only: bool,
@@ -60,7 +60,7 @@ pub struct Kind {
     pub open: fn(&Path) -> Result<PretrainedModel, FolderError>,
 }
 
-/// What a run file says of a decoder, with its kind where it is pre-trained.
+/// The decoder of a run file, with its kind if it is pre-trained.
 #[derive(Debug, Clone, Copy)]
 pub enum Side<'a> {
     /// A pre-trained model.

@@ -1,4 +1,4 @@
-//! What every network that a side of a model can be answers, and what every pre-trained one does.
+//! The interface of every network that can be a side of a model, and of every pre-trained one.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -29,7 +29,7 @@ pub trait Pretrained: Network {
     /// Its tensors but for those of [`head`](Self::head).
     fn tensors(&self) -> Vec<Tensor>;
 
-    /// The tensors that turn hidden states into words, beside the word embeddings themselves.
+    /// The tensors that turn hidden states into words, in addition to the word embeddings.
     fn head(&self) -> Vec<Tensor>;
 
     /// The name of a tensor in its model.safetensors; none where it is not there.
@@ -44,7 +44,7 @@ pub trait Pretrained: Network {
 /// The shape of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
-    /// What kind of network it is, for people.
+    /// The kind of network, for messages.
     pub kind: &'static str,
     /// Number of layers.
     pub layers: usize,

@@ -6,10 +6,10 @@ use tandem_cluster::run::libraries::Libraries;
 use crate::device::native;
 use crate::device::{driver, nccl as library};
 
-/// Says what there is of the libraries that this program loads.
+/// Prints which libraries this program finds.
 pub fn run() -> anyhow::Result<Exit> {
     let no_cuda = crate::device::cuda::load().err();
-    // A version whose unique id cannot be made is of no use.
+    // A library that cannot create a unique id is useless.
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));
     let libraries = Libraries {
         mpi: mpi::environment::library_version()?.trim_end_matches('\0').trim().to_owned(),

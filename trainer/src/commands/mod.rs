@@ -36,7 +36,7 @@ enum Command {
     Conformance(conformance::Args),
     /// Compare a GPU's numbers with the CPU's, and measure its speed.
     CheckGpu(check_gpu::Args),
-    /// Say what there is of the libraries that this program loads, in JSON.
+    /// Print which libraries this program finds, as JSON.
     Libraries,
     /// Compare this program with what the authors' released code computed.
     Parity {
@@ -48,7 +48,7 @@ enum Command {
     },
 }
 
-/// What computes, where no run's config says so.
+/// The device, for commands that have no run.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum DeviceArg {
     /// The CPU.

@@ -35,11 +35,11 @@ use crate::training::train::Diverged;
 /// How long the report of a failing rank may take to arrive.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs `body` as this rank of the run in `run`, with MPI if there are others; answers the
+/// Runs `body` as this rank of the run in `run`, with MPI if there are others; returns the
 /// process's exit code.
 ///
 /// # Errors
-/// What happens before there is a coordinator to tell it to.
+/// What happens before there is a coordinator to report to.
 pub fn run(
     run: &Path,
     body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
@@ -131,10 +131,11 @@ fn start_mpi(worker: &Worker) -> anyhow::Result<Option<(Universe, Mpi)>> {
     Ok(Some((universe, mpi)))
 }
 
-/// Tells the launcher why this rank does not even start, as where its host lacks a file or a GPU.
+/// Reports to the launcher why this rank does not start, for example because its host lacks a file or a
+/// GPU.
 ///
 /// # Errors
-/// There is no launcher to tell it to.
+/// There is no launcher to report to.
 fn decline(
     error: &anyhow::Error,
     invitation: Option<&Invitation>,
@@ -196,7 +197,7 @@ pub fn collective(
     })
 }
 
-/// What tells the launcher to try again, never to try again, or to have the config or data mended.
+/// The exit code: whether the launcher should try again, never again, or have the config or data fixed.
 fn exit_of(error: &anyhow::Error) -> Exit {
     let unusable = match error.downcast_ref::<DataError>() {
         Some(DataError::Read(_) | DataError::Tokenizer(_) | DataError::Cache(_)) | None => false,
@@ -249,7 +250,7 @@ fn keep_nccl_to_the_network() {
     }
 }
 
-/// Lines of different ranks never mix: each writes to a file of its own from the start. Answers where
+/// Lines of different ranks never mix: each writes to a file of its own from the start. Returns where
 /// they went before: to the engine.
 fn log_to_file(run: &RunFolder, attempt: u64, rank: usize) -> anyhow::Result<File> {
     let folder = run.attempt_logs(attempt);
@@ -271,7 +272,7 @@ fn log_to_file(run: &RunFolder, attempt: u64, rank: usize) -> anyhow::Result<Fil
     Ok(engine.into())
 }
 
-/// What panicked, and then where: the first line is what people see first.
+/// What panicked, and then where: the first line is shown first.
 fn describe(panic: &std::panic::PanicHookInfo<'_>) -> String {
     let what = panic.payload_as_str().unwrap_or("a panic without words");
     let by_libtorch = words_of_libtorch(what);
@@ -295,7 +296,7 @@ fn words_of_libtorch(panic: &str) -> Option<String> {
     Some(format!("libtorch: {said}{hint}"))
 }
 
-/// A panic is told to the coordinator, then ends the process: a half-dead rank would leave the
+/// A panic is reported to the coordinator, then ends the process: a half-dead rank would leave the
 /// others waiting.
 fn tell_panics(session: Session) {
     std::panic::set_hook(Box::new(move |panic| {

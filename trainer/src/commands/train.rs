@@ -12,7 +12,7 @@ pub struct Args {
     /// The run's folder, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
-    /// Go on from this checkpoint's folder.
+    /// Resume from the checkpoint in this folder.
     #[arg(long)]
     resume: Option<PathBuf>,
     /// Score that checkpoint first: an earlier attempt was to, and did not get round to it.

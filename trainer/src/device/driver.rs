@@ -30,7 +30,7 @@ pub fn gpu(ordinal: usize) -> Result<CUdevice, NcclError> {
     Ok(driver::device::get(ordinal as i32)?)
 }
 
-/// What tells one GPU from all others, of every host.
+/// What distinguishes one GPU from all others on all hosts.
 pub fn gpu_id(gpu: CUdevice) -> Result<[u8; 16], NcclError> {
     Ok(driver::device::get_uuid(gpu)?.bytes.map(|byte| byte as u8))
 }

@@ -85,7 +85,7 @@ pub fn attention_weights(
 }
 
 /// Smoothed losses and negative log-likelihoods `[C, 2]` of logits `[C, V]` for labels `[C]`;
-/// turns the logits into their gradient if asked to.
+/// turns the logits into their gradient if requested.
 pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64, gradient: bool) -> Tensor {
     let sums = Tensor::empty([labels.size()[0], 2], (Kind::Float, Device::Cpu));
     let (logits, labels) = (raw(logits), raw(labels));
@@ -159,7 +159,7 @@ pub fn fused_adam(
     });
 }
 
-/// A stream of a GPU beside the default one: libtorch's number of it, and CUDA's handle.
+/// A stream of a GPU other than the default one: its number in libtorch, and its handle in CUDA.
 pub fn new_stream(gpu: usize) -> (i64, *mut c_void) {
     let (mut id, mut handle) = (0, std::ptr::null_mut());
     // SAFETY: both pointers are valid for writes.
@@ -195,7 +195,7 @@ pub fn tune_cpu() {
     check(unsafe { tandem_tune_cpu() });
 }
 
-/// The version of the libtorch that is loaded, as it tells it; empty if it does not.
+/// The version that the loaded libtorch reports; empty if it reports none.
 pub fn loaded_torch_version() -> String {
     // SAFETY: as below.
     let config = unsafe { CStr::from_ptr(tandem_torch_config()) }.to_string_lossy().into_owned();

@@ -1,7 +1,7 @@
 //! Scoring a split: its loss, and translations for the coordinator to score.
 //!
 //! Every rank does its share of the batches and writes its translations into a file of its own.
-//! Nothing in here is collective: each rank gives up by itself when it is asked to stop.
+//! Nothing in here is collective: each rank stops by itself when it is asked to.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -26,7 +26,7 @@ use crate::objective::{Examples, Objective, Sums};
 use crate::session::corpora::Languages;
 use crate::session::worker::{Ending, Worker};
 
-/// The translation of a sample, beside its source and reference.
+/// The translation of a sample, with its source and reference.
 ///
 /// # Errors
 /// A reference that cannot be tokenised.
@@ -100,7 +100,7 @@ impl Evaluator {
         Ok(Some(Self { languages, corpus, examples, split, sentences, latency_sentences }))
     }
 
-    /// Scores the split into the run's folder and tells the coordinator.
+    /// Scores the split into the run folder and reports to the coordinator.
     ///
     /// # Errors
     /// Translations that cannot be written.
@@ -108,7 +108,7 @@ impl Evaluator {
         self.run_into(worker, objective, step, &worker.run.evaluation(self.split.name(), step))
     }
 
-    /// Scores the split into `folder` and tells the coordinator.
+    /// Scores the split into `folder` and reports to the coordinator.
     ///
     /// # Errors
     /// Translations that cannot be written.

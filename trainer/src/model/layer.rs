@@ -22,12 +22,12 @@ pub trait Embeddings: Debug {
     }
 }
 
-/// What a layer that reads is given beside its input.
+/// What an encoder layer gets in addition to its input.
 #[derive(Clone, Copy)]
 pub struct Reading<'a> {
     /// Added to the scores of keys: `[B, 1, 1, S]`.
     pub mask: &'a Tensor,
-    /// What the BERT beside the encoder made of the sentence.
+    /// The output of the BERT beside the encoder for the sentence.
     pub bert: Option<&'a BertMemory>,
     /// The positions that are wanted; all where there are none.
     pub at: Option<&'a Positions>,
@@ -41,7 +41,7 @@ pub trait EncoderLayer: Debug {
     fn forward(&self, x: &Tensor, reading: Reading) -> Tensor;
 }
 
-/// What a layer that writes is given beside its input. Its memory's B sentences have `R / B` rows each,
+/// What a decoder layer gets in addition to its input. Its memory's B sentences have `R / B` rows each,
 /// those of a sentence together.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
@@ -84,7 +84,7 @@ impl Writing<'_> {
 
 /// A layer that writes.
 pub trait DecoderLayer: Debug {
-    /// What the encoder made of the source, as keys and values; none for a layer without cross-attention.
+    /// The encoder output as keys and values; none for a layer without cross-attention.
     fn memory(&self, encoded: &Encoded) -> Option<LayerMemory>;
 
     /// `[R, T, D]` to `[R, T, D]`, or to `[N, D]` of the positions that are wanted. With a `cache`, which

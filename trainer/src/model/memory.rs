@@ -11,13 +11,13 @@ pub struct Encoded {
     pub memory: Tensor,
     /// The additive mask of padded source tokens: `[B, 1, 1, S]`.
     pub mask: Tensor,
-    /// What the BERT beside the encoder made of them.
+    /// The output of the BERT beside the encoder for them.
     pub bert: Option<BertMemory>,
     /// Log-probabilities of the target's length in tokens: `[B, classes]`, f32.
     pub length_log_probs: Option<Tensor>,
 }
 
-/// What the BERT beside an encoder made of the sentences.
+/// The output of the BERT beside an encoder for the sentences.
 #[derive(Debug)]
 pub struct BertMemory {
     /// Its last hidden states: `[B, 1 + S, E]`, the first of `[CLS]`, or `[B, S, E]` without.

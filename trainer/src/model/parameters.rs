@@ -1,4 +1,4 @@
-//! The model's tensors, made from the one list that configs gives.
+//! The tensors of a model, allocated from the one list that configs gives.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::random::{Purpose, stream};
 
-/// Why a model's tensors could not be made.
+/// Why the tensors of a model could not be allocated.
 #[derive(Debug, thiserror::Error)]
 pub enum ParameterError {
     /// A file of weights cannot be read.

@@ -22,7 +22,7 @@ pub struct CrossEntropy {
     pub soft_nll: Tensor,
 }
 
-/// A teacher's labels of N predicted positions, beside the data's (Chen et al. 2020).
+/// A teacher's labels for N predicted positions, in addition to the data's (Chen et al. 2020).
 #[derive(Debug)]
 pub struct SoftLabels {
     /// Words: `[N, K]`, i64.

@@ -1,4 +1,4 @@
-//! What is added up over micro-batches and ranks beside the gradients.
+//! What is summed over micro-batches and ranks in addition to the gradients.
 
 use tch::{Kind, Tensor};
 

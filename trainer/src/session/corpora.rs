@@ -89,7 +89,7 @@ impl Languages {
         }
     }
 
-    /// What a split's samples are read from: for training, what teachers made too.
+    /// The texts of a split; for training, these include synthetic data.
     fn texts(worker: &Worker, split: Split) -> Option<Vec<Text>> {
         let data = &worker.config.data;
         let mut texts = vec![split.text(data)?.clone()];
@@ -135,7 +135,7 @@ impl Languages {
     ) -> anyhow::Result<BTreeMap<String, String>> {
         let mut hashes: BTreeMap<_, _> =
             [(Split::Train.name().into(), hex::encode(train.key()))].into();
-        // What a teacher made lies in the run; what it was made of does not.
+        // Synthetic data lies in the run; the text that it was made from does not.
         let (data, sides) = (&worker.config.data, self.sides(worker));
         if data.distillation.is_some() {
             let texts = std::slice::from_ref(&data.train);

@@ -1,4 +1,4 @@
-//! A model's tensors, made for its first step or taken out of checkpoints.
+//! The tensors of a model: allocated for its first step, or loaded from checkpoints.
 
 use std::path::Path;
 

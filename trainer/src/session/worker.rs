@@ -17,7 +17,7 @@ use crate::device::precision::Kinds;
 pub enum Ending {
     /// It is done.
     Done,
-    /// It was asked to stop, and can be gone on with later.
+    /// It was asked to stop, and can be resumed.
     Stopped,
 }
 
@@ -51,7 +51,7 @@ impl Worker {
     /// The `rank`-th of `world_size` ranks of the run in `run`; without an invitation it reports to nobody.
     ///
     /// # Errors
-    /// A GPU that is asked for and not there, or a coordinator that cannot be joined.
+    /// A GPU that is requested and missing, or a coordinator that cannot be joined.
     pub fn join(
         run: RunFolder,
         config: RunConfig,
@@ -83,20 +83,20 @@ impl Worker {
         self.session.as_ref()
     }
 
-    /// Tells what this rank does now; each call counts as progress.
+    /// Sets the phase of this rank; each call counts as progress.
     pub fn phase(&self, phase: Phase, step: u64) {
         if let Some(session) = &self.session {
             session.phase(phase, step);
         }
     }
 
-    /// As [`Worker::phase`], within work that can be given up: answers whether to go on.
+    /// As [`Worker::phase`], within work that can be abandoned: returns whether to continue.
     pub fn goes_on(&self, phase: Phase, step: u64) -> bool {
         self.phase(phase, step);
         !self.stop_requested()
     }
 
-    /// Tells the coordinator, or people where there is none.
+    /// Reports to the coordinator, or prints the report if there is none.
     pub fn report(&self, report: Report) {
         match &self.session {
             Some(session) => session.report(report),
@@ -104,7 +104,7 @@ impl Worker {
         }
     }
 
-    /// Tells people something that they should know, and goes on.
+    /// Prints and reports a warning.
     pub fn notice(&self, text: impl Into<String>) {
         let text = text.into();
         process::say(format_args!("warning: {text}"));
@@ -137,8 +137,8 @@ impl Worker {
     }
 }
 
-/// What the launcher has told its workers to compute on, where there is one: it counts GPUs for all of
-/// them, and a worker that sees none must not go on by itself on the CPU.
+/// The device that the launcher has set for its workers, if there is a launcher: it counts GPUs for all of
+/// them, and a worker that sees none must not fall back to the CPU by itself.
 fn told(config: DeviceConfig, by_launcher: Option<&str>) -> DeviceConfig {
     match by_launcher {
         Some("cuda") => DeviceConfig::Cuda,
@@ -150,7 +150,7 @@ fn told(config: DeviceConfig, by_launcher: Option<&str>) -> DeviceConfig {
 /// The GPU of this rank, or the CPU. Up to `workers_per_gpu` ranks of a host share a GPU.
 ///
 /// # Errors
-/// A GPU that is asked for and not there.
+/// A GPU that is requested and missing.
 pub fn device(
     config: DeviceConfig,
     workers_per_gpu: usize,

@@ -18,7 +18,7 @@ pub struct StepTimes {
     pace: Pace,
 }
 
-/// Times since the pace was last asked for.
+/// Times since the pace was last read.
 #[derive(Debug, Default, Clone, Copy)]
 struct Pace {
     total: Duration,
@@ -58,11 +58,11 @@ impl StepTimes {
         }
         self.pace = Pace::default();
         let each = |time: Duration| time.as_secs_f64() / f64::from(micro_batches);
-        // Whoever waits for the others' gradients is not slow.
+        // A rank that waits for the gradients of others is not slow.
         Some((each(data), each(total.saturating_sub(data + communication))))
     }
 
-    /// A step of so many tokens ends. Answers tokens per second since the last point.
+    /// Ends a step of so many tokens. Returns tokens per second since the last point.
     pub fn end(&mut self, tokens: f64) -> f64 {
         if let Some(started) = self.started.take() {
             let elapsed = started.elapsed();

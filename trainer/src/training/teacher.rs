@@ -36,7 +36,7 @@ use crate::session::worker::Worker;
 /// How often a rank polls for the others' chunks.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The labels of all training pairs, made now by all ranks as far as they are not there yet.
+/// The labels of all training pairs; all ranks compute those that are missing.
 ///
 /// # Errors
 /// An unusable teacher, one with another vocabulary, or labels that cannot be kept.

@@ -270,7 +270,7 @@ impl<'a> Trainer<'a> {
         Ok(norm)
     }
 
-    /// Finishes the step that has been begun: whoever looks at the weights does so first.
+    /// Finishes the step that has been begun, which must be done before the weights are read.
     fn finish_update(&mut self) -> anyhow::Result<()> {
         let updates = self.updates.get_mut();
         updates.finish(&self.parameters)?;
@@ -357,7 +357,7 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Waits for the checkpoint that is being written, and answers whether that succeeded: where it
+    /// Waits for the checkpoint that is being written, and returns whether that succeeded: where it
     /// did not, the older ones stay, and the next may.
     fn saved(&mut self) -> anyhow::Result<anyhow::Result<()>> {
         let Some(thread) = self.saving.take() else { return Ok(Ok(())) };
@@ -418,7 +418,7 @@ fn check_data(
     Ok(())
 }
 
-/// Tells the coordinator what has to be the same on every rank.
+/// Reports to the coordinator what must be the same on every rank.
 fn identify(worker: &Worker, bases: &[(String, String)]) {
     let hash = |(side, hash): &(String, String)| (format!("{side} BERT (SHA-256)"), hash.clone());
     let mut facts: BTreeMap<String, String> = bases.iter().map(hash).collect();

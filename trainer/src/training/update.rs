@@ -49,8 +49,8 @@ impl Updates {
         self.step = Some(Step { scale, rates: self.runs.iter().map(rate).collect() });
     }
 
-    /// Makes what the step changes in `block`, if it has not been made. An error is told by
-    /// [`finish`](Self::finish): a forward pass in between has nowhere to tell it.
+    /// Updates `block`, if that has not been done yet. An error is returned by [`finish`](Self::finish),
+    /// because a forward pass in between cannot return it.
     pub fn make(&mut self, block: Block, parameters: &Parameters) {
         let made = self.make_if(|run| run.block == block, parameters);
         self.failure = self.failure.take().or(made.err());
@@ -83,7 +83,7 @@ impl Updates {
         found
     }
 
-    /// How long the other ranks' gradients have been waited for since this was asked last.
+    /// How long this rank has waited for the gradients of other ranks since the last call.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
     }

@@ -174,7 +174,7 @@ impl ParityModel {
         })
     }
 
-    /// Mask-Predict as the case wants it.
+    /// Mask-Predict with the settings of the case.
     ///
     /// # Errors
     /// A rule that is not known.
@@ -201,7 +201,7 @@ impl ParityModel {
     }
 }
 
-/// Compares everything that `device` computes in f32, and prints a line per quantity. Answers whether
+/// Compares everything that `device` computes in f32, and prints a line per quantity. Returns whether
 /// all agree.
 ///
 /// # Errors

@@ -77,7 +77,7 @@ pub enum NcclError {
         /// Where it lies.
         file: PathBuf,
     },
-    /// Nothing happened for too long.
+    /// There was no progress within the deadline.
     #[error(
         "NCCL: {operation} did not end within {} s: another rank is gone, hangs, or does \
          something else", deadline.as_secs_f64()

@@ -26,7 +26,7 @@ pub use error::NcclError;
 
 /// NCCL's names; the first is the one that libtorch_cuda asks for.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
-/// The oldest NCCL whose communicators can be made without blocking and given up on every thread.
+/// The oldest NCCL whose communicators can be created without blocking and aborted from any thread.
 pub const OLDEST: Version = Version(21800);
 /// The oldest NCCL that lets several ranks share a GPU.
 pub const OLDEST_SHARING: Version = {
@@ -34,7 +34,7 @@ pub const OLDEST_SHARING: Version = {
     Version((major * 10_000 + minor * 100) as i32)
 };
 
-/// A version of NCCL, as the library says it.
+/// A version of NCCL, as the library reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub i32);
 
@@ -184,7 +184,7 @@ impl Library {
     }
 }
 
-/// What the library says of its version, and an address within it.
+/// The version that the library reports, and an address within it.
 fn version(library: &dl::Library) -> Result<(Version, *const c_void), NcclError> {
     type GetVersion = unsafe extern "C" fn(*mut c_int) -> ncclResult_t;
     // SAFETY: the type is that of nccl.h.

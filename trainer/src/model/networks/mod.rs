@@ -1,5 +1,5 @@
 //! BERT, GPT-2 and the Transformer, each from its embeddings to its head; and the one place that builds
-//! a model out of them, for whoever trains, uses, compares or times it. Another network is another file
+//! a model from them, for training, use, comparison and timing. Another network is another file
 //! here and an arm below.
 
 pub mod bert;

@@ -101,7 +101,7 @@ fn bert_attention(scope: &Scope, config: &Config) -> Option<BertAttention> {
     config.bert_fused.as_ref().map(|fused| BertAttention::new(scope, fused, config.heads))
 }
 
-/// A layer that reads: self-attention, beside that over the BERT, and a feed-forward block.
+/// An encoder layer: self-attention, attention over the BERT in parallel, and a feed-forward block.
 #[derive(Debug)]
 struct ReadingLayer {
     attention: SelfAttention,
@@ -141,7 +141,7 @@ impl EncoderLayer for ReadingLayer {
     }
 }
 
-/// A layer that writes: self-attention, cross-attention, beside that over the BERT, and a feed-forward
+/// A decoder layer: self-attention, cross-attention, attention over the BERT in parallel, and a feed-forward
 /// block.
 #[derive(Debug)]
 struct WritingLayer {

@@ -1,7 +1,7 @@
 //! Whether a GPU computes what the CPU does, and how fast it is: no files, no other ranks, seconds.
 //!
 //! [`subject`] is the model that is compared, [`mod@compare`] decides what agrees, [`measure`] takes the
-//! times, [`system`] says what there is.
+//! times, [`system`] describes the machine.
 
 pub mod compare;
 pub mod measure;
@@ -35,7 +35,7 @@ pub fn device(index: usize) -> anyhow::Result<Device> {
     Ok(Device::Cuda(index))
 }
 
-/// Compares `device` with the CPU and measures it; tells each line as soon as it is known.
+/// Compares `device` with the CPU and measures it; each line is printed as soon as it is known.
 ///
 /// # Errors
 /// The driver does not answer.

@@ -1,4 +1,4 @@
-//! Numbers that are wrong are told apart, on the CPU alone.
+//! Wrong numbers are detected; on the CPU only.
 
 use tch::{Tensor, no_grad};
 
