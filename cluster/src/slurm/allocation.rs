@@ -5,9 +5,7 @@ use std::process::Command;
 use super::host_list;
 use super::job::{Job, UNKNOWN_JOB};
 use super::record::Record;
-
-/// Steps from here on are shells and daemons (SLURM_BATCH_SCRIPT, SLURM_INTERACTIVE_STEP, ...).
-const FIRST_SPECIAL_STEP: u32 = 0xffff_fff0;
+use super::step::in_step;
 
 /// How a process leaves a job.
 const LEAVE: &str = "`unset ${!SLURM_JOB*}` to use this machine alone";
@@ -212,14 +210,6 @@ impl Allocation {
             ),
         })
     }
-}
-
-/// Whether srun started this process for its own sake: the shell of a batch job belongs to no step,
-/// that of salloc to none or to one of the numbers that Slurm keeps for itself.
-pub(super) fn in_step(variable: &impl Fn(&str) -> Option<String>) -> bool {
-    variable("SLURM_STEP_ID")
-        .and_then(|step| step.parse::<u32>().ok())
-        .is_some_and(|step| step < FIRST_SPECIAL_STEP)
 }
 
 /// The GPUs of each node by variables, of which several may speak; how they were counted.

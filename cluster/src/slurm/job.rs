@@ -1,12 +1,10 @@
 //! The Slurm job in which the launcher runs: what the controller reports about it, and requests to it.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::process::Command;
 
-use serde::{Deserialize, Serialize};
-
+use super::cause::{Cause, Output};
 use super::record::Record;
 use super::{ask, record};
 
@@ -15,66 +13,11 @@ pub const UNKNOWN_JOB: &str = "Invalid job id";
 /// Names the job that a chained one follows.
 const CHAINED_VARIABLE: &str = "TANDEM_CHAINED_AFTER";
 
-/// Why Slurm ends a job before it has ended itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// Its time is up, or will be soon.
-    TimeLimit,
-    /// Another job took its nodes.
-    Preemption,
-    /// One of its nodes is gone.
-    NodeFailure,
-    /// Somebody put it back into the queue.
-    Requeue,
-    /// Somebody cancelled it.
-    Cancel,
-    /// Slurm does not end it: something else stopped the launcher, such as `timeout`.
-    Signal,
-}
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::TimeLimit => "its time limit",
-            Self::Preemption => "preemption",
-            Self::NodeFailure => "the failure of a node",
-            Self::Requeue => "scontrol requeue",
-            Self::Cancel => "scancel",
-            Self::Signal => "a signal that Slurm did not send",
-        })
-    }
-}
-
 /// A job, by its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Job {
     /// Its number; an array's elements have numbers of their own.
     pub id: String,
-}
-
-/// The file that takes a job's standard error, and how long it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Output {
-    path: PathBuf,
-    length: u64,
-}
-
-impl Output {
-    pub(super) fn find(path: &str) -> Self {
-        let length = std::fs::metadata(path).map_or(0, |found| found.len());
-        Self { path: path.into(), length }
-    }
-
-    /// What has come since.
-    fn news(&self) -> String {
-        let mut bytes = Vec::new();
-        let read = File::open(&self.path).and_then(|mut file| {
-            file.seek(SeekFrom::Start(self.length))?;
-            file.read_to_end(&mut bytes)
-        });
-        read.map(|_| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-    }
 }
 
 impl Job {

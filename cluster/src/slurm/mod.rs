@@ -1,15 +1,18 @@
 //! Slurm: the allocation of this process, and what the controller reports about the job.
 
 mod allocation;
+mod cause;
 mod host_list;
 mod job;
 mod nodes;
 mod record;
+mod step;
 mod time;
 
 pub use allocation::{Allocation, Node, SlurmError};
+pub use cause::{Cause, Output};
 pub(crate) use job::with_job_number_alone;
-pub use job::{Cause, Job, Output, UNKNOWN_JOB};
+pub use job::{Job, UNKNOWN_JOB};
 pub use nodes::{address_of, lost_nodes};
 pub use record::Record;
 pub use time::{Clock, duration};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::allocation::in_step;
-use super::job::{Cause, Output};
+use super::cause::{Cause, Output};
+use super::step::in_step;
 use super::time::duration;
 
 /// Fields whose values may have spaces: each is the last of its line.

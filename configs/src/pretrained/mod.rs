@@ -6,6 +6,7 @@
 //! becomes ids.
 
 pub mod bert;
+pub mod error;
 pub mod family;
 pub mod folder;
 pub mod gpt2;

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::pretrained::error::FolderError;
 use crate::pretrained::family::{Family, SpecialTokens};
-use crate::pretrained::folder::FolderError;
 
 /// The files beside a vocabulary that transformers obeys.
 pub const BESIDE: [&str; 3] =

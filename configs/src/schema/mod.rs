@@ -12,3 +12,4 @@ pub mod run;
 pub mod soft_labels;
 pub mod training;
 pub mod transformer;
+pub mod vocabulary;

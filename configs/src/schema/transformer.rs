@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::model::Vocabulary;
+use crate::schema::vocabulary::Vocabulary;
 
 /// An encoder or decoder as in "Attention Is All You Need" (Vaswani et al. 2017).
 ///

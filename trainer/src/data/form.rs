@@ -2,9 +2,44 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::read::ReadError;
+/// Why a file cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file's content does not agree with its name.
+    #[error(
+        "{} is{} {found}; {advice}", path.display(), if *is_inside { ", unpacked," } else { "" }
+    )]
+    Form {
+        /// The file.
+        path: PathBuf,
+        /// What it is, as a phrase.
+        found: &'static str,
+        /// Whether that describes the unpacked content.
+        is_inside: bool,
+        /// How to fix it.
+        advice: &'static str,
+    },
+    /// Reading failed in the middle of the file: the disk or the compressed file is damaged.
+    #[error("cannot read {} after line {line}; is the file complete?", path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// The number of lines read before.
+        line: u64,
+        /// Why.
+        source: std::io::Error,
+    },
+}
 
 /// The number of bytes from which the format is detected.
 const START: usize = 512;

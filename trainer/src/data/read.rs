@@ -7,44 +7,8 @@ use serde_json::{Map, Value};
 use tandem_config::schema::data::Text;
 
 use super::form;
+pub use super::form::ReadError;
 use tandem_cluster::run::records::{Problem, shorten};
-
-/// Why a file cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// The file cannot be opened.
-    #[error("cannot open {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file's content does not agree with its name.
-    #[error(
-        "{} is{} {found}; {advice}", path.display(), if *is_inside { ", unpacked," } else { "" }
-    )]
-    Form {
-        /// The file.
-        path: PathBuf,
-        /// What it is, as a phrase.
-        found: &'static str,
-        /// Whether that describes the unpacked content.
-        is_inside: bool,
-        /// How to fix it.
-        advice: &'static str,
-    },
-    /// Reading failed in the middle of the file: the disk or the compressed file is damaged.
-    #[error("cannot read {} after line {line}; is the file complete?", path.display())]
-    Broken {
-        /// The file.
-        path: PathBuf,
-        /// The number of lines read before.
-        line: u64,
-        /// Why.
-        source: std::io::Error,
-    },
-}
 
 impl ReadError {
     /// Whether the file itself is at fault, so that trying again cannot help.
