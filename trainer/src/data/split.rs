@@ -33,7 +33,7 @@ pub enum DataError {
         source: serde_json::Error,
     },
     /// A bad line, where the config refuses them.
-    #[error("{}:{line}: {}: {text}; fix the line, or set {key} to drop", file.display(), problem.describe())]
+    #[error("{}:{line}: {}: {text}; correct the line, or set {key} to drop", file.display(), problem.describe())]
     Refused {
         /// The file.
         file: PathBuf,
