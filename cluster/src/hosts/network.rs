@@ -145,7 +145,7 @@ impl Ways {
     }
 
     /// A description of the interfaces by which workers on these hosts exchange their sums.
-    pub fn with_causes(&self) -> Option<String> {
+    pub fn describe(&self) -> Option<String> {
         let hosts = match self.hosts.as_slice() {
             [] => return None,
             [only] => only.clone(),

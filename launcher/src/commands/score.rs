@@ -60,7 +60,7 @@ impl Args {
         let scores = corpus(&translations, Scoring { lowercase, split_compounds });
         match json {
             true => output::print(format_args!("{:#}", as_json(&scores)))?,
-            false => output::print(with_causes(&scores))?,
+            false => output::print(as_text(&scores))?,
         };
         Ok(Exit::Done)
     }
@@ -75,7 +75,7 @@ fn as_json(scores: &Scores) -> serde_json::Value {
     json
 }
 
-fn with_causes(scores: &Scores) -> String {
+fn as_text(scores: &Scores) -> String {
     let mut lines = vec![
         format!("{} sentences", scores.sentences),
         scores.bleu_13a.to_string(),

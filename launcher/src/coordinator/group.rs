@@ -331,7 +331,7 @@ impl Watch<'_> {
     fn hung(&mut self, overdue: Overdue) {
         let mut reason = overdue.reason;
         let phase = self.members.get(overdue.rank).map(|member| member.phase);
-        if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.with_causes()) {
+        if let (Some(Phase::Reduce), Some(ways)) = (phase, self.ways.describe()) {
             reason += &format!("; {ways}");
         }
         self.fail(FailureKind::Hang, Some(overdue.rank), reason, None);

@@ -101,7 +101,7 @@ impl Form {
         }
     }
 
-    fn with_causes(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::Empty => "empty",
             Self::Text => "uncompressed text",
@@ -135,7 +135,7 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     let misnamed = |found: Form, is_inside: bool| ReadError::Form {
         path: path.to_owned(),
         is_inside,
-        found: found.with_causes(),
+        found: found.describe(),
         advice: found.advice(),
     };
     let file = File::open(path).map_err(failed)?;
