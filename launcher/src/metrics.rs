@@ -149,7 +149,7 @@ fn name(value: &impl Serialize) -> String {
 
 /// When a checkpoint was written, in seconds since 1970; none where it is gone.
 fn written(run: &RunFolder, step: u64) -> Option<f64> {
-    let manifest = run.store().folder().join(format!("step-{step:08}")).join(MANIFEST);
+    let manifest = run.store().step_folder(step).join(MANIFEST);
     let modified = fs::metadata(manifest).ok()?.modified().ok()?;
     Some(modified.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }

@@ -3,24 +3,16 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Value, json};
 use tandem_launcher::tensorboard::Writer;
+use tandem_tests::python;
 
 type Points = BTreeMap<String, Vec<(u64, Value)>>;
 
 /// All points in `folder`, in the order of reading.
 fn read(folder: &Path) -> Points {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let python = root.join(".deps/venv/bin/python");
-    let output = Command::new(&python)
-        .arg(root.join("tests/python/read_tensorboard.py"))
-        .arg(folder)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", python.display()));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
+    serde_json::from_value(python::read("read_tensorboard.py", folder)).unwrap()
 }
 
 fn steps(points: &Points, tag: &str) -> Vec<u64> {

@@ -6,6 +6,7 @@ pub mod hosts;
 pub mod live;
 pub mod poison;
 pub mod processes;
+pub mod python;
 pub mod refusal;
 pub mod seeded;
 pub mod trace;

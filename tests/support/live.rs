@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::refusal::obey_modes;
-use crate::{Tiny, processes, program};
+use crate::{Tiny, processes, program, python};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -178,15 +178,8 @@ impl Run {
     /// # Panics
     /// If the reader fails.
     pub fn curves(&self) -> BTreeMap<String, Vec<(u64, Value)>> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let python = root.join("../.deps/venv/bin/python");
-        let mut command = Command::new(&python);
-        command.arg(root.join("python/read_tensorboard.py")).arg(self.folder.join("tensorboard"));
-        let output = command
-            .output()
-            .unwrap_or_else(|error| panic!("{}: {error}; run `make setup-test`", python.display()));
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("one line of JSON")
+        let points = python::read("read_tensorboard.py", self.folder.join("tensorboard"));
+        serde_json::from_value(points).expect("points by tag")
     }
 }
 

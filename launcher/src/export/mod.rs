@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::Context;
 use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::{Base, Checkpoint, hash_file};
+use tandem_cluster::run::store::{Checkpoint, hash_weights};
 use tandem_config::RunConfig;
 use tandem_config::composition::Composition;
 
@@ -83,22 +83,9 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Refuses BERTs that are not those on which the trained weights stand.
 fn check_bases(composition: &Composition, model: &Checkpoint) -> anyhow::Result<()> {
-    for (side, folder) in composition.folders() {
-        let path = folder.join("model.safetensors");
-        let (_, here) =
-            hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let trained = model.bases().iter().find(|base| base.side == side);
-        if let Some(Base { sha256, .. }) = trained
-            && *sha256 != here
-        {
-            return Err(Refused(format!(
-                "{} was trained on another {side} BERT (SHA-256 {sha256}) than {} ({here}); name \
-                 the right folder with --set model...pretrained=FOLDER",
-                model.folder().display(),
-                path.display()
-            ))
-            .into());
-        }
-    }
-    Ok(())
+    let hashes = hash_weights(composition.folders())?;
+    let here = |side: &str| hashes.iter().find(|(known, _)| known == side);
+    Ok(model.check_bases(|side| here(side).map(|(_, hash)| hash.as_str())).map_err(|other| {
+        Refused(format!("{other}; name the right folder with --set model...pretrained=FOLDER"))
+    })?)
 }

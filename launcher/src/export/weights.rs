@@ -5,16 +5,13 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors, View};
-use tandem_cluster::run::atomic::{self, Scratch};
-use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
+use tandem_cluster::run::store::{ADAPTERS, Checkpoint, MappedTensors, write_tensors};
 use tandem_config::composition::Composition;
 use tandem_config::parameters::{self, Init};
 
@@ -27,15 +24,15 @@ const WEIGHTS: &str = "model.safetensors";
 /// A file that cannot be read, a weight that is missing or of another shape, or where the file system
 /// refuses.
 pub fn write(path: &Path, composition: &Composition, model: &Checkpoint) -> anyhow::Result<()> {
-    let trained = Mapped::open(model.path(ADAPTERS))?;
-    let trained = trained.weights()?;
+    let trained = MappedTensors::open(model.path(ADAPTERS))?;
+    let trained = Weights::of(&trained)?;
     let mut maps = Vec::new();
     for (side, folder) in composition.folders() {
-        maps.push((side, Mapped::open(folder.join(WEIGHTS))?));
+        maps.push((side, MappedTensors::open(folder.join(WEIGHTS))?));
     }
     let mut frozen = HashMap::new();
     for (side, map) in &maps {
-        frozen.insert(*side, map.weights()?);
+        frozen.insert(*side, Weights::of(map)?);
     }
     let mut tensors = Vec::new();
     for parameter in parameters::model(composition) {
@@ -48,53 +45,31 @@ pub fn write(path: &Path, composition: &Composition, model: &Checkpoint) -> anyh
         };
         tensors.push((parameter.name, tensor));
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let wrong = || format!("cannot write {}", path.display());
-    let scratch = Scratch::new_in(folder).with_context(wrong)?;
-    // What safetensors writes, its owner alone can read.
-    let private = scratch.path().join(WEIGHTS);
     // transformers refuses a file that does not say this.
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(tensors, Some(format), &private).with_context(wrong)?;
-    atomic::copy(&private, path).with_context(wrong)
+    Ok(write_tensors(tensors, Some(format), path)?)
 }
 
-/// A file of weights in memory.
-struct Mapped {
-    path: PathBuf,
-    map: Mmap,
-}
-
-/// The weights in such a file.
+/// The tensors of a file.
 struct Weights<'a> {
     path: &'a Path,
-    file: SafeTensors<'a>,
-}
-
-impl Mapped {
-    fn open(path: PathBuf) -> anyhow::Result<Self> {
-        let map = File::open(&path).and_then(|file| {
-            // SAFETY: published checkpoints and the folders of pre-trained models are not written again,
-            // and a removed file's mapping stays valid.
-            unsafe { Mmap::map(&file) }
-        });
-        let map = map.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Self { path, map })
-    }
-
-    fn weights(&self) -> anyhow::Result<Weights<'_>> {
-        let file = SafeTensors::deserialize(&self.map)
-            .with_context(|| format!("{} is not a safetensors file", self.path.display()))?;
-        Ok(Weights { path: &self.path, file })
-    }
+    tensors: SafeTensors<'a>,
 }
 
 impl<'a> Weights<'a> {
+    fn of(file: &'a MappedTensors) -> anyhow::Result<Self> {
+        let path = file.path();
+        let tensors = file
+            .tensors()
+            .with_context(|| format!("{} is not a safetensors file", path.display()))?;
+        Ok(Self { path, tensors })
+    }
+
     /// The weight called `name`, which must have this shape.
     fn get(&self, name: &str, shape: &[usize]) -> anyhow::Result<Single<'a>> {
         let path = self.path.display();
         let tensor =
-            self.file.tensor(name).with_context(|| format!("{path} has no tensor `{name}`"))?;
+            self.tensors.tensor(name).with_context(|| format!("{path} has no tensor `{name}`"))?;
         let (found, kind) = (tensor.shape(), tensor.dtype());
         ensure!(
             found == shape,

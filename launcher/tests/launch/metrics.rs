@@ -1,24 +1,11 @@
 //! What Prometheus' own client reads from a launch (tests/python/read_metrics.py).
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::json;
+use tandem_tests::python;
 
 use super::support::Bench;
-
-fn read(url: &str) -> Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let python = root.join(".deps/venv/bin/python");
-    let output = Command::new(&python)
-        .arg(root.join("tests/python/read_metrics.py"))
-        .arg(url)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}; run `make setup-test`", python.display()));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 #[test]
 fn prometheus_reads_a_run_in_training() {
@@ -35,7 +22,7 @@ fn prometheus_reads_a_run_in_training() {
     // The launcher must find somebody who reads what else it prints.
     let drain = std::thread::spawn(move || lines.for_each(drop));
     bench.wait_for_step(5);
-    let metrics = read(&url.unwrap());
+    let metrics = python::read("read_metrics.py", url.unwrap());
     assert!(metrics["tandem_step"][0][1].as_f64() >= Some(5.0), "{metrics}");
     assert_eq!(metrics["tandem_planned_steps"], json!([[{}, 2000.0]]));
     assert_eq!(metrics["tandem_run"], json!([[{ "status": "running", "stage": "train" }, 1.0]]));

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::store::{self, ADAPTERS, AVERAGE, Base, Checkpoint, LATEST, StoreError};
+use tandem_cluster::run::store::{self, ADAPTERS, AVERAGE, Checkpoint, LATEST, StoreError};
 use tandem_config::composition::Composition;
 use tandem_config::parameters;
 use tch::no_grad;
@@ -46,13 +46,7 @@ pub fn allocate(worker: &Worker, composition: &Composition) -> anyhow::Result<Pa
 /// # Errors
 /// Weights that cannot be read.
 pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)>> {
-    let mut hashes = Vec::new();
-    for (side, folder) in languages.composition.folders() {
-        let path = folder.join("model.safetensors");
-        let (_, sha256) =
-            store::hash_file(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        hashes.push((side.to_owned(), sha256));
-    }
+    let mut hashes = store::hash_weights(languages.composition.folders())?;
     for (side, own) in [("source", Some(&languages.source)), ("target", languages.target.as_ref())]
     {
         if let Some(tokenizer) = own {
@@ -68,31 +62,11 @@ pub fn base_hashes(languages: &Languages) -> anyhow::Result<Vec<(String, String)
 /// A damaged checkpoint, other frozen weights, or another vocabulary.
 pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpoint> {
     let checkpoint = Checkpoint::verify(folder)?;
-    check_bases(&checkpoint, |side| {
-        let here = bases.iter().find(|(known, _)| known == side);
-        Some(here.map_or("none", |(_, hash)| hash))
-    })?;
+    let here = |side: &str| bases.iter().find(|(known, _)| known == side);
+    checkpoint
+        .check_bases(|side| Some(here(side).map_or("none", |(_, hash)| hash)))
+        .map_err(|other| Misfit(other.to_string()))?;
     Ok(checkpoint)
-}
-
-/// Compares what a checkpoint stands on with what `here` knows; none is not compared.
-fn check_bases<'a>(
-    checkpoint: &Checkpoint,
-    here: impl Fn(&str) -> Option<&'a str>,
-) -> anyhow::Result<()> {
-    for Base { side, sha256 } in checkpoint.bases() {
-        let Some(hash) = here(side) else { continue };
-        let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
-        ensure!(
-            hash == sha256,
-            Misfit(format!(
-                "{} was trained on another {side}{what} (SHA-256 {sha256}) than the one here \
-                 ({hash})",
-                checkpoint.folder().display()
-            ))
-        );
-    }
-    Ok(())
 }
 
 /// Takes the trained weights of another run, for parameters of the same names: those of its
@@ -114,9 +88,10 @@ pub fn warm_start(
     let checkpoint = checkpoint.with_context(|| {
         format!("{} has no weights for model.init to start from", run.display())
     })?;
-    check_bases(&checkpoint, |side| {
-        bases.iter().find(|(known, _)| known == side).map(|(_, hash)| hash.as_str())
-    })?;
+    let here = |side: &str| bases.iter().find(|(known, _)| known == side);
+    checkpoint
+        .check_bases(|side| here(side).map(|(_, hash)| hash.as_str()))
+        .map_err(|other| Misfit(other.to_string()))?;
     let path = checkpoint.path(ADAPTERS);
     let file = Weights::read(&path)?;
     if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {

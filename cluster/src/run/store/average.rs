@@ -1,14 +1,11 @@
 //! The average of the newest checkpoints: the model that is evaluated and exported.
 
 use std::borrow::Cow;
-use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, View};
 
-use super::{ADAPTERS, AVERAGE, Checkpoint, Store, StoreError};
-use crate::run::atomic;
+use super::{ADAPTERS, AVERAGE, Checkpoint, MappedTensors, Store, StoreError, write_tensors};
 use crate::run::io_error::IoContext;
 
 impl Store {
@@ -82,16 +79,11 @@ impl Store {
 
 /// Writes the element-wise mean of safetensors files with equal names, shapes and 32-bit floats.
 fn average_files(inputs: &[PathBuf], output: &Path) -> Result<(), StoreError> {
-    let mut maps = Vec::new();
-    for path in inputs {
-        let file = File::open(path).tried("open", path)?;
-        // SAFETY: published checkpoints are never written again, only removed as a whole, and
-        // a removed file's mapping stays valid.
-        maps.push(unsafe { Mmap::map(&file) }.tried("map", path)?);
-    }
+    let maps: Vec<MappedTensors> =
+        inputs.iter().cloned().map(MappedTensors::open).collect::<Result<_, _>>()?;
     let mut files = Vec::new();
-    for (path, map) in inputs.iter().zip(&maps) {
-        files.push(SafeTensors::deserialize(map).map_err(|error| unfit(path, error.to_string()))?);
+    for map in &maps {
+        files.push(map.tensors().map_err(|error| unfit(map.path(), error.to_string()))?);
     }
     let names = |file: &SafeTensors| {
         let mut names: Vec<String> = file.names().into_iter().map(str::to_owned).collect();
@@ -123,12 +115,7 @@ fn average_files(inputs: &[PathBuf], output: &Path) -> Result<(), StoreError> {
             mean.terms.push(tensor.data());
         }
     }
-    // What safetensors writes, its owner alone can read.
-    let private = output.with_extension("private");
-    safetensors::serialize_to_file(means, None, &private)
-        .map_err(|error| unfit(output, error.to_string()))?;
-    atomic::copy(&private, output).tried("write", output)?;
-    Ok(fs::remove_file(&private).tried("remove", &private)?)
+    Ok(write_tensors(means, None, output)?)
 }
 
 fn unfit(path: &Path, reason: String) -> StoreError {

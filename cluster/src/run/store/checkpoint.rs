@@ -86,6 +86,22 @@ impl Damage {
     }
 }
 
+/// Trained weights that belong to another BERT or vocabulary than the one here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} was trained on another {base} (SHA-256 {trained}) than the one here ({here})", folder.display()
+)]
+pub struct OtherBase {
+    /// The checkpoint.
+    pub folder: PathBuf,
+    /// The side, and what it is.
+    pub base: String,
+    /// The SHA-256 of the training.
+    pub trained: String,
+    /// The SHA-256 here.
+    pub here: String,
+}
+
 impl Checkpoint {
     /// Opens a checkpoint's folder, reading every byte of it.
     ///
@@ -143,6 +159,25 @@ impl Checkpoint {
     /// The frozen BERTs on which it stands.
     pub fn bases(&self) -> &[Base] {
         &self.manifest.bases
+    }
+
+    /// Refuses other BERTs or vocabularies than those of the training. `here` returns the SHA-256 of a
+    /// side on this machine; a side for which it returns none is not compared.
+    ///
+    /// # Errors
+    /// The first side that differs.
+    pub fn check_bases<'a>(&self, here: impl Fn(&str) -> Option<&'a str>) -> Result<(), OtherBase> {
+        for Base { side, sha256 } in self.bases() {
+            let Some(here) = here(side).filter(|here| here != sha256) else { continue };
+            let what = if side.ends_with("vocabulary") { "" } else { " BERT" };
+            return Err(OtherBase {
+                folder: self.folder.clone(),
+                base: format!("{side}{what}"),
+                trained: sha256.clone(),
+                here: here.to_owned(),
+            });
+        }
+        Ok(())
     }
 
     /// All that the manifest says.

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tandem_config::schema::run::names;
 
+use crate::run::io_error::{IoContext, IoError};
+
 /// The manifest's own file.
 pub const MANIFEST: &str = names::MANIFEST;
 
@@ -115,6 +117,22 @@ pub fn hash_file(path: &Path) -> io::Result<(u64, String)> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The SHA-256 of the weights of pre-trained models, by their sides.
+///
+/// # Errors
+/// Weights that cannot be read.
+pub fn hash_weights<'a>(
+    folders: impl Iterator<Item = (&'static str, &'a Path)>,
+) -> Result<Vec<(String, String)>, IoError> {
+    let mut hashes = Vec::new();
+    for (side, folder) in folders {
+        let path = folder.join("model.safetensors");
+        let (_, sha256) = hash_file(&path).tried("read", &path)?;
+        hashes.push((side.to_owned(), sha256));
+    }
+    Ok(hashes)
 }
 
 #[cfg(test)]

@@ -12,11 +12,13 @@ mod draft;
 mod export;
 mod manifest;
 mod retention;
+mod tensors;
 
-pub use checkpoint::{Checkpoint, Damage, Damaged};
+pub use checkpoint::{Checkpoint, Damage, Damaged, OtherBase};
 pub use draft::Draft;
-pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file};
+pub use manifest::{Base, FileRecord, MANIFEST, Manifest, hash_file, hash_weights};
 pub use retention::Retention;
+pub use tensors::{MappedTensors, write_tensors};
 
 use std::fs;
 use std::io;
@@ -112,6 +114,11 @@ impl Store {
         &self.folder
     }
 
+    /// The folder of the checkpoint of `step`, which need not exist.
+    pub fn step_folder(&self, step: u64) -> PathBuf {
+        self.folder.join(step_name(step))
+    }
+
     /// A new, empty draft for the checkpoint of `step`.
     ///
     /// # Errors
@@ -172,7 +179,7 @@ impl Store {
     /// # Errors
     /// What is wrong with it, or that it may not be read.
     pub fn verify(&self, step: u64) -> Result<Checkpoint, StoreError> {
-        Checkpoint::verify(&self.folder.join(step_name(step)))
+        Checkpoint::verify(&self.step_folder(step))
     }
 
     /// A checkpoint by name, verified: `latest`, `best`, `average`, or the number of a step.

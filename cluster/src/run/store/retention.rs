@@ -38,7 +38,7 @@ impl Store {
         let steps = self.steps()?;
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for step in steps {
-            let usable = Checkpoint::read_manifest(&self.folder().join(step_name(step)));
+            let usable = Checkpoint::read_manifest(&self.step_folder(step));
             if or_damaged(usable)?.is_ok() { good.push(step) } else { bad.push(step) }
         }
         let counted = good.iter().rev().filter(|step| !keep.extra.contains(step));
@@ -55,7 +55,7 @@ impl Store {
             .collect();
         for step in &gone {
             // Renamed first, so that a crash does not leave what looks like a damaged checkpoint.
-            let folder = self.folder().join(step_name(*step));
+            let folder = self.step_folder(*step);
             let aside = self.folder().join(format!("{}.removed", step_name(*step)));
             std::fs::rename(&folder, &aside).tried("set aside", &folder)?;
             remove_folder(&aside).tried("remove", &aside)?;
