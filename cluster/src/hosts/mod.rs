@@ -20,7 +20,7 @@ const HOST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why it is not known where a run could go.
 #[derive(Debug, thiserror::Error)]
-pub enum RoomError {
+pub enum HostPoolError {
     /// Slurm contradicts itself.
     #[error(transparent)]
     Slurm(#[from] SlurmError),
@@ -93,7 +93,7 @@ pub struct Machine {
 
 /// Where a run can go.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
+pub struct HostPool {
     /// The hosts.
     pub hosts: Vec<Host>,
     /// Where the list comes from.
@@ -138,7 +138,7 @@ pub fn visible_gpus(installed: usize, visible: &str) -> usize {
     if names.iter().enumerate().any(is_repeated) { 0 } else { names.len() }
 }
 
-impl From<Machine> for Room {
+impl From<Machine> for HostPool {
     fn from(machine: Machine) -> Self {
         let Machine { cpus, gpus, gpus_by, mpirun, host } = machine;
         let hosts = vec![Host { name: host, cpus, gpus, slots: None }];
@@ -147,13 +147,13 @@ impl From<Machine> for Room {
     }
 }
 
-impl Room {
+impl HostPool {
     /// Where a run with these settings can go: Slurm's allocation, else the hostfile's hosts, else
     /// this machine.
     ///
     /// # Errors
     /// A hostfile that cannot be used, or contradictory information from Slurm.
-    pub fn find(settings: &Cluster) -> Result<Self, RoomError> {
+    pub fn find(settings: &Cluster) -> Result<Self, HostPoolError> {
         let machine = Self::from(Machine::this());
         if let Some(path) = &settings.hostfile {
             let hosts = read_hostfile(path, &machine.hosts[0])?;
@@ -316,16 +316,16 @@ fn srun_has_pmix() -> bool {
 
 /// Reads lines such as `n1 slots=4`, `n1:4` or `n1`; `#` begins a comment. Other hosts are taken
 /// to be like this one.
-fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
+fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, HostPoolError> {
     let text = std::fs::read_to_string(path)
-        .map_err(|source| RoomError::Read { path: path.into(), source })?;
+        .map_err(|source| HostPoolError::Read { path: path.into(), source })?;
     let mut lines = Vec::new();
     for (index, text) in text.lines().enumerate() {
         let words = text.split('#').next().unwrap_or_default().trim();
         if words.is_empty() {
             continue;
         }
-        let (name, slots) = host_line(words).ok_or_else(|| RoomError::Line {
+        let (name, slots) = host_line(words).ok_or_else(|| HostPoolError::Line {
             path: path.into(),
             line: index + 1,
             text: text.trim().into(),
@@ -343,7 +343,7 @@ fn read_hostfile(path: &Path, like: &Host) -> Result<Vec<Host>, RoomError> {
         }
     }
     if hosts.is_empty() {
-        return Err(RoomError::Empty { path: path.into() });
+        return Err(HostPoolError::Empty { path: path.into() });
     }
     Ok(hosts)
 }
@@ -372,7 +372,7 @@ fn host_line(words: &str) -> Option<(&str, usize)> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Vec<Host>, RoomError> {
+    fn read(text: &str) -> Result<Vec<Host>, HostPoolError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let like = Host { name: "here".into(), cpus: 8, gpus: 2, slots: None };

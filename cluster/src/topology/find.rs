@@ -4,7 +4,7 @@ use tandem_config::schema::cluster::{self, Bounds, Cluster, GradientDtype, Reduc
 
 use super::{Device, EngineKind, Share, Topology};
 use crate::hosts::network;
-use crate::hosts::{Host, Machine, Room, RoomError, Source, is_in_path};
+use crate::hosts::{Host, HostPool, HostPoolError, Machine, Source, is_in_path};
 use crate::slurm::SlurmError;
 
 /// Settings that contradict each other or the hosts.
@@ -12,7 +12,7 @@ use crate::slurm::SlurmError;
 pub enum TopologyError {
     /// The hosts of the run are not known.
     #[error(transparent)]
-    Room(#[from] RoomError),
+    Hosts(#[from] HostPoolError),
     /// Slurm's tasks are neither one for each place on a GPU nor one for each node.
     #[error(transparent)]
     Slurm(#[from] SlurmError),
@@ -163,15 +163,15 @@ impl Topology {
     /// # Errors
     /// Settings that contradict each other or the hosts.
     pub fn find_now(settings: &Cluster) -> Result<Self, TopologyError> {
-        Self::find_in(settings, Room::find(settings)?)
+        Self::find_in(settings, HostPool::find(settings)?)
     }
 
-    fn find_in(settings: &Cluster, mut room: Room) -> Result<Self, TopologyError> {
+    fn find_in(settings: &Cluster, mut pool: HostPool) -> Result<Self, TopologyError> {
         if matches!(settings.workers, Workers::Within(_)) {
-            room.leave_out_the_silent();
+            pool.leave_out_the_silent();
         }
-        let found = Self::find(settings, &room)?;
-        if let (Source::Slurm(_), Some(host)) = (&room.source, found.remote_host())
+        let found = Self::find(settings, &pool)?;
+        if let (Source::Slurm(_), Some(host)) = (&pool.source, found.remote_host())
             && !is_in_path("srun")
         {
             return Err(TopologyError::NoSlurmPrograms { host: host.into() });
@@ -194,7 +194,7 @@ impl Topology {
         tell: impl FnOnce(&SlurmError),
     ) -> Result<Self, TopologyError> {
         match Self::find_now(settings) {
-            Err(TopologyError::Room(RoomError::Slurm(
+            Err(TopologyError::Hosts(HostPoolError::Slurm(
                 error @ (SlurmError::Partial { .. } | SlurmError::Over { .. }),
             ))) => {
                 tell(&error);
@@ -210,12 +210,12 @@ impl Topology {
     /// # Errors
     /// [`TopologyError::Silent`] where they are not; and as [`Self::find_now`].
     pub fn find_again(settings: &Cluster) -> Result<Self, TopologyError> {
-        let mut room = Room::find(settings)?;
-        if !matches!(room.source, Source::Hostfile(_)) {
-            return Self::find_in(settings, room);
+        let mut pool = HostPool::find(settings)?;
+        if !matches!(pool.source, Source::Hostfile(_)) {
+            return Self::find_in(settings, pool);
         }
-        let names = room.leave_out_the_silent();
-        let found = Self::find(settings, &room);
+        let names = pool.leave_out_the_silent();
+        let found = Self::find(settings, &pool);
         match (settings.workers, found) {
             (_, found) if names.is_empty() => found,
             (Workers::Number(0), _) => {
@@ -227,16 +227,16 @@ impl Topology {
         }
     }
 
-    /// Where the ranks of a run with these settings go in a room.
+    /// Where the ranks of a run with these settings go in a pool of hosts.
     ///
     /// # Errors
-    /// Settings that contradict each other or the room.
-    pub fn find(settings: &Cluster, room: &Room) -> Result<Self, TopologyError> {
-        let device = device(settings, room)?;
-        let ranks = ranks(settings, room, device)?;
-        let hosts = share_out(settings, room, device, ranks);
-        let engine = engine(settings, room, ranks, &hosts)?;
-        let threads = threads(settings, room, device, &hosts)?;
+    /// Settings that contradict each other or the hosts.
+    pub fn find(settings: &Cluster, pool: &HostPool) -> Result<Self, TopologyError> {
+        let device = device(settings, pool)?;
+        let ranks = ranks(settings, pool, device)?;
+        let hosts = share_out(settings, pool, device, ranks);
+        let engine = engine(settings, pool, ranks, &hosts)?;
+        let threads = threads(settings, pool, device, &hosts)?;
         let workers_per_gpu = if device == Device::Cuda { settings.workers_per_gpu } else { 1 };
         Ok(Self { ranks, device, workers_per_gpu, threads, engine, hosts })
     }
@@ -247,13 +247,13 @@ fn places_on(gpus: usize, settings: &Cluster) -> usize {
     gpus.saturating_mul(settings.workers_per_gpu)
 }
 
-fn device(settings: &Cluster, room: &Room) -> Result<Device, TopologyError> {
-    let source_of_count = || room.gpus_by.clone();
+fn device(settings: &Cluster, pool: &HostPool) -> Result<Device, TopologyError> {
+    let source_of_count = || pool.gpus_by.clone();
     let device = match settings.device {
-        cluster::Device::Cuda if room.gpus() == 0 => {
+        cluster::Device::Cuda if pool.gpus() == 0 => {
             return Err(TopologyError::NoGpu { source_of_count: source_of_count() });
         }
-        cluster::Device::Auto if room.gpus() == 0 => Device::Cpu,
+        cluster::Device::Auto if pool.gpus() == 0 => Device::Cpu,
         cluster::Device::Cpu => Device::Cpu,
         cluster::Device::Cuda | cluster::Device::Auto => Device::Cuda,
     };
@@ -273,19 +273,19 @@ fn places(host: &Host, settings: &Cluster, device: Device) -> usize {
     }
 }
 
-fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, TopologyError> {
-    if let (Source::Slurm(allocation), Device::Cuda) = (&room.source, device) {
+fn ranks(settings: &Cluster, pool: &HostPool, device: Device) -> Result<usize, TopologyError> {
+    if let (Source::Slurm(allocation), Device::Cuda) = (&pool.source, device) {
         allocation.check_tasks(settings.workers_per_gpu)?;
     }
-    let places: usize = room.hosts.iter().map(|host| places(host, settings, device)).sum();
-    let by_slots = match &room.source {
+    let places: usize = pool.hosts.iter().map(|host| places(host, settings, device)).sum();
+    let by_slots = match &pool.source {
         Source::Machine => None,
         Source::Hostfile(path) => Some(format!("slots by {}", path.display())),
         Source::Slurm(allocation) => allocation.tasks_by.map(|name| format!("tasks by {name}")),
     };
     let source_of_count = match device {
         Device::Cpu => by_slots.clone().unwrap_or_else(|| "CPUs by cluster.threads".into()),
-        Device::Cuda => room.gpus_by.clone(),
+        Device::Cuda => pool.gpus_by.clone(),
     };
     match (settings.workers, device) {
         (Workers::Within(Bounds { min, .. }), _) if places < min => {
@@ -293,17 +293,17 @@ fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, Topol
         }
         (Workers::Within(Bounds { max, .. }), _) => Ok(places.min(max)),
         (Workers::Number(0), _) if settings.engine == cluster::Engine::Solo => Ok(1),
-        (Workers::Number(0), Device::Cpu) if by_slots.is_none() => Ok(room.hosts.len()),
+        (Workers::Number(0), Device::Cpu) if by_slots.is_none() => Ok(pool.hosts.len()),
         (Workers::Number(0), _) => Ok(places),
-        (Workers::Number(workers), Device::Cuda) if workers > places_on(room.gpus(), settings) => {
-            let (gpus, workers_per_gpu) = (room.gpus(), settings.workers_per_gpu);
+        (Workers::Number(workers), Device::Cuda) if workers > places_on(pool.gpus(), settings) => {
+            let (gpus, workers_per_gpu) = (pool.gpus(), settings.workers_per_gpu);
             Err(TopologyError::TooManyWorkers { workers, gpus, workers_per_gpu, source_of_count })
         }
         (Workers::Number(workers), Device::Cuda) if workers > places => {
             let source_of_count = by_slots.unwrap_or(source_of_count);
             Err(TopologyError::TooFewPlaces { workers, room: places, source_of_count })
         }
-        (Workers::Number(workers), Device::Cpu) => match &room.source {
+        (Workers::Number(workers), Device::Cpu) => match &pool.source {
             Source::Slurm(allocation) if by_slots.is_some() && workers != places => {
                 let tasks_by = allocation.tasks_by.unwrap_or("SLURM_NTASKS");
                 Err(TopologyError::OtherTasks { workers, tasks: places, tasks_by })
@@ -319,10 +319,10 @@ fn ranks(settings: &Cluster, room: &Room, device: Device) -> Result<usize, Topol
 
 /// Fills one host after the other where their places are counted, and spreads evenly what is left,
 /// or all where nobody has counted.
-fn share_out(settings: &Cluster, room: &Room, device: Device, ranks: usize) -> Vec<Share> {
+fn share_out(settings: &Cluster, pool: &HostPool, device: Device, ranks: usize) -> Vec<Share> {
     let mut left = ranks;
     let mut counts: Vec<usize> = Vec::new();
-    for host in &room.hosts {
+    for host in &pool.hosts {
         let counted = device == Device::Cuda || host.slots.is_some();
         let count = if counted { places(host, settings, device).min(left) } else { 0 };
         counts.push(count);
@@ -332,40 +332,40 @@ fn share_out(settings: &Cluster, room: &Room, device: Device, ranks: usize) -> V
     for index in 0..left {
         counts[index % hosts] += 1;
     }
-    let shares = room.hosts.iter().zip(counts).filter(|(_, ranks)| *ranks > 0);
+    let shares = pool.hosts.iter().zip(counts).filter(|(_, ranks)| *ranks > 0);
     shares.map(|(host, ranks)| Share { host: host.name.clone(), ranks }).collect()
 }
 
 fn engine(
     settings: &Cluster,
-    room: &Room,
+    pool: &HostPool,
     ranks: usize,
     hosts: &[Share],
 ) -> Result<EngineKind, TopologyError> {
     let names = || hosts.iter().map(|share| share.host.as_str());
     let is_here = || network::ours(names()).len() == hosts.len();
-    let in_slurm = matches!(room.source, Source::Slurm(_));
+    let in_slurm = matches!(pool.source, Source::Slurm(_));
     let engine = match settings.engine {
         cluster::Engine::Solo if ranks > 1 => {
             return Err(TopologyError::SoloGroup { workers: ranks });
         }
         cluster::Engine::Solo => EngineKind::Solo,
-        cluster::Engine::Auto if ranks == 1 && (room.source == Source::Machine || is_here()) => {
+        cluster::Engine::Auto if ranks == 1 && (pool.source == Source::Machine || is_here()) => {
             EngineKind::Solo
         }
         cluster::Engine::Srun if !in_slurm => {
             return Err(TopologyError::NoSrun { reason: "this is no job of Slurm's" });
         }
-        cluster::Engine::Srun if !room.srun => {
+        cluster::Engine::Srun if !pool.srun => {
             let reason = "`srun --mpi=list` names no pmix, by which Open MPI's programs find each \
                           other";
             return Err(TopologyError::NoSrun { reason });
         }
         cluster::Engine::Srun => EngineKind::Srun,
-        cluster::Engine::Auto if room.srun => EngineKind::Srun,
+        cluster::Engine::Auto if pool.srun => EngineKind::Srun,
         cluster::Engine::Auto | cluster::Engine::Mpirun => EngineKind::Mpirun,
     };
-    if engine == EngineKind::Mpirun && !room.mpirun {
+    if engine == EngineKind::Mpirun && !pool.mpirun {
         return Err(TopologyError::NoMpirun { workers: ranks });
     }
     Ok(engine)
@@ -374,11 +374,11 @@ fn engine(
 /// CPU threads of each worker, on all hosts alike.
 fn threads(
     settings: &Cluster,
-    room: &Room,
+    pool: &HostPool,
     device: Device,
     hosts: &[Share],
 ) -> Result<usize, TopologyError> {
-    let per_task = match &room.source {
+    let per_task = match &pool.source {
         Source::Slurm(allocation) => allocation.tasks_by.and(allocation.cpus_per_task),
         Source::Machine | Source::Hostfile(_) => None,
     };
@@ -388,7 +388,7 @@ fn threads(
         return Err(TopologyError::OtherThreads { threads: settings.threads, cpus });
     }
     let shares = hosts.iter().filter_map(|share| {
-        let host = room.hosts.iter().find(|host| host.name == share.host)?;
+        let host = pool.hosts.iter().find(|host| host.name == share.host)?;
         Some((host.cpus / share.ranks).max(1))
     });
     let threads = match settings.threads {
@@ -409,12 +409,12 @@ mod tests {
 
     fn find(settings: Cluster, cpus: usize, gpus: usize) -> Result<Topology, TopologyError> {
         let host = Host { name: "here".into(), cpus, gpus, slots: None };
-        Topology::find(&settings, &room(vec![host], Source::Machine))
+        Topology::find(&settings, &pool(vec![host], Source::Machine))
     }
 
-    fn room(hosts: Vec<Host>, source: Source) -> Room {
+    fn pool(hosts: Vec<Host>, source: Source) -> HostPool {
         let srun = matches!(source, Source::Slurm(_));
-        Room { hosts, source, gpus_by: "by decree".into(), mpirun: true, srun }
+        HostPool { hosts, source, gpus_by: "by decree".into(), mpirun: true, srun }
     }
 
     /// Two nodes of Slurm's, each with so many tasks, 8 CPUs and so many GPUs.
@@ -430,7 +430,7 @@ mod tests {
         };
         let slots = tasks_by.map(|_| tasks);
         let host = |name: &str| Host { name: name.into(), cpus: 8, gpus, slots };
-        Topology::find(&settings, &room(vec![host("n1"), host("n2")], Source::Slurm(allocation)))
+        Topology::find(&settings, &pool(vec![host("n1"), host("n2")], Source::Slurm(allocation)))
     }
 
     fn places_of(topology: &Topology) -> String {
@@ -490,9 +490,9 @@ mod tests {
         let solo = Cluster { engine: cluster::Engine::Solo, ..workers(2) };
         let error = find(solo, 8, 0).unwrap_err().to_string();
         assert!(error.contains("`solo`") && error.contains("workers is 2"), "{error}");
-        let room = Room { mpirun: false, ..Room::from(Machine::this()) };
+        let pool = HostPool { mpirun: false, ..HostPool::from(Machine::this()) };
         let cpu = Cluster { device: cluster::Device::Cpu, ..workers(2) };
-        let error = Topology::find(&cpu, &room).unwrap_err();
+        let error = Topology::find(&cpu, &pool).unwrap_err();
         assert!(matches!(error, TopologyError::NoMpirun { workers: 2 }), "{error}");
         let srun = Cluster { engine: cluster::Engine::Srun, ..workers(2) };
         let error = find(srun, 8, 0).unwrap_err().to_string();
@@ -578,10 +578,10 @@ mod tests {
     #[test]
     fn slots_bound_the_places_on_gpus() {
         let host = |name: &str, slots| Host { name: name.into(), cpus: 8, gpus: 2, slots };
-        let room =
-            room(vec![host("n1", Some(3)), host("n2", Some(8))], Source::Hostfile("hosts".into()));
+        let pool =
+            pool(vec![host("n1", Some(3)), host("n2", Some(8))], Source::Hostfile("hosts".into()));
         let found =
-            |workers: Cluster| Topology::find(&Cluster { workers_per_gpu: 2, ..workers }, &room);
+            |workers: Cluster| Topology::find(&Cluster { workers_per_gpu: 2, ..workers }, &pool);
         assert_eq!(places_of(&found(workers(0)).unwrap()), "n1:3 n2:4");
         assert_eq!(places_of(&found(workers(4)).unwrap()), "n1:3 n2:1");
         let error = found(workers(8)).unwrap_err().to_string();
@@ -594,14 +594,14 @@ mod tests {
     fn a_hostfile_is_filled_from_its_beginning() {
         let host = |name: &str| Host { name: name.into(), cpus: 4, gpus: 0, slots: Some(2) };
         let source = Source::Hostfile("hosts".into());
-        let room = room(vec![host("n1"), host("n2")], source);
-        let found = |settings| Topology::find(&settings, &room);
+        let pool = pool(vec![host("n1"), host("n2")], source);
+        let found = |settings| Topology::find(&settings, &pool);
         assert_eq!(places_of(&found(workers(0)).unwrap()), "n1:2 n2:2");
         assert_eq!(places_of(&found(workers(3)).unwrap()), "n1:2 n2:1");
         let error = found(workers(5)).unwrap_err().to_string();
         assert!(error.contains("workers is 5") && error.contains("4 places (slots by"), "{error}");
         assert_eq!(found(workers(1)).unwrap().remote_host(), Some("n1"));
-        let mut with_gpus = room.clone();
+        let mut with_gpus = pool.clone();
         with_gpus.hosts.iter_mut().for_each(|host| host.gpus = 8);
         let error = Topology::find(&workers(5), &with_gpus).unwrap_err().to_string();
         assert!(error.contains("4 places (slots by"), "{error}");

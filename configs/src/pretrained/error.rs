@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// A file is missing or cannot be read.
-    #[error("cannot read {}; a BERT folder has config.json, model.safetensors and vocab.txt or tokenizer.json", path.display())]
+    #[error("cannot read {}; the folder of a pre-trained model has config.json, model.safetensors and vocab.txt or tokenizer.json", path.display())]
     Read {
         /// The file.
         path: PathBuf,

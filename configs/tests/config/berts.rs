@@ -103,7 +103,7 @@ fn blank_lines_at_the_end_of_a_vocabulary_are_no_entries() {
 
 #[test]
 fn files_that_are_missing() {
-    let parts = "a BERT folder has config.json, model.safetensors and vocab.txt or tokenizer.json";
+    let parts = "the folder of a pre-trained model has config.json, model.safetensors and vocab.txt or tokenizer.json";
     for file in ["config.json", "model.safetensors"] {
         assert_eq!(
             said(|folder| fs::remove_file(folder.join(file)).unwrap()),

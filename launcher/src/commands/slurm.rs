@@ -41,9 +41,9 @@ impl Args {
         if let Some(warning) = self.request.check_time(&self.sbatch, &config.cluster)? {
             say(format_args!("warning: {warning}"));
         }
-        let room = self.request.room(&config.cluster)?;
+        let pool = self.request.pool(&config.cluster)?;
         let topology =
-            Topology::find(&config.cluster, &room).map_err(|error| Refused(error.to_string()))?;
+            Topology::find(&config.cluster, &pool).map_err(|error| Refused(error.to_string()))?;
         let run = RunFolder::new(config.run.path());
         let script = Script {
             config: std::path::absolute(&self.config)?,

@@ -3,7 +3,7 @@
 use std::fmt::{Display, Formatter, Result as FmtResult};
 use std::path::PathBuf;
 
-use tandem_cluster::hosts::{Host, Room, Source};
+use tandem_cluster::hosts::{Host, HostPool, Source};
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::{self, Allocation, Node};
 use tandem_cluster::topology::{Device, Topology};
@@ -44,7 +44,7 @@ impl Request {
     ///
     /// # Errors
     /// Numbers that are missing or contradict the config.
-    pub fn room(&self, settings: &Cluster) -> Result<Room, Refused> {
+    pub fn pool(&self, settings: &Cluster) -> Result<HostPool, Refused> {
         let nodes = self.nodes;
         let counts = [
             ("--nodes", Some(nodes)),
@@ -93,7 +93,7 @@ impl Request {
         };
         let gpus_by = allocation.gpus_by.clone();
         let source = Source::Slurm(allocation);
-        Ok(Room { hosts, source, gpus_by, mpirun: true, srun: true })
+        Ok(HostPool { hosts, source, gpus_by, mpirun: true, srun: true })
     }
 
     /// Refuses a job whose whole time is margin.
@@ -261,8 +261,8 @@ mod tests {
     }
 
     fn script(request: &Request, settings: &Cluster) -> Result<String, String> {
-        let room = request.room(settings).map_err(|error| error.to_string())?;
-        let topology = Topology::find(settings, &room).map_err(|error| error.to_string())?;
+        let pool = request.pool(settings).map_err(|error| error.to_string())?;
+        let topology = Topology::find(settings, &pool).map_err(|error| error.to_string())?;
         let run = RunFolder::new("/runs/my".into());
         let overrides = ["training.steps=9".into(), "run.name=a-$SLURM_ARRAY_TASK_ID".into()];
         let config = "/configs/it's.yaml".into();
@@ -311,8 +311,8 @@ mod tests {
     fn words_reach_sbatch_and_the_shell_as_they_are() {
         let request = request("");
         let settings = settings(1, cluster::Device::Cpu);
-        let room = request.room(&settings).unwrap();
-        let topology = Topology::find(&settings, &room).unwrap();
+        let pool = request.pool(&settings).unwrap();
+        let topology = Topology::find(&settings, &pool).unwrap();
         let run = RunFolder::new("/my runs/Anna's \"50%j\" #1/a".into());
         let words = |text: &str| text.split('|').map(str::to_owned).collect::<Vec<_>>();
         let overrides =
