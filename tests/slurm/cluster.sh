@@ -25,9 +25,12 @@ gone(){ local k; for k in $(seq 100); do alive $1 || return 0; sleep 0.05; done;
 start_node(){ local n=$1 ns="" host=$1; [ -n "$OTHER" ] && host=node.cluster; [ $MODE = netns ] && ns="nsenter --net=/run/netns/$ID$n"
   # own pid namespace: killing $n.outer.pid kills its init and so slurmd, every slurmstepd and every task at once (a power cut);
   # own uts namespace: own hostname; own mount namespace: own /etc/hosts, /proc, /dev/shm (and sysv ipc: no shared-memory MPI between "nodes"),
+  # own folder for Open MPI's daemons (they clean up after each other if the nodes' names are alike);
   # and own PMIx temp dir (else srun --mpi=pmix: "Cannot create directory /tmp/spmix_appdir_0_1.0: File exists" on the 2nd node)
+  mkdir -p $D/tmp/$n; chmod 1777 $D/tmp/$n
+  (cat /etc/openmpi/openmpi-mca-params.conf; echo "orte_tmpdir_base = $D/tmp/$n") >$D/tmp/$n.conf
   setsid $ns unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
-    bash -c 'hostname '$host'; mount --bind '$D/hosts${OTHER:+.$n}' /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; mount -t tmpfs tmpfs '$D'/pmix; slurmd -D -f '$D/slurm.conf' -N '$n' & wait $!' \
+    bash -c 'hostname '$host'; mount --bind '$D/hosts${OTHER:+.$n}' /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; mount -t tmpfs tmpfs '$D'/pmix; mount --bind '$D/tmp/$n.conf' /etc/openmpi/openmpi-mca-params.conf; slurmd -D -f '$D/slurm.conf' -N '$n' & wait $!' \
     >>$D/log/$n.out 2>&1 </dev/null &
   echo $! >$D/$n.outer.pid; disown $!; }
 stop_node(){ local p; p=$(cat $D/$1.outer.pid 2>/dev/null) || return 0; kill -KILL $p 2>/dev/null; gone $p; wait $p 2>/dev/null; rm -f $D/$1.outer.pid; }

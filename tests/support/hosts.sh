@@ -24,11 +24,11 @@ up(){ local D=$1 N=${2:-2} i ns; mkdir -p $D; D=$(readlink -f $D); local ID=m$(p
   ip -n $ns addr add 198.18.1.1/24 dev eth0; ip -n $ns link set eth0 up; more $ns 0
   (cat $D/hosts; echo "127.0.1.1 n0.cluster n0") >$D/hosts.head # its own name as Debian has it
   echo "198.18.1.1 n0" >>$D/hosts
-  printf '#!/bin/bash\n# remote shell for mpirun: agent HOST COMMAND...  (call it on the head host n0: needs the outer /proc)\nh=$1; shift\ntimeout 2 bash -c "</dev/tcp/$h/9" 2>/dev/null; [ $? = 124 ] && exit 255 # refused at once, unless nothing gets there\nexec nsenter -t $(cat %s/$h.init) -n -u -i -m -p -- sh -c "cd /; $*"\n' $D >$D/agent
+  printf '#!/bin/bash\n# remote shell for mpirun: agent HOST COMMAND...  (call it on the head host n0: needs the outer /proc)\nh=$1; shift\ntimeout 2 bash -c "</dev/tcp/$h/9" 2>/dev/null; [ $? = 124 ] && exit 255 # refused at once, unless nothing gets there\nexec nsenter -t $(cat %s/$h.init) -n -u -i -m -p -- sh -c "export TMPDIR=%s/tmp/$h; cd /; $*"\n' $D $D >$D/agent
   chmod +x $D/agent; }
 more(){ ip -n $1 link add docker0 type bridge; ip -n $1 addr add 172.17.0.1/16 dev docker0; ip -n $1 link set docker0 up
   ip -n $1 link add eth1 type bridge; ip -n $1 addr add 10.99.0.$((10+$2))/24 dev eth1; ip -n $1 link set eth1 up; }
-boot(){ local i=$1; rm -f $D/n$i.ready
+boot(){ local i=$1; rm -rf $D/n$i.ready $D/tmp/n$i; mkdir -p $D/tmp/n$i # Open MPI's daemons of two hosts must not share one
   setsid nsenter --net=/run/netns/${ID}n$i unshare -u -m -i -p -f --kill-child=KILL --mount-proc \
     bash -c 'hostname node; mount --bind '$D'/hosts /etc/hosts; mount -t tmpfs -o size=1g tmpfs /dev/shm; echo ok >'$D'/n'$i'.ready; while :; do sleep 3600 & wait $!; done' </dev/null >/dev/null 2>&1 &
   echo $! >$D/n$i.outer; disown; }

@@ -106,12 +106,21 @@ impl Run {
     }
 
     /// Waits until this attempt has published the checkpoint of `step` or a later one.
+    ///
+    /// # Panics
+    /// If another attempt begins before, or if it takes more than a few minutes.
     pub fn wait_for_checkpoint(&self, attempt: u64, step: u64) {
-        eventually("a checkpoint is published", || {
+        let is_published = || {
             let published = self.events("published");
             published.iter().any(|event| {
                 event["attempt"] == attempt && event["step"].as_u64().is_some_and(|s| s >= step)
             })
+        };
+        let has_failed = || self.events("failure").iter().any(|event| event["attempt"] == attempt);
+        eventually("a checkpoint is published", || {
+            let published = is_published();
+            assert!(published || !has_failed(), "attempt {attempt}: {:#?}", self.events("failure"));
+            published
         });
     }
 
