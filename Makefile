@@ -35,7 +35,7 @@ demo: setup
 test: setup-test
 	cargo fmt --check
 	cargo clippy --release --all-targets -- $(LINTS)
-	cargo doc --quiet --release --no-deps --workspace
+	cargo doc --quiet --release --no-deps --workspace --document-private-items
 	cargo build --release
 	cargo test --release
 	@$(MAKE) --no-print-directory test-slurm

@@ -25,7 +25,7 @@ use crate::terminal::progress::Progress;
 ///
 /// # Errors
 /// Whatever keeps the run from starting.
-pub fn launch(
+pub(crate) fn launch(
     config: RunConfig,
     restart: bool,
     program: PathBuf,
@@ -39,7 +39,7 @@ pub fn launch(
 ///
 /// # Errors
 /// Settings that contradict each other or the hosts.
-pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
+pub(crate) fn place(config: &RunConfig) -> Result<Topology, Refused> {
     Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))
 }
 
@@ -47,7 +47,7 @@ pub fn place(config: &RunConfig) -> Result<Topology, Refused> {
 ///
 /// # Errors
 /// Whatever keeps the run from starting.
-pub fn launch_on(
+pub(crate) fn launch_on(
     mut config: RunConfig,
     topology: Topology,
     restart: bool,

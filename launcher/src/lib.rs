@@ -15,17 +15,17 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod commands;
-pub mod coordinator;
-pub mod corpora;
-pub mod doctor;
-pub mod export;
-pub mod journal;
-pub mod launch;
-pub mod metrics;
-pub mod prepare;
-pub mod report;
-pub mod reproduce;
-pub mod score;
-pub mod slurm;
+mod coordinator;
+mod corpora;
+mod doctor;
+mod export;
+mod journal;
+mod launch;
+mod metrics;
+mod prepare;
+mod report;
+mod reproduce;
+mod score;
+mod slurm;
 pub mod tensorboard;
-pub mod terminal;
+mod terminal;

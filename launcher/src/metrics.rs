@@ -36,7 +36,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub fn serve(address: &str, run: RunFolder) -> Result<SocketAddr, Refused> {
+pub(crate) fn serve(address: &str, run: RunFolder) -> Result<SocketAddr, Refused> {
     let refused = |error: io::Error| {
         Refused(format!(
             "cannot serve metrics on {address}: {error}; `--metrics` takes an address of this machine \

@@ -248,7 +248,7 @@ fn nodes_are_told_apart_by_slurms_names() {
     assert!(said("lost").contains("error: rank 1 on n2 hung "), "{}", said("lost"));
 }
 
-pub const TRANSFORMER: &str = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
+pub(crate) const TRANSFORMER: &str = "{ transformer: { layers: 1, hidden: 16, heads: 2, feed_forward: 16, \
                            vocabulary: { learn: { size: 110, lowercase: false } } } }";
 
 fn topology(plan: &Path) -> (String, String) {

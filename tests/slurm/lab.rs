@@ -13,20 +13,20 @@ use tempfile::TempDir;
 const WHOLE_RUN: Duration = Duration::from_secs(600);
 
 /// A cluster that is up; it goes down with this value.
-pub struct Lab {
+pub(crate) struct Lab {
     folder: TempDir,
 }
 
 impl Lab {
     /// Nodes n1, n2, ... with so many GPUs, which are device files without a device, and CPUs,
     /// which need not exist.
-    pub fn start(nodes: usize, gpus: usize, cpus: usize) -> Self {
+    pub(crate) fn start(nodes: usize, gpus: usize, cpus: usize) -> Self {
         Self::up(nodes, gpus, cpus, &[])
     }
 
     /// The same without GPUs, where all nodes call themselves `node.cluster`, which is 127.0.1.1, and
     /// Slurm's names lead to no address.
-    pub fn start_with_other_names(nodes: usize, cpus: usize) -> Self {
+    pub(crate) fn start_with_other_names(nodes: usize, cpus: usize) -> Self {
         Self::up(nodes, 0, cpus, &["-o"])
     }
 
@@ -40,7 +40,7 @@ impl Lab {
     }
 
     /// Runs one of the script's verbs on this cluster.
-    pub fn script(&self, verb: &str, arguments: &[&str]) {
+    pub(crate) fn script(&self, verb: &str, arguments: &[&str]) {
         let mut command = Command::new("timeout");
         command.arg("60").arg(script("cluster.sh")).arg(verb).arg(self.folder.path());
         // Its daemons must not hold the pipes of the test.
@@ -52,14 +52,14 @@ impl Lab {
     }
 
     /// Runs a command where Slurm's commands work.
-    pub fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         let mut command = Command::new("timeout");
         command.arg("120").arg(script("cluster.sh")).arg("exec").arg(self.folder.path());
         command.args(words).current_dir(self.folder.path()).output().unwrap()
     }
 
     /// What a command prints, which must end well.
-    pub fn say(&self, words: &[&str]) -> String {
+    pub(crate) fn say(&self, words: &[&str]) -> String {
         let output = self.run(words);
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -68,7 +68,7 @@ impl Lab {
     }
 
     /// Submits a batch job that runs `command`; its number.
-    pub fn sbatch(&self, options: &[&str], command: &str) -> String {
+    pub(crate) fn sbatch(&self, options: &[&str], command: &str) -> String {
         let script = self.path("job.sh");
         std::fs::write(&script, format!("#!/bin/bash\nexec {command}\n")).unwrap();
         let script = script.to_string_lossy().into_owned();
@@ -77,7 +77,7 @@ impl Lab {
     }
 
     /// Waits until no job is left, running or waiting.
-    pub fn wait_until_idle(&self) {
+    pub(crate) fn wait_until_idle(&self) {
         within(WHOLE_RUN, "all jobs end", || {
             std::thread::sleep(Duration::from_millis(100));
             self.say(&["squeue", "--noheader"]).trim().is_empty()
@@ -85,7 +85,7 @@ impl Lab {
     }
 
     /// A path in the cluster's folder, which all nodes share.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 }
@@ -101,17 +101,17 @@ impl Drop for Lab {
 }
 
 /// The path of a script beside this file.
-pub fn script(name: &str) -> PathBuf {
+pub(crate) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("slurm").join(name)
 }
 
 /// The path of the launcher.
-pub fn tandem() -> String {
+pub(crate) fn tandem() -> String {
     program("tandem").get_program().to_string_lossy().into_owned()
 }
 
 /// A run's state.json.
-pub fn state(run: &Path) -> Value {
+pub(crate) fn state(run: &Path) -> Value {
     let text = std::fs::read_to_string(run.join("state.json")).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or(Value::Null)
 }

@@ -13,7 +13,7 @@
 
 pub mod commands;
 pub mod data;
-pub mod device;
+mod device;
 pub mod inference;
 pub mod model;
 pub mod objective;
@@ -22,4 +22,4 @@ pub mod parallel;
 pub mod random;
 pub mod session;
 pub mod training;
-pub mod verify;
+mod verify;

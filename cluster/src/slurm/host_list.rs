@@ -1,7 +1,7 @@
 //! Slurm's short forms: `n[1-3,07],login` for names, `2(x3),1` for numbers.
 
 /// The names of a list, in order; none if it is no list.
-pub fn names(list: &str) -> Option<Vec<String>> {
+pub(super) fn names(list: &str) -> Option<Vec<String>> {
     let mut names = Vec::new();
     for part in split(list)? {
         names.extend(expand(part)?);
@@ -53,7 +53,7 @@ fn numbers_of(range: &str) -> Option<Vec<String>> {
 }
 
 /// The numbers of a list such as `2(x3),1`; none if it is no list.
-pub fn counts(list: &str) -> Option<Vec<usize>> {
+pub(super) fn counts(list: &str) -> Option<Vec<usize>> {
     let mut counts = Vec::new();
     for part in list.split(',') {
         let (count, times) = match part.split_once("(x") {

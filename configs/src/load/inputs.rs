@@ -15,7 +15,7 @@ use crate::schema::transformer::Transformer;
 
 /// The shapes of a model's networks, as far as they are known on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Shapes {
+pub(super) struct Shapes {
     /// The source side's.
     pub encoder: Option<Shape>,
     /// The target side's.
@@ -25,7 +25,7 @@ pub struct Shapes {
 }
 
 /// Looks at every file and folder that the config names.
-pub fn check(run: &RunConfig, report: &mut Report) -> Shapes {
+pub(super) fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     for (split, text) in run.data.splits() {
         match text {
             Text::Files { source, target } => {

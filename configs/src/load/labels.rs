@@ -8,7 +8,7 @@ use crate::schema::model::Model;
 use crate::schema::run::{Run, names};
 
 /// Makes the teacher's path absolute and names the BERT that its run exports.
-pub fn resolve(model: &mut Model, absolute: &dyn Fn(&mut PathBuf)) {
+pub(super) fn resolve(model: &mut Model, absolute: &dyn Fn(&mut PathBuf)) {
     let Some(labels) = model.soft_labels_mut() else { return };
     if let Some(teacher) = &mut labels.teacher {
         absolute(teacher);

@@ -4,7 +4,7 @@ use crate::load::problem::{Place, Problem, ProblemKind};
 use crate::load::yaml::{self, Content, Entry, Node};
 
 /// Applies overrides in order, and adds their mistakes to `problems`.
-pub fn apply(root: &mut Node, overrides: &[String], problems: &mut Vec<Problem>) {
+pub(super) fn apply(root: &mut Node, overrides: &[String], problems: &mut Vec<Problem>) {
     for (index, text) in overrides.iter().enumerate() {
         let place = Place::Override(index);
         if let Err((path, message)) = apply_one(root, text, place, problems) {

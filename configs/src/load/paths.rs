@@ -30,7 +30,7 @@ fn is_path(key: &str) -> bool {
 }
 
 /// Expands all paths of a run file; those that cannot be expanded are added to `problems`.
-pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
+pub(super) fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
     let variable = |name: &str| std::env::var(name).ok();
     below(root, "", &mut |_, path| expand(path, &variable), problems);
 }
@@ -41,7 +41,7 @@ pub fn expand_all(root: &mut Node, problems: &mut Vec<Problem>) {
 ///
 /// An export inside its run's folder moves with it. Relative positions mean nothing for an export elsewhere, so
 /// there only BERTs are replaced, because their hashes are checked.
-pub fn follow(root: &mut Node, now: &Path) {
+pub(super) fn follow(root: &mut Node, now: &Path) {
     let text = |key: &str| Some(root.entry("run")?.value.entry(key)?.value.to_value());
     let then = match (text("folder"), text("name")) {
         (Some(Value::String(folder)), Some(Value::String(name))) => Path::new(&folder).join(name),

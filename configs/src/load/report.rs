@@ -4,7 +4,7 @@ use crate::load::problem::{Problem, ProblemKind};
 use crate::load::yaml::Node;
 
 /// Collects problems and finds the places of their keys.
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     /// The file's tree.
     pub root: &'a Node,
     /// What has been found.
@@ -13,12 +13,12 @@ pub struct Report<'a> {
 
 impl Report<'_> {
     /// Keys that do not go together.
-    pub fn conflict(&mut self, path: &str, message: String) {
+    pub(super) fn conflict(&mut self, path: &str, message: String) {
         self.add(ProblemKind::Conflict, path, message);
     }
 
     /// A file that is not there.
-    pub fn missing(&mut self, path: &str, message: String) {
+    pub(super) fn missing(&mut self, path: &str, message: String) {
         self.add(ProblemKind::MissingInput, path, message);
     }
 

@@ -9,7 +9,7 @@ use crate::schema::model::{Objective, Vocabulary};
 use crate::schema::run::RunConfig;
 
 /// Makes the paths of data, vocabularies and pre-trained models absolute, taking them from `folder`.
-pub fn resolve(run: &mut RunConfig, folder: &Path) {
+pub(super) fn resolve(run: &mut RunConfig, folder: &Path) {
     let data = &mut run.data;
     for text in [Some(&mut data.train), data.valid.as_mut(), data.test.as_mut()] {
         match text {

@@ -24,7 +24,7 @@ const COMPARED: [(&str, &[&str]); 8] = [
 
 /// The file with invalid sections replaced by the example's, and the names of those; `None` if the file is not a
 /// map.
-pub fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>)> {
+pub(super) fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>)> {
     let Content::Map(entries) = &root.content else { return None };
     let example = yaml::parse(include_str!("../../example.yaml"), &mut Vec::new()).ok()??;
     let sections: Vec<&str> =
@@ -45,7 +45,7 @@ pub fn mend(root: &Node, problems: &[Problem]) -> Option<(Node, BTreeSet<String>
 }
 
 /// Whether a problem does not involve any of the `foreign` sections.
-pub fn is_own(problem: &Problem, foreign: &BTreeSet<String>) -> bool {
+pub(super) fn is_own(problem: &Problem, foreign: &BTreeSet<String>) -> bool {
     let own = section(&problem.path);
     let compared = COMPARED.iter().find(|(name, _)| *name == own).map_or(&[][..], |found| found.1);
     let named = |name: &String| problem.message.contains(&format!("{name}."));

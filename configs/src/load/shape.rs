@@ -7,7 +7,7 @@ use crate::load::yaml::{Content, Entry, Node, join};
 use crate::schema::json::{Choice, Rule};
 
 /// Adds everything in `node` that `schema` does not allow to `problems`.
-pub fn compare(node: &Node, schema: &Value, problems: &mut Vec<Problem>) {
+pub(super) fn compare(node: &Node, schema: &Value, problems: &mut Vec<Problem>) {
     Comparison { problems }.value(node, node.place, Rule::of(schema), "");
 }
 

@@ -19,7 +19,7 @@ const MERGE: &str = "<<";
 
 /// A value with its place.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Node {
+pub(super) struct Node {
     /// The start of the value.
     pub place: Place,
     /// The value.
@@ -28,7 +28,7 @@ pub struct Node {
 
 /// The content of a value.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub(super) enum Content {
     /// Null, a boolean, a number or a string.
     Scalar {
         /// The parsed value.
@@ -44,7 +44,7 @@ pub enum Content {
 
 /// An entry of a map.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// The key.
     pub key: String,
     /// The place of the key.
@@ -55,17 +55,17 @@ pub struct Entry {
 
 impl Node {
     /// An empty map.
-    pub fn map(place: Place) -> Self {
+    pub(super) fn map(place: Place) -> Self {
         Self { place, content: Content::Map(Vec::new()) }
     }
 
     /// Whether the value is null.
-    pub fn is_null(&self) -> bool {
+    pub(super) fn is_null(&self) -> bool {
         matches!(&self.content, Content::Scalar { value: Value::Null, .. })
     }
 
     /// The entry of `key`, if this is a map that has it.
-    pub fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.content {
             Content::Map(entries) => entries.iter().find(|entry| entry.key == key),
             _ => None,
@@ -73,7 +73,7 @@ impl Node {
     }
 
     /// The value without places. Of duplicate keys, the first one counts.
-    pub fn to_value(&self) -> Value {
+    pub(super) fn to_value(&self) -> Value {
         match &self.content {
             Content::Scalar { value, .. } => value.clone(),
             Content::List(items) => items.iter().map(Node::to_value).collect(),
@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// The place of the key at a path like `training.betas[1]`, or of the nearest one above it.
-    pub fn place_of(&self, path: &str) -> Place {
+    pub(super) fn place_of(&self, path: &str) -> Place {
         let mut node = self;
         let mut place = self.place;
         for key in path.split('.') {
@@ -108,7 +108,7 @@ impl Node {
     }
 
     /// Moves the whole tree to one place.
-    pub fn move_to(&mut self, place: Place) {
+    pub(super) fn move_to(&mut self, place: Place) {
         self.place = place;
         match &mut self.content {
             Content::Scalar { .. } => {}
@@ -129,7 +129,7 @@ impl Node {
 ///
 /// # Errors
 /// A text that is not YAML, with the place of the error.
-pub fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Box<Problem>> {
+pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Result<Option<Node>, Box<Problem>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut builder = Builder { problems, open: Vec::new(), anchors: HashMap::new(), nodes: 0 };
     let mut root = None;
@@ -329,7 +329,7 @@ fn path(open: &[Open], key: &str) -> String {
 }
 
 /// `path.key`; `path` or `key` alone if the other is empty.
-pub fn join(path: &str, key: &str) -> String {
+pub(super) fn join(path: &str, key: &str) -> String {
     match (path.is_empty(), key.is_empty()) {
         (true, _) => key.to_owned(),
         (_, true) => path.to_owned(),
@@ -338,7 +338,7 @@ pub fn join(path: &str, key: &str) -> String {
 }
 
 /// A null value.
-pub fn nothing(place: Place) -> Node {
+pub(super) fn nothing(place: Place) -> Node {
     Node { place, content: Content::Scalar { value: Value::Null, text: String::new() } }
 }
 

@@ -9,7 +9,7 @@ use crate::schema::transformer::{Positions, Transformer};
 
 /// A Transformer that reads, with a length embedding where lengths are predicted.
 /// `beside` is the width of a BERT that reads beside it.
-pub fn encoder(
+pub(super) fn encoder(
     base: &TransformerBase,
     beside: Option<usize>,
     length_classes: Option<usize>,
@@ -34,7 +34,7 @@ pub fn encoder(
 
 /// A Transformer that writes, looking at a memory of `memory_width`. The output layer's matrix is
 /// the word embeddings. `beside` is the width of a BERT that reads beside the encoder.
-pub fn decoder(
+pub(super) fn decoder(
     base: &TransformerBase,
     memory_width: usize,
     beside: Option<usize>,

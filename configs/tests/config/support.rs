@@ -7,13 +7,13 @@ use tandem_config::pretrained::bert::{self, BertConfig};
 use tempfile::TempDir;
 
 /// A run file that is valid beside what [`Folder`] makes.
-pub const VALID: &str = include_str!("valid.yaml");
+pub(crate) const VALID: &str = include_str!("valid.yaml");
 
 /// Changes, and the problems that they make.
-pub type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+pub(crate) type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
 
 /// Makes each case's changes in a valid run file and compares what is said, to the letter.
-pub fn check_changes(valid: &str, cases: &[Case]) {
+pub(crate) fn check_changes(valid: &str, cases: &[Case]) {
     let folder = Folder::new();
     for (changes, problems) in cases {
         let mut text = valid.to_owned();
@@ -28,10 +28,10 @@ pub fn check_changes(valid: &str, cases: &[Case]) {
 }
 
 /// A temporary folder with texts, `german` and `english`.
-pub struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
         for file in ["train.tsv", "valid.de", "valid.en", "test.jsonl", "mono.de"] {
             std::fs::write(folder.path(file), "").unwrap();
@@ -43,12 +43,12 @@ impl Folder {
         folder
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     /// Loads `text` as run.yaml; problems as lines without this folder's name.
-    pub fn load(&self, text: impl AsRef<[u8]>, overrides: &[&str]) -> Result<(), String> {
+    pub(crate) fn load(&self, text: impl AsRef<[u8]>, overrides: &[&str]) -> Result<(), String> {
         let overrides: Vec<String> = overrides.iter().map(|text| text.to_string()).collect();
         std::fs::write(self.path("run.yaml"), text).unwrap();
         match tandem_config::load(&self.path("run.yaml"), &overrides) {
@@ -63,7 +63,7 @@ impl Folder {
 
 /// Makes a Hugging Face folder of 3 layers, 8 wide, 16 positions, 12 entries; `changes` go into
 /// config.json alone.
-pub fn write_bert(folder: &Path, changes: Value) {
+pub(crate) fn write_bert(folder: &Path, changes: Value) {
     let mut config = json!({
         "model_type": "bert", "vocab_size": 12, "hidden_size": 8, "num_hidden_layers": 3,
         "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 16,
@@ -80,7 +80,7 @@ pub fn write_bert(folder: &Path, changes: Value) {
 }
 
 /// Writes model.safetensors with zeros.
-pub fn write_weights(folder: &Path, tensors: impl Iterator<Item = (String, Vec<usize>)>) {
+pub(crate) fn write_weights(folder: &Path, tensors: impl Iterator<Item = (String, Vec<usize>)>) {
     let mut header = json!({ "__metadata__": { "format": "pt" } });
     let mut end = 0;
     for (name, shape) in tensors {

@@ -16,7 +16,7 @@ use crate::terminal::output;
 /// Write a checkpoint as a folder that explains itself: adapters, config and README, to be used like a run
 /// where its BERTs are; or, for transformers, everything.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's folder, or its name below `runs`; or a folder of adapters that this has written.
     run: PathBuf,
     /// `average`, `best`, `latest` or a step.

@@ -3,7 +3,7 @@
 /// Which rank did not even start, and why, by what the engine says. Where it says that one did not and
 /// not which, as mpirun does when it is in a hurry, it is the only one that is `missing`, and the
 /// engine's own exit `code` is its.
-pub fn start_failure(
+pub(crate) fn start_failure(
     log: &str,
     missing: Option<usize>,
     code: Option<i32>,
@@ -60,7 +60,7 @@ pub fn start_failure(
 
 /// The host that mpirun says it has no connection to any more, or of which srun says that Slurm has
 /// lost it.
-pub fn lost_host(log: &str) -> Option<String> {
+pub(crate) fn lost_host(log: &str) -> Option<String> {
     let by_srun = log.lines().find_map(|line| line.split_once("error: Node failure on "));
     if let Some((_, node)) = by_srun {
         return Some(node.trim().to_owned());
@@ -71,7 +71,7 @@ pub fn lost_host(log: &str) -> Option<String> {
 }
 
 /// What mpirun says about a rank's end.
-pub fn death(log: &str, rank: usize) -> Option<String> {
+pub(crate) fn death(log: &str, rank: usize) -> Option<String> {
     let text = log.replace('\n', " ");
     let about = &text[text.find(&format!("process rank {rank} "))?..];
     let signal = &about[about.find("on signal ")? + "on signal ".len()..];
@@ -80,7 +80,7 @@ pub fn death(log: &str, rank: usize) -> Option<String> {
 }
 
 /// The name of a signal.
-pub fn describe_signal(number: i32) -> String {
+pub(crate) fn describe_signal(number: i32) -> String {
     let name = signal_hook::low_level::signal_name(number).unwrap_or("unknown");
     let hint = if number == 9 { "; the system does so when memory runs out" } else { "" };
     format!("ended by signal {number} ({name}){hint}")

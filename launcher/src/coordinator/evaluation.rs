@@ -16,7 +16,7 @@ use crate::score::{self, Scores, Scoring};
 
 /// Why an evaluation's parts could not be put together.
 #[derive(Debug, thiserror::Error)]
-pub enum EvaluationError {
+pub(crate) enum EvaluationError {
     /// The file system refused.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -46,7 +46,7 @@ pub enum EvaluationError {
 
 /// One rank's share.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Part {
+pub(crate) struct Part {
     /// Its file.
     pub path: PathBuf,
     /// Its sums.
@@ -55,7 +55,7 @@ pub struct Part {
 
 /// What a model measures on a split.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evaluation {
+pub(crate) struct Evaluation {
     /// `valid` or `test`.
     pub split: String,
     /// The model's optimizer step.
@@ -68,13 +68,13 @@ pub struct Evaluation {
 
 /// Collects the parts of evaluations until all ranks' are there.
 #[derive(Debug, Default)]
-pub struct Collector {
+pub(crate) struct Collector {
     parts: BTreeMap<(String, u64), BTreeMap<usize, Part>>,
 }
 
 impl Collector {
     /// Takes one rank's part; all parts when it was the last of `ranks`.
-    pub fn add(
+    pub(crate) fn add(
         &mut self,
         (split, step): (String, u64),
         rank: usize,
@@ -89,18 +89,13 @@ impl Collector {
         }
         self.parts.remove(&key).map(|parts| parts.into_values().collect())
     }
-
-    /// Forgets parts whose evaluation will not be completed.
-    pub fn clear(&mut self) {
-        self.parts.clear();
-    }
 }
 
 /// Merges the parts into translations.jsonl, scores them, and writes scores.json.
 ///
 /// # Errors
 /// As of [`merge`], and where the file system refuses.
-pub fn finish(
+pub(crate) fn finish(
     folder: &EvaluationFolder,
     split: &str,
     step: u64,
@@ -114,7 +109,7 @@ pub fn finish(
 
 /// All parts of an evaluation together.
 #[derive(Debug)]
-pub struct Merged {
+pub(crate) struct Merged {
     /// The scores.
     pub evaluation: Evaluation,
     /// In the order of the split.
@@ -127,7 +122,7 @@ pub struct Merged {
 ///
 /// # Errors
 /// Parts that are missing, unreadable or incomplete.
-pub fn merge(
+pub(crate) fn merge(
     folder: &EvaluationFolder,
     split: &str,
     step: u64,
@@ -162,7 +157,7 @@ pub fn merge(
 ///
 /// # Errors
 /// Where the file system refuses.
-pub fn write(
+pub(crate) fn write(
     folder: &EvaluationFolder,
     evaluation: &Evaluation,
     lines: &str,
@@ -179,7 +174,7 @@ pub fn write(
 }
 
 /// The figures of an evaluation's folder, if it is there.
-pub fn read(folder: &EvaluationFolder) -> Option<Evaluation> {
+pub(crate) fn read(folder: &EvaluationFolder) -> Option<Evaluation> {
     serde_json::from_str(&fs::read_to_string(folder.scores()).ok()?).ok()
 }
 
@@ -187,14 +182,14 @@ pub fn read(folder: &EvaluationFolder) -> Option<Evaluation> {
 ///
 /// # Errors
 /// Lines that are no translations.
-pub fn translations(folder: &EvaluationFolder) -> Result<Vec<Translation>, EvaluationError> {
+pub(crate) fn translations(folder: &EvaluationFolder) -> Result<Vec<Translation>, EvaluationError> {
     let path = folder.translations();
     let lines = read_lines(&path)?;
     lines.iter().zip(1..).map(|(line, number)| parse(line, &path, number)).collect()
 }
 
 /// How long a sentence took in an evaluation, if that was measured.
-pub fn latency(folder: &EvaluationFolder) -> Option<Latency> {
+pub(crate) fn latency(folder: &EvaluationFolder) -> Option<Latency> {
     serde_json::from_str(&fs::read_to_string(folder.latency()).ok()?).ok()
 }
 
@@ -253,7 +248,7 @@ fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
 }
 
 /// The steps of the best evaluations by a metric, best first.
-pub fn best_steps(valid: &BTreeMap<u64, BTreeMap<String, f64>>, metric: Metric) -> Vec<u64> {
+pub(crate) fn best_steps(valid: &BTreeMap<u64, BTreeMap<String, f64>>, metric: Metric) -> Vec<u64> {
     let worth = |figures: &BTreeMap<String, f64>| match metric {
         Metric::Bleu => figures.get("bleu").copied(),
         Metric::Loss => figures.get("loss").map(|loss| -loss),

@@ -99,7 +99,7 @@ fn beside(sample: &Translation) -> String {
 
 /// Collects the parts of the one evaluation that a group was started for.
 #[derive(Debug, Default)]
-pub struct Parts {
+pub(crate) struct Parts {
     /// What the ranks have done.
     pub parts: Vec<Part>,
     /// What they warned of.
@@ -123,7 +123,7 @@ impl Listener for Parts {
 ///
 /// # Errors
 /// Where the file system refuses.
-pub fn export(
+pub(crate) fn export(
     run: &RunFolder,
     config: &RunConfig,
     model: &Checkpoint,
@@ -149,7 +149,7 @@ pub fn export(
 ///
 /// # Errors
 /// The same as an error.
-pub fn refuse_runs(folder: &Path, usual: &Path) -> Result<(), Refused> {
+pub(crate) fn refuse_runs(folder: &Path, usual: &Path) -> Result<(), Refused> {
     // Links lead where they lead.
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let real = absolute.ancestors().find_map(|above| {
@@ -170,7 +170,7 @@ pub fn refuse_runs(folder: &Path, usual: &Path) -> Result<(), Refused> {
 }
 
 /// Which steps' weights a model has.
-pub fn averaged(manifest: &Manifest) -> String {
+pub(crate) fn averaged(manifest: &Manifest) -> String {
     match manifest.average_of.as_slice() {
         [] => format!("the model of step {}", manifest.step),
         steps => {
@@ -204,7 +204,7 @@ fn readme(config: &RunConfig, model: &Checkpoint) -> String {
 }
 
 /// Prints an evaluation's figures, one a line.
-pub fn table(evaluation: &Evaluation) -> String {
+pub(crate) fn table(evaluation: &Evaluation) -> String {
     let mut lines = vec![format!("{} at step {}", evaluation.split, evaluation.step)];
     for (name, value) in &evaluation.figures {
         lines.push(format!("  {name:<22} {value:.4}"));

@@ -8,7 +8,7 @@ use tandem_cluster::run::store::{Checkpoint, Store, StoreError};
 
 /// A checkpoint to be trained again.
 #[derive(Debug)]
-pub struct Gap {
+pub(crate) struct Gap {
     /// Its step.
     pub step: u64,
     /// Why it is missing.
@@ -19,7 +19,7 @@ pub struct Gap {
 
 /// What was found of a run's last checkpoints.
 #[derive(Debug, Default)]
-pub struct Found {
+pub(crate) struct Found {
     /// The first that is to be trained again.
     pub gap: Option<Gap>,
     /// Those before it that are not there, with the reason, and from before which there is none to
@@ -32,7 +32,11 @@ pub struct Found {
 ///
 /// # Errors
 /// Where the folder, or a checkpoint, may not be read.
-pub fn first(store: &Store, wanted: &[u64], unsaved: &BTreeSet<u64>) -> Result<Found, StoreError> {
+pub(crate) fn first(
+    store: &Store,
+    wanted: &[u64],
+    unsaved: &BTreeSet<u64>,
+) -> Result<Found, StoreError> {
     let mut found = Found::default();
     let there = store.steps()?;
     for &step in wanted {

@@ -39,7 +39,7 @@ const SUSPEND_THRESHOLD: Duration = Duration::from_secs(2);
 
 /// Why a group could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum GroupError {
+pub(crate) enum GroupError {
     /// There is no free port, or there are no random numbers.
     #[error("cannot open the control channel: {0}")]
     Control(#[from] io::Error),
@@ -50,7 +50,7 @@ pub enum GroupError {
 
 /// How a group of workers ended.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// All workers have done their work.
     Done,
     /// They wrote a checkpoint and stopped, as they were asked to.
@@ -64,7 +64,7 @@ pub enum End {
 }
 
 /// Receives what the workers of a group report.
-pub trait Listener {
+pub(crate) trait Listener {
     /// A rank has connected.
     fn joined(&mut self, rank: usize, host: &str, device: &str);
     /// Every rank has connected.
@@ -86,7 +86,7 @@ pub trait Listener {
 }
 
 /// What every group of workers of a run has in common.
-pub struct Workers {
+pub(crate) struct Workers {
     /// The worker program.
     pub program: PathBuf,
     /// Where the ranks go.
@@ -103,7 +103,7 @@ impl Workers {
     ///
     /// # Errors
     /// When the group cannot even be started.
-    pub fn run(
+    pub(crate) fn run(
         &self,
         run: &RunFolder,
         attempt: u64,

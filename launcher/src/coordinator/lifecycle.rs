@@ -35,7 +35,7 @@ impl Coordinator {
     /// # Errors
     /// What is wrong with the launcher's own machine or folder; workers' failures are reported
     /// and become the exit.
-    pub fn run(mut self) -> anyhow::Result<Exit> {
+    pub(crate) fn run(mut self) -> anyhow::Result<Exit> {
         let activity = match self.journal.state.attempts.is_empty() {
             true => Activity::Start,
             false => Activity::Restart,

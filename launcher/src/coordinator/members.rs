@@ -11,7 +11,7 @@ const MISSED: u32 = 4;
 
 /// One rank that has connected.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its host.
     pub host: String,
     /// Its process, if that is on this machine.
@@ -29,7 +29,7 @@ pub struct Member {
 
 /// A rank that made no progress in time.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Overdue {
+pub(crate) struct Overdue {
     /// Which one; the first that did not connect if it never has.
     pub rank: usize,
     /// A description of what has not happened.
@@ -38,56 +38,62 @@ pub struct Overdue {
 
 /// The ranks of one group.
 #[derive(Debug)]
-pub struct Members {
+pub(crate) struct Members {
     ranks: Vec<Option<Member>>,
     started: Instant,
 }
 
 impl Members {
     /// A group of `ranks`, none of which has connected.
-    pub fn new(ranks: usize, now: Instant) -> Self {
+    pub(crate) fn new(ranks: usize, now: Instant) -> Self {
         Self { ranks: vec![None; ranks], started: now }
     }
 
     /// A rank that has connected.
-    pub fn get(&self, rank: usize) -> Option<&Member> {
+    pub(crate) fn get(&self, rank: usize) -> Option<&Member> {
         self.ranks.get(rank)?.as_ref()
     }
 
     /// Those that have connected.
-    pub fn present(&self) -> impl Iterator<Item = (usize, &Member)> {
+    pub(crate) fn present(&self) -> impl Iterator<Item = (usize, &Member)> {
         self.ranks.iter().enumerate().filter_map(|(rank, member)| Some((rank, member.as_ref()?)))
     }
 
     /// How many ranks the group has.
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.ranks.len()
     }
 
     /// The rank that has not connected, if there is exactly one.
-    pub fn only_missing(&self) -> Option<usize> {
+    pub(crate) fn only_missing(&self) -> Option<usize> {
         let mut missing = (0..self.ranks.len()).filter(|rank| self.ranks[*rank].is_none());
         missing.next().filter(|_| missing.next().is_none())
     }
 
     /// Whether every rank has connected.
-    pub fn complete(&self) -> bool {
+    pub(crate) fn complete(&self) -> bool {
         self.ranks.iter().all(Option::is_some)
     }
 
     /// Whether every rank has connected and left.
-    pub fn all_left(&self) -> bool {
+    pub(crate) fn all_left(&self) -> bool {
         self.ranks.iter().all(|member| member.as_ref().is_some_and(|m| m.left.is_some()))
     }
 
     /// Whether every rank is still loading, or has left.
-    pub fn all_start(&self) -> bool {
+    pub(crate) fn all_start(&self) -> bool {
         let starts = |member: &Member| member.phase == Phase::Start && member.left.is_none();
         self.present().all(|(_, member)| starts(member))
     }
 
     /// A rank connects.
-    pub fn join(&mut self, rank: usize, host: String, process: Option<Process>, now: Instant) {
+    pub(crate) fn join(
+        &mut self,
+        rank: usize,
+        host: String,
+        process: Option<Process>,
+        now: Instant,
+    ) {
         let (phase, step, progress) = (Phase::Start, 0, 0);
         let (heard, moved) = (now, now);
         self.ranks[rank] =
@@ -95,7 +101,14 @@ impl Members {
     }
 
     /// A rank's heartbeat arrives.
-    pub fn beat(&mut self, rank: usize, phase: Phase, step: u64, progress: u64, now: Instant) {
+    pub(crate) fn beat(
+        &mut self,
+        rank: usize,
+        phase: Phase,
+        step: u64,
+        progress: u64,
+        now: Instant,
+    ) {
         if let Some(member) = self.ranks[rank].as_mut() {
             if member.progress != progress {
                 member.moved = now;
@@ -106,14 +119,14 @@ impl Members {
     }
 
     /// A rank leaves.
-    pub fn leave(&mut self, rank: usize, goodbye: Option<i32>) {
+    pub(crate) fn leave(&mut self, rank: usize, goodbye: Option<i32>) {
         if let Some(member) = self.ranks[rank].as_mut() {
             member.left = Some(goodbye);
         }
     }
 
     /// Does not count the time `lost`, during which the launcher itself was suspended.
-    pub fn forgive(&mut self, lost: Duration) {
+    pub(crate) fn forgive(&mut self, lost: Duration) {
         self.started += lost;
         for member in self.ranks.iter_mut().flatten() {
             member.heard += lost;
@@ -124,7 +137,7 @@ impl Members {
     /// The rank to blame when some have made no progress within their deadline: a silent one before
     /// one that merely waits, and of those the one that is furthest behind. Nobody is to blame
     /// while a rank at an earlier step makes progress: those ahead wait for it.
-    pub fn overdue(&self, deadlines: &Deadlines, now: Instant) -> Option<Overdue> {
+    pub(crate) fn overdue(&self, deadlines: &Deadlines, now: Instant) -> Option<Overdue> {
         let here = || self.present().filter(|(_, member)| member.left.is_none());
         let silent = here()
             .filter(|(_, member)| {

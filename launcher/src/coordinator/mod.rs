@@ -10,21 +10,21 @@
 //!   after it; [`summary`] is what the report says.
 //! - [`session`]: one group of workers for `tandem translate` and `tandem evaluate`.
 
-pub mod attempts;
-pub mod engine_log;
-pub mod evaluation;
-pub mod finish;
-pub mod gaps;
-pub mod group;
-pub mod lifecycle;
-pub mod members;
-pub mod restarts;
-pub mod session;
-pub mod stragglers;
-pub mod summary;
-pub mod teacher;
-pub mod training;
-pub mod translations;
+pub(crate) mod attempts;
+pub(crate) mod engine_log;
+pub(crate) mod evaluation;
+pub(crate) mod finish;
+pub(crate) mod gaps;
+pub(crate) mod group;
+pub(crate) mod lifecycle;
+pub(crate) mod members;
+pub(crate) mod restarts;
+pub(crate) mod session;
+pub(crate) mod stragglers;
+pub(crate) mod summary;
+pub(crate) mod teacher;
+pub(crate) mod training;
+pub(crate) mod translations;
 
 use std::path::PathBuf;
 
@@ -38,10 +38,10 @@ use crate::terminal::progress::Progress;
 use group::Workers;
 
 /// Launches a run with this worker program, resuming it where it was interrupted.
-pub type Launch = fn(RunConfig, PathBuf, Interrupts) -> anyhow::Result<Exit>;
+pub(crate) type Launch = fn(RunConfig, PathBuf, Interrupts) -> anyhow::Result<Exit>;
 
 /// A run that is ready to be started.
-pub struct Coordinator {
+pub(crate) struct Coordinator {
     /// Its folder, locked by this process.
     pub run: RunFolder,
     /// What it is.

@@ -5,7 +5,7 @@ use crate::terminal::exit::Exit;
 
 /// What to do about a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Start again.
     Again {
         /// How many restarts are left after this one.
@@ -22,7 +22,7 @@ pub enum Decision {
 
 /// The budget of restarts.
 #[derive(Debug, Clone)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     budget: usize,
     used: usize,
     last: Option<(String, u64)>,
@@ -30,17 +30,17 @@ pub struct Restarts {
 
 impl Restarts {
     /// `budget` restarts, until there is progress.
-    pub fn new(budget: usize) -> Self {
+    pub(crate) fn new(budget: usize) -> Self {
         Self { budget, used: 0, last: None }
     }
 
     /// A checkpoint was published: the budget is full again.
-    pub fn progress(&mut self) {
+    pub(crate) fn progress(&mut self) {
         self.used = 0;
     }
 
     /// What to do about a failure.
-    pub fn after(&mut self, failure: &Failure) -> Decision {
+    pub(crate) fn after(&mut self, failure: &Failure) -> Decision {
         match failure.exit_code.and_then(Exit::from_code) {
             Some(Exit::Usage) => {
                 let reason = "fix the config or the data, and launch again".into();

@@ -27,7 +27,7 @@ const TASK: &str = "task";
 const CACHE: &str = "cache";
 
 /// What is needed to use a trained model.
-pub struct Session {
+pub(crate) struct Session {
     config: RunConfig,
     workers: Workers,
     scratch: Scratch,
@@ -38,7 +38,11 @@ impl Session {
     ///
     /// # Errors
     /// No worker program, a topology that contradicts this machine, or no place for scratch.
-    pub fn new(run: &RunFolder, config: RunConfig, interrupts: Interrupts) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        run: &RunFolder,
+        config: RunConfig,
+        interrupts: Interrupts,
+    ) -> anyhow::Result<Self> {
         let note = |error: &SlurmError| say(format_args!("note: on this machine alone: {error}"));
         let topology = Topology::find_to_use(&config.cluster, note)
             .map_err(|error| Refused(error.to_string()))?;
@@ -58,12 +62,12 @@ impl Session {
     }
 
     /// Where what the workers are to do may lie.
-    pub fn task(&self) -> PathBuf {
+    pub(crate) fn task(&self) -> PathBuf {
         self.folder().join(TASK)
     }
 
     /// Where its config will be.
-    pub fn config(&self) -> PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         RunFolder::new(self.folder().to_owned()).config()
     }
 
@@ -75,7 +79,7 @@ impl Session {
     ///
     /// # Errors
     /// Workers that cannot be started.
-    pub fn work(self, work: &Work) -> anyhow::Result<Result<Done, Exit>> {
+    pub(crate) fn work(self, work: &Work) -> anyhow::Result<Result<Done, Exit>> {
         let run = RunFolder::new(self.folder().to_owned());
         let mut config = self.config.clone();
         config.data.cache = Some(self.folder().join(CACHE));
@@ -123,7 +127,7 @@ impl Session {
 }
 
 /// What a session has done.
-pub struct Done {
+pub(crate) struct Done {
     /// The ranks' parts.
     pub parts: Vec<Part>,
     /// Where they lie.

@@ -7,7 +7,7 @@ const REPORTS: usize = 2;
 
 /// Seconds for a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
+pub(crate) struct Pace {
     /// Waiting for it.
     pub data: f64,
     /// Computing.
@@ -30,19 +30,19 @@ struct Rank {
 
 /// The paces of a group's ranks.
 #[derive(Debug)]
-pub struct Stragglers {
+pub(crate) struct Stragglers {
     ranks: Vec<Rank>,
 }
 
 impl Stragglers {
     /// A group of so many.
-    pub fn new(ranks: usize) -> Self {
+    pub(crate) fn new(ranks: usize) -> Self {
         Self { ranks: vec![Rank::default(); ranks] }
     }
 
     /// Adds the pace of a rank up to `step`. Once all ranks have reported theirs: the new stragglers, each
     /// once, with how many percent it is slower and in what.
-    pub fn add(&mut self, rank: usize, step: u64, pace: Pace) -> Vec<(usize, String)> {
+    pub(crate) fn add(&mut self, rank: usize, step: u64, pace: Pace) -> Vec<(usize, String)> {
         self.ranks[rank].newest = Some((step, pace));
         let paces: Vec<Pace> = self
             .ranks

@@ -14,7 +14,12 @@ use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, p
 use crate::score;
 
 /// Gathers the contents of the report.
-pub fn of(run: &RunFolder, config: &RunConfig, topology: &Topology, state: &State) -> ReportInput {
+pub(crate) fn of(
+    run: &RunFolder,
+    config: &RunConfig,
+    topology: &Topology,
+    state: &State,
+) -> ReportInput {
     // The count that the workers reported, or else the plan's.
     let planned = Composition::open(config).ok().map(|composition| {
         let parameters = parameters::model(&composition);

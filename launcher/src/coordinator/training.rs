@@ -24,7 +24,7 @@ use crate::tensorboard::Writer;
 use crate::terminal::progress::{Progress, Standing};
 
 /// Follows one attempt at training.
-pub struct Training<'a> {
+pub(crate) struct Training<'a> {
     /// The run.
     pub run: &'a RunFolder,
     /// What it is.
@@ -269,7 +269,7 @@ impl Training<'_> {
 
 /// Which of the published checkpoints are not of the schedule, but of evaluations and stops: they
 /// count neither among the newest nor for the average, which no stop may change.
-pub fn extra(config: &RunConfig, published: &[u64]) -> Vec<u64> {
+pub(crate) fn extra(config: &RunConfig, published: &[u64]) -> Vec<u64> {
     let scheduled = |step: &u64| config.checkpoints.is_due(*step, config.training.steps);
     published.iter().copied().filter(|step| !scheduled(step)).collect()
 }
@@ -290,7 +290,7 @@ fn samples(translations: &[Translation], count: usize) -> Option<String> {
 }
 
 /// An evaluation in one line.
-pub fn summary(evaluation: &Evaluation) -> String {
+pub(crate) fn summary(evaluation: &Evaluation) -> String {
     let figures: &BTreeMap<String, f64> = &evaluation.figures;
     let shown = [
         ("loss", "loss"),

@@ -20,9 +20,9 @@ use super::unpack::{self, UnpackError};
 use crate::terminal::progress::Progress;
 
 /// The file of trusted checksums, in the data folder.
-pub const LOCK: &str = "archives.lock";
+pub(crate) const LOCK: &str = "archives.lock";
 /// The folder of downloaded archives, in the data folder.
-pub const CACHE: &str = "archives";
+pub(crate) const CACHE: &str = "archives";
 /// The most bytes of an archive of unknown size; no corpus has a file as large.
 const MAX_BYTES: u64 = 16 << 30;
 
@@ -32,7 +32,7 @@ const MAX_BYTES: u64 = 16 << 30;
     "{} is not the archive expected by {by}: its {algorithm} is {found}, must be {expected}; {advice}",
     path.display()
 )]
-pub struct ChecksumMismatch {
+pub(crate) struct ChecksumMismatch {
     path: PathBuf,
     /// Where the expected checksum comes from.
     by: String,
@@ -44,7 +44,7 @@ pub struct ChecksumMismatch {
 
 /// Why an archive cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// None of its addresses delivered it.
     #[error(
         "cannot download {name}:\n{}\nWithout a network: download the file on another machine and \
@@ -102,7 +102,7 @@ fn reasons(causes: &[DownloadError]) -> String {
 
 /// Where to take archives from instead of their own addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mirror {
+pub(crate) enum Mirror {
     /// A folder on this machine.
     Folder(PathBuf),
     /// The address of a folder on a server.
@@ -111,7 +111,7 @@ pub enum Mirror {
 
 impl Mirror {
     /// Parses the value of `--from`.
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         match text.starts_with("http://") || text.starts_with("https://") {
             true => Self::Url(text.trim_end_matches('/').to_owned()),
             false => Self::Folder(text.into()),
@@ -122,7 +122,7 @@ impl Mirror {
 /// What an archive's checksum was compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Trust {
+pub(crate) enum Trust {
     /// The checksum in the recipe.
     Pinned,
     /// The checksum in the lock file.
@@ -133,7 +133,7 @@ pub enum Trust {
 
 /// An archive whose checksum is right, as far as it is known.
 #[derive(Debug, Clone)]
-pub struct VerifiedArchive {
+pub(crate) struct VerifiedArchive {
     /// Its name in the recipe.
     pub name: String,
     /// The file.
@@ -158,7 +158,7 @@ struct LockedArchive {
 
 /// The archives of a data folder, and their recorded checksums.
 #[derive(Debug)]
-pub struct ArchiveCache {
+pub(crate) struct ArchiveCache {
     folder: PathBuf,
     mirror: Option<Mirror>,
     locked: BTreeMap<String, LockedArchive>,
@@ -169,7 +169,7 @@ impl ArchiveCache {
     ///
     /// # Errors
     /// A lock file that cannot be read.
-    pub fn open(folder: &Path, mirror: Option<Mirror>) -> Result<Self, ArchiveError> {
+    pub(crate) fn open(folder: &Path, mirror: Option<Mirror>) -> Result<Self, ArchiveError> {
         let path = folder.join(LOCK);
         let locked = match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text)
@@ -184,7 +184,7 @@ impl ArchiveCache {
     ///
     /// # Errors
     /// An archive that cannot be found or downloaded, or that has the wrong checksum.
-    pub fn find(
+    pub(crate) fn find(
         &self,
         name: &str,
         archive: &Archive,
@@ -226,7 +226,7 @@ impl ArchiveCache {
     ///
     /// # Errors
     /// A lock file that cannot be written.
-    pub fn trust(&mut self, archives: &[VerifiedArchive]) -> Result<(), ArchiveError> {
+    pub(crate) fn trust(&mut self, archives: &[VerifiedArchive]) -> Result<(), ArchiveError> {
         for VerifiedArchive { name, bytes, sha256, origin, .. } in archives {
             let (bytes, sha256, origin) = (*bytes, sha256.clone(), origin.clone());
             self.locked.insert(name.clone(), LockedArchive { bytes, sha256, origin });
@@ -452,12 +452,12 @@ fn checksums(path: &Path, with_md5: bool) -> io::Result<Checksums> {
 }
 
 /// Formats a size: `1616.5 MiB`.
-pub fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// The hosts that a recipe's archives come from.
-pub fn hosts<'a>(archives: impl Iterator<Item = &'a Archive>) -> Vec<String> {
+pub(crate) fn hosts<'a>(archives: impl Iterator<Item = &'a Archive>) -> Vec<String> {
     let mut hosts: Vec<String> =
         archives.flat_map(|archive| &archive.urls).map(|url| host(url)).collect();
     hosts.sort();

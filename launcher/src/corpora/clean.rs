@@ -10,7 +10,7 @@ const MAX_WORD: usize = 1000;
 
 /// Why a pair is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     /// A side is not UTF-8.
     NotUtf8,
     /// A side has no text.
@@ -27,7 +27,7 @@ pub enum Reason {
 
 impl Reason {
     /// The reason's name in the manifest.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NotUtf8 => "not UTF-8",
             Self::Empty => "empty side",
@@ -41,7 +41,7 @@ impl Reason {
 
 /// Normalizes and filters pairs as a part of a recipe says.
 #[derive(Debug)]
-pub struct Cleaner<'a> {
+pub(crate) struct Cleaner<'a> {
     replace: &'a BTreeMap<String, String>,
     lowercase: bool,
     clean: Option<Clean>,
@@ -50,7 +50,7 @@ pub struct Cleaner<'a> {
 
 impl<'a> Cleaner<'a> {
     /// The cleaner for a part of a recipe, for the languages of its two columns.
-    pub fn new(part: &'a Part, languages: &'a [String; 2]) -> Self {
+    pub(crate) fn new(part: &'a Part, languages: &'a [String; 2]) -> Self {
         let Part { replace, lowercase, clean, .. } = part;
         Self { replace, lowercase: *lowercase, clean: *clean, languages }
     }
@@ -60,7 +60,7 @@ impl<'a> Cleaner<'a> {
     ///
     /// # Errors
     /// Why the pair is dropped.
-    pub fn clean(&self, pair: Pair) -> Result<[String; 2], Reason> {
+    pub(crate) fn clean(&self, pair: Pair) -> Result<[String; 2], Reason> {
         let [first, second] = pair.map(String::from_utf8);
         let (Ok(first), Ok(second)) = (first, second) else { return Err(Reason::NotUtf8) };
         let pair = [first, second].map(|side| self.normalize(side));
@@ -110,7 +110,7 @@ fn problem(pair: &[String; 2], languages: &[String; 2], clean: Clean) -> Option<
 ///
 /// Punctuation marks are words of their own, unless they are inside of a word: hyphens, points and commas
 /// between digits, and apostrophes in languages with elision or clitics, which belong to one side.
-pub fn count_words(text: &str, language: &str) -> usize {
+pub(crate) fn count_words(text: &str, language: &str) -> usize {
     let characters: Vec<char> = text.chars().collect();
     let at = |place: usize| characters.get(place).copied().unwrap_or(' ');
     let mut words = Words::default();

@@ -14,7 +14,7 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
 /// Why a file could not be downloaded.
 #[derive(Debug, thiserror::Error)]
-pub enum DownloadError {
+pub(crate) enum DownloadError {
     /// The host cannot be reached.
     #[error("cannot reach {host} for {url}: {reason}")]
     Unreachable {
@@ -95,7 +95,7 @@ enum Failure {
 ///
 /// # Errors
 /// A file that could not be downloaded completely; its beginning may be kept.
-pub fn download(
+pub(crate) fn download(
     url: &str,
     part: &Path,
     limit: u64,
@@ -287,7 +287,7 @@ impl Transfer<'_> {
 }
 
 /// The host of an address.
-pub fn host(url: &str) -> String {
+pub(crate) fn host(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned()
 }

@@ -7,10 +7,10 @@
 //! - [`texts`] reads sentence pairs from the corpora's formats, [`clean`] drops unsuitable ones.
 //! - [`prepare`] does all of this, into a folder that is either complete or absent.
 
-pub mod archives;
-pub mod clean;
-pub mod download;
-pub mod prepare;
-pub mod recipe;
-pub mod texts;
-pub mod unpack;
+pub(crate) mod archives;
+pub(crate) mod clean;
+pub(crate) mod download;
+pub(crate) mod prepare;
+pub(crate) mod recipe;
+pub(crate) mod texts;
+pub(crate) mod unpack;

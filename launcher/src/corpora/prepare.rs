@@ -19,11 +19,11 @@ use super::unpack::{self, Compressed, UnpackError};
 use crate::terminal::progress::Progress;
 
 /// The file that describes a data folder.
-pub const MANIFEST: &str = "manifest.json";
+pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// Why a corpus could not be prepared.
 #[derive(Debug, thiserror::Error)]
-pub enum PrepareError {
+pub(crate) enum PrepareError {
     /// An archive cannot be used.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
@@ -74,7 +74,7 @@ pub enum PrepareError {
 
 impl PrepareError {
     /// Whether trying again may help: the network or the disk was at fault.
-    pub fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         use ArchiveError::{Download, Io};
         match self {
             Self::Archive(Download { .. } | Io(_)) => true,
@@ -89,7 +89,7 @@ impl PrepareError {
 
 /// What a data folder contains, and what it was prepared from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Manifest {
+pub(crate) struct Manifest {
     /// The version of Tandem that prepared it.
     pub tandem: String,
     /// The whole recipe.
@@ -102,7 +102,7 @@ pub struct Manifest {
 
 /// An archive that the tables were prepared from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct UsedArchive {
+pub(crate) struct UsedArchive {
     /// Its address or path.
     pub origin: String,
     /// Its size.
@@ -115,7 +115,7 @@ pub struct UsedArchive {
 
 /// A table of two tab-separated columns without a header.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Table {
+pub(crate) struct Table {
     /// The file's name in the data folder.
     pub file: String,
     /// Its size.
@@ -134,7 +134,7 @@ pub struct Table {
 
 /// What to do with an existing data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Existing {
+pub(crate) enum Existing {
     /// Keep it.
     Keep,
     /// Prepare it again, and replace it when that is complete.
@@ -143,7 +143,7 @@ pub enum Existing {
 
 /// The result of preparing a corpus.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// The folder existed, and is unchanged since it was prepared.
     UpToDate(Manifest),
     /// The folder was prepared.
@@ -154,7 +154,7 @@ pub enum Outcome {
 ///
 /// # Errors
 /// A corpus that could not be prepared; an existing folder is left unchanged.
-pub fn prepare(
+pub(crate) fn prepare(
     recipe: &Recipe,
     name: &str,
     folder: &Path,
@@ -489,7 +489,7 @@ impl Writer {
 }
 
 /// Describes the numbers of pairs that differ from those in the recipe's `expect`.
-pub fn unexpected_counts(manifest: &Manifest) -> Vec<String> {
+pub(crate) fn unexpected_counts(manifest: &Manifest) -> Vec<String> {
     let mut unexpected = Vec::new();
     for (name, part) in manifest.recipe.parts() {
         let Some(table) = manifest.parts.get(name) else { continue };

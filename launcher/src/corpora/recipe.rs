@@ -10,7 +10,7 @@ use crate::terminal::text::yaml_names;
 
 /// Why a recipe cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum RecipeError {
+pub(crate) enum RecipeError {
     /// There is no file of that name.
     #[error(
         "there is no recipe {}; available: {}", path.display(),
@@ -52,7 +52,7 @@ pub enum RecipeError {
 /// A corpus: its archives, and how they become training data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Recipe {
+pub(crate) struct Recipe {
     /// The corpus's name for people.
     pub title: String,
     /// Remarks about it.
@@ -73,7 +73,7 @@ pub struct Recipe {
 /// A file to download.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Archive {
+pub(crate) struct Archive {
     /// Its http or https addresses, tried in this order.
     pub urls: Vec<String>,
     /// Its size, if known: a warning is printed if it differs.
@@ -90,7 +90,7 @@ pub struct Archive {
 /// A member of a larger archive.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Bundle {
+pub(crate) struct Bundle {
     /// The larger archive's file name.
     pub file: String,
     /// The member's path in it.
@@ -102,7 +102,7 @@ pub struct Bundle {
 /// One of train, valid and test.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Part {
+pub(crate) struct Part {
     /// Its sources, which are concatenated in this order.
     pub sources: Vec<Source>,
     /// Only for `valid`, instead of sources: it consists of every n-th cleaned pair of `train`, which are
@@ -121,7 +121,7 @@ pub struct Part {
 /// A pair of files in an archive, or a file of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Source {
+pub(crate) struct Source {
     /// The archive's name in `archives`.
     pub archive: String,
     /// The second language's archive, if each language is a compressed file of its own.
@@ -146,7 +146,7 @@ pub struct Source {
 /// How sentences are stored in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Format {
+pub(crate) enum Format {
     /// One sentence a line.
     Lines,
     /// One sentence a line, among lines with XML tags, with entities (WIT3's `train.tags`).
@@ -160,7 +160,7 @@ pub enum Format {
 /// Limits for pairs, in words as counted by [`super::clean::count_words`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Clean {
+pub(crate) struct Clean {
     /// The fewest words of each side.
     pub min_words: usize,
     /// The most words of each side.
@@ -172,7 +172,7 @@ pub struct Clean {
 /// Expected numbers of pairs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Expect {
+pub(crate) struct Expect {
     /// Pairs in the archives.
     pub read: Option<u64>,
     /// Pairs in the archives with text on both sides.
@@ -182,14 +182,14 @@ pub struct Expect {
 }
 
 /// The SHA-256 of an archive without a known checksum.
-pub const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 impl Recipe {
     /// Reads and checks a recipe.
     ///
     /// # Errors
     /// A file that cannot be read, or all mistakes in it.
-    pub fn read(path: &Path) -> Result<Self, RecipeError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, RecipeError> {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -208,7 +208,7 @@ impl Recipe {
     }
 
     /// The parts with their names.
-    pub fn parts(&self) -> [(&'static str, &Part); 3] {
+    pub(crate) fn parts(&self) -> [(&'static str, &Part); 3] {
         [("train", &self.train), ("valid", &self.valid), ("test", &self.test)]
     }
 
@@ -308,12 +308,12 @@ impl Part {
 
 impl Source {
     /// The names of its archives.
-    pub fn archives(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn archives(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&*self.archive).chain(self.second_archive.as_deref())
     }
 
     /// Whether its archives are its files, and have no members.
-    pub fn is_single_file(&self) -> bool {
+    pub(crate) fn is_single_file(&self) -> bool {
         ArchiveKind::of(&self.archive) == Some(ArchiveKind::Gzip)
     }
 
@@ -351,7 +351,7 @@ impl Source {
 
 /// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ArchiveKind {
+pub(crate) enum ArchiveKind {
     /// tar.
     Tar,
     /// A tar archive compressed with gzip.
@@ -362,7 +362,7 @@ pub enum ArchiveKind {
 
 impl ArchiveKind {
     /// By the name's end.
-    pub fn of(name: &str) -> Option<Self> {
+    pub(crate) fn of(name: &str) -> Option<Self> {
         let ends = |end: &str| name.len() > end.len() && name.ends_with(end);
         match () {
             () if ends(".tgz") || ends(".tar.gz") => Some(Self::TarGzip),

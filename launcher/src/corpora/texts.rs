@@ -8,7 +8,7 @@ use super::recipe::{Format, Source};
 
 /// Why sentence pairs could not be read.
 #[derive(Debug, thiserror::Error)]
-pub enum TextError {
+pub(crate) enum TextError {
     /// A member cannot be read.
     #[error("cannot read {name}: {source}")]
     Read {
@@ -52,11 +52,11 @@ pub enum TextError {
 }
 
 /// A sentence in both languages: the corpus's bytes, without markup.
-pub type Pair = [Vec<u8>; 2];
+pub(crate) type Pair = [Vec<u8>; 2];
 
 /// An extracted member of an archive.
 #[derive(Debug, Clone)]
-pub struct Member {
+pub(crate) struct Member {
     /// Its name in the archive, for messages.
     pub name: String,
     /// The extracted file.
@@ -67,7 +67,7 @@ pub struct Member {
 ///
 /// # Errors
 /// Files that cannot be read or do not match, and errors of `take`.
-pub fn read<E: From<TextError>>(
+pub(crate) fn read<E: From<TextError>>(
     source: &Source,
     members: &[Member],
     languages: &[String; 2],

@@ -18,7 +18,7 @@ const MAX_LISTED: usize = 10;
 
 /// Why an archive cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
-pub enum UnpackError {
+pub(crate) enum UnpackError {
     /// The archive is damaged or truncated.
     #[error("{} is damaged: {source}; remove it and download it again", path.display())]
     Damaged {
@@ -62,7 +62,7 @@ pub enum UnpackError {
 
 /// What to do with members that end in `.gz`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compressed {
+pub(crate) enum Compressed {
     /// Decompress them.
     Decompress,
     /// Write them as they are.
@@ -71,7 +71,7 @@ pub enum Compressed {
 
 /// The wanted members that an archive lacks.
 #[derive(Debug, Default)]
-pub struct Missing {
+pub(crate) struct Missing {
     /// Wanted members that the archive lacks.
     pub names: Vec<String>,
     /// Some of the members that it has.
@@ -83,7 +83,7 @@ impl Missing {
     ///
     /// # Errors
     /// At least one member is missing.
-    pub fn into_result(self, path: &Path) -> Result<(), UnpackError> {
+    pub(crate) fn into_result(self, path: &Path) -> Result<(), UnpackError> {
         match self.names.is_empty() {
             true => Ok(()),
             false => Err(UnpackError::Missing {
@@ -100,7 +100,7 @@ impl Missing {
 ///
 /// # Errors
 /// A damaged archive, members with paths outside of it, links, or a full disk.
-pub fn members(
+pub(crate) fn members(
     archive: &Path,
     kind: ArchiveKind,
     wanted: &[(String, PathBuf)],
@@ -154,7 +154,7 @@ pub fn members(
 ///
 /// # Errors
 /// A damaged archive or a full disk.
-pub fn single_file(archive: &Path, target: &Path) -> Result<(), UnpackError> {
+pub(crate) fn single_file(archive: &Path, target: &Path) -> Result<(), UnpackError> {
     let damaged = |source| UnpackError::Damaged { path: archive.to_owned(), source };
     let file = File::open(archive).map_err(damaged)?;
     let limit = file.metadata().map_err(damaged)?.len().saturating_mul(MAX_RATIO).max(MIN_LIMIT);

@@ -7,7 +7,7 @@ use tandem_cluster::run::libraries::Libraries;
 
 use super::{Site, Trouble, fail, warn};
 
-pub fn inside_mpirun(site: &Site) -> Option<Trouble> {
+pub(super) fn inside_mpirun(site: &Site) -> Option<Trouble> {
     let ranks = site.variable("OMPI_COMM_WORLD_SIZE")?;
     fail(
         format!(
@@ -17,7 +17,7 @@ pub fn inside_mpirun(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn mpi_components(site: &Site) -> Option<Trouble> {
+pub(super) fn mpi_components(site: &Site) -> Option<Trouble> {
     let named = site.variable("OMPI_MCA_btl")?;
     let (excludes, list) = match named.strip_prefix('^') {
         Some(list) => (true, list),
@@ -33,7 +33,7 @@ pub fn mpi_components(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn other_libtorch(site: &Site) -> Option<Trouble> {
+pub(super) fn other_libtorch(site: &Site) -> Option<Trouble> {
     let folders = site.variable("LD_LIBRARY_PATH")?.split(':').filter(|it| !it.is_empty());
     let has = |folder: &&str| Path::new(folder).join("libtorch_cpu.so").exists();
     let folder = folders.into_iter().find(has)?;
@@ -51,7 +51,7 @@ pub fn other_libtorch(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn nccl_variables(site: &Site) -> Option<Trouble> {
+pub(super) fn nccl_variables(site: &Site) -> Option<Trouble> {
     let names = ["NCCL_P2P_DISABLE", "NCCL_SHM_DISABLE", "NCCL_IB_DISABLE"];
     let name = names.iter().find(|name| site.variable(name) == Some("1"))?;
     if site.machine.gpus < 2 {
@@ -63,7 +63,7 @@ pub fn nccl_variables(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn threads_variable(site: &Site) -> Option<Trouble> {
+pub(super) fn threads_variable(site: &Site) -> Option<Trouble> {
     let (topology, set) = (site.topology()?, site.number("OMP_NUM_THREADS")?);
     if site.run.as_ref()?.config.cluster.threads == 0 || set == topology.threads as u64 {
         return None;
@@ -77,7 +77,7 @@ pub fn threads_variable(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn temporary_folder(site: &Site) -> Option<Trouble> {
+pub(super) fn temporary_folder(site: &Site) -> Option<Trouble> {
     let folder = site.variable("TMPDIR").filter(|it| !it.is_empty())?;
     if !Path::new(folder).is_dir() {
         return fail(
@@ -98,7 +98,7 @@ pub fn temporary_folder(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn slurm_tasks(site: &Site) -> Option<Trouble> {
+pub(super) fn slurm_tasks(site: &Site) -> Option<Trouble> {
     let number = |name: &str| site.number(&format!("SLURM_{name}"));
     let (tasks, nodes) = (number("NTASKS")?, number("JOB_NUM_NODES").or_else(|| number("NNODES"))?);
     let each = number("NTASKS_PER_NODE")?;
@@ -111,7 +111,7 @@ pub fn slurm_tasks(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn slurm_gpus(site: &Site) -> Option<Trouble> {
+pub(super) fn slurm_gpus(site: &Site) -> Option<Trouble> {
     let (granted, visible) =
         (site.number("SLURM_GPUS_ON_NODE")?, site.variable("CUDA_VISIBLE_DEVICES")?);
     let named = visible.split(',').filter(|name| !name.trim().is_empty()).count() as u64;
@@ -124,7 +124,7 @@ pub fn slurm_gpus(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn slurm_end(site: &Site) -> Option<Trouble> {
+pub(super) fn slurm_end(site: &Site) -> Option<Trouble> {
     let end = site.number("SLURM_JOB_END_TIME")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
     if end > now + 60 {

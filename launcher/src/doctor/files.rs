@@ -11,11 +11,11 @@ const SOME: u64 = 1 << 30;
 /// Files of programs that still run are newer.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 
-pub fn config(site: &Site) -> Option<Trouble> {
+pub(super) fn config(site: &Site) -> Option<Trouble> {
     fail(site.problems.clone()?, "each line says what is allowed there, or which file is not there")
 }
 
-pub fn hub(site: &Site) -> Option<Trouble> {
+pub(super) fn hub(site: &Site) -> Option<Trouble> {
     let mut config = site.run.as_ref()?.config.clone();
     let names = config.model.pretrained_mut();
     let name = names.iter().find(|name| is_missing(name))?;
@@ -31,7 +31,7 @@ pub fn hub(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn run_folder(site: &Site) -> Option<Trouble> {
+pub(super) fn run_folder(site: &Site) -> Option<Trouble> {
     let reason = site.writable.as_ref().err()?;
     fail(
         format!("nothing can be written for {}: {reason}", site.folder.display()),
@@ -39,7 +39,7 @@ pub fn run_folder(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn space(site: &Site) -> Option<Trouble> {
+pub(super) fn space(site: &Site) -> Option<Trouble> {
     let size = site.run.as_ref().and_then(|run| run.size);
     let needed = size.map_or(SOME, |size| size.disk + size.checkpoint);
     if site.free >= needed || site.writable.is_err() {
@@ -56,7 +56,7 @@ pub fn space(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn clock(site: &Site) -> Option<Trouble> {
+pub(super) fn clock(site: &Site) -> Option<Trouble> {
     let skew = site.clock_skew.as_secs();
     if skew < 5 {
         return None;
@@ -67,7 +67,7 @@ pub fn clock(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn lock(site: &Site) -> Option<Trouble> {
+pub(super) fn lock(site: &Site) -> Option<Trouble> {
     site.run.as_ref()?;
     let (folder, holder) = (site.folder.display(), site.run_folder().holder()?);
     fail(
@@ -76,7 +76,7 @@ pub fn lock(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn killed_launcher(site: &Site) -> Option<Trouble> {
+pub(super) fn killed_launcher(site: &Site) -> Option<Trouble> {
     site.run.as_ref()?;
     let state = read_state(&site.run_folder())?;
     if state.status != Status::Running || site.run_folder().holder().is_some() {
@@ -88,7 +88,7 @@ pub fn killed_launcher(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn shared_memory_leftovers(site: &Site) -> Option<Trouble> {
+pub(super) fn shared_memory_leftovers(site: &Site) -> Option<Trouble> {
     let entries = std::fs::read_dir(site.system_file("/dev/shm")).ok()?;
     let is_left_over = |entry: &std::fs::DirEntry| {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -19,7 +19,7 @@ fn wanted(site: &Site) -> bool {
     }
 }
 
-pub fn visible_devices(site: &Site) -> Option<Trouble> {
+pub(super) fn visible_devices(site: &Site) -> Option<Trouble> {
     let (visible, installed) = (site.variable("CUDA_VISIBLE_DEVICES")?, installed(site));
     let names: Vec<&str> = visible.split(',').map(str::trim).collect();
     if installed == 0 {
@@ -48,7 +48,7 @@ pub fn visible_devices(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn driver(site: &Site) -> Option<Trouble> {
+pub(super) fn driver(site: &Site) -> Option<Trouble> {
     if installed(site) == 0 || site.found_libraries()?.driver.is_some() {
         return None;
     }
@@ -65,7 +65,7 @@ fn is_too_old(site: &Site) -> bool {
     })
 }
 
-pub fn driver_version(site: &Site) -> Option<Trouble> {
+pub(super) fn driver_version(site: &Site) -> Option<Trouble> {
     let libraries = site.found_libraries()?;
     if !wanted(site) || !is_too_old(site) {
         return None;
@@ -80,7 +80,7 @@ pub fn driver_version(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn cuda(site: &Site) -> Option<Trouble> {
+pub(super) fn cuda(site: &Site) -> Option<Trouble> {
     let libraries = site.found_libraries()?;
     if !wanted(site) || libraries.driver.is_none() || is_too_old(site) {
         return None;
@@ -98,7 +98,7 @@ pub fn cuda(site: &Site) -> Option<Trouble> {
     }
 }
 
-pub fn nccl(site: &Site) -> Option<Trouble> {
+pub(super) fn nccl(site: &Site) -> Option<Trouble> {
     let libraries = site.found_libraries()?;
     let reason = libraries.no_nccl.as_ref().filter(|_| joins_gpus(site))?;
     fail(

@@ -24,7 +24,7 @@ fn ranks(site: &Site) -> u64 {
     site.topology().map_or(1, |topology| topology.ranks as u64)
 }
 
-pub fn open_files(site: &Site) -> Option<Trouble> {
+pub(super) fn open_files(site: &Site) -> Option<Trouble> {
     few_open_files(&site.system_text(LIMITS))
 }
 
@@ -33,7 +33,7 @@ pub fn open_files(site: &Site) -> Option<Trouble> {
 ///
 /// # Errors
 /// As the doctor's checks.
-pub fn refuse_low_limits(topology: &Topology) -> Result<(), Refused> {
+pub(crate) fn refuse_low_limits(topology: &Topology) -> Result<(), Refused> {
     let limits = std::fs::read_to_string(LIMITS).unwrap_or_default();
     few_open_files(&limits)
         .or_else(|| few_processes(&limits, topology))
@@ -52,7 +52,7 @@ fn few_open_files(limits: &str) -> Option<Trouble> {
 const MORE_PROCESSES: &str =
     "raise it: `ulimit -u 4096`, or TasksMax of the service that starts Tandem";
 
-pub fn processes(site: &Site) -> Option<Trouble> {
+pub(super) fn processes(site: &Site) -> Option<Trouble> {
     let text = site.system_text(LIMITS);
     let few = site.topology().and_then(|topology| few_processes(&text, topology));
     few.or_else(|| {
@@ -78,7 +78,7 @@ fn few_processes(limits: &str, topology: &Topology) -> Option<Trouble> {
     )
 }
 
-pub fn core_files(site: &Site) -> Option<Trouble> {
+pub(super) fn core_files(site: &Site) -> Option<Trouble> {
     let text = site.system_text("/proc/self/limits");
     let line = text.lines().find(|line| line.starts_with("Max core file size"))?;
     if !line.contains("unlimited") || line.split_whitespace().nth(4) != Some("unlimited") {
@@ -94,7 +94,7 @@ pub fn core_files(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn locked_memory(site: &Site) -> Option<Trouble> {
+pub(super) fn locked_memory(site: &Site) -> Option<Trouble> {
     if !site.system_file("/dev/infiniband").exists() {
         return None;
     }
@@ -108,7 +108,7 @@ pub fn locked_memory(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn memory(site: &Site) -> Option<Trouble> {
+pub(super) fn memory(site: &Site) -> Option<Trouble> {
     let (topology, size) = (site.topology()?, site.run.as_ref()?.size?);
     if topology.device != tandem_cluster::topology::Device::Cpu {
         return None;
@@ -130,7 +130,7 @@ pub fn memory(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn shared_memory(site: &Site) -> Option<Trouble> {
+pub(super) fn shared_memory(site: &Site) -> Option<Trouble> {
     // Open MPI's segments are 4 MiB for each rank; NCCL's are about 10 MiB for each pair.
     let needed = 32 * MEBIBYTE * ranks(site).max(site.machine.gpus as u64).max(1);
     let free = site.shared_memory.filter(|&free| free < needed)?;

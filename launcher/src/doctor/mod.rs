@@ -5,22 +5,22 @@
 
 mod environment;
 mod files;
-pub mod gpu_test;
+pub(crate) mod gpu_test;
 mod gpus;
 mod limits;
 mod network;
 mod programs;
-pub mod site;
+pub(crate) mod site;
 
 use serde::Serialize;
 
-pub use limits::refuse_low_limits;
-pub use site::Site;
+pub(crate) use limits::refuse_low_limits;
+pub(crate) use site::Site;
 
 /// How bad something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub(crate) enum Level {
     /// A run would work, but not as well as it could.
     Warn,
     /// A run would fail.
@@ -29,7 +29,7 @@ pub enum Level {
 
 /// What a check has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     level: Level,
     what: String,
     remedy: String,
@@ -37,7 +37,7 @@ pub struct Trouble {
 
 /// What a check has found, with the check's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// The check.
     pub check: &'static str,
     /// How bad it is.
@@ -51,7 +51,7 @@ pub struct Finding {
 type Check = fn(&Site) -> Option<Trouble>;
 
 /// Every check, in the order in which a person would mend things.
-pub const CHECKS: &[(&str, Check)] = &[
+pub(crate) const CHECKS: &[(&str, Check)] = &[
     ("config", files::config),
     ("worker", programs::worker),
     ("glibc", programs::glibc),
@@ -98,7 +98,7 @@ pub const CHECKS: &[(&str, Check)] = &[
 ];
 
 /// What all checks find.
-pub fn examine(site: &Site) -> Vec<Finding> {
+pub(crate) fn examine(site: &Site) -> Vec<Finding> {
     let finding = |&(name, check): &(&'static str, Check)| {
         let Trouble { level, what, remedy } = check(site)?;
         Some(Finding { check: name, level, what, remedy })

@@ -3,7 +3,7 @@
 use super::{Site, Trouble, fail, warn};
 use crate::prepare::hub::is_missing;
 
-pub fn host_name(site: &Site) -> Option<Trouble> {
+pub(super) fn host_name(site: &Site) -> Option<Trouble> {
     if site.resolves {
         return None;
     }
@@ -14,7 +14,7 @@ pub fn host_name(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn loopback(site: &Site) -> Option<Trouble> {
+pub(super) fn loopback(site: &Site) -> Option<Trouble> {
     let reason = site.loopback.as_ref().err()?;
     fail(
         reason.clone(),
@@ -22,7 +22,7 @@ pub fn loopback(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn hosts(site: &Site) -> Option<Trouble> {
+pub(super) fn hosts(site: &Site) -> Option<Trouble> {
     let reason = site.hosts.as_ref().err()?;
     fail(
         reason.clone(),
@@ -31,7 +31,7 @@ pub fn hosts(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn other_interfaces(site: &Site) -> Option<Trouble> {
+pub(super) fn other_interfaces(site: &Site) -> Option<Trouble> {
     let others: Vec<&str> = site.other_interfaces.iter().map(String::as_str).collect();
     let (others, used) = match others.as_slice() {
         [] => return None,
@@ -63,7 +63,7 @@ fn interfaces(site: &Site) -> Vec<String> {
     names
 }
 
-pub fn mpi_interfaces(site: &Site) -> Option<Trouble> {
+pub(super) fn mpi_interfaces(site: &Site) -> Option<Trouble> {
     let there = interfaces(site);
     for layer in ["btl_tcp", "oob_tcp"] {
         let name = |end: &str| format!("OMPI_MCA_{layer}_if_{end}");
@@ -89,7 +89,7 @@ pub fn mpi_interfaces(site: &Site) -> Option<Trouble> {
     None
 }
 
-pub fn nccl_interface(site: &Site) -> Option<Trouble> {
+pub(super) fn nccl_interface(site: &Site) -> Option<Trouble> {
     let named = site.variable("NCCL_SOCKET_IFNAME")?;
     let there = interfaces(site);
     if named.is_empty() || named.starts_with('^') {
@@ -108,7 +108,7 @@ pub fn nccl_interface(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn proxy(site: &Site) -> Option<Trouble> {
+pub(super) fn proxy(site: &Site) -> Option<Trouble> {
     // Only the hub is asked through a proxy; workers connect to the launcher directly.
     let mut config = site.run.as_ref()?.config.clone();
     config.model.pretrained_mut().iter().find(|name| is_missing(name))?;

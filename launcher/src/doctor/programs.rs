@@ -4,7 +4,7 @@ use tandem_cluster::topology::{Device, EngineKind};
 
 use super::{Site, Trouble, fail, warn};
 
-pub fn worker(site: &Site) -> Option<Trouble> {
+pub(super) fn worker(site: &Site) -> Option<Trouble> {
     let reason = site.worker.as_ref().err()?;
     fail(reason.clone(), "build it with `cargo build --release`, beside the launcher")
 }
@@ -15,7 +15,7 @@ fn wants_newer_glibc(site: &Site) -> Option<&str> {
     reason.lines().find(|line| line.contains("GLIBC") && line.contains("not found"))
 }
 
-pub fn glibc(site: &Site) -> Option<Trouble> {
+pub(super) fn glibc(site: &Site) -> Option<Trouble> {
     let line = wants_newer_glibc(site)?;
     fail(
         format!("the worker does not start: {line}"),
@@ -24,7 +24,7 @@ pub fn glibc(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn libraries(site: &Site) -> Option<Trouble> {
+pub(super) fn libraries(site: &Site) -> Option<Trouble> {
     let reason = site.libraries.as_ref()?.as_ref().err()?;
     if wants_newer_glibc(site).is_some() {
         return None;
@@ -37,7 +37,7 @@ pub fn libraries(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn mpirun(site: &Site) -> Option<Trouble> {
+pub(super) fn mpirun(site: &Site) -> Option<Trouble> {
     // A run that needs it is refused by its topology.
     if site.machine.mpirun || site.run.is_some() {
         return None;
@@ -48,7 +48,7 @@ pub fn mpirun(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn mpi_version(site: &Site) -> Option<Trouble> {
+pub(super) fn mpi_version(site: &Site) -> Option<Trouble> {
     let (started_by, linked) = (site.mpirun.as_ref()?, &site.found_libraries()?.mpi);
     let name = |text: &str| {
         let mut numbers = text.split(|c: char| !c.is_ascii_digit() && c != '.');
@@ -69,12 +69,12 @@ pub fn mpi_version(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn topology(site: &Site) -> Option<Trouble> {
+pub(super) fn topology(site: &Site) -> Option<Trouble> {
     let reason = site.run.as_ref()?.topology.as_ref().err()?;
     fail(reason.clone(), "change the `cluster` keys, or this machine")
 }
 
-pub fn cpus(site: &Site) -> Option<Trouble> {
+pub(super) fn cpus(site: &Site) -> Option<Trouble> {
     let (topology, cpus) = (site.topology()?, site.machine.cpus);
     let threads = topology.ranks_per_host() * topology.threads;
     if threads <= cpus {
@@ -90,7 +90,7 @@ pub fn cpus(site: &Site) -> Option<Trouble> {
     )
 }
 
-pub fn vector_instructions(site: &Site) -> Option<Trouble> {
+pub(super) fn vector_instructions(site: &Site) -> Option<Trouble> {
     let on_gpus = site.topology().is_some_and(|topology| topology.device == Device::Cuda);
     let text = site.system_text("/proc/cpuinfo");
     let flags = text.lines().find(|line| line.starts_with("flags"))?;
@@ -104,7 +104,7 @@ pub fn vector_instructions(site: &Site) -> Option<Trouble> {
 }
 
 /// Whether several workers are started on GPUs.
-pub fn joins_gpus(site: &Site) -> bool {
+pub(super) fn joins_gpus(site: &Site) -> bool {
     match site.topology() {
         Some(topology) => topology.device == Device::Cuda && topology.engine != EngineKind::Solo,
         None => site.run.is_none() && site.machine.gpus > 1,

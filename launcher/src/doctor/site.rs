@@ -28,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// What there is. Files of the system are read below `root` by the checks themselves.
 #[derive(Debug, Clone)]
-pub struct Site {
+pub(crate) struct Site {
     /// Where `/` is; elsewhere in tests.
     pub root: PathBuf,
     /// This process's variables.
@@ -69,7 +69,7 @@ pub struct Site {
 
 /// A run that was asked about.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub(crate) struct Run {
     /// Its config.
     pub config: RunConfig,
     /// Where its ranks would go, or why nowhere.
@@ -80,7 +80,7 @@ pub struct Run {
 
 impl Site {
     /// Looks at this machine, and at the config's run if one is named.
-    pub fn look(config: Option<&Path>, overrides: &[String]) -> Self {
+    pub(crate) fn look(config: Option<&Path>, overrides: &[String]) -> Self {
         let machine = Machine::this();
         let worker = worker::find().map_err(|error| error.to_string());
         let (libraries, mpirun, resolves) = std::thread::scope(|scope| {
@@ -144,37 +144,37 @@ impl Site {
     }
 
     /// The value of a variable, if it is set.
-    pub fn variable(&self, name: &str) -> Option<&str> {
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(String::as_str)
     }
 
     /// A variable that holds a number.
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.variable(name)?.trim().parse().ok()
     }
 
     /// A file of the system.
-    pub fn system_file(&self, path: &str) -> PathBuf {
+    pub(crate) fn system_file(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
 
     /// The text of a file of the system; empty where there is none.
-    pub fn system_text(&self, path: &str) -> String {
+    pub(crate) fn system_text(&self, path: &str) -> String {
         fs::read_to_string(self.system_file(path)).unwrap_or_default()
     }
 
     /// The run's topology, if there is one.
-    pub fn topology(&self) -> Option<&Topology> {
+    pub(crate) fn topology(&self) -> Option<&Topology> {
         self.run.as_ref()?.topology.as_ref().ok()
     }
 
     /// What the worker reported about its libraries.
-    pub fn found_libraries(&self) -> Option<&Libraries> {
+    pub(crate) fn found_libraries(&self) -> Option<&Libraries> {
         self.libraries.as_ref()?.as_ref().ok()
     }
 
     /// The run's folder.
-    pub fn run_folder(&self) -> RunFolder {
+    pub(crate) fn run_folder(&self) -> RunFolder {
         RunFolder::new(self.folder.clone())
     }
 }

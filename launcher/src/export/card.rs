@@ -10,7 +10,7 @@ use super::Export;
 use crate::coordinator::finish::{averaged, table};
 
 /// The card of a model.
-pub fn card(export: &Export) -> String {
+pub(super) fn card(export: &Export) -> String {
     let Export { launched, model, evaluation, command, .. } = export;
     let scores = match evaluation {
         Some(evaluation) => format!("```\n{}\n```\n", table(evaluation)),

@@ -31,7 +31,7 @@ const PYTHON: [(&str, &str); 2] = [
 
 /// A model that is to be written.
 #[derive(Debug)]
-pub struct Export<'a> {
+pub(crate) struct Export<'a> {
     /// Where its run lies, or its exported folder.
     pub run: &'a RunFolder,
     /// The run's config, with the folders of its BERTs on this machine.
@@ -52,7 +52,7 @@ impl Export<'_> {
     /// # Errors
     /// BERTs or vocabularies that are missing or are not those of the training, or where the file
     /// system refuses.
-    pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let composition = Composition::open(self.config)?;
         check_bases(&composition, self.model)?;
         let [source, target] = tokenizers::both(self.run, &composition, self.config)?;

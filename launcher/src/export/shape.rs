@@ -13,7 +13,7 @@ use tandem_config::schema::transformer::Positions;
 use super::tokenizers::Special;
 
 /// The longest source in tokens, with the `[SEP]` at its end.
-pub fn longest(run: &RunConfig, composition: &Composition) -> usize {
+pub(super) fn longest(run: &RunConfig, composition: &Composition) -> usize {
     // A BERT beside the encoder reads [CLS] before the sentence.
     let beside = composition.beside.as_ref();
     let beside = beside.map(|beside| beside.bert.shape().positions.saturating_sub(1));
@@ -22,7 +22,7 @@ pub fn longest(run: &RunConfig, composition: &Composition) -> usize {
 }
 
 /// The text of config.json, as JSON.
-pub fn config(
+pub(super) fn config(
     run: &RunConfig,
     composition: &Composition,
     source: Special,

@@ -19,7 +19,7 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// The ids of a vocabulary's special tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Special {
+pub(super) struct Special {
     pad: u64,
     unk: u64,
     cls: u64,
@@ -29,7 +29,7 @@ pub struct Special {
 
 /// One side's tokenizer.
 #[derive(Debug)]
-pub struct Tokenizer {
+pub(super) struct Tokenizer {
     /// The text of tokenizer.json.
     pub json: Value,
     /// The ids of its special tokens.
@@ -41,7 +41,7 @@ pub struct Tokenizer {
 ///
 /// # Errors
 /// Vocabularies that cannot be read.
-pub fn both(
+pub(super) fn both(
     run: &RunFolder,
     composition: &Composition,
     config: &RunConfig,
@@ -171,7 +171,7 @@ impl Tokenizer {
     }
 
     /// What lies beside it for transformers. Its longest text has so many tokens.
-    pub fn config(&self, longest: usize) -> Value {
+    pub(super) fn config(&self, longest: usize) -> Value {
         let SpecialTokens { pad, unk, cls, sep, mask } = self.names;
         let mut config = json!({
             "tokenizer_class": "PreTrainedTokenizerFast",

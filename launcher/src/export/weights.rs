@@ -23,7 +23,11 @@ const WEIGHTS: &str = "model.safetensors";
 /// # Errors
 /// A file that cannot be read, a weight that is missing or of another shape, or where the file system
 /// refuses.
-pub fn write(path: &Path, composition: &Composition, model: &Checkpoint) -> anyhow::Result<()> {
+pub(super) fn write(
+    path: &Path,
+    composition: &Composition,
+    model: &Checkpoint,
+) -> anyhow::Result<()> {
     let trained = MappedTensors::open(model.path(ADAPTERS))?;
     let trained = Weights::of(&trained)?;
     let mut maps = Vec::new();

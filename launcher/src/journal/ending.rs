@@ -5,7 +5,7 @@ use tandem_cluster::slurm::Cause;
 
 /// The end of a job whose run is not finished.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ending {
+pub(crate) struct Ending {
     /// The number of the job.
     pub job: String,
     /// How often Slurm had started it again.
@@ -26,7 +26,7 @@ pub struct Ending {
 /// What resumes a run after its job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Next {
+pub(crate) enum Next {
     /// Another job, which waits for the end of this one.
     Chained {
         /// Its number.

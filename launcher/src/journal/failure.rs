@@ -15,7 +15,7 @@ const LINE_LENGTH: usize = 200;
 /// The way in which a group failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FailureKind {
+pub(crate) enum FailureKind {
     /// A rank said why it cannot continue, or left with a code of its own.
     Error,
     /// A rank's process exited without reporting an error.
@@ -28,7 +28,7 @@ pub enum FailureKind {
 
 /// Why a group of workers failed: the first fault. Later ones are its consequences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The way in which it failed.
     pub kind: FailureKind,
     /// The attempt.
@@ -55,7 +55,7 @@ impl Failure {
     /// By what a failure that comes back is recognised; none for faults from outside, which may strike
     /// anywhere, such as a disk that is full for a while. It is the first line, since a backtrace may
     /// follow, without numbers, since addresses and times differ.
-    pub fn fingerprint(&self) -> Option<(String, u64)> {
+    pub(crate) fn fingerprint(&self) -> Option<(String, u64)> {
         let writes = matches!(self.phase.as_deref(), Some("save" | "finish"));
         (self.kind == FailureKind::Error && !writes).then(|| {
             let first = self.message.lines().next().unwrap_or_default();
@@ -65,7 +65,7 @@ impl Failure {
     }
 
     /// One line: who, where, when.
-    pub fn headline(&self) -> String {
+    pub(crate) fn headline(&self) -> String {
         let mut line = match (self.rank, &self.host) {
             (Some(rank), Some(host)) => format!("rank {rank} on {host}"),
             (Some(rank), None) => format!("rank {rank}"),
@@ -85,7 +85,7 @@ impl Failure {
 
     /// The report of at most 15 lines, of which the first names the rank and the cause; `next` says
     /// what happens now.
-    pub fn report(&self, next: &str) -> String {
+    pub(crate) fn report(&self, next: &str) -> String {
         let message: Vec<&str> = self.message.lines().take(MESSAGE_LINES).collect();
         let cause = shortened(message.first().unwrap_or(&"it did not say why"));
         let mut text = format!("error: {}: {cause}\n", self.headline());
@@ -113,7 +113,7 @@ impl Failure {
 }
 
 /// The last non-empty lines of a log.
-pub fn tail(log: &Path, count: usize) -> Vec<String> {
+pub(crate) fn tail(log: &Path, count: usize) -> Vec<String> {
     let Ok(bytes) = std::fs::read(log) else { return Vec::new() };
     let recent = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(1 << 16)..]);
     let mut lines: Vec<String> = recent

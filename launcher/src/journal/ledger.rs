@@ -9,7 +9,7 @@ use tandem_cluster::run::records::StepTime;
 /// What a second of a run can have been spent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Account {
+pub(crate) enum Account {
     /// Starting the first workers: connecting, loading, tokenising.
     Start,
     /// Steps: waiting for batches.
@@ -30,7 +30,7 @@ pub enum Account {
 
 impl Account {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Start,
         Self::Data,
         Self::Compute,
@@ -42,7 +42,7 @@ impl Account {
     ];
 
     /// Its name in TensorBoard and the report.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Data => "data",
@@ -58,7 +58,7 @@ impl Account {
 
 /// What is happening.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Activity {
+pub(crate) enum Activity {
     /// The first workers start.
     #[default]
     Start,
@@ -75,7 +75,7 @@ pub enum Activity {
 /// The time of a run by account, over all its launches. The time between two launches is not counted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     seconds: BTreeMap<Account, f64>,
     /// Work that no checkpoint holds yet.
     unsaved: BTreeMap<Account, f64>,
@@ -90,24 +90,24 @@ pub struct Ledger {
 
 impl Ledger {
     /// Starts to count at `now`; what an earlier launch left unsaved is lost.
-    pub fn open(&mut self, activity: Activity, now: Instant) {
+    pub(crate) fn open(&mut self, activity: Activity, now: Instant) {
         self.lose();
         (self.activity, self.since) = (activity, Some(now));
     }
 
     /// What is happening.
-    pub fn activity(&self) -> Activity {
+    pub(crate) fn activity(&self) -> Activity {
         self.activity
     }
 
     /// Changes the activity at `now`.
-    pub fn turn(&mut self, activity: Activity, now: Instant) {
+    pub(crate) fn turn(&mut self, activity: Activity, now: Instant) {
         self.book(now);
         self.activity = activity;
     }
 
     /// Books the time up to `now`.
-    pub fn book(&mut self, now: Instant) {
+    pub(crate) fn book(&mut self, now: Instant) {
         let Some(since) = self.since.replace(now) else { return };
         let seconds = now.saturating_duration_since(since).as_secs_f64();
         let add = |accounts: &mut BTreeMap<Account, f64>, account, seconds: f64| {
@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// How the time of the newest steps was spent.
-    pub fn measured(&mut self, time: StepTime, now: Instant) {
+    pub(crate) fn measured(&mut self, time: StepTime, now: Instant) {
         self.book(now);
         if time.total_ms <= 0.0 {
             return;
@@ -141,7 +141,7 @@ impl Ledger {
     }
 
     /// A checkpoint holds all work so far.
-    pub fn save(&mut self, now: Instant) {
+    pub(crate) fn save(&mut self, now: Instant) {
         self.book(now);
         for (account, seconds) in std::mem::take(&mut self.unsaved) {
             *self.seconds.entry(account).or_default() += seconds;
@@ -149,7 +149,7 @@ impl Ledger {
     }
 
     /// The work since the newest checkpoint is gone, and another attempt begins.
-    pub fn fail(&mut self, now: Instant) {
+    pub(crate) fn fail(&mut self, now: Instant) {
         self.turn(Activity::Restart, now);
         self.lose();
     }
@@ -162,7 +162,7 @@ impl Ledger {
     }
 
     /// Seconds by account.
-    pub fn totals(&self) -> Vec<(Account, f64)> {
+    pub(crate) fn totals(&self) -> Vec<(Account, f64)> {
         let of = |account: Account| -> f64 {
             let of = |part: &BTreeMap<Account, f64>| part.get(&account).copied().unwrap_or(0.0);
             of(&self.seconds) + of(&self.unsaved)

@@ -4,9 +4,9 @@
 //! [`failure`] is what went wrong in a group of workers, [`ending`] how a Slurm job ended, [`ledger`] where
 //! the time went.
 
-pub mod ending;
-pub mod failure;
-pub mod ledger;
+pub(crate) mod ending;
+pub(crate) mod failure;
+pub(crate) mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -37,7 +37,7 @@ const NOTICES: usize = 50;
 /// The status of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub(crate) enum Status {
     /// Prepared, but not started.
     #[default]
     Prepared,
@@ -54,7 +54,7 @@ pub enum Status {
 /// The stage of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stage {
+pub(crate) enum Stage {
     /// A teacher makes training data.
     Data,
     /// Training.
@@ -69,7 +69,7 @@ pub enum Stage {
 /// The state of a run: state.json.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct State {
+pub(crate) struct State {
     /// Its status.
     pub status: Status,
     /// Its stage.
@@ -124,7 +124,7 @@ pub struct State {
 
 /// One group of workers that trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// The step of the checkpoint from which it resumed, or 0.
     pub from: u64,
     /// The last step that it reached.
@@ -135,7 +135,7 @@ pub struct Attempt {
 
 impl State {
     /// Adds a point to the curve; every second point of a long curve is dropped.
-    pub fn add_loss(&mut self, step: u64, loss: f64) {
+    pub(crate) fn add_loss(&mut self, step: u64, loss: f64) {
         if loss.is_finite() && self.curve.last().is_none_or(|(last, _)| *last < step) {
             self.curve.push((step, loss));
         }
@@ -149,21 +149,21 @@ impl State {
     }
 
     /// Goes back to `step`: the steps after it will be made again.
-    pub fn rewind(&mut self, step: u64) {
+    pub(crate) fn rewind(&mut self, step: u64) {
         self.step = step;
         self.valid.retain(|evaluated, _| *evaluated <= step);
         self.curve.retain(|(measured, _)| *measured <= step);
     }
 
     /// Keeps a warning, unless there are many.
-    pub fn add_notice(&mut self, text: &str) {
+    pub(crate) fn add_notice(&mut self, text: &str) {
         if self.notices.len() < NOTICES && !self.notices.iter().any(|known| known == text) {
             self.notices.push(text.to_owned());
         }
     }
 
     /// Keeps how a job ended, which is reported more than once.
-    pub fn add_ending(&mut self, ending: Ending) {
+    pub(crate) fn add_ending(&mut self, ending: Ending) {
         if self.job_endings.last() != Some(&ending) {
             self.job_endings.push(ending);
         }
@@ -172,7 +172,7 @@ impl State {
     }
 
     /// Keeps a report about data; a later one on the same split replaces it.
-    pub fn add_data(&mut self, report: DataReport) {
+    pub(crate) fn add_data(&mut self, report: DataReport) {
         self.data.retain(|known| known.split != report.split);
         self.data.push(report);
     }
@@ -180,7 +180,7 @@ impl State {
 
 /// Why the state of a run cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum StateError {
+pub(crate) enum StateError {
     /// The file system refused.
     #[error(transparent)]
     Io(#[from] IoError),
@@ -200,7 +200,7 @@ pub enum StateError {
 
 /// Writes state and events of a run.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     run: RunFolder,
     /// The state of the run.
     pub state: State,
@@ -214,13 +214,13 @@ impl Journal {
     ///
     /// # Errors
     /// A state that cannot be read.
-    pub fn open(run: RunFolder) -> Result<Self, StateError> {
+    pub(crate) fn open(run: RunFolder) -> Result<Self, StateError> {
         let state = load_state(&run)?.unwrap_or_default();
         Ok(Self { run, state, written: None, warned: false, warning: None })
     }
 
     /// Writes the state now.
-    pub fn save(&mut self) {
+    pub(crate) fn save(&mut self) {
         self.state.updated = now();
         self.written = Some(Instant::now());
         let text = serde_json::to_string_pretty(&self.state).unwrap_or_default();
@@ -229,14 +229,14 @@ impl Journal {
     }
 
     /// Writes the state unless it was written less than a second ago.
-    pub fn save_sometimes(&mut self) {
+    pub(crate) fn save_sometimes(&mut self) {
         if self.written.is_none_or(|written| written.elapsed() >= INTERVAL) {
             self.save();
         }
     }
 
     /// Notes an event.
-    pub fn event(&mut self, name: &str, details: Value) {
+    pub(crate) fn event(&mut self, name: &str, details: Value) {
         let mut line = json!({ "time": now(), "event": name, "attempt": self.state.attempt });
         if let (Value::Object(line), Value::Object(details)) = (&mut line, details) {
             line.extend(details);
@@ -246,7 +246,7 @@ impl Journal {
     }
 
     /// Returns the warning that something could not be written, once.
-    pub fn warning(&mut self) -> Option<String> {
+    pub(crate) fn warning(&mut self) -> Option<String> {
         self.warning.take()
     }
 
@@ -266,7 +266,7 @@ impl Journal {
 ///
 /// # Errors
 /// A state that cannot be read.
-pub fn load_state(run: &RunFolder) -> Result<Option<State>, StateError> {
+pub(crate) fn load_state(run: &RunFolder) -> Result<Option<State>, StateError> {
     let path = run.state();
     let text = match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -276,12 +276,12 @@ pub fn load_state(run: &RunFolder) -> Result<Option<State>, StateError> {
 }
 
 /// Reads the state of a run, if there is one that can be read.
-pub fn read_state(run: &RunFolder) -> Option<State> {
+pub(crate) fn read_state(run: &RunFolder) -> Option<State> {
     load_state(run).ok().flatten()
 }
 
 /// Seconds since 1970.
-pub fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |time| time.as_secs_f64())
 }
 

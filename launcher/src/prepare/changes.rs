@@ -39,7 +39,7 @@ const TIMED_KEYS: [&str; 6] = [
 
 /// A key with different values in two configs.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The key.
     pub key: String,
     /// Its value in the older config.
@@ -55,22 +55,22 @@ impl fmt::Display for Change {
 }
 
 /// The first key that differs and may not, because it changes what is learnt.
-pub fn bound(old: &RunConfig, new: &RunConfig) -> Option<Change> {
+pub(crate) fn bound(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     difference("", &value(old), &value(new), &FREE_KEYS)
 }
 
 /// The first key that differs and makes it necessary to score the run again.
-pub fn scored(old: &RunConfig, new: &RunConfig) -> Option<Change> {
+pub(crate) fn scored(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     among(&SCORED_KEYS, old, new)
 }
 
 /// The first key that differs and changes the model or its speed.
-pub fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
+pub(crate) fn timed(old: &RunConfig, new: &RunConfig) -> Option<Change> {
     bound(old, new).or_else(|| among(&TIMED_KEYS, old, new))
 }
 
 /// Whether teachers would write the same training pairs for both configs.
-pub fn has_same_pairs(old: &RunConfig, new: &RunConfig) -> bool {
+pub(crate) fn has_same_pairs(old: &RunConfig, new: &RunConfig) -> bool {
     let data = |config| value(config)["data"].take();
     difference("data", &data(old), &data(new), &FREE_KEYS).is_none()
 }
@@ -87,7 +87,7 @@ fn among(keys: &[&str], old: &RunConfig, new: &RunConfig) -> Option<Change> {
 }
 
 /// Whether a key changes what a run learns or how it is scored.
-pub fn is_decisive(key: &str) -> bool {
+pub(crate) fn is_decisive(key: &str) -> bool {
     let is_below = |key: &str, other: &str| {
         key.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };

@@ -46,7 +46,7 @@ pub(crate) struct DistillationJob {
 
 /// Statistics on a teacher's synthetic data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DistillationStats {
+pub(crate) struct DistillationStats {
     /// The config's key that asked for it.
     pub key: String,
     /// The teacher's run.
@@ -202,7 +202,7 @@ impl Teacher {
 ///
 /// # Errors
 /// The first teacher that cannot do its job.
-pub fn check(config: &RunConfig) -> Result<(), Refused> {
+pub(crate) fn check(config: &RunConfig) -> Result<(), Refused> {
     fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
         above.push(config.run.path());
         Teacher::of_soft_labels(config)?;
@@ -227,7 +227,7 @@ pub fn check(config: &RunConfig) -> Result<(), Refused> {
 }
 
 /// Notes on what a launch would do with each teacher.
-pub fn notes(config: &RunConfig) -> Vec<String> {
+pub(crate) fn notes(config: &RunConfig) -> Vec<String> {
     let note = |job: DistillationJob| {
         let (key, teacher) = (job.key, job.teacher.display());
         match (synthetic::verified(&job.folder).is_some(), job.teacher.is_dir()) {
@@ -247,7 +247,7 @@ pub fn notes(config: &RunConfig) -> Vec<String> {
 }
 
 /// The statistics on all synthetic data of a run.
-pub fn stats(config: &RunConfig) -> Vec<DistillationStats> {
+pub(crate) fn stats(config: &RunConfig) -> Vec<DistillationStats> {
     let read = |job: DistillationJob| {
         serde_json::from_str(&fs::read_to_string(job.folder.join(SCORES)).ok()?).ok()
     };

@@ -11,7 +11,7 @@ const WEIGHTS: &str = "model.safetensors";
 
 /// Why a model could not be fetched.
 #[derive(Debug, thiserror::Error)]
-pub enum HubError {
+pub(crate) enum HubError {
     /// An environment variable forbids asking the hub.
     #[error(
         "`{name}` is neither a folder nor in the hub's cache {}, and {variable} is set; unset it, \
@@ -60,14 +60,14 @@ pub enum HubError {
 
 impl HubError {
     /// Whether trying again cannot help.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::WeightsFormat { .. })
     }
 }
 
 /// Whether a pre-trained model must be fetched. A path never is: its folder exists, or a teacher will
 /// write it first.
-pub fn is_missing(name: &str) -> bool {
+pub(crate) fn is_missing(name: &str) -> bool {
     !Path::new(name).is_absolute() && locate(name).is_none()
 }
 
@@ -76,7 +76,7 @@ pub fn is_missing(name: &str) -> bool {
 ///
 /// # Errors
 /// A model that is missing and cannot be fetched.
-pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
+pub(crate) fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), HubError> {
     for name in config.model.pretrained_mut() {
         if is_missing(name) {
             fetch(name, say)?;
@@ -87,7 +87,7 @@ pub fn resolve(config: &mut RunConfig, say: &mut dyn FnMut(&str)) -> Result<(), 
 }
 
 /// Replaces the names of pre-trained models on this machine with their folders.
-pub fn find(config: &mut RunConfig) {
+pub(crate) fn find(config: &mut RunConfig) {
     for name in config.model.pretrained_mut() {
         if let Some(folder) = locate(name) {
             *name = folder.to_string_lossy().into_owned();
@@ -135,7 +135,7 @@ fn is_absent(error: &ApiError) -> bool {
 }
 
 /// The variable that forbids asking the hub, if one is set; the same as for Hugging Face's own programs.
-pub fn offline(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+pub(crate) fn offline(variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
     let is_set = |name: &&str| {
         let no = ["", "0", "false", "no", "off"];
         variable(name).is_some_and(|value| !no.contains(&&*value.to_lowercase()))

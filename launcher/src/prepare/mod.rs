@@ -1,10 +1,10 @@
 //! From a config to a run folder that is ready to train, or to an error.
 
-pub mod changes;
-pub mod distillation;
-pub mod hub;
-pub mod plan;
-pub mod worker;
+pub(crate) mod changes;
+pub(crate) mod distillation;
+pub(crate) mod hub;
+pub(crate) mod plan;
+pub(crate) mod worker;
 
 use std::fs;
 use std::io;
@@ -25,7 +25,7 @@ use crate::terminal::exit::Refused;
 ///
 /// # Errors
 /// All mistakes in the config.
-pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
+pub(crate) fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
     let mut config = tandem_config::load(path, overrides)
         .map_err(|problems| Refused(format!("the config is invalid\n{problems}")))?;
     let folder = std::path::absolute(&config.run.folder);
@@ -39,7 +39,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Refused> {
 ///
 /// # Errors
 /// Mistakes in the config, overrides of other keys, or a BERT that cannot be fetched from the hub.
-pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunConfig> {
+pub(crate) fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunConfig> {
     let mut here = Vec::new();
     for text in overrides {
         let key = text.split_once('=').map_or(text.as_str(), |(key, _)| key);
@@ -63,7 +63,7 @@ pub fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Result<RunC
 ///
 /// # Errors
 /// No such checkpoint, or a damaged one.
-pub fn model(run: &RunFolder, checkpoint: &str) -> anyhow::Result<Checkpoint> {
+pub(crate) fn model(run: &RunFolder, checkpoint: &str) -> anyhow::Result<Checkpoint> {
     run.model(checkpoint).map_err(|error| match error {
         StoreError::Absent { .. } => Refused(error.to_string()).into(),
         error => error.into(),
@@ -84,7 +84,7 @@ fn with_absolute_path(text: &str) -> String {
 ///
 /// # Errors
 /// No such folder, or one that cannot be read.
-pub fn find(run: &Path) -> Result<RunFolder, Refused> {
+pub(crate) fn find(run: &Path) -> Result<RunFolder, Refused> {
     for path in [run.to_owned(), Path::new("runs").join(run)] {
         let path = std::path::absolute(&path).unwrap_or(path);
         match fs::metadata(RunFolder::new(path.clone()).config()) {
@@ -102,7 +102,7 @@ pub fn find(run: &Path) -> Result<RunFolder, Refused> {
 ///
 /// # Errors
 /// No such folder, or no run at all.
-pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
+pub(crate) fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
     if let Some(run) = run {
         return find(run);
     }
@@ -122,7 +122,7 @@ pub fn find_or_newest(run: Option<&Path>) -> Result<RunFolder, Refused> {
 ///
 /// # Errors
 /// A config.yaml that cannot be read.
-pub fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
+pub(crate) fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
     let read = tandem_config::read(&run.config(), &[]);
     read.map(|(config, _)| config).map_err(|problems| Refused(problems.to_string()))
 }
@@ -132,7 +132,7 @@ pub fn launched(run: &RunFolder) -> Result<RunConfig, Refused> {
 ///
 /// # Errors
 /// The first key that may not differ, or a file system error.
-pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<String>> {
+pub(crate) fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<String>> {
     if !run.config().exists() || !run.state().exists() {
         return Ok(None);
     }
@@ -170,7 +170,7 @@ pub fn check(run: &RunFolder, config: &RunConfig) -> anyhow::Result<Option<Strin
 ///
 /// # Errors
 /// A file system error.
-pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
+pub(crate) fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
     let yaml = "# Resolved by `tandem launch`; every default is written out.\n".to_owned()
         + &config.to_yaml()?;
     atomic::write(&run.config(), &yaml).context("the run folder cannot be written")
@@ -180,7 +180,7 @@ pub fn write_config(run: &RunFolder, config: &RunConfig) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// A file system error.
-pub fn start_over(run: &RunFolder) -> anyhow::Result<()> {
+pub(crate) fn start_over(run: &RunFolder) -> anyhow::Result<()> {
     remove(&run.products())?;
     remove(&run.synthetic_data())
 }

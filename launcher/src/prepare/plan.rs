@@ -19,7 +19,7 @@ use crate::terminal::text::{quoted, thousands};
 
 /// The plan of a run.
 #[derive(Debug, Clone, Serialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The run folder.
     pub run: PathBuf,
     /// The ranks, with their hosts and devices.
@@ -34,7 +34,7 @@ pub struct Plan {
 
 /// The size of a model and of its training.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Size {
+pub(crate) struct Size {
     /// Trained parameters.
     pub trained: usize,
     /// Frozen parameters.
@@ -55,7 +55,7 @@ impl Plan {
     ///
     /// # Errors
     /// A BERT that is not on this machine or is unusable.
-    pub fn new(
+    pub(crate) fn new(
         config: &RunConfig,
         topology: Topology,
         program: PathBuf,

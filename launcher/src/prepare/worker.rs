@@ -23,7 +23,7 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// There is none in the launcher's folder, or at the variable's path.
-pub fn find() -> Result<PathBuf, Refused> {
+pub(crate) fn find() -> Result<PathBuf, Refused> {
     let (path, place) = match std::env::var_os(WORKER_VARIABLE) {
         Some(path) => (PathBuf::from(path), format!("at the path in {WORKER_VARIABLE}")),
         None => {
@@ -46,7 +46,7 @@ pub fn find() -> Result<PathBuf, Refused> {
 ///
 /// # Errors
 /// A description of why it does not answer.
-pub fn libraries(program: &Path, patience: Duration) -> Result<Libraries, String> {
+pub(crate) fn libraries(program: &Path, patience: Duration) -> Result<Libraries, String> {
     let answer = said(Command::new(program).arg("libraries"), patience)?;
     serde_json::from_str(&answer)
         .map_err(|_| format!("{} is not a worker of this version of Tandem", program.display()))
@@ -56,7 +56,7 @@ pub fn libraries(program: &Path, patience: Duration) -> Result<Libraries, String
 ///
 /// # Errors
 /// The program's standard error if it fails, or a timeout.
-pub fn said(command: &mut Command, patience: Duration) -> Result<String, String> {
+pub(crate) fn said(command: &mut Command, patience: Duration) -> Result<String, String> {
     let output = output_within(command, patience).map_err(|error| error.to_string())?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match output.status.success() {
@@ -70,7 +70,7 @@ pub fn said(command: &mut Command, patience: Duration) -> Result<String, String>
 ///
 /// # Errors
 /// The worker can use fewer GPUs: there is no fallback to CPUs.
-pub fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
+pub(crate) fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
     if topology.device != Device::Cuda || topology.remote_host().is_some() {
         return Ok(());
     }
@@ -98,7 +98,7 @@ pub fn check_gpus(program: &Path, topology: &Topology) -> Result<(), Refused> {
 
 /// What a group of workers does.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Work {
+pub(crate) enum Work {
     /// Trains, from the start or from a checkpoint's folder.
     Train {
         /// The verified checkpoint.
@@ -128,7 +128,7 @@ pub enum Work {
 
 impl Work {
     /// The worker's command.
-    pub fn verb(&self) -> &'static str {
+    pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Train { .. } => "train",
             Self::Evaluate { .. } => "evaluate",
@@ -137,7 +137,7 @@ impl Work {
     }
 
     /// The job that does this work on a run folder.
-    pub fn job(&self, program: &Path, run: &Path, topology: &Topology) -> Job {
+    pub(crate) fn job(&self, program: &Path, run: &Path, topology: &Topology) -> Job {
         let text = |path: &Path| path.to_string_lossy().into_owned();
         let mut arguments = vec![self.verb().to_owned(), "--run".into(), text(run)];
         let mut option = |name: &str, value: String| arguments.extend([name.to_owned(), value]);

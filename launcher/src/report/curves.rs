@@ -60,7 +60,7 @@ impl Style {
 }
 
 /// Draws the curves of a run.
-pub fn svg(input: &ReportInput) -> String {
+pub(crate) fn svg(input: &ReportInput) -> String {
     let step = |step: u64| step as f64;
     let scores = |score: fn(&crate::score::Scores) -> f64| {
         let scored = input.validations.iter().filter_map(|v| Some((v.step, v.scores.as_ref()?)));
@@ -115,7 +115,7 @@ pub fn svg(input: &ReportInput) -> String {
 
 /// A line of a [`chart`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// Its name, for the legend.
     pub name: String,
     /// Its colour.
@@ -126,7 +126,7 @@ pub struct Line {
 
 /// The points of a line.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Course {
+pub(crate) enum Course {
     /// A line through points.
     Points(Vec<(f64, f64)>),
     /// A horizontal line, for a value without a place on the x axis.
@@ -144,7 +144,7 @@ impl Line {
 }
 
 /// Draws lines with dots, over an x axis that begins at 0.
-pub fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
+pub(crate) fn chart(title: &str, x_label: &str, lines: &[Line]) -> String {
     let last = lines.iter().flat_map(|line| line.places()).fold(0.0, f64::max);
     let last = if last > 0.0 { last } else { 1.0 };
     let mut curves = Vec::new();

@@ -36,7 +36,7 @@ impl Log {
 
 /// The logs of an attempt, read as they grow.
 #[derive(Debug)]
-pub struct Logs {
+pub(crate) struct Logs {
     folder: PathBuf,
     only: Option<usize>,
     logs: Vec<Log>,
@@ -47,14 +47,14 @@ impl Logs {
     ///
     /// # Errors
     /// A folder that cannot be read.
-    pub fn open(folder: PathBuf, only: Option<usize>) -> io::Result<Self> {
+    pub(crate) fn open(folder: PathBuf, only: Option<usize>) -> io::Result<Self> {
         let mut logs = Self { folder, only, logs: Vec::new() };
         logs.find()?;
         Ok(logs)
     }
 
     /// Whether there are no logs.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.logs.is_empty()
     }
 
@@ -62,7 +62,7 @@ impl Logs {
     ///
     /// # Errors
     /// A log that cannot be read.
-    pub fn read(&mut self, end: bool) -> io::Result<Vec<String>> {
+    pub(crate) fn read(&mut self, end: bool) -> io::Result<Vec<String>> {
         self.find()?;
         let mut lines = Vec::new();
         for log in &mut self.logs {

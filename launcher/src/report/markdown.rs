@@ -12,7 +12,7 @@ use crate::terminal::text::thousands;
 const MAX_ROWS: usize = 24;
 
 /// The report of a run, as Markdown; its picture lies beside it.
-pub fn markdown(input: &ReportInput) -> String {
+pub(crate) fn markdown(input: &ReportInput) -> String {
     let mut text = format!("# {}\n\n{}\n", input.run, outcome(&input.outcome, &input.training));
     if let Some(test) = &input.test {
         text += &format!(
@@ -43,7 +43,7 @@ pub fn markdown(input: &ReportInput) -> String {
 }
 
 /// Sources with references and translations, as Markdown; also for TensorBoard.
-pub fn samples_markdown(samples: &[Translation]) -> String {
+pub(crate) fn samples_markdown(samples: &[Translation]) -> String {
     samples
         .iter()
         .zip(1..)

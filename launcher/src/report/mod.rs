@@ -1,7 +1,7 @@
 //! A finished run, told to people: `report.md`, and its curves in `report.svg` beside it.
 
 mod curves;
-pub mod logs;
+pub(crate) mod logs;
 mod markdown;
 
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use tandem_cluster::run::records::{DataReport, Latency, Translation};
 use crate::prepare::distillation::DistillationStats;
 use crate::score::{Bleu, Chrf, Scores};
 
-pub use curves::{Course, Line, chart, svg};
-pub use markdown::{markdown, samples_markdown};
+pub(crate) use curves::{Course, Line, chart, svg};
+pub(crate) use markdown::markdown;
 
 /// All that a report tells.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct ReportInput {
+pub(crate) struct ReportInput {
     /// The run's name.
     pub run: String,
     /// The run folder, as a person would type it.
@@ -52,7 +52,7 @@ pub struct ReportInput {
 
 /// How a run ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// All steps were made.
     #[default]
     Finished,
@@ -72,7 +72,7 @@ pub enum Outcome {
 
 /// Steps and speed.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Training {
+pub(crate) struct Training {
     /// Steps made.
     pub steps: u64,
     /// Steps that the config asks for.
@@ -91,7 +91,7 @@ pub struct Training {
 
 /// One start of the worker group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// The step of the checkpoint that it continued, or 0.
     pub from_step: u64,
     /// The last step that it reached.
@@ -102,7 +102,7 @@ pub struct Attempt {
 
 /// An evaluation while training.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Validation {
+pub(crate) struct Validation {
     /// After this step.
     pub step: u64,
     /// The training loss on `data.valid`.
@@ -113,7 +113,7 @@ pub struct Validation {
 
 /// The evaluation at the end.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Test {
+pub(crate) struct Test {
     /// Which split was translated.
     pub split: String,
     /// Steps of the checkpoints whose average was evaluated; one step if none were averaged.
@@ -138,7 +138,7 @@ pub struct Test {
 ///
 /// # Errors
 /// Where the file system refuses.
-pub fn write(run: &RunFolder, input: &ReportInput) -> Result<PathBuf, IoError> {
+pub(crate) fn write(run: &RunFolder, input: &ReportInput) -> Result<PathBuf, IoError> {
     let (report, picture) = (run.report(), run.report_picture());
     atomic::write(&picture, &svg(input))?;
     atomic::write(&report, &markdown(input))?;
@@ -146,7 +146,7 @@ pub fn write(run: &RunFolder, input: &ReportInput) -> Result<PathBuf, IoError> {
 }
 
 /// At most `count` of `translations`, evenly spread over the split: nobody picked them.
-pub fn pick_samples(translations: &[Translation], count: usize) -> Vec<Translation> {
+pub(crate) fn pick_samples(translations: &[Translation], count: usize) -> Vec<Translation> {
     let count = count.min(translations.len());
     (0..count).map(|k| translations[k * translations.len() / count].clone()).collect()
 }

@@ -14,7 +14,7 @@ const LONGEST: f64 = 460.0;
 const ROW: f64 = 34.0;
 
 /// Draws a table as SVG.
-pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
+pub(crate) fn draw(table: &Table, outcomes: &[Outcome]) -> String {
     let rows = || table.rows.iter().zip(outcomes);
     match &table.figure {
         Figure::Bars => {
@@ -57,7 +57,7 @@ pub fn draw(table: &Table, outcomes: &[Outcome]) -> String {
 }
 
 /// The caption of a table's figure.
-pub fn caption(table: &Table) -> String {
+pub(crate) fn caption(table: &Table) -> String {
     let shows = match &table.figure {
         Figure::Bars => "bars of each row's BLEU in the paper and here".into(),
         Figure::Latency => {
@@ -140,6 +140,6 @@ fn bars(table: &Table, unit: &str, values: &[[Option<f64>; 2]]) -> String {
 }
 
 /// Escapes text for HTML and SVG.
-pub fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -11,7 +11,7 @@ use crate::score::{self, Difference, Scoring};
 
 /// Compares every finished row with the first row of its data, if both have translated the same test
 /// set.
-pub fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
+pub(crate) fn add_differences(table: &Table, outcomes: &mut [Outcome]) {
     let mut firsts = HashMap::new();
     for (row, outcome) in table.rows.iter().zip(outcomes) {
         let measured = match outcome {

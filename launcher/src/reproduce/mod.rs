@@ -5,10 +5,10 @@
 //! - [`speed`] measures the speed of untrained models.
 //! - [`page`] writes the comparison as Markdown and HTML, with the figures of [`chart`].
 
-pub mod chart;
-pub mod difference;
-pub mod page;
-pub mod results;
-pub mod shortage;
-pub mod speed;
-pub mod table;
+pub(crate) mod chart;
+pub(crate) mod difference;
+pub(crate) mod page;
+pub(crate) mod results;
+pub(crate) mod shortage;
+pub(crate) mod speed;
+pub(crate) mod table;

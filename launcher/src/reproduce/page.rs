@@ -113,7 +113,12 @@ fn conditions(outcomes: &[Outcome], settings: &[String]) -> Vec<String> {
 }
 
 /// The table as Markdown. `drawing` is the path of its figure; `settings` are the overrides of all runs.
-pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String], drawing: &str) -> String {
+pub(crate) fn markdown(
+    table: &Table,
+    outcomes: &[Outcome],
+    settings: &[String],
+    drawing: &str,
+) -> String {
     let plain = |text: &String| text.replace('|', "\\|").replace('\n', " ");
     let line = |cells: &[String]| {
         format!("| {} |\n", cells.iter().map(plain).collect::<Vec<_>>().join(" | "))
@@ -137,7 +142,7 @@ pub fn markdown(table: &Table, outcomes: &[Outcome], settings: &[String], drawin
 }
 
 /// The table as an HTML page with its figure.
-pub fn html(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
+pub(crate) fn html(table: &Table, outcomes: &[Outcome], settings: &[String]) -> String {
     let title = escaped(&table.title);
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\

@@ -14,7 +14,7 @@ use crate::score::Difference;
 
 /// The state of a row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Its run has finished, possibly with fewer steps than the config now has.
     Measured(Measured),
     /// Its run is unfinished: there are only curves up to a step.
@@ -37,7 +37,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The results of a finished run.
-    pub fn finished(&self) -> Option<&Measured> {
+    pub(crate) fn finished(&self) -> Option<&Measured> {
         match self {
             Self::Measured(measured) => Some(measured),
             Self::Begun { .. } | Self::Other { .. } | Self::Nothing(_) => None,
@@ -45,7 +45,7 @@ impl Outcome {
     }
 
     /// The results of a run, finished or not.
-    pub fn begun(&self) -> Option<&Measured> {
+    pub(crate) fn begun(&self) -> Option<&Measured> {
         match self {
             Self::Measured(measured) | Self::Begun { measured, .. } => Some(measured),
             Self::Other { .. } | Self::Nothing(_) => None,
@@ -55,7 +55,7 @@ impl Outcome {
 
 /// The results of a run: on the validation split during training, on the test split at the end.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// BLEU on the tokens of BERT's basic tokenizer, like the paper's.
     pub bleu_tokenized: Option<f64>,
     /// sacreBLEU with 13a tokenisation.
@@ -83,7 +83,7 @@ pub struct Measured {
 }
 
 /// The state of a config's run.
-pub fn outcome(config: &RunConfig) -> Outcome {
+pub(crate) fn outcome(config: &RunConfig) -> Outcome {
     let run = RunFolder::new(config.run.path());
     let Some(state) = read_state(&run).filter(|state| state.step > 0) else {
         return Outcome::Nothing("its run has not started".into());

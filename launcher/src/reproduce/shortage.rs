@@ -9,7 +9,7 @@ use crate::prepare::distillation::{self, DistillationStats};
 const TOLERANCE: f64 = 0.02;
 
 /// A note on how many back-translated lines a run was trained on, if the row asks for another number.
-pub fn note(config: &RunConfig, state: &State) -> Option<String> {
+pub(crate) fn note(config: &RunConfig, state: &State) -> Option<String> {
     let back_translation = config.data.back_translation.as_ref()?;
     let stats = distillation::stats(config).into_iter().find(|stats| stats.ratio.is_some())?;
     let train = state.data.iter().find(|report| report.split == "train")?;

@@ -24,7 +24,7 @@ use crate::terminal::interrupts::Interrupts;
 const SPLIT: &str = "test";
 
 /// What was measured of a row, if that was done with its settings.
-pub fn outcome(config: &RunConfig) -> Outcome {
+pub(crate) fn outcome(config: &RunConfig) -> Outcome {
     let run = RunFolder::new(config.run.path());
     let folder = run.untrained_evaluation();
     let Some(evaluation) = evaluation::read(&folder) else {
@@ -68,7 +68,7 @@ fn hardware(latency: &Latency) -> String {
 }
 
 /// Whether a config asks for a GPU and this machine has none.
-pub fn lacks_gpu(config: &RunConfig) -> bool {
+pub(crate) fn lacks_gpu(config: &RunConfig) -> bool {
     let found = Topology::find_now(&config.cluster);
     matches!(found, Err(TopologyError::NoGpu { .. }))
 }
@@ -77,7 +77,7 @@ pub fn lacks_gpu(config: &RunConfig) -> bool {
 ///
 /// # Errors
 /// A run folder in use, a BERT that cannot be fetched, or workers that cannot be started.
-pub fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
+pub(crate) fn measure(mut config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
     let run = RunFolder::new(config.run.path());
     let lock = run.lock()?;
     hub::resolve(&mut config, &mut |text| say(text))?;

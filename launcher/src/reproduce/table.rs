@@ -12,7 +12,7 @@ use crate::terminal::text::yaml_names;
 /// A table or figure of the paper.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Table {
+pub(crate) struct Table {
     /// Its title.
     pub title: String,
     /// Remarks, printed above the table.
@@ -31,7 +31,7 @@ pub struct Table {
 /// How a table is drawn.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Figure {
+pub(crate) enum Figure {
     /// BLEU of each row, as bars.
     #[default]
     Bars,
@@ -51,7 +51,7 @@ pub enum Figure {
 /// One system on one data set.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Row {
+pub(crate) struct Row {
     /// The data set and direction.
     pub data: String,
     /// The system.
@@ -75,7 +75,7 @@ pub struct Row {
 /// The numbers of Guo et al. 2020 (arXiv:2010.06138).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Paper {
+pub(crate) struct Paper {
     /// BLEU on tokens, ignoring case on IWSLT14 but not on WMT (section 4.1).
     pub bleu: Option<f64>,
     /// Whether it has × instead of BLEU: "no convergence reached during training".
@@ -92,7 +92,7 @@ impl Table {
     ///
     /// # Errors
     /// No such table, or one that is not valid.
-    pub fn read(configs: &Path, name: &str) -> Result<Self, Refused> {
+    pub(crate) fn read(configs: &Path, name: &str) -> Result<Self, Refused> {
         let folder = configs.join("tables");
         let name = name.trim().to_lowercase().replace(' ', "-");
         let names = yaml_names(&folder);
@@ -117,12 +117,12 @@ impl Table {
 
 impl Row {
     /// Its run file in `configs`.
-    pub fn file(&self, configs: &Path) -> PathBuf {
+    pub(crate) fn file(&self, configs: &Path) -> PathBuf {
         configs.join(&self.run).with_extension("yaml")
     }
 
     /// All overrides of its run file, including `more`.
-    pub fn overrides(&self, more: &[String]) -> Vec<String> {
+    pub(crate) fn overrides(&self, more: &[String]) -> Vec<String> {
         let device = self.device.map(|device| match device {
             Device::Auto => "cluster.device=auto".to_owned(),
             Device::Cpu => "cluster.device=cpu".to_owned(),

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::{Translation, is_space, tokenize_13a::tokenize_13a, words};
 
 /// The length of the longest n-grams that BLEU counts.
-pub const MAX_ORDER: usize = 4;
+pub(crate) const MAX_ORDER: usize = 4;
 
 /// A BLEU score with its components.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Bleu {
+pub(crate) struct Bleu {
     /// 0 to 100.
     pub score: f64,
     /// Precision of 1- to 4-grams, each 0 to 100, smoothed if the signature says so.

@@ -16,7 +16,7 @@ const SEED: u64 = 2004;
 
 /// A difference of BLEU (13a) with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Difference {
+pub(crate) struct Difference {
     /// The difference on the test set itself.
     pub bleu: f64,
     /// The lower end of the interval.
@@ -26,7 +26,7 @@ pub struct Difference {
 }
 
 /// The BLEU of `system` minus that of `baseline`, unless they translated different test sets.
-pub fn paired_difference(
+pub(crate) fn paired_difference(
     system: &[Translation],
     baseline: &[Translation],
     scoring: Scoring,

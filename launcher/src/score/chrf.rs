@@ -16,7 +16,7 @@ const BETA: f64 = 2.0;
 
 /// A chrF2 score.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Chrf {
+pub(crate) struct Chrf {
     /// 0 to 100.
     pub score: f64,
     /// How the score was computed, in the form of sacreBLEU's signatures.

@@ -12,9 +12,9 @@ mod bootstrap;
 mod chrf;
 mod tokenize_13a;
 
-pub use bleu::{Bleu, MAX_ORDER};
-pub use bootstrap::{Difference, paired_difference};
-pub use chrf::Chrf;
+pub(crate) use bleu::Bleu;
+pub(crate) use bootstrap::{Difference, paired_difference};
+pub(crate) use chrf::Chrf;
 
 use serde::{Deserialize, Serialize};
 use tandem_cluster::run::records::Translation;
@@ -34,7 +34,7 @@ fn lowercase(translation: &Translation) -> Translation {
 
 /// Options of scoring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Scoring {
+pub(crate) struct Scoring {
     /// Whether to ignore case.
     pub lowercase: bool,
     /// Whether to compute BLEU with split compounds, too.
@@ -49,7 +49,7 @@ impl From<&Evaluation> for Scoring {
 
 /// The scores of a set of translations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Scores {
+pub(crate) struct Scores {
     /// The number of sentences.
     pub sentences: usize,
     /// sacreBLEU's default BLEU: detokenised text, 13a tokens, exponential smoothing.
@@ -64,7 +64,7 @@ pub struct Scores {
 }
 
 /// Scores `translations` as one corpus.
-pub fn corpus(translations: &[Translation], scoring: Scoring) -> Scores {
+pub(crate) fn corpus(translations: &[Translation], scoring: Scoring) -> Scores {
     if scoring.lowercase {
         let small: Vec<Translation> = translations.iter().map(lowercase).collect();
         return score(&small, scoring);
@@ -86,7 +86,7 @@ fn score(translations: &[Translation], Scoring { lowercase, split_compounds }: S
 }
 
 /// The scores (BLEU 13a, chrF) of the sources as translations: a baseline that a model must beat.
-pub fn copied(translations: &[Translation], scoring: Scoring) -> (Bleu, Chrf) {
+pub(crate) fn copied(translations: &[Translation], scoring: Scoring) -> (Bleu, Chrf) {
     let sources = translations.iter().map(|t| Translation {
         hypothesis: t.source.clone(),
         reference: t.reference.clone(),

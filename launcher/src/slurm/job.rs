@@ -28,7 +28,7 @@ const FIRST_TASK_TIMEOUT: Duration = Duration::from_secs(60);
 const BETWEEN_HOLDERS: Duration = Duration::from_secs(5);
 
 /// Watches the job, so that the run stops in time and another job resumes it.
-pub struct Watch {
+pub(crate) struct Watch {
     job: Job,
     interrupts: Interrupts,
     closed: Arc<AtomicBool>,
@@ -40,7 +40,7 @@ impl Watch {
     ///
     /// # Errors
     /// The job is so short that the run would stop before its first step.
-    pub fn start(
+    pub(crate) fn start(
         run: &RunFolder,
         settings: &Slurm,
         interrupts: &Interrupts,
@@ -95,7 +95,7 @@ impl Watch {
 
     /// Cleans up when the run has ended: a run that is finished, or that cannot be resumed, needs no
     /// further job.
-    pub fn finish(self, exit: Exit) {
+    pub(crate) fn finish(self, exit: Exit) {
         self.closed.store(true, Ordering::SeqCst);
         // A thread that panics has ended the process.
         let _ = self.thread.join();
@@ -255,7 +255,7 @@ impl Watcher {
 ///
 /// # Errors
 /// Slurm does not say whether the job waits; the error names the job.
-pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
+pub(crate) fn waiting(state: &State) -> Result<Option<String>, Refused> {
     let is_over = matches!(state.status, Status::Done | Status::Failed);
     let Some(last) = state.job_endings.last().filter(|_| !is_over) else { return Ok(None) };
     let id = match &last.next {
@@ -284,7 +284,7 @@ pub fn waiting(state: &State) -> Result<Option<String>, Refused> {
 ///
 /// # Errors
 /// Slurm does not say whether there is one, or does not cancel it.
-pub fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
+pub(crate) fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
     let Some(id) = waiting(&read_state(run).unwrap_or_default())? else { return Ok(None) };
     let cancelled = (Job { id: id.clone() }).cancel();
     cancelled.map_err(|error| Refused(format!("job {id} is not cancelled: {error}")))?;
@@ -304,7 +304,7 @@ pub fn cancel_waiting(run: &RunFolder) -> Result<Option<String>, Refused> {
 
 /// How an earlier start of this job ended, if its launcher could not report it because its node was
 /// lost.
-pub fn ending_without_words(state: &State, before: Before) -> Option<Ending> {
+pub(crate) fn ending_without_words(state: &State, before: Before) -> Option<Ending> {
     let (job, restarts) = (Job::this()?, Job::restarts().checked_sub(1)?);
     let was_told = |last: &Ending| last.job == job.id && last.restarts == restarts;
     let was_running = state.status == Status::Running || before == Before::CutOff;
@@ -337,7 +337,7 @@ fn fruitless(state: &State, latest: Option<u64>, steps: u64) -> Option<String> {
 ///
 /// # Errors
 /// All of it is margin: the run would stop before its first step.
-pub fn check_margin(
+pub(crate) fn check_margin(
     settings: &Slurm,
     whose: &str,
     time: Duration,
@@ -363,7 +363,7 @@ pub fn check_margin(
 /// A task of a step that is not the first one, as with one task for each node: the first one
 /// launches, and this one stays until that is done. (Slurm may end a step whose tasks end at
 /// different times.)
-pub fn follow(run: &RunFolder, interrupts: &Interrupts) -> Exit {
+pub(crate) fn follow(run: &RunFolder, interrupts: &Interrupts) -> Exit {
     let started = Instant::now();
     let mut held: Option<Instant> = None;
     loop {

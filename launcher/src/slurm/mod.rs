@@ -4,6 +4,6 @@
 //! to its end ([`crate::journal::ending`]), after which another job may resume the run; [`takeover`] ends what an earlier
 //! instance of a requeued job left running.
 
-pub mod job;
-pub mod script;
-pub mod takeover;
+pub(crate) mod job;
+pub(crate) mod script;
+pub(crate) mod takeover;

@@ -18,7 +18,7 @@ const OURS: &str = "$SLURM_";
 
 /// What `tandem slurm` requests.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Request {
+pub(crate) struct Request {
     /// Number of nodes.
     #[arg(long, default_value_t = 1)]
     nodes: usize,
@@ -44,7 +44,7 @@ impl Request {
     ///
     /// # Errors
     /// Numbers that are missing or contradict the config.
-    pub fn pool(&self, settings: &Cluster) -> Result<HostPool, Refused> {
+    pub(crate) fn pool(&self, settings: &Cluster) -> Result<HostPool, Refused> {
         let nodes = self.nodes;
         let counts = [
             ("--nodes", Some(nodes)),
@@ -100,7 +100,7 @@ impl Request {
     ///
     /// # Errors
     /// Both numbers.
-    pub fn check_time(
+    pub(crate) fn check_time(
         &self,
         sbatch: &[String],
         settings: &Cluster,
@@ -132,7 +132,7 @@ fn asked_time(sbatch: &[String]) -> Option<&str> {
 }
 
 /// What a batch script is made of; displayed, it is the script.
-pub struct Script<'a> {
+pub(crate) struct Script<'a> {
     /// The config's absolute path.
     pub config: PathBuf,
     /// Its changed keys.

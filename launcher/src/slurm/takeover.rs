@@ -10,7 +10,7 @@ use crate::terminal::progress::Progress;
 
 /// Who held the run folder before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Before {
+pub(crate) enum Before {
     /// Nobody who is still running.
     Nobody,
     /// An earlier start of this very job, on a node that Slurm has lost.
@@ -22,7 +22,7 @@ pub enum Before {
 ///
 /// # Errors
 /// Another launcher holds the lock, or has not released it in time; or the file system refuses.
-pub fn take(
+pub(crate) fn take(
     run: &RunFolder,
     patience: Duration,
     interrupts: &Interrupts,

@@ -1,8 +1,8 @@
 //! How a command ends.
 
-pub use tandem_cluster::run::exit::Exit;
+pub(crate) use tandem_cluster::run::exit::Exit;
 
 /// What was asked for cannot be done as asked; the error of commands that end with [`Exit::Usage`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(pub String);
+pub(crate) struct Refused(pub String);

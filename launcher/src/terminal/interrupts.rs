@@ -16,7 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Counts the signals that ask the launcher to stop.
 #[derive(Debug, Clone, Default)]
-pub struct Interrupts {
+pub(crate) struct Interrupts {
     interrupts: Arc<AtomicUsize>,
     terminations: Arc<AtomicUsize>,
     warnings: Arc<AtomicUsize>,
@@ -31,7 +31,7 @@ impl Interrupts {
     ///
     /// # Errors
     /// A handler that cannot be installed.
-    pub fn catch() -> std::io::Result<Self> {
+    pub(crate) fn catch() -> std::io::Result<Self> {
         let caught = Self::default();
         for (signal, count) in [
             (SIGINT, &caught.interrupts),
@@ -54,14 +54,14 @@ impl Interrupts {
     }
 
     /// The same signals and a stop request.
-    pub fn or_request(&self, request: &StopRequest) -> Self {
+    pub(crate) fn or_request(&self, request: &StopRequest) -> Self {
         let mut both = self.clone();
         both.requests.push(request.clone());
         both
     }
 
     /// Whether the launcher was asked to write a checkpoint and stop, by any of these.
-    pub fn stop_requested(&self) -> bool {
+    pub(crate) fn stop_requested(&self) -> bool {
         self.requests.iter().any(StopRequest::is_made)
             || self.interrupts.load(Ordering::SeqCst) > 0
             || self.was_terminated()
@@ -70,28 +70,28 @@ impl Interrupts {
     }
 
     /// Whether SIGTERM or SIGHUP was received.
-    pub fn was_terminated(&self) -> bool {
+    pub(crate) fn was_terminated(&self) -> bool {
         self.terminations.load(Ordering::SeqCst) > 0
     }
 
     /// Whether SIGUSR1 or SIGUSR2 was received, with which schedulers announce the end of a job.
-    pub fn was_warned(&self) -> bool {
+    pub(crate) fn was_warned(&self) -> bool {
         self.warnings.load(Ordering::SeqCst) > 0
     }
 
     /// Records that this process's job is ending, which asks to stop.
-    pub fn end(&self, ending: Ending) {
+    pub(crate) fn end(&self, ending: Ending) {
         // Only the first one is the cause.
         let _ = self.ending.set(ending);
     }
 
     /// How this process's job is ending, if it is.
-    pub fn ending(&self) -> Option<Ending> {
+    pub(crate) fn ending(&self) -> Option<Ending> {
         self.ending.get().cloned()
     }
 
     /// Like [`Self::ending`], but after SIGTERM or SIGHUP waits up to `patience` for the ending to be known.
-    pub fn ending_within(&self, patience: Duration) -> Option<Ending> {
+    pub(crate) fn ending_within(&self, patience: Duration) -> Option<Ending> {
         let started = Instant::now();
         while self.ending().is_none()
             && self.was_terminated()
@@ -104,7 +104,7 @@ impl Interrupts {
     }
 
     /// Whether Ctrl-C was pressed twice, which stops without waiting for anything.
-    pub fn kill_requested(&self) -> bool {
+    pub(crate) fn kill_requested(&self) -> bool {
         self.interrupts.load(Ordering::SeqCst) > 1
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context;
 ///
 /// # Errors
 /// Standard output cannot be written, for example because the disk is full.
-pub fn print(text: impl Display) -> anyhow::Result<bool> {
+pub(crate) fn print(text: impl Display) -> anyhow::Result<bool> {
     write(format_args!("{text}\n"))
 }
 
@@ -18,7 +18,7 @@ pub fn print(text: impl Display) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// Standard output cannot be written, for example because the disk is full.
-pub fn write(text: impl Display) -> anyhow::Result<bool> {
+pub(crate) fn write(text: impl Display) -> anyhow::Result<bool> {
     let mut output = io::stdout().lock();
     match write!(output, "{text}").and_then(|()| output.flush()) {
         Ok(()) => Ok(true),

@@ -8,7 +8,7 @@ const TERMINAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The progress of training.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standing {
+pub(crate) struct Standing {
     /// The number of finished steps.
     pub step: u64,
     /// The number of all steps.
@@ -21,7 +21,7 @@ pub struct Standing {
 
 /// Prints progress to standard error.
 #[derive(Debug)]
-pub struct Progress {
+pub(crate) struct Progress {
     terminal: bool,
     shown: Option<Instant>,
     line_open: bool,
@@ -38,12 +38,12 @@ impl Default for Progress {
 
 impl Progress {
     /// Measures the pace anew, after an interruption.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.start = None;
     }
 
     /// Shows the progress if it is time to, and returns the estimated seconds left, if known.
-    pub fn show(&mut self, standing: Standing) -> Option<f64> {
+    pub(crate) fn show(&mut self, standing: Standing) -> Option<f64> {
         let now = Instant::now();
         let (start, first) = *self.start.get_or_insert((now, standing.step));
         let left = time_left(standing, first, now.duration_since(start).as_secs_f64());
@@ -52,7 +52,7 @@ impl Progress {
     }
 
     /// Shows a line in place of the previous one, if it is time to or it is the last.
-    pub fn show_line(&mut self, line: &str, last: bool) {
+    pub(crate) fn show_line(&mut self, line: &str, last: bool) {
         let now = Instant::now();
         let interval = if self.terminal { TERMINAL_INTERVAL } else { PLAIN_INTERVAL };
         if last || self.shown.is_none_or(|shown| now.duration_since(shown) >= interval) {
@@ -69,7 +69,7 @@ impl Progress {
     }
 
     /// Prints a permanent line.
-    pub fn say(&mut self, text: &str) {
+    pub(crate) fn say(&mut self, text: &str) {
         let mut output = std::io::stderr().lock();
         let start = if self.line_open { "\r\x1b[K" } else { "" };
         self.line_open = false;
@@ -90,7 +90,7 @@ fn line(standing: Standing, left: Option<f64>) -> String {
 }
 
 /// Formats a duration: `45s`, `3m20s`, `2h05m`.
-pub fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     let seconds = seconds.max(0.0).round() as u64;
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, 0, seconds) => format!("{seconds}s"),

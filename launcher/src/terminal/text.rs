@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::terminal::exit::Refused;
 
 /// A word as the shell takes it.
-pub fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@%".contains(c);
     if word.chars().all(is_plain) && !word.is_empty() {
         word.to_owned()
@@ -15,7 +15,7 @@ pub fn quoted(word: &str) -> String {
 }
 
 /// The names of the YAML files in a folder, without their extension, sorted.
-pub fn yaml_names(folder: &Path) -> Vec<String> {
+pub(crate) fn yaml_names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
     let yaml = paths.filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
@@ -26,7 +26,7 @@ pub fn yaml_names(folder: &Path) -> Vec<String> {
 }
 
 /// Formats 1234567 as 1,234,567.
-pub fn thousands(number: u64) -> String {
+pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
@@ -42,7 +42,7 @@ pub fn thousands(number: u64) -> String {
 ///
 /// # Errors
 /// A file that cannot be read, or the first line that is not UTF-8.
-pub fn read(path: &Path) -> Result<String, Refused> {
+pub(crate) fn read(path: &Path) -> Result<String, Refused> {
     let origin = path.display().to_string();
     let bytes =
         std::fs::read(path).map_err(|error| Refused(format!("cannot read {origin}: {error}")))?;
@@ -53,7 +53,7 @@ pub fn read(path: &Path) -> Result<String, Refused> {
 ///
 /// # Errors
 /// The first line that is not UTF-8.
-pub fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
+pub(crate) fn utf8(bytes: Vec<u8>, origin: &str) -> Result<String, Refused> {
     String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|&&byte| byte == b'\n').count();

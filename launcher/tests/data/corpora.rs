@@ -6,13 +6,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).expect("memory");
     encoder.finish().expect("memory")
 }
 
-pub fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, content) in members {
         let mut header = tar::Header::new_gnu();
@@ -26,25 +26,25 @@ pub fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     tar.into_inner().expect("memory")
 }
 
-pub fn tgz(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn tgz(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     gzip(&tar(members))
 }
 
-pub fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Usable pairs of the training text that [`iwslt`] makes, titles and descriptions among them.
-pub const USABLE: usize = 50;
+pub(crate) const USABLE: usize = 50;
 /// All of its pairs.
-pub const READ: usize = USABLE + 3;
+pub(crate) const READ: usize = USABLE + 3;
 
 /// The archive of an IWSLT14 pair, `other` to English; `tedx` says whether it has that test set.
-pub fn iwslt(other: &str, tedx: bool) -> Vec<u8> {
+pub(crate) fn iwslt(other: &str, tedx: bool) -> Vec<u8> {
     tgz(&iwslt_members(other, tedx))
 }
 
-pub fn iwslt_members(other: &str, tedx: bool) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn iwslt_members(other: &str, tedx: bool) -> Vec<(String, Vec<u8>)> {
     let pair = format!("{other}-en");
     let mut members = vec![(format!("{pair}/README"), b"CC BY-NC-ND".to_vec())];
     for language in [other, "en"] {
@@ -79,7 +79,7 @@ pub fn iwslt_members(other: &str, tedx: bool) -> Vec<(String, Vec<u8>)> {
 }
 
 /// A set in WMT's SGML.
-pub fn sgm(kind: &str, language: &str, sentences: &[&str]) -> Vec<u8> {
+pub(crate) fn sgm(kind: &str, language: &str, sentences: &[&str]) -> Vec<u8> {
     let mut text = format!("<{kind}set setid=\"x\" srclang=\"any\">\n<doc docid=\"d\"><p>\n");
     for (number, sentence) in (1..).zip(sentences) {
         text += &format!("<seg id=\"{number}\">{language} {sentence}</seg>\n");
@@ -88,7 +88,7 @@ pub fn sgm(kind: &str, language: &str, sentences: &[&str]) -> Vec<u8> {
 }
 
 /// Both sides of a corpus of lines, under names that end in the languages.
-pub fn lines(stem: &str, languages: [&str; 2], count: usize) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn lines(stem: &str, languages: [&str; 2], count: usize) -> Vec<(String, Vec<u8>)> {
     let corpus = stem.rsplit('/').next().expect("a name");
     let text = |language: &str| -> String {
         (0..count).map(|line| format!("{language} {corpus} {line} .\n")).collect()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What the host does with a file.
 #[derive(Debug, Clone, Default)]
-pub struct Served {
+pub(crate) struct Served {
     pub bytes: Vec<u8>,
     /// So many answers end after half of what they promise.
     pub cuts: usize,
@@ -19,14 +19,14 @@ pub struct Served {
 }
 
 /// Serves files by their paths, and remembers what was asked for.
-pub struct Server {
+pub(crate) struct Server {
     pub address: String,
     files: Arc<Mutex<HashMap<String, Served>>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let server = Self { address, files: Arc::default(), requests: Arc::default() };
@@ -40,22 +40,22 @@ impl Server {
         server
     }
 
-    pub fn serve(&self, name: &str, bytes: &[u8]) {
+    pub(crate) fn serve(&self, name: &str, bytes: &[u8]) {
         let tag =
             format!("\"{}-{}\"", bytes.len(), bytes.iter().map(|b| u64::from(*b)).sum::<u64>());
         self.put(name, Served { bytes: bytes.to_vec(), tag, ..Served::default() });
     }
 
-    pub fn put(&self, name: &str, served: Served) {
+    pub(crate) fn put(&self, name: &str, served: Served) {
         self.files.lock().expect("no panic").insert(format!("/{name}"), served);
     }
 
-    pub fn change(&self, name: &str, change: impl FnOnce(&mut Served)) {
+    pub(crate) fn change(&self, name: &str, change: impl FnOnce(&mut Served)) {
         change(self.files.lock().expect("no panic").get_mut(&format!("/{name}")).expect("a file"));
     }
 
     /// `PATH` or `PATH bytes=FROM-`, in order; each is told once.
-    pub fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         std::mem::take(&mut *self.requests.lock().expect("no panic"))
     }
 }

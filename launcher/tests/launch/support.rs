@@ -15,7 +15,7 @@ use tandem_tests::refusal::{Refusal, refuse};
 use tempfile::TempDir;
 
 /// A run that has not been launched.
-pub struct Bench {
+pub(crate) struct Bench {
     folder: TempDir,
     workers: usize,
     environment: Vec<(String, String)>,
@@ -24,7 +24,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    pub fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         let folder = TempDir::new().unwrap();
         let bert = folder.path().join("bert");
         write_bert(&bert);
@@ -61,31 +61,31 @@ impl Bench {
         }
     }
 
-    pub fn with(mut self, variable: &str, value: &str) -> Self {
+    pub(crate) fn with(mut self, variable: &str, value: &str) -> Self {
         self.environment.push((variable.into(), value.into()));
         self
     }
 
-    pub fn set(mut self, setting: &str) -> Self {
+    pub(crate) fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.into());
         self
     }
 
     /// On a system that refuses this.
-    pub fn refusing(mut self, refusals: &[Refusal]) -> Self {
+    pub(crate) fn refusing(mut self, refusals: &[Refusal]) -> Self {
         self.refusals.extend(refusals);
         self
     }
 
-    pub fn run(&self) -> RunFolder {
+    pub(crate) fn run(&self) -> RunFolder {
         RunFolder::new(self.folder.path().join("runs/test"))
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn tandem(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn tandem(&self, arguments: &[&str]) -> Command {
         let program = Path::new(env!("CARGO_BIN_EXE_tandem"));
         let worker = program.with_file_name("examples").join("fake_worker");
         assert!(worker.is_file(), "{} is built by `cargo test`", worker.display());
@@ -114,17 +114,17 @@ impl Bench {
     }
 
     /// Launches and waits for the end.
-    pub fn launch(&self) -> Ended {
+    pub(crate) fn launch(&self) -> Ended {
         Ended::new(self.launch_command().output().unwrap())
     }
 
     /// Launches and leaves it running.
-    pub fn start(&self) -> Live {
+    pub(crate) fn start(&self) -> Live {
         Live { child: self.launch_command().spawn().unwrap() }
     }
 
     /// The same, with another program that becomes the launcher.
-    pub fn start_by(&self, program: &[&str]) -> Live {
+    pub(crate) fn start_by(&self, program: &[&str]) -> Live {
         let launch = self.launch_command();
         let mut command = Command::new(program[0]);
         command.args(&program[1..]).arg(launch.get_program()).args(launch.get_args());
@@ -134,12 +134,12 @@ impl Bench {
         Live { child: command.spawn().unwrap() }
     }
 
-    pub fn state(&self) -> Value {
+    pub(crate) fn state(&self) -> Value {
         let text = fs::read_to_string(self.run().state()).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    pub fn events(&self, name: &str) -> Vec<Value> {
+    pub(crate) fn events(&self, name: &str) -> Vec<Value> {
         let text = fs::read_to_string(self.run().events()).unwrap_or_default();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -148,48 +148,48 @@ impl Bench {
     }
 
     /// Waits until every worker of the newest attempt has connected and is past `step`.
-    pub fn wait_for_step(&self, step: u64) {
+    pub(crate) fn wait_for_step(&self, step: u64) {
         eventually("the workers train", || {
             self.state()["step"].as_u64() >= Some(step) && self.live().len() >= self.workers
         });
     }
 
     /// The workers that are alive: exactly those of this run folder.
-    pub fn live(&self) -> Vec<u32> {
+    pub(crate) fn live(&self) -> Vec<u32> {
         processes::of_run("fake_worker", self.run().path())
     }
 
     /// mpirun's processes of this run.
-    pub fn engines(&self) -> Vec<u32> {
+    pub(crate) fn engines(&self) -> Vec<u32> {
         processes::of_run("mpirun", self.run().path())
     }
 }
 
 /// A launcher that is running.
-pub struct Live {
+pub(crate) struct Live {
     child: Child,
 }
 
 impl Live {
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         send(self.child.id(), signal);
     }
 
-    pub fn wait(self) -> Ended {
+    pub(crate) fn wait(self) -> Ended {
         Ended::new(self.child.wait_with_output().unwrap())
     }
 }
 
 /// What a launcher left.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     pub code: Option<i32>,
     pub said: String,
     pub printed: String,
 }
 
 impl Ended {
-    pub fn new(output: Output) -> Self {
+    pub(crate) fn new(output: Output) -> Self {
         Self {
             code: output.status.code(),
             said: String::from_utf8(output.stderr).unwrap(),
@@ -197,11 +197,11 @@ impl Ended {
         }
     }
 
-    pub fn assert_code(&self, code: i32) {
+    pub(crate) fn assert_code(&self, code: i32) {
         assert_eq!(self.code, Some(code), "{}", self.said);
     }
 
-    pub fn assert_said(&self, words: &str) {
+    pub(crate) fn assert_said(&self, words: &str) {
         assert!(self.said.contains(words), "`{words}` is not in\n{}", self.said);
     }
 }

@@ -16,7 +16,7 @@ use crate::verify::bench::{self, Workload};
 
 /// What is timed.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// A step for each batch: forward, backward, Adam, with dropout 0.1.
     Train(Args),
     /// Mask-Predict with given length candidates.
@@ -28,7 +28,7 @@ pub enum Command {
 
 /// Settings of training and decoding.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// A model folder in the parity layout.
     #[arg(long)]
     model: PathBuf,
@@ -51,7 +51,7 @@ pub struct Args {
 
 /// Settings of decoding.
 #[derive(Debug, clap::Args)]
-pub struct DecodeArgs {
+pub(super) struct DecodeArgs {
     #[command(flatten)]
     args: Args,
     /// Padded source tokens of a batch; 1 decodes each sentence alone.
@@ -61,7 +61,7 @@ pub struct DecodeArgs {
 
 /// Settings of the reduction.
 #[derive(Debug, clap::Args)]
-pub struct ReduceArgs {
+pub(super) struct ReduceArgs {
     /// Sum in the order that any number of ranks has.
     #[arg(long)]
     reproducible: bool,
@@ -98,7 +98,7 @@ enum Dtype {
 }
 
 impl Command {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         match self {
             Self::Train(args) => args.run("train", bench::train),
             Self::Decode(DecodeArgs { args, decode_tokens }) => {

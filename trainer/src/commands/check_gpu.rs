@@ -10,7 +10,7 @@ use crate::verify::check_gpu;
 
 /// Compare a GPU's numbers with the CPU's, and measure its speed.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Which of the visible GPUs, counted from 0.
     #[arg(long, value_name = "INDEX", default_value_t = 0)]
     gpu: usize,
@@ -23,7 +23,7 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let device = match self.device {
             DeviceArg::Cuda => check_gpu::device(self.gpu)?,
             DeviceArg::Cpu => Device::Cpu,

@@ -19,7 +19,7 @@ const REPEATS: u32 = 5;
 
 /// Test the collective operations of the ranks that mpirun started.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// What carries the tensors.
     #[arg(long, value_enum, default_value_t = Backend::Mpi)]
     backend: Backend,
@@ -45,7 +45,7 @@ enum Backend {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         if let Backend::Solo = self.backend {
             return self.test(&Solo, Device::Cpu);
         }

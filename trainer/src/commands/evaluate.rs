@@ -13,7 +13,7 @@ use crate::session::trained::Trained;
 
 /// Score a checkpoint on a split.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's folder, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
@@ -41,7 +41,7 @@ enum HeldOut {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         super::rank::run_trained(&self.run, |worker, _| {
             let mut config = worker.config.clone();
             if let Some(decoding) = &self.decoding {

@@ -7,7 +7,7 @@ use crate::device::native;
 use crate::device::{driver, nccl as library};
 
 /// Prints which libraries this program finds.
-pub fn run() -> anyhow::Result<Exit> {
+pub(super) fn run() -> anyhow::Result<Exit> {
     let no_cuda = crate::device::cuda::load().err();
     // A library that cannot create a unique id is useless.
     let nccl = library::load().and_then(|nccl| nccl.unique_id().map(|_| nccl));

@@ -40,7 +40,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What happens before there is a coordinator to report to.
-pub fn run(
+pub(super) fn run(
     run: &Path,
     body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
@@ -51,7 +51,7 @@ pub fn run(
 ///
 /// # Errors
 /// As [`run`].
-pub fn run_trained(
+pub(super) fn run_trained(
     run: &Path,
     body: impl FnOnce(&Worker, Option<Mpi>) -> anyhow::Result<Exit>,
 ) -> anyhow::Result<Exit> {
@@ -170,7 +170,7 @@ fn decline(
 ///
 /// # Errors
 /// As [`Mpi::start`].
-pub fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
+pub(super) fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
     Mpi::start(number("OMPI_COMM_WORLD_SIZE").unwrap_or(1))
 }
 
@@ -178,7 +178,7 @@ pub fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
 ///
 /// # Errors
 /// What keeps a rank from using NCCL.
-pub fn collective(
+pub(super) fn collective(
     worker: &Worker,
     mpi: Option<Mpi>,
 ) -> Result<Box<dyn Collective>, CollectiveError> {
@@ -229,13 +229,13 @@ fn exit_of(error: &anyhow::Error) -> Exit {
 
 /// This rank's number on its host. (mpirun's helpers are tasks of Slurm's, too, and pass its
 /// variables on, so that Open MPI's come first.)
-pub fn local_rank() -> usize {
+pub(super) fn local_rank() -> usize {
     let number = number("OMPI_COMM_WORLD_LOCAL_RANK").or_else(|| number("SLURM_LOCALID"));
     number.unwrap_or(0)
 }
 
 /// A number that the launcher or MPI has left in the environment.
-pub fn number(variable: &str) -> Option<usize> {
+pub(super) fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 

@@ -8,7 +8,7 @@ use crate::training::train::Trainer;
 
 /// Train the run in a folder.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The run's folder, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
@@ -21,7 +21,7 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         super::rank::run(&self.run, |worker, mpi| {
             let collective = super::rank::collective(worker, mpi)?;
             let trainer = Trainer::new(worker, collective, self.resume.as_deref())?;

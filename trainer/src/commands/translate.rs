@@ -10,7 +10,7 @@ use crate::inference::translate::Translating;
 
 /// Translate what the task in a folder says, shard by shard.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The folder of the run for which it is done, with its config.yaml.
     #[arg(long)]
     run: PathBuf,
@@ -20,7 +20,7 @@ pub struct Args {
 }
 
 impl Args {
-    pub fn run(self) -> anyhow::Result<Exit> {
+    pub(super) fn run(self) -> anyhow::Result<Exit> {
         let task = Task::read(&self.task)
             .with_context(|| format!("there is no task in {}", self.task.display()))?;
         super::rank::run_trained(&self.run, |worker, _| {

@@ -130,7 +130,7 @@ impl Form {
 ///
 /// # Errors
 /// The file cannot be read, or its content does not agree with its name.
-pub fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
+pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     let failed = |source| ReadError::Open { path: path.to_owned(), source };
     let misnamed = |found: Form, is_inside: bool| ReadError::Form {
         path: path.to_owned(),

@@ -9,7 +9,7 @@ use crate::device::nccl;
 ///
 /// # Errors
 /// What the dynamic linker says, where it is not installed.
-pub fn load() -> Result<(), String> {
+pub(crate) fn load() -> Result<(), String> {
     // Without NCCL before it, libtorch loads its own.
     let nccl = nccl::load();
     let flags = dl::RTLD_NOW | dl::RTLD_GLOBAL;
@@ -33,7 +33,7 @@ pub fn load() -> Result<(), String> {
 }
 
 /// Waits until a device has done all that was queued; a CPU has.
-pub fn synchronize(device: Device) {
+pub(crate) fn synchronize(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);
     }

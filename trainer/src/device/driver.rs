@@ -9,7 +9,7 @@ use super::nccl::NcclError;
 ///
 /// # Errors
 /// It is not there or does not work.
-pub fn load() -> Result<i32, NcclError> {
+pub(crate) fn load() -> Result<i32, NcclError> {
     // SAFETY: loading runs the constructors of a library that NVIDIA made for that.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(NcclError::NoDriver);
@@ -24,13 +24,13 @@ pub fn load() -> Result<i32, NcclError> {
 ///
 /// # Errors
 /// There is no driver or no such GPU.
-pub fn gpu(ordinal: usize) -> Result<CUdevice, NcclError> {
+pub(crate) fn gpu(ordinal: usize) -> Result<CUdevice, NcclError> {
     load()?;
     driver::init()?;
     Ok(driver::device::get(ordinal as i32)?)
 }
 
 /// What distinguishes one GPU from all others on all hosts.
-pub fn gpu_id(gpu: CUdevice) -> Result<[u8; 16], NcclError> {
+pub(crate) fn gpu_id(gpu: CUdevice) -> Result<[u8; 16], NcclError> {
     Ok(driver::device::get_uuid(gpu)?.bytes.map(|byte| byte as u8))
 }

@@ -4,8 +4,8 @@
 //! NVIDIA's libraries are loaded at run time: [`driver`] and [`nccl`], whose operations
 //! [`crate::parallel::nccl`] uses.
 
-pub mod cuda;
-pub mod driver;
-pub mod native;
-pub mod nccl;
-pub mod precision;
+pub(crate) mod cuda;
+pub(crate) mod driver;
+pub(crate) mod native;
+pub(crate) mod nccl;
+pub(crate) mod precision;

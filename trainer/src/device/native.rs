@@ -59,12 +59,17 @@ unsafe extern "C" {
 }
 
 /// Whether the kernels below are made for `x`: f32 on the CPU.
-pub fn has_kernels(x: &Tensor) -> bool {
+pub(crate) fn has_kernels(x: &Tensor) -> bool {
     x.device() == Device::Cpu && x.kind() == Kind::Float
 }
 
 /// `residual + dropout(x)`; which elements are zeroed is a function of `seed`.
-pub fn dropout(x: &Tensor, residual: Option<&Tensor>, probability: f64, seed: u64) -> Tensor {
+pub(crate) fn dropout(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    probability: f64,
+    seed: u64,
+) -> Tensor {
     let residual = residual.map_or(std::ptr::null_mut(), raw);
     // SAFETY: both are live at::Tensor objects, or null for no residual.
     made(|out| unsafe { tandem_dropout(out, raw(x), residual, probability, seed) })
@@ -72,7 +77,7 @@ pub fn dropout(x: &Tensor, residual: Option<&Tensor>, probability: f64, seed: u6
 
 /// `dropout(softmax(scale · scores + mask))` over the last dimension: scores `[B, H, T, S]`, mask
 /// `[B or 1, 1, T or 1, S]`.
-pub fn attention_weights(
+pub(crate) fn attention_weights(
     scores: &Tensor,
     mask: &Tensor,
     scale: f64,
@@ -86,7 +91,12 @@ pub fn attention_weights(
 
 /// Smoothed losses and negative log-likelihoods `[C, 2]` of logits `[C, V]` for labels `[C]`;
 /// turns the logits into their gradient if requested.
-pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64, gradient: bool) -> Tensor {
+pub(crate) fn cross_entropy(
+    logits: &Tensor,
+    labels: &Tensor,
+    smoothing: f64,
+    gradient: bool,
+) -> Tensor {
     let sums = Tensor::empty([labels.size()[0], 2], (Kind::Float, Device::Cpu));
     let (logits, labels) = (raw(logits), raw(labels));
     // SAFETY: all are live at::Tensor objects.
@@ -95,7 +105,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor, smoothing: f64, gradient:
 }
 
 /// The most probable word of each row of logits `[C, V]`, and its log-probability.
-pub fn most_probable(logits: &Tensor) -> Vec<(i64, f32)> {
+pub(crate) fn most_probable(logits: &Tensor) -> Vec<(i64, f32)> {
     let rows = logits.size()[0] as usize;
     let (mut words, mut log_probs) = (vec![0; rows], vec![0.0; rows]);
     // SAFETY: the logits are alive, and there is room for each row's two results.
@@ -111,7 +121,7 @@ fn made(make: impl FnOnce(*mut *mut c_void) -> *mut c_char) -> Tensor {
 }
 
 /// Makes `grad` the buffer that backward adds `parameter`'s gradient to.
-pub fn set_grad(parameter: &Tensor, grad: &Tensor) {
+pub(crate) fn set_grad(parameter: &Tensor, grad: &Tensor) {
     // SAFETY: both point to live at::Tensor objects.
     check(unsafe { tandem_set_grad(raw(parameter), raw(grad)) });
 }
@@ -120,7 +130,10 @@ pub fn set_grad(parameter: &Tensor, grad: &Tensor) {
 /// thread that accumulates it, which for a GPU is libtorch's own.
 ///
 /// The callback lives as long as the process: hooks cannot outlive what they call.
-pub fn on_accumulated(parameters: &[Tensor], callback: impl Fn(usize) + Send + Sync + 'static) {
+pub(crate) fn on_accumulated(
+    parameters: &[Tensor],
+    callback: impl Fn(usize) + Send + Sync + 'static,
+) {
     type Callback = Box<dyn Fn(usize) + Send + Sync>;
 
     extern "C" fn call(context: *mut c_void, index: usize) {
@@ -137,7 +150,7 @@ pub fn on_accumulated(parameters: &[Tensor], callback: impl Fn(usize) + Send + S
 }
 
 /// One Adam step on flat f32 tensors of equal length; `step` is a 0-dimensional f32, counted up.
-pub fn fused_adam(
+pub(crate) fn fused_adam(
     [weights, grads, exp_avg, exp_avg_sq, step]: [&Tensor; 5],
     lr: f64,
     betas: [f64; 2],
@@ -160,7 +173,7 @@ pub fn fused_adam(
 }
 
 /// A stream of a GPU other than the default one: its number in libtorch, and its handle in CUDA.
-pub fn new_stream(gpu: usize) -> (i64, *mut c_void) {
+pub(crate) fn new_stream(gpu: usize) -> (i64, *mut c_void) {
     let (mut id, mut handle) = (0, std::ptr::null_mut());
     // SAFETY: both pointers are valid for writes.
     check(unsafe { tandem_new_stream(gpu as i8, &mut id, &mut handle) });
@@ -168,7 +181,7 @@ pub fn new_stream(gpu: usize) -> (i64, *mut c_void) {
 }
 
 /// Lets libtorch queue in the stream `id` what the calling thread computes on the GPU.
-pub fn use_stream(gpu: usize, id: i64) {
+pub(crate) fn use_stream(gpu: usize, id: i64) {
     // SAFETY: no pointers.
     check(unsafe { tandem_use_stream(gpu as i8, id) });
 }
@@ -182,7 +195,7 @@ const SHAPE_CACHES: [&str; 2] = ["LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_C
 ///
 /// # Safety
 /// There must be no other thread yet.
-pub unsafe fn bound_caches() {
+pub(crate) unsafe fn bound_caches() {
     for name in SHAPE_CACHES.into_iter().filter(|name| std::env::var_os(name).is_none()) {
         // SAFETY: nobody reads the environment meanwhile.
         unsafe { std::env::set_var(name, "64") };
@@ -190,13 +203,13 @@ pub unsafe fn bound_caches() {
 }
 
 /// Chooses the matrix products and the memory allocation that serve training on CPUs best.
-pub fn tune_cpu() {
+pub(crate) fn tune_cpu() {
     // SAFETY: no arguments.
     check(unsafe { tandem_tune_cpu() });
 }
 
 /// The version that the loaded libtorch reports; empty if it reports none.
-pub fn loaded_torch_version() -> String {
+pub(crate) fn loaded_torch_version() -> String {
     // SAFETY: as below.
     let config = unsafe { CStr::from_ptr(tandem_torch_config()) }.to_string_lossy().into_owned();
     let version = config.split("TORCH_VERSION=").nth(1).unwrap_or_default();
@@ -204,14 +217,14 @@ pub fn loaded_torch_version() -> String {
 }
 
 /// The version of the libtorch that this program was built with.
-pub fn torch_version() -> String {
+pub(crate) fn torch_version() -> String {
     // SAFETY: a C string that lives as long as the program.
     unsafe { CStr::from_ptr(tandem_torch_version()) }.to_string_lossy().into_owned()
 }
 
 /// The CUDA that libtorch was built with, as 1000 · major + 10 · minor, by libcudart, which it loads
 /// on CPUs as well; 0 for none.
-pub fn cuda_version() -> i32 {
+pub(crate) fn cuda_version() -> i32 {
     // SAFETY: looks up a name.
     let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"cudaRuntimeGetVersion".as_ptr()) };
     let mut version = 0;

@@ -8,7 +8,7 @@ use super::tree::Tree;
 use super::{Collective, CollectiveError};
 
 /// A job of the communication thread.
-pub enum Job {
+pub(super) enum Job {
     /// Sums a bucket of all buffers over all ranks, into the first buffer.
     Bucket(usize, Vec<Tensor>),
     /// Sums a single value over all ranks.
@@ -18,7 +18,7 @@ pub enum Job {
 }
 
 /// An answer to the thread that sent the jobs.
-pub enum Arrived {
+pub(super) enum Arrived {
     /// A bucket's sums are complete.
     Bucket(usize),
     /// All jobs so far are done.
@@ -26,7 +26,7 @@ pub enum Arrived {
 }
 
 /// How gradients are summed.
-pub struct Communication {
+pub(super) struct Communication {
     /// The communication backend.
     pub collective: Box<dyn Collective>,
     /// The order of the sum.
@@ -43,7 +43,11 @@ pub struct Communication {
 
 impl Communication {
     /// Does one job after another, until there are no more or one fails.
-    pub fn run(&self, jobs: &Receiver<Job>, arrived: &Sender<Result<Arrived, CollectiveError>>) {
+    pub(super) fn run(
+        &self,
+        jobs: &Receiver<Job>,
+        arrived: &Sender<Result<Arrived, CollectiveError>>,
+    ) {
         for job in jobs {
             let answer = self.job(job).transpose();
             let has_failed = matches!(answer, Some(Err(_)));

@@ -26,7 +26,7 @@ use crate::objective::loss::{cross_entropy, length_nll};
 
 /// The settings in `case.json`.
 #[derive(Debug, Deserialize)]
-pub struct Case {
+pub(crate) struct Case {
     model: CaseModel,
     loss: CaseLoss,
     decode: CaseDecode,
@@ -84,7 +84,7 @@ fn read_case<T: serde::de::DeserializeOwned>(folder: &Path) -> anyhow::Result<T>
 }
 
 /// A model of the parity layout.
-pub struct ParityModel {
+pub(crate) struct ParityModel {
     /// The case's settings.
     pub case: Case,
     /// The model.
@@ -103,7 +103,7 @@ pub struct ParityModel {
 
 /// What a model of the parity layout is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub(crate) enum Use {
     /// To be compared, without dropout.
     Compare,
     /// To be trained, with the dropout of the BERTs' configs, and 0.1 in the adapters.
@@ -117,7 +117,12 @@ impl ParityModel {
     ///
     /// # Errors
     /// A missing or damaged file, or adapters of another shape than the case says.
-    pub fn open(folder: &Path, device: Device, kinds: Kinds, purpose: Use) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        folder: &Path,
+        device: Device,
+        kinds: Kinds,
+        purpose: Use,
+    ) -> anyhow::Result<Self> {
         let case: Case = read_case(folder)?;
         let source = Bert::open(&folder.join("source_bert"))?;
         let target = Bert::open(&folder.join("target_bert"))?;
@@ -178,7 +183,7 @@ impl ParityModel {
     ///
     /// # Errors
     /// A rule that is not known.
-    pub fn decoding(&self) -> anyhow::Result<MaskPredict> {
+    pub(crate) fn decoding(&self) -> anyhow::Result<MaskPredict> {
         let decode = &self.case.decode;
         let stop = match decode.rule.as_str() {
             "released" => Stop::Released,
@@ -196,7 +201,7 @@ impl ParityModel {
     }
 
     /// Weight of the length loss, and label smoothing.
-    pub fn loss_settings(&self) -> (f64, f64) {
+    pub(crate) fn loss_settings(&self) -> (f64, f64) {
         (self.case.loss.length_loss_weight, self.case.loss.label_smoothing)
     }
 }
@@ -206,7 +211,7 @@ impl ParityModel {
 ///
 /// # Errors
 /// A folder that is not of this format.
-pub fn run(folder: &Path, device: Device) -> anyhow::Result<bool> {
+pub(crate) fn run(folder: &Path, device: Device) -> anyhow::Result<bool> {
     let kinds = Kinds::new(Precision::F32, device);
     let parity = ParityModel::open(folder, device, kinds, Use::Compare)?;
     let expectation: Expected = read_case(folder)?;

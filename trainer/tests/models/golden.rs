@@ -18,36 +18,36 @@ use crate::support::{
     CLS, SOURCE_WORDS, Tiny, bert, bert_encoder, ct_nmt, fused, gpt2, parts, tiny, transformer,
 };
 
-pub const TARGET_WORDS: usize = 19;
+pub(crate) const TARGET_WORDS: usize = 19;
 const LENGTH_LOSS: f64 = 0.3;
 
-pub fn autoregressive() -> Value {
+pub(crate) fn autoregressive() -> Value {
     json!({ "autoregressive": { "label_smoothing": 0.1 } })
 }
 
-pub fn masked() -> Value {
+pub(crate) fn masked() -> Value {
     json!({ "masked": { "length_classes": 11 } })
 }
 
-pub struct Golden {
+pub(crate) struct Golden {
     tensors: HashMap<String, Tensor>,
     weights: Weights,
 }
 
 impl Golden {
-    pub fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(format!("../tests/golden/{name}/golden.safetensors"));
         let tensors = Tensor::read_safetensors(&path).expect("the golden").into_iter().collect();
         Self { tensors, weights: Weights::read(&path).expect("the golden") }
     }
 
-    pub fn get(&self, name: &str) -> &Tensor {
+    pub(crate) fn get(&self, name: &str) -> &Tensor {
         self.tensors.get(name).unwrap_or_else(|| panic!("the golden has no `{name}`"))
     }
 
     /// The model with the golden's weights, whose names begin with `prefix`.
-    pub fn load(&self, parameters: &Parameters, prefix: &str) {
+    pub(crate) fn load(&self, parameters: &Parameters, prefix: &str) {
         parameters.load(&parameters.weights, &self.weights, prefix).expect("the golden's weights");
     }
 
@@ -89,7 +89,7 @@ impl Golden {
         }
     }
 
-    pub fn check_gradients(&self, parameters: &Parameters, prefix: &str) {
+    pub(crate) fn check_gradients(&self, parameters: &Parameters, prefix: &str) {
         for (name, parameter) in parameters.names.iter().zip(&parameters.trained) {
             let Some(expected) = self.tensors.get(&format!("{prefix}{name}")) else {
                 panic!("the golden has no gradient of {name}");
@@ -100,7 +100,7 @@ impl Golden {
 }
 
 /// Within 1e-5 of the largest value, plus 2e-6 for what is zero in theory.
-pub fn close(name: &str, found: &Tensor, expected: &Tensor) {
+pub(crate) fn close(name: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.size(), expected.size(), "{name}");
     let finite = expected.isfinite();
     let error = ((found - expected).masked_fill(&finite.logical_not(), 0.0)).abs().max();
@@ -127,7 +127,7 @@ fn real(values: &Tensor, is_real: &Tensor) -> Tensor {
 }
 
 /// Compares an autoregressive model with the golden's: logits, memory, loss, gradients.
-pub fn check_autoregressive(golden: &Golden, tiny: &Tiny) {
+pub(crate) fn check_autoregressive(golden: &Golden, tiny: &Tiny) {
     golden.load(&tiny.parameters, "weight.");
     let target_real = golden.get("target").ne(0);
     let batch = golden.batch(golden.get("autoregressive.input"), &target_real);
@@ -146,7 +146,7 @@ pub fn check_autoregressive(golden: &Golden, tiny: &Tiny) {
 }
 
 /// Compares a masked model with length prediction with the golden's.
-pub fn check_masked(golden: &Golden, tiny: &Tiny) {
+pub(crate) fn check_masked(golden: &Golden, tiny: &Tiny) {
     golden.load(&tiny.parameters, "weight.");
     let chosen = golden.get("masked.chosen").ne(0);
     let batch = golden.batch(golden.get("masked.input"), &chosen);

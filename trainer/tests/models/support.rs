@@ -16,19 +16,19 @@ use tandem_trainer::model::{Parameters, Seq2Seq};
 use tch::{Device, Kind, Tensor, no_grad};
 
 /// Entries of the vocabulary that a fused BERT reads.
-pub const SOURCE_WORDS: usize = 23;
+pub(crate) const SOURCE_WORDS: usize = 23;
 
 /// What a BERT beside an encoder reads before a sentence.
-pub const CLS: i64 = 2;
+pub(crate) const CLS: i64 = 2;
 
 /// A model and its tensors.
-pub struct Tiny {
+pub(crate) struct Tiny {
     pub parameters: Parameters,
     pub model: Seq2Seq,
 }
 
 /// A Transformer's config with `words` entries, 8 wide.
-pub fn transformer(words: usize, positions: &str) -> Value {
+pub(crate) fn transformer(words: usize, positions: &str) -> Value {
     json!({ "transformer": {
         "layers": 2, "hidden": 8, "heads": 2, "feed_forward": 12, "dropout": 0.0,
         "positions": positions, "max_length": 32,
@@ -37,33 +37,33 @@ pub fn transformer(words: usize, positions: &str) -> Value {
 }
 
 /// A Transformer's config, fused with a BERT that is 12 wide and has `SOURCE_WORDS` entries.
-pub fn fused(words: usize, positions: &str) -> Value {
+pub(crate) fn fused(words: usize, positions: &str) -> Value {
     let mut config = transformer(words, positions);
     config["transformer"]["bert_fused"] = json!({ "pretrained": "nowhere" });
     config
 }
 
 /// A Transformer's config, trained together with a BERT that has `SOURCE_WORDS` entries.
-pub fn ct_nmt() -> Value {
+pub(crate) fn ct_nmt() -> Value {
     let mut config = transformer(SOURCE_WORDS, "sinusoidal");
     config["transformer"]["ct_nmt"] = json!({ "pretrained": "nowhere", "distillation": 0.3 });
     config
 }
 
 /// A BERT that reads, 8 wide, with `SOURCE_WORDS` entries.
-pub fn bert_encoder() -> Value {
+pub(crate) fn bert_encoder() -> Value {
     json!({ "bert": { "pretrained": "nowhere", "train": "scratch", "dropout": 0.0 } })
 }
 
 /// A BERT that reads, with adapters that are 5 wide behind its layers.
-pub fn adapted_bert_encoder() -> Value {
+pub(crate) fn adapted_bert_encoder() -> Value {
     let mut config = bert_encoder();
     config["bert"]["adapters"] = json!({ "dim": 5 });
     config
 }
 
 /// The golden's GPT-2, with cross-attention inside both layers; 8 wide.
-pub fn gpt2() -> Value {
+pub(crate) fn gpt2() -> Value {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/gpt2/folder");
     json!({ "gpt2": {
         "pretrained": folder, "dropout": 0.0, "cross_attention": { "heads": 2, "dropout": 0.0 },
@@ -71,7 +71,7 @@ pub fn gpt2() -> Value {
 }
 
 /// A BERT that writes, with cross-attention behind the layers of `list`; 8 wide.
-pub fn bert(list: &[usize]) -> Value {
+pub(crate) fn bert(list: &[usize]) -> Value {
     json!({ "bert": {
         "pretrained": "nowhere", "train": "scratch", "dropout": 0.0,
         "cross_attention": { "heads": 2, "layers": { "list": list }, "dropout": 0.0 },
@@ -79,7 +79,7 @@ pub fn bert(list: &[usize]) -> Value {
 }
 
 /// A model of random weights; a BERT has `bert_words` entries.
-pub fn tiny(
+pub(crate) fn tiny(
     encoder: Value,
     decoder: Value,
     objective: Value,
@@ -90,7 +90,7 @@ pub fn tiny(
 }
 
 /// A model of random weights behind a BERT with adapters that is 12 wide.
-pub fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -> Tiny {
+pub(crate) fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -> Tiny {
     of_parts(parts_of_width(12, adapted_bert_encoder(), decoder, objective, bert_words, 1))
 }
 
@@ -100,7 +100,7 @@ fn of_parts((_, composition, parameters): (RunConfig, Composition, Parameters)) 
 }
 
 /// A model with fewer near-ties than random weights give.
-pub fn sharpened(tiny: Tiny, factor: f64) -> Tiny {
+pub(crate) fn sharpened(tiny: Tiny, factor: f64) -> Tiny {
     no_grad(|| {
         for mut weights in tiny.parameters.trained.iter().map(Tensor::shallow_clone) {
             let _ = weights.g_mul_scalar_(factor);
@@ -110,7 +110,7 @@ pub fn sharpened(tiny: Tiny, factor: f64) -> Tiny {
 }
 
 /// Sources of these lengths, padded.
-pub fn sources(lengths: &[i64]) -> Sources {
+pub(crate) fn sources(lengths: &[i64]) -> Sources {
     let longest = lengths.iter().copied().max().unwrap_or(1);
     let lengths = Tensor::from_slice(lengths).unsqueeze(1);
     let place = Tensor::arange(longest, (Kind::Int64, Device::Cpu)).unsqueeze(0);
@@ -121,7 +121,7 @@ pub fn sources(lengths: &[i64]) -> Sources {
 }
 
 /// What a model of random weights is made of; a BERT has `bert_words` entries.
-pub fn parts(
+pub(crate) fn parts(
     encoder: Value,
     decoder: Value,
     objective: Value,

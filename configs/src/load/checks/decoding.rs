@@ -6,7 +6,7 @@ use crate::schema::model::Objective;
 use crate::schema::run::RunConfig;
 
 /// Reports every conflict.
-pub fn check(run: &RunConfig, report: &mut Report) {
+pub(super) fn check(run: &RunConfig, report: &mut Report) {
     match (&run.model.objective, &run.decoding) {
         (Objective::Autoregressive(_), Decoding::MaskPredict(_)) => {
             let message = "the autoregressive objective's decoder is causal and cannot fill in \

@@ -24,7 +24,7 @@ use crate::schema::run::RunConfig;
 use crate::schema::training::{Optimizer, Schedule};
 
 /// Reports every conflict.
-pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+pub(super) fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     run_name(run, report);
     texts(run, report);
     teachers(run, report);

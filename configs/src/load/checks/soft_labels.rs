@@ -39,7 +39,7 @@ fn input(labels: &SoftLabels, report: &mut Report) {
 
 /// Both sides have the ids of the teacher, a BERT. Whether it is the same vocabulary only its files
 /// tell, which the trainer compares.
-pub fn check(run: &RunConfig, report: &mut Report) {
+pub(super) fn check(run: &RunConfig, report: &mut Report) {
     let Some(labels) = run.model.soft_labels() else { return };
     input(labels, report);
     if labels.pretrained.is_none() {

@@ -7,7 +7,7 @@ use crate::schema::run::RunConfig;
 use crate::schema::transformer::{BertFused, CtNmt, Transformer};
 
 /// Reports every conflict.
-pub fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
+pub(super) fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let encoder = run.model.encoder.transformer();
     let decoder = run.model.decoder.as_ref().and_then(Decoder::transformer);
     let sides = [("encoder", encoder), ("decoder", decoder)];

@@ -2,7 +2,7 @@
 
 use super::{Family, SpecialTokens};
 
-pub static BERT: Family = Family {
+pub(super) static BERT: Family = Family {
     model_types: &["bert"],
     names: &[],
     vocabularies: &["tokenizer.json", "vocab.txt"],

@@ -4,7 +4,7 @@
 
 use super::{Family, SpecialTokens};
 
-pub static ROBERTA: Family = Family {
+pub(super) static ROBERTA: Family = Family {
     model_types: &["roberta", "xlm-roberta", "camembert"],
     names: &[
         ("bert.", "roberta."),

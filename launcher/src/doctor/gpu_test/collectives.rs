@@ -17,7 +17,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What was found of the collective operations.
 #[derive(Debug, Default, Serialize)]
-pub struct Collectives {
+pub(crate) struct Collectives {
     /// How many ranks were tested; 0 if none could be.
     pub ranks: usize,
     /// What the test said.
@@ -131,7 +131,7 @@ impl Collectives {
     }
 
     /// What has been shown, for people, if nothing failed.
-    pub fn success(&self) -> String {
+    pub(crate) fn success(&self) -> String {
         match self.ranks {
             0 => "what GPUs do together was not tested".into(),
             1 => "one rank conforms".into(),

@@ -11,16 +11,16 @@ use serde::Serialize;
 use tandem_cluster::hosts::Machine;
 use tandem_cluster::run::gpu_report::GpuReport;
 
-pub use collectives::Collectives;
+pub(crate) use collectives::Collectives;
 use telling::{Ended, run};
 
 /// How long the whole of `tandem doctor --gpu` may take.
-pub const LONGEST: Duration = Duration::from_secs(90);
+pub(crate) const LONGEST: Duration = Duration::from_secs(90);
 /// What the GPUs one by one leave of it to the collective operations.
 const FOR_COLLECTIVES: Duration = Duration::from_secs(30);
 
 /// What the test needs to know.
-pub struct Setting<'a> {
+pub(crate) struct Setting<'a> {
     /// The machine whose GPUs are tested.
     pub machine: &'a Machine,
     /// The worker program.
@@ -33,7 +33,7 @@ pub struct Setting<'a> {
 
 /// What the test has found.
 #[derive(Debug, Serialize)]
-pub struct GpuTest {
+pub(crate) struct GpuTest {
     /// Each GPU.
     pub gpus: Vec<Tested>,
     /// What they do together.
@@ -42,7 +42,7 @@ pub struct GpuTest {
 
 /// A GPU that was tested.
 #[derive(Debug, Serialize)]
-pub struct Tested {
+pub(crate) struct Tested {
     /// Its number among the visible ones.
     pub gpu: usize,
     /// What was found; none if the test did not get that far.
@@ -56,7 +56,7 @@ impl GpuTest {
     ///
     /// # Errors
     /// A worker that cannot be started, or a log that cannot be read.
-    pub fn run(setting: &Setting, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
+    pub(crate) fn run(setting: &Setting, tell: &mut dyn FnMut(&str)) -> anyhow::Result<Self> {
         let count = setting.machine.gpus;
         let mut gpus = Vec::new();
         for gpu in 0..count {
@@ -71,7 +71,7 @@ impl GpuTest {
     }
 
     /// What failed, for people: empty if nothing did.
-    pub fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         let several = self.gpus.len() > 1;
         let name = |gpu: usize| if several { format!("GPU {gpu}: ") } else { String::new() };
         let of_gpus = self.gpus.iter().filter_map(|tested| {
@@ -82,7 +82,7 @@ impl GpuTest {
     }
 
     /// What has been shown, for people, if nothing failed.
-    pub fn success(&self) -> String {
+    pub(crate) fn success(&self) -> String {
         let together = self.collectives.success();
         match self.gpus.len() {
             1 => format!("the GPU computes what the CPU does; {together}"),

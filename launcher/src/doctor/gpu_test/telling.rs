@@ -12,7 +12,7 @@ use tandem_cluster::process::{kill_group, lead_group_until_parent_dies, wait_wit
 const KILL_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How a program ended.
-pub enum Ended {
+pub(super) enum Ended {
     /// By itself.
     InTime {
         /// How.
@@ -28,7 +28,7 @@ pub enum Ended {
 ///
 /// # Errors
 /// It cannot be started, or the system does not say how it ended.
-pub fn run(
+pub(super) fn run(
     command: &mut Command,
     longest: Duration,
     tell: &mut dyn FnMut(&str),

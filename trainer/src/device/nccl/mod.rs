@@ -22,14 +22,14 @@ use cudarc::nccl::sys::{
 use libloading::os::unix as dl;
 use tandem_cluster::topology::OLDEST_SHARING_NCCL;
 
-pub use error::NcclError;
+pub(crate) use error::NcclError;
 
 /// NCCL's names; the first is the one that libtorch_cuda asks for.
 const NAMES: [&str; 2] = ["libnccl.so.2", "libnccl.so"];
 /// The oldest NCCL whose communicators can be created without blocking and aborted from any thread.
-pub const OLDEST: Version = Version(21800);
+pub(crate) const OLDEST: Version = Version(21800);
 /// The oldest NCCL that lets several ranks share a GPU.
-pub const OLDEST_SHARING: Version = {
+pub(crate) const OLDEST_SHARING: Version = {
     let (major, minor) = OLDEST_SHARING_NCCL;
     Version((major * 10_000 + minor * 100) as i32)
 };
@@ -49,8 +49,8 @@ impl fmt::Display for Version {
 macro_rules! functions {
     ($($field:ident = $name:literal ($($argument:ty),*) -> $answer:ty;)*) => {
         /// NCCL's functions, with the types of nccl.h.
-        pub struct Functions {
-            $(#[doc = concat!("`", $name, "`.")] pub $field: unsafe extern "C" fn($($argument),*) -> $answer,)*
+        pub(crate) struct Functions {
+            $(#[doc = concat!("`", $name, "`.")] pub(crate) $field: unsafe extern "C" fn($($argument),*) -> $answer,)*
         }
 
         impl Functions {
@@ -90,7 +90,7 @@ functions! {
 }
 
 /// NCCL, loaded.
-pub struct Library {
+pub(crate) struct Library {
     /// Its functions.
     pub functions: Functions,
     /// Its version.
@@ -103,7 +103,7 @@ pub struct Library {
 ///
 /// # Errors
 /// It is not there, too old, or there are two.
-pub fn load() -> Result<&'static Library, NcclError> {
+pub(crate) fn load() -> Result<&'static Library, NcclError> {
     static LOADED: OnceLock<Library> = OnceLock::new();
     let library = match LOADED.get() {
         Some(library) => library,
@@ -155,7 +155,7 @@ impl Library {
     }
 
     /// Several ranks are to share a GPU, which this version does not let them.
-    pub fn cannot_share(&self, workers: usize) -> NcclError {
+    pub(crate) fn cannot_share(&self, workers: usize) -> NcclError {
         NcclError::NoSharing { workers, found: self.version, file: self.file.clone() }
     }
 
@@ -163,7 +163,7 @@ impl Library {
     ///
     /// # Errors
     /// What NCCL says, as when the host has no network.
-    pub fn unique_id(&self) -> Result<[u8; 128], NcclError> {
+    pub(crate) fn unique_id(&self) -> Result<[u8; 128], NcclError> {
         let mut id = ncclUniqueId { internal: [0; 128] };
         // SAFETY: the pointer is valid for a write.
         match unsafe { (self.functions.get_unique_id)(&mut id) } {
@@ -173,7 +173,7 @@ impl Library {
     }
 
     /// What NCCL says about a failed call.
-    pub fn failed(&self, operation: &'static str, error: ncclResult_t) -> NcclError {
+    pub(crate) fn failed(&self, operation: &'static str, error: ncclResult_t) -> NcclError {
         let Functions { get_error_string, get_last_error, .. } = self.functions;
         // SAFETY: both answer C strings that outlive the copy; the last error is one of all
         // communicators, and none is asked for.
@@ -198,7 +198,7 @@ fn version(library: &dl::Library) -> Result<(Version, *const c_void), NcclError>
 }
 
 /// Why a library or a function could not be had, in the dynamic linker's words.
-pub fn linker_says(error: &libloading::Error) -> String {
+pub(crate) fn linker_says(error: &libloading::Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
@@ -215,7 +215,7 @@ fn file_of(address: *const c_void) -> PathBuf {
 }
 
 /// The settings of a communicator whose calls do not block: NCCL_CONFIG_INITIALIZER of nccl.h.
-pub fn non_blocking() -> ncclConfig_t {
+pub(crate) fn non_blocking() -> ncclConfig_t {
     let (unset, unnamed) = (i32::MIN, std::ptr::null());
     ncclConfig_t {
         size: size_of::<ncclConfig_t>(),

@@ -4,7 +4,7 @@
 //! source ids, target ids, decoder input ids, and a digit per target token, 1 where it is
 //! predicted. Decoding: source ids, candidate lengths.
 
-pub mod reduction;
+pub(crate) mod reduction;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -36,7 +36,7 @@ use crate::verify::parity::{ParityModel, Use};
 const BUCKET_ELEMENTS: usize = 1 << 19;
 
 /// What is timed.
-pub struct Workload<'a> {
+pub(crate) struct Workload<'a> {
     /// A folder of the parity layout.
     pub model: &'a Path,
     /// The file of batches.
@@ -53,7 +53,7 @@ pub struct Workload<'a> {
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or batches that do not fit it.
-pub fn train(work: &Workload) -> anyhow::Result<Value> {
+pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
     let device = work.device;
     let parity = ParityModel::open(work.model, device, work.kinds, Use::Train)?;
     let batches = train_batches(work.batches, &parity)?;
@@ -107,7 +107,7 @@ pub fn train(work: &Workload) -> anyhow::Result<Value> {
 ///
 /// # Errors
 /// A folder that is not of the parity layout, or sentences that do not fit it.
-pub fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
+pub(crate) fn decode(work: &Workload, max_tokens: usize) -> anyhow::Result<Value> {
     let device = work.device;
     let parity = ParityModel::open(work.model, device, work.kinds, Use::Decode)?;
     let sentences = decode_sentences(work.batches, &parity)?;

@@ -17,7 +17,7 @@ use crate::parallel::{Collective, Reducer, reducer};
 
 /// What is reduced.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// In which order the sum is taken.
     pub reduction: Reduction,
     /// Micro-batches of a step, over all ranks.
@@ -43,7 +43,7 @@ pub struct Settings {
 ///
 /// # Errors
 /// A failing communication library.
-pub fn run(collective: Box<dyn Collective>, settings: &Settings) -> anyhow::Result<Value> {
+pub(crate) fn run(collective: Box<dyn Collective>, settings: &Settings) -> anyhow::Result<Value> {
     let Settings { reduction, shards, layers, weights, bucket_elements, .. } = *settings;
     let world_size = collective.world_size();
     let layer = |index| Parameter {

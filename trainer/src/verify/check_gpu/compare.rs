@@ -8,7 +8,7 @@ use super::subject::Numbers;
 const LARGEST: &str = "largest relative error";
 
 /// How far numbers of one precision may be off.
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// The precision's name.
     pub precision: &'static str,
     /// How the error of a tensor is taken.
@@ -32,7 +32,7 @@ pub struct Bounds {
 
 /// What an error is the largest or the sum of, relative to the same of what is expected.
 #[derive(Clone, Copy)]
-pub enum Norm {
+pub(crate) enum Norm {
     /// The largest absolute value.
     Largest,
     /// The square root of the sum of squares.
@@ -41,7 +41,7 @@ pub enum Norm {
 
 /// As between the released code and this program (`parity`). The losses of a training run part
 /// sooner: Adam divides each gradient by its own size, and with it what rounding has made of it.
-pub const F32: Bounds = Bounds {
+pub(crate) const F32: Bounds = Bounds {
     precision: "f32",
     norm: Norm::Largest,
     values: 1e-4,
@@ -57,7 +57,7 @@ pub const F32: Bounds = Bounds {
 /// in the worst gradient and by 8e-4 in a loss of training; about twice that is left to other orders
 /// of addition, and more to the losses. Where rounding turns a ReLU's sign, single elements of a
 /// gradient are wrong altogether, so that the norm is what counts.
-pub const BF16: Bounds = Bounds {
+pub(crate) const BF16: Bounds = Bounds {
     precision: "bf16",
     norm: Norm::Euclidean,
     values: 2e-2,
@@ -70,7 +70,7 @@ pub const BF16: Bounds = Bounds {
 };
 
 /// One check per quantity.
-pub fn compare(bounds: &Bounds, found: &Numbers, expected: &Numbers) -> Vec<Check> {
+pub(crate) fn compare(bounds: &Bounds, found: &Numbers, expected: &Numbers) -> Vec<Check> {
     let name = |quantity: &str| format!("{quantity}, {}", bounds.precision);
     let tensor = |quantity: &str, found: &Tensor, expected: &Tensor| {
         let error = error(found, expected, bounds.norm, 0.0);
@@ -111,14 +111,14 @@ fn gradients(name: &str, bounds: &Bounds, found: &Numbers, expected: &Numbers) -
 
 /// The weights after so many of Adam's steps, with equal gradients on both devices: here nothing
 /// amplifies the rounding of a step, which is half of the last bit of a weight or less.
-pub fn weights(steps: usize, found: &Tensor, expected: &Tensor) -> Check {
+pub(crate) fn weights(steps: usize, found: &Tensor, expected: &Tensor) -> Check {
     let error = error(found, expected, Norm::Largest, 0.0);
     Check::new(&format!("weights after {steps} steps of Adam, f32"), LARGEST, error, 1e-5)
 }
 
 /// Whether products of f32 are made of f32: TF32, which has 10 bits behind the point, drops the 12th
 /// of these factors, and with it 5e-4 of the product.
-pub fn products(device: Device) -> Check {
+pub(crate) fn products(device: Device) -> Check {
     let factor = 1.0 + 2f64.powi(-12);
     let factors = Tensor::full([256, 16], factor, (Kind::Float, device));
     let found = factors.matmul(&factors.transpose(0, 1)).to_device(Device::Cpu);
@@ -133,7 +133,7 @@ pub fn products(device: Device) -> Check {
 
 /// How many translations are those of the CPU in f32: rounding decides between words that are nearly
 /// as probable, so that not all have to be.
-pub fn decoded_alike(found: &Numbers, expected: &Numbers) -> Measurement {
+pub(crate) fn decoded_alike(found: &Numbers, expected: &Numbers) -> Measurement {
     let (alike, all) = alike(found, expected);
     let name = "sentences decoded in bf16 as in f32".into();
     Measurement { name, value: alike as f64, unit: format!("of {all}") }

@@ -20,7 +20,7 @@ fn steps_of(device: Device) -> (u32, u32) {
 ///
 /// # Errors
 /// As [`Subject::step`].
-pub fn all(device: Device, measured: &mut dyn FnMut(Measurement)) -> anyhow::Result<()> {
+pub(crate) fn all(device: Device, measured: &mut dyn FnMut(Measurement)) -> anyhow::Result<()> {
     let mut say = |name: &str, value: f64, unit: &str| {
         measured(Measurement { name: name.into(), value, unit: unit.into() });
     };

@@ -3,10 +3,10 @@
 //! [`subject`] is the model that is compared, [`mod@compare`] decides what agrees, [`measure`] takes the
 //! times, [`system`] describes the machine.
 
-pub mod compare;
-pub mod measure;
-pub mod subject;
-pub mod system;
+pub(crate) mod compare;
+pub(crate) mod measure;
+pub(crate) mod subject;
+pub(crate) mod system;
 
 use std::fmt::Display;
 
@@ -22,7 +22,7 @@ use subject::{Subject, replayed};
 ///
 /// # Errors
 /// It is not there, or libtorch cannot use it.
-pub fn device(index: usize) -> anyhow::Result<Device> {
+pub(crate) fn device(index: usize) -> anyhow::Result<Device> {
     crate::device::cuda::load().map_err(|reason| {
         anyhow::anyhow!("libtorch cannot use CUDA: {reason}; fetch it with `make setup TORCH=cuda`")
     })?;
@@ -39,7 +39,7 @@ pub fn device(index: usize) -> anyhow::Result<Device> {
 ///
 /// # Errors
 /// The driver does not answer.
-pub fn run(device: Device, tell: &dyn Fn(&dyn Display)) -> anyhow::Result<GpuReport> {
+pub(crate) fn run(device: Device, tell: &dyn Fn(&dyn Display)) -> anyhow::Result<GpuReport> {
     // Several would wait for each other most of the time, in a model so small.
     tch::set_num_threads(1);
     let system = system::look(device)?;

@@ -37,7 +37,7 @@ const DECODED: usize = 4;
 const LEARNING_RATE: f64 = 1e-3;
 
 /// The model on one device, in one precision, ready for its first step.
-pub struct Subject {
+pub(crate) struct Subject {
     device: Device,
     pub(super) parameters: Parameters,
     objective: Translation,
@@ -46,7 +46,7 @@ pub struct Subject {
 }
 
 /// What is compared, in main memory.
-pub struct Numbers {
+pub(crate) struct Numbers {
     /// `H_E` of real source tokens, and 0 of the others: `[B, S, D]`, f32.
     pub encoder_output: Tensor,
     /// `[B, classes]`, f32; row 0 is −∞.
@@ -66,7 +66,7 @@ impl Subject {
     ///
     /// # Errors
     /// None that a list of parameters without files has.
-    pub fn new(device: Device, kinds: Kinds) -> anyhow::Result<Self> {
+    pub(crate) fn new(device: Device, kinds: Kinds) -> anyhow::Result<Self> {
         let ab_net = ab_net();
         let parameters = Parameters::new(&list(&ab_net), &[], SEED, kinds.frozen, device)?;
         let model = Seq2Seq::new(&ab_net, IDS.first, &parameters, kinds.compute);
@@ -89,7 +89,7 @@ impl Subject {
     ///
     /// # Errors
     /// None that a single rank has.
-    pub fn numbers(mut self, steps: usize) -> anyhow::Result<Numbers> {
+    pub(crate) fn numbers(mut self, steps: usize) -> anyhow::Result<Numbers> {
         let (ids, real) = rows(&self.batch.source, self.device);
         let encoder = &self.objective.model.encoder;
         let encoded = no_grad(|| encoder.forward(&ids, &real, &Pass::eval()));
@@ -110,7 +110,7 @@ impl Subject {
     ///
     /// # Errors
     /// None that a single rank has.
-    pub fn step(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn step(&mut self) -> anyhow::Result<()> {
         self.backward();
         self.update()
     }
@@ -156,7 +156,7 @@ impl Subject {
 ///
 /// # Errors
 /// None that a list of parameters without files has.
-pub fn replayed(device: Device, gradients: &[Tensor]) -> anyhow::Result<Tensor> {
+pub(crate) fn replayed(device: Device, gradients: &[Tensor]) -> anyhow::Result<Tensor> {
     let parameters = Parameters::new(&list(&ab_net()), &[], SEED, Kind::Float, device)?;
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let runs = runs(&parameters);

@@ -13,7 +13,7 @@ use crate::device::nccl::{self as library, NcclError};
 ///
 /// # Errors
 /// The driver does not answer.
-pub fn look(device: Device) -> Result<System, NcclError> {
+pub(crate) fn look(device: Device) -> Result<System, NcclError> {
     let card = match device {
         Device::Cuda(index) => Some(card(index)?),
         _ => None,
