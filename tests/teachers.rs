@@ -14,7 +14,7 @@ const STEPS: u64 = 12;
 const DISTILLATION: [&str; 3] = [
     "data.distillation.teacher=teacher.yaml",
     "data.distillation.beam=16",
-    "data.distillation.shard=8",
+    "data.distillation.chunk=8",
 ];
 const BACK_TRANSLATION: [&str; 6] = [
     "data.back_translation.teacher=back",
@@ -22,7 +22,7 @@ const BACK_TRANSLATION: [&str; 6] = [
     "data.back_translation.ratio=0.5",
     "data.back_translation.beam=24",
     "data.back_translation.tag=null",
-    "data.back_translation.shard=4",
+    "data.back_translation.chunk=4",
 ];
 
 /// The texts, BERTs and the teacher from English to German of all tests here, made once.
@@ -113,7 +113,7 @@ fn undisturbed_with_teacher() -> &'static (Outcome, Vec<u8>) {
 }
 
 fn chunks(folder: &Path) -> usize {
-    let entries = std::fs::read_dir(folder.join("shards")).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(folder.join("chunks")).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "jsonl")).count()
 }
 
@@ -171,10 +171,10 @@ fn students_of_one_teacher_share_its_translations() {
     let entries = std::fs::read_dir(tiny.path("cache-shared")).expect("a folder");
     let mut kept = entries.map(|entry| entry.expect("an entry").path());
     let kept = kept.find(|path| path.extension() == Some("translations".as_ref()));
-    let damaged = kept.expect("translations").join("shard-000003.jsonl");
+    let damaged = kept.expect("translations").join("chunk-000003.jsonl");
     std::fs::write(&damaged, "half").expect("a chunk");
     let (again, ended) = launch("third-student");
-    ended.assert_said("shard-000003.jsonl is damaged");
+    ended.assert_said("chunk-000003.jsonl is damaged");
     assert_eq!(again, chunks);
     assert!(std::fs::read(&damaged).expect("a chunk").len() > 4, "nothing was kept again");
 }
@@ -234,7 +234,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     let before = chunks(&run.folder().join("distilled"));
     assert!(!run.folder().join("distilled/train.jsonl").exists(), "the fault came too late");
 
-    let damaged = run.folder().join("distilled/shards/shard-000000.jsonl");
+    let damaged = run.folder().join("distilled/chunks/chunk-000000.jsonl");
     let mut bytes = std::fs::read(&damaged).expect("the first chunk");
     let place = bytes.len() - 10;
     bytes[place] ^= 1;
@@ -243,7 +243,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     wait_for_chunks(&run, "distilled", before + 2);
     expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
     let ended = launch.wait(75);
-    ended.assert_said("shard-000000.jsonl is damaged: its hash does not fit");
+    ended.assert_said("chunk-000000.jsonl is damaged: its hash does not fit");
     ended.assert_said("the same command resumes with what is not translated");
     assert!(!run.folder().join("distilled/train.jsonl").exists(), "the stop came too late");
     run.assert_no_process();
@@ -256,7 +256,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     chunks.dedup();
     assert!(count - chunks.len() <= 3, "more than what was lost was translated again");
     Outcome::of(&run, "distilled").assert_same(undisturbed());
-    assert!(!run.folder().join("distilled/shards").exists());
+    assert!(!run.folder().join("distilled/chunks").exists());
     run.assert_no_process();
     run.launch(&[], 0).assert_said("has finished");
 }

@@ -4,8 +4,6 @@
 //! each of its chunks under another name, syncs it and renames it; its first line tells what it
 //! belongs to and the hash of the rest. The coordinator verifies all chunks before a group of
 //! workers starts, removes the damaged and the foreign ones, and the workers do what is not there.
-//!
-//! On disk a chunk is called a shard, as it always was: translations are kept for years.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +44,6 @@ pub enum ChunkError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cut {
     /// Number of chunks.
-    #[serde(rename = "shards")]
     pub chunks: usize,
     /// Number of items in all of them.
     pub items: usize,
@@ -56,7 +53,6 @@ pub struct Cut {
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     key: String,
-    #[serde(rename = "shard")]
     chunk: usize,
     cut: Cut,
     sha256: String,
@@ -87,7 +83,7 @@ impl Chunks {
     }
 
     fn path(&self, chunk: usize) -> PathBuf {
-        self.folder.join(format!("shard-{chunk:06}.jsonl"))
+        self.folder.join(format!("chunk-{chunk:06}.jsonl"))
     }
 
     /// Whether a chunk is there. It was verified before the workers started.
@@ -277,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn drafts_and_foreign_shards_go() {
+    fn drafts_and_foreign_chunks_go() {
         let folder = TempDir::new().unwrap();
         let mine = written(&folder);
         fs::write(mine.path(1).with_extension("tmp-2-0"), "half").unwrap();
@@ -285,13 +281,13 @@ mod tests {
         other.write(1, CUT, "{\"index\":1}\n").unwrap();
         let (whole, damaged) = mine.clean().unwrap();
         assert_eq!(whole, 1);
-        assert!(damaged[0].to_string().contains("shard-000001"), "{}", damaged[0]);
+        assert!(damaged[0].to_string().contains("chunk-000001"), "{}", damaged[0]);
         assert!(damaged[0].to_string().ends_with("it belongs to other work"), "{}", damaged[0]);
         assert_eq!(mine.files().unwrap(), [mine.path(0)]);
     }
 
     #[test]
-    fn linked_shards_outlive_the_first_ones() {
+    fn linked_chunks_outlive_the_first_ones() {
         let folder = TempDir::new().unwrap();
         let first = written(&folder);
         let items = first.merge().unwrap();
@@ -315,11 +311,11 @@ mod tests {
         let item = "{\"index\":0}\n";
         let sha256 = hex::encode(Sha256::digest(item));
         let header = format!(
-            r#"{{"key":"key","shard":0,"cut":{{"shards":1,"items":1}},"sha256":"{sha256}"}}"#
+            r#"{{"key":"key","chunk":0,"cut":{{"chunks":1,"items":1}},"sha256":"{sha256}"}}"#
         );
         let chunks = chunks(&folder);
         fs::create_dir(chunks.folder()).unwrap();
-        let path = chunks.folder().join("shard-000000.jsonl");
+        let path = chunks.folder().join("chunk-000000.jsonl");
         fs::write(path, format!("{header}\n{item}")).unwrap();
         assert_eq!(chunks.merge().unwrap(), [item.trim()]);
     }

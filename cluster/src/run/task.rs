@@ -13,7 +13,7 @@ use crate::run::atomic;
 use crate::run::chunks::Chunks;
 use crate::run::store::hash_file;
 
-const CHUNKS: &str = "shards";
+const CHUNKS: &str = "chunks";
 const CACHE: &str = "cache";
 const CHOSEN: &str = "chosen.txt";
 
@@ -34,7 +34,6 @@ pub struct Task {
     /// What is done with sentences that are too long for the model.
     pub too_long: TooLong,
     /// Sentences in a chunk, at least; a chunk ends with a batch.
-    #[serde(rename = "shard")]
     pub chunk: usize,
     /// The hash of all that decides what the translations are.
     pub key: String,

@@ -77,9 +77,9 @@ pub struct Distillation {
     pub beam: Option<usize>,
     /// Sentences that are kept at once: at most so many for each worker are translated again
     /// after a fault.
-    #[serde(default = "shard")]
+    #[serde(default = "chunk")]
     #[schemars(range(min = 1))]
-    pub shard: usize,
+    pub chunk: usize,
 }
 
 /// Back-translation: the teacher, a model of the other direction, translates text of the target's
@@ -102,10 +102,10 @@ pub struct BackTranslation {
     /// See `distillation.beam`.
     #[schemars(range(min = 1, max = 64))]
     pub beam: Option<usize>,
-    /// See `distillation.shard`.
-    #[serde(default = "shard")]
+    /// See `distillation.chunk`.
+    #[serde(default = "chunk")]
     #[schemars(range(min = 1))]
-    pub shard: usize,
+    pub chunk: usize,
 }
 
 /// Where one split's text lies.
@@ -192,6 +192,6 @@ fn one_to_one() -> f64 {
     1.0
 }
 
-fn shard() -> usize {
+fn chunk() -> usize {
     1000
 }

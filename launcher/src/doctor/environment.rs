@@ -11,9 +11,9 @@ pub(super) fn inside_mpirun(site: &Site) -> Option<Trouble> {
     let ranks = site.variable("OMPI_COMM_WORLD_SIZE")?;
     fail(
         format!(
-            "this is one of {ranks} processes that mpirun started, and the launcher starts mpirun"
+            "this process is one of {ranks} started by mpirun, but the launcher starts mpirun itself"
         ),
-        "start `tandem launch` once, without mpirun",
+        "run `tandem launch` once, without mpirun",
     )
 }
 
@@ -29,7 +29,11 @@ pub(super) fn mpi_components(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!("OMPI_MCA_btl is `{named}`: without `self` Open MPI cannot start a worker"),
-        if excludes { "take `self` out of it" } else { "add `self` to it, as in `self,vader,tcp`" },
+        if excludes {
+            "remove `self` from the list"
+        } else {
+            "add `self` to the list, as in `self,vader,tcp`"
+        },
     )
 }
 
@@ -44,10 +48,10 @@ pub(super) fn other_libtorch(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!(
-            "LD_LIBRARY_PATH leads to {folder}, whose libtorch {libtorch} the worker loads, and it was \
-             built with {built_libtorch}"
+            "the worker was built with libtorch {built_libtorch}, but loads libtorch {libtorch} from {folder}, \
+             which is in LD_LIBRARY_PATH"
         ),
-        "take that folder out of it",
+        "remove that folder from LD_LIBRARY_PATH",
     )
 }
 
@@ -58,8 +62,8 @@ pub(super) fn nccl_variables(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        format!("{name} is set: NCCL takes a slower way between GPUs than it could"),
-        "unset it, unless that way does not work here",
+        format!("{name} is set, which makes NCCL use a slower path between GPUs"),
+        "unset it, unless the faster path does not work on this machine",
     )
 }
 
@@ -70,10 +74,10 @@ pub(super) fn threads_variable(site: &Site) -> Option<Trouble> {
     }
     warn(
         format!(
-            "OMP_NUM_THREADS is {set} and cluster.threads is {}: each worker gets the latter",
+            "OMP_NUM_THREADS is {set}, but cluster.threads is {}: workers use the latter",
             topology.threads
         ),
-        "unset the one or change the other",
+        "unset OMP_NUM_THREADS, or change cluster.threads",
     )
 }
 
@@ -81,8 +85,10 @@ pub(super) fn temporary_folder(site: &Site) -> Option<Trouble> {
     let folder = site.variable("TMPDIR").filter(|it| !it.is_empty())?;
     if !Path::new(folder).is_dir() {
         return fail(
-            format!("TMPDIR is {folder}, which is no folder: Open MPI keeps its files there"),
-            "make it, or unset TMPDIR",
+            format!(
+                "TMPDIR is {folder}, which is not a folder, and Open MPI keeps its session files there"
+            ),
+            "create it, or unset TMPDIR",
         );
     }
     // A socket's path has 108 characters, of which Open MPI's own part takes about 50.
@@ -91,10 +97,10 @@ pub(super) fn temporary_folder(site: &Site) -> Option<Trouble> {
     }
     warn(
         format!(
-            "TMPDIR has {} characters, too many for the sockets of Open MPI in it",
+            "the path in TMPDIR has {} characters, which is too long for Open MPI's sockets",
             folder.len()
         ),
-        "use a shorter one, as in `TMPDIR=/tmp`",
+        "use a shorter path, for example `TMPDIR=/tmp`",
     )
 }
 
@@ -107,7 +113,7 @@ pub(super) fn slurm_tasks(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!("SLURM_NTASKS is {tasks}, but SLURM_NTASKS_PER_NODE is {each} on {nodes} nodes"),
-        "ask Slurm for either --ntasks or --ntasks-per-node",
+        "submit the job with either --ntasks or --ntasks-per-node, not both",
     )
 }
 
@@ -120,7 +126,7 @@ pub(super) fn slurm_gpus(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!("Slurm granted {granted} GPUs, but CUDA_VISIBLE_DEVICES names {named}"),
-        "leave CUDA_VISIBLE_DEVICES to Slurm",
+        "do not set CUDA_VISIBLE_DEVICES in a job: Slurm sets it",
     )
 }
 
@@ -131,7 +137,7 @@ pub(super) fn slurm_end(site: &Site) -> Option<Trouble> {
         return None;
     }
     fail(
-        "SLURM_JOB_END_TIME is over, or within the next minute",
-        "ask Slurm for a new job; the variable may be left over from an earlier one",
+        "SLURM_JOB_END_TIME has passed, or is less than a minute away",
+        "submit a new job; or unset the variable, if it is left over from an earlier one",
     )
 }

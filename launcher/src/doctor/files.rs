@@ -12,7 +12,7 @@ const SOME: u64 = 1 << 30;
 const LEFT_OVER: Duration = Duration::from_secs(3600);
 
 pub(super) fn config(site: &Site) -> Option<Trouble> {
-    fail(site.problems.clone()?, "each line says what is allowed there, or which file is not there")
+    fail(site.problems.clone()?, "correct these lines; each says what is allowed")
 }
 
 pub(super) fn hub(site: &Site) -> Option<Trouble> {
@@ -21,12 +21,16 @@ pub(super) fn hub(site: &Site) -> Option<Trouble> {
     let name = names.iter().find(|name| is_missing(name))?;
     let Some(variable) = offline(|name| site.variable(name).map(Into::into)) else {
         return warn(
-            format!("`{name}` is neither a folder nor in the hub's cache: launching fetches it"),
-            "launch where the hub can be reached, or copy its folder here",
+            format!(
+                "`{name}` is neither a folder nor in the Hugging Face cache, so launching downloads it"
+            ),
+            "launch on a machine that can reach the hub, or copy the model's folder to this one",
         );
     };
     fail(
-        format!("`{name}` is neither a folder nor in the hub's cache, and {variable} is set"),
+        format!(
+            "`{name}` is neither a folder nor in the Hugging Face cache, and {variable} forbids downloads"
+        ),
         format!("unset {variable}, or give the path of a folder"),
     )
 }
@@ -34,8 +38,8 @@ pub(super) fn hub(site: &Site) -> Option<Trouble> {
 pub(super) fn run_folder(site: &Site) -> Option<Trouble> {
     let reason = site.writable.as_ref().err()?;
     fail(
-        format!("nothing can be written for {}: {reason}", site.folder.display()),
-        "choose another folder with `run.folder`, or make that one writable",
+        format!("{} is not writable: {reason}", site.folder.display()),
+        "make it writable, or choose another folder with `run.folder`",
     )
 }
 
@@ -47,12 +51,12 @@ pub(super) fn space(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!(
-            "{} MiB are free for {}, and the run writes up to {} MiB",
+            "{} MiB of disk are free for {}, but the run writes up to {} MiB",
             site.free >> 20,
             site.folder.display(),
             needed >> 20
         ),
-        "free some, keep fewer checkpoints, or choose another folder with `run.folder`",
+        "free disk space, keep fewer checkpoints, or choose another folder with `run.folder`",
     )
 }
 
@@ -62,8 +66,11 @@ pub(super) fn clock(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        format!("the clock of the file system under {} is off by {skew} s", site.folder.display()),
-        "synchronise the clocks of this machine and the file server (chrony, ntp)",
+        format!(
+            "the clock of the file system under {} differs from this machine's by {skew} s",
+            site.folder.display()
+        ),
+        "synchronise both clocks (chrony, ntp)",
     )
 }
 
@@ -84,7 +91,7 @@ pub(super) fn killed_launcher(site: &Site) -> Option<Trouble> {
     }
     warn(
         format!("the last launcher of {} was killed at step {}", site.folder.display(), state.step),
-        "launching resumes from its newest checkpoint; `--restart` starts over",
+        "nothing to do: launching resumes from the newest checkpoint (`--restart` starts over)",
     )
 }
 
@@ -102,7 +109,7 @@ pub(super) fn shared_memory_leftovers(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        format!("killed programs have left {count} files of shared memory in /dev/shm"),
-        "if no MPI program runs here: `rm /dev/shm/vader_segment.* /dev/shm/nccl-*`",
+        format!("killed programs have left {count} shared-memory files in /dev/shm"),
+        "if no MPI or NCCL program is running: `rm /dev/shm/vader_segment.* /dev/shm/nccl-*`",
     )
 }

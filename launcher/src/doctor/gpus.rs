@@ -28,14 +28,16 @@ pub(super) fn visible_devices(site: &Site) -> Option<Trouble> {
     let there = |name: &&str| name.parse().map_or(true, |index: usize| index < installed);
     if let Some(missing) = names.iter().find(|name| !there(name)) {
         return fail(
-            format!("CUDA_VISIBLE_DEVICES names GPU `{missing}`, and there are {installed}"),
-            "name GPUs that are there, counted from 0: CUDA ignores the wrong one and all behind it",
+            format!(
+                "CUDA_VISIBLE_DEVICES names GPU `{missing}`, but this machine has {installed} GPUs"
+            ),
+            "name existing GPUs, counted from 0: CUDA ignores the wrong name and all that follow it",
         );
     }
     let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
     if let Some((_, name)) = twice {
         return fail(
-            format!("CUDA_VISIBLE_DEVICES names GPU `{name}` twice, and so hides them all"),
+            format!("CUDA_VISIBLE_DEVICES names GPU `{name}` twice, which hides all GPUs"),
             "name each GPU once",
         );
     }
@@ -43,8 +45,8 @@ pub(super) fn visible_devices(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        format!("CUDA_VISIBLE_DEVICES hides all of the {installed} GPUs"),
-        "unset it, or let it name the GPUs that are to be used",
+        format!("CUDA_VISIBLE_DEVICES hides all {installed} GPUs"),
+        "unset it, or name the GPUs to use",
     )
 }
 
@@ -53,8 +55,8 @@ pub(super) fn driver(site: &Site) -> Option<Trouble> {
         return None;
     }
     fail(
-        "there are GPUs, but libcuda.so.1 cannot be loaded",
-        "install NVIDIA's driver; in a container, start it with the GPUs (`--gpus all`)",
+        "this machine has GPUs, but libcuda.so.1 cannot be loaded",
+        "install NVIDIA's driver; start a container with `--gpus all`",
     )
 }
 
@@ -72,7 +74,7 @@ pub(super) fn driver_version(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!(
-            "the driver serves CUDA {}, and libtorch needs CUDA {}",
+            "the driver supports CUDA {}, but libtorch needs CUDA {}",
             cuda_version(libraries.driver?),
             cuda_version(libraries.cuda)
         ),
@@ -88,11 +90,11 @@ pub(super) fn cuda(site: &Site) -> Option<Trouble> {
     match &libraries.no_cuda {
         Some(reason) => fail(
             format!("libtorch cannot use CUDA: {reason}"),
-            "fetch it with `make setup TORCH=cuda`, and build again",
+            "install libtorch for CUDA with `make setup TORCH=cuda`, and build again",
         ),
         None if libraries.gpus < site.machine.gpus => fail(
-            format!("libtorch sees {} of {} GPUs", libraries.gpus, site.machine.gpus),
-            "see what `nvidia-smi` says of them; reset or hide those that do not answer",
+            format!("libtorch can use only {} of {} GPUs", libraries.gpus, site.machine.gpus),
+            "check them with `nvidia-smi`; reset or hide those that do not respond",
         ),
         None => None,
     }
@@ -102,7 +104,7 @@ pub(super) fn nccl(site: &Site) -> Option<Trouble> {
     let libraries = site.found_libraries()?;
     let reason = libraries.no_nccl.as_ref().filter(|_| joins_gpus(site))?;
     fail(
-        format!("several GPUs cannot be joined: {reason}"),
-        "fetch NCCL with `make setup TORCH=cuda`, or use one worker",
+        format!("NCCL cannot be used, which several GPUs need: {reason}"),
+        "install NCCL with `make setup TORCH=cuda`, or set `cluster.workers: 1`",
     )
 }

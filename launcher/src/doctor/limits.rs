@@ -43,14 +43,16 @@ pub(crate) fn refuse_low_limits(topology: &Topology) -> Result<(), Refused> {
 fn few_open_files(limits: &str) -> Option<Trouble> {
     let granted = limit_in(limits, "Max open files").filter(|&granted| granted < 512)?;
     fail(
-        format!("a process may open {granted} files, and workers and their connections need 512"),
-        "raise it: `ulimit -n 4096`, or LimitNOFILE of the service that starts Tandem",
+        format!(
+            "a process may open only {granted} files, but workers and their connections need 512"
+        ),
+        "raise the limit: `ulimit -n 4096`, or LimitNOFILE of the service that starts Tandem",
     )
 }
 
 /// How a limit of processes is raised.
 const MORE_PROCESSES: &str =
-    "raise it: `ulimit -u 4096`, or TasksMax of the service that starts Tandem";
+    "raise the limit: `ulimit -u 4096`, or TasksMax of the service that starts Tandem";
 
 pub(super) fn processes(site: &Site) -> Option<Trouble> {
     let text = site.system_text(LIMITS);
@@ -60,8 +62,8 @@ pub(super) fn processes(site: &Site) -> Option<Trouble> {
         let granted = limit_in(&text, "Max processes").filter(|&granted| granted < enough)?;
         warn(
             format!(
-                "this user may have {granted} processes and threads, and beside what else runs {enough} \
-                 are enough"
+                "this user may have only {granted} processes and threads; {enough} leave room for what else \
+                 runs"
             ),
             MORE_PROCESSES,
         )
@@ -73,7 +75,9 @@ fn few_processes(limits: &str, topology: &Topology) -> Option<Trouble> {
     let needed = 16 + topology.ranks_per_host() * (8 + topology.threads);
     let granted = limit_in(limits, "Max processes").filter(|&granted| granted < needed as u64)?;
     fail(
-        format!("this user may have {granted} processes and threads, and the run needs {needed}"),
+        format!(
+            "this user may have only {granted} processes and threads, but the run needs {needed}"
+        ),
         MORE_PROCESSES,
     )
 }
@@ -89,8 +93,8 @@ pub(super) fn core_files(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        "a worker that crashes writes all of its memory to a core file",
-        "forbid it where the disk is small: `ulimit -c 0`",
+        "a worker that crashes writes its whole memory to a core file",
+        "if the disk is small, disable core files: `ulimit -c 0`",
     )
 }
 
@@ -103,8 +107,8 @@ pub(super) fn locked_memory(site: &Site) -> Option<Trouble> {
         return None;
     }
     fail(
-        format!("InfiniBand locks its buffers in memory, of which {granted} bytes are allowed"),
-        "raise it: `ulimit -l unlimited`; under Slurm, LimitMEMLOCK=infinity for slurmd",
+        format!("InfiniBand locks its buffers in memory, but only {granted} bytes may be locked"),
+        "raise the limit: `ulimit -l unlimited`; under Slurm, LimitMEMLOCK=infinity for slurmd",
     )
 }
 
@@ -122,7 +126,7 @@ pub(super) fn memory(site: &Site) -> Option<Trouble> {
     }
     warn(
         format!(
-            "the workers need about {} MiB of memory, and {} are available",
+            "the workers need about {} MiB of memory, but only {} MiB are available",
             needed / MEBIBYTE,
             available / MEBIBYTE
         ),
@@ -136,10 +140,10 @@ pub(super) fn shared_memory(site: &Site) -> Option<Trouble> {
     let free = site.shared_memory.filter(|&free| free < needed)?;
     fail(
         format!(
-            "/dev/shm has {} MiB free, and workers share up to {} MiB through it",
+            "/dev/shm has {} MiB free, but workers may need {} MiB of shared memory",
             free / MEBIBYTE,
             needed / MEBIBYTE
         ),
-        "give it more: `mount -o remount,size=1G /dev/shm`, or `--shm-size 1g` for a container",
+        "enlarge it: `mount -o remount,size=1G /dev/shm`, or start a container with `--shm-size 1g`",
     )
 }

@@ -9,7 +9,7 @@ pub(super) fn host_name(site: &Site) -> Option<Trouble> {
     }
     let host = &site.machine.host;
     warn(
-        format!("this machine's name, {host}, leads to no address: Open MPI may wait for it"),
+        format!("this machine's name, {host}, does not resolve, which may delay Open MPI"),
         format!("add `127.0.1.1 {host}` to /etc/hosts"),
     )
 }
@@ -18,7 +18,7 @@ pub(super) fn loopback(site: &Site) -> Option<Trouble> {
     let reason = site.loopback.as_ref().err()?;
     fail(
         reason.clone(),
-        "the firewall has to allow it, too: workers report to the launcher through it",
+        "allow loopback connections in the firewall: workers report to the launcher through them",
     )
 }
 
@@ -26,8 +26,8 @@ pub(super) fn hosts(site: &Site) -> Option<Trouble> {
     let reason = site.hosts.as_ref().err()?;
     fail(
         reason.clone(),
-        "on each host the others' names have to lead to their addresses (Slurm's NodeAddr will do), ssh has \
-         to ask for no password, and the firewall has to let the hosts connect to each other",
+        "each host must resolve the others' names (Slurm's NodeAddr will do), log in to them by ssh without a \
+         password, and be able to connect to them through the firewall",
     )
 }
 
@@ -38,17 +38,17 @@ pub(super) fn other_interfaces(site: &Site) -> Option<Trouble> {
         [only] => (format!("{only} is"), site.ways.interfaces.join(", ")),
         _ => (format!("{} are", others.join(", ")), site.ways.interfaces.join(", ")),
     };
-    let mpi = match site.ways.networks.as_slice() {
-        [] if site.ways.by_ipv6() => "Tandem keeps Open MPI to IPv6".to_owned(),
-        [] => "Open MPI takes any of them, since the hosts share no IPv4 network".to_owned(),
-        networks => format!("Tandem keeps Open MPI to {}", networks.join(", ")),
+    let restricted = match site.ways.networks.as_slice() {
+        [] if site.ways.by_ipv6() => format!("Open MPI to IPv6 and NCCL to {used}"),
+        [] => format!("NCCL to {used}, but not Open MPI, since the hosts share no IPv4 network"),
+        networks => format!("Open MPI to {} and NCCL to {used}", networks.join(", ")),
     };
     warn(
         format!(
-            "{others} up besides {used}, which leads to the other hosts; {mpi}, NCCL to {used}"
+            "{others} up besides {used}, which leads to the other hosts: Tandem restricts {restricted}"
         ),
-        "if another network joins the hosts, set OMPI_MCA_btl_tcp_if_include to it, and on GPUs \
-         NCCL_SOCKET_IFNAME",
+        "to use another network between the hosts, name it in OMPI_MCA_btl_tcp_if_include and, on GPUs, \
+         in NCCL_SOCKET_IFNAME",
     )
 }
 
@@ -70,7 +70,7 @@ pub(super) fn mpi_interfaces(site: &Site) -> Option<Trouble> {
         let (include, exclude) = (name("include"), name("exclude"));
         if site.variable(&include).is_some() && site.variable(&exclude).is_some() {
             return fail(
-                format!("{include} and {exclude} are both set, and contradict each other"),
+                format!("{include} and {exclude} are both set, but Open MPI accepts only one"),
                 "unset one of them",
             );
         }
@@ -81,7 +81,9 @@ pub(super) fn mpi_interfaces(site: &Site) -> Option<Trouble> {
         };
         if let Some(missing) = named.into_iter().find(is_missing) {
             return fail(
-                format!("{include} names the interface {missing}, which this machine has not"),
+                format!(
+                    "{include} names the interface {missing}, which this machine does not have"
+                ),
                 format!("name one of {}, or unset it", there.join(", ")),
             );
         }
@@ -103,7 +105,7 @@ pub(super) fn nccl_interface(site: &Site) -> Option<Trouble> {
         return None;
     }
     fail(
-        format!("NCCL_SOCKET_IFNAME is {named}, and no interface of this machine is called so"),
+        format!("NCCL_SOCKET_IFNAME is {named}, which matches no interface of this machine"),
         format!("name one of {}, or unset it", there.join(", ")),
     )
 }
@@ -122,8 +124,8 @@ pub(super) fn proxy(site: &Site) -> Option<Trouble> {
     }
     fail(
         format!(
-            "{name} is `{value}`, which is no proxy: a model could not be fetched from the hub"
+            "{name} is `{value}`, which is not the URL of a proxy: models cannot be downloaded from the hub"
         ),
-        "write it as http://host:port, or unset it",
+        "set it to http://HOST:PORT, or unset it",
     )
 }

@@ -20,7 +20,7 @@ pub(super) fn glibc(site: &Site) -> Option<Trouble> {
     fail(
         format!("the worker does not start: {line}"),
         "this system's C library is older than that of the machine where Tandem was built: build \
-         it here, or on the oldest system that it is to run on",
+         Tandem here, or on the oldest system where it is to run",
     )
 }
 
@@ -32,8 +32,8 @@ pub(super) fn libraries(site: &Site) -> Option<Trouble> {
     let reason = reason.lines().next().unwrap_or_default();
     fail(
         format!("the worker does not start: {reason}"),
-        "libtorch or MPI cannot be loaded: `make setup` and `cargo build --release` in the folder \
-         where Tandem is to stay, which must be there under the same path on every host",
+        "run `make setup` and `cargo build --release` in the folder where Tandem is to stay: it loads \
+         libtorch from there, by the same path on every host",
     )
 }
 
@@ -43,8 +43,8 @@ pub(super) fn mpirun(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        "there is no mpirun in PATH: runs have one worker at most",
-        "install Open MPI (openmpi-bin), or put its folder into PATH",
+        "mpirun is not in PATH, so a run can have only one worker",
+        "install Open MPI (openmpi-bin), or add its folder to PATH",
     )
 }
 
@@ -61,17 +61,17 @@ pub(super) fn mpi_version(site: &Site) -> Option<Trouble> {
     let first = |text: &str| text.lines().next().unwrap_or_default().trim().to_owned();
     fail(
         format!(
-            "mpirun is `{}`, but the worker is linked with `{}`: each worker would be alone",
+            "mpirun is `{}`, but the worker is linked with `{}`: the workers would not find each other",
             first(started_by),
             first(linked)
         ),
-        "put the mpirun of the worker's MPI first in PATH, or build Tandem anew with this one",
+        "put the mpirun of the worker's MPI first in PATH, or rebuild Tandem with this one",
     )
 }
 
 pub(super) fn topology(site: &Site) -> Option<Trouble> {
     let reason = site.run.as_ref()?.topology.as_ref().err()?;
-    fail(reason.clone(), "change the `cluster` keys, or this machine")
+    fail(reason.clone(), "change the keys of `cluster`, or use another machine")
 }
 
 pub(super) fn cpus(site: &Site) -> Option<Trouble> {
@@ -83,10 +83,10 @@ pub(super) fn cpus(site: &Site) -> Option<Trouble> {
     let device = if topology.device == Device::Cuda { " beside the GPUs" } else { "" };
     warn(
         format!(
-            "{} workers of {} threads{device} want {threads} CPUs, and there are {cpus}",
+            "{} workers of {} threads{device} need {threads} CPUs, but this machine has {cpus}",
             topology.ranks, topology.threads
         ),
-        "lower cluster.workers or cluster.threads, or leave cluster.threads at 0",
+        "lower cluster.workers or cluster.threads, or leave cluster.threads at 0 (automatic)",
     )
 }
 
@@ -98,8 +98,8 @@ pub(super) fn vector_instructions(site: &Site) -> Option<Trouble> {
         return None;
     }
     warn(
-        "this CPU has no AVX2, or a virtual machine hides it: training on it is several times slower",
-        "let the virtual machine pass the host's CPU through, or use another machine",
+        "this CPU has no AVX2, or a virtual machine hides it, which makes training several times slower",
+        "pass the host's CPU through to the virtual machine, or use another machine",
     )
 }
 

@@ -192,16 +192,20 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             libraries.built_libtorch = "2.13.0".into();
             libraries.libtorch = "2.11.0".into();
         },
-        "whose libtorch 2.11.0 the worker loads, and it was built with 2.13.0",
+        "was built with libtorch 2.13.0, but loads libtorch 2.11.0",
     ),
-    ("mpirun", |it| (it.site.machine.mpirun, it.site.mpirun) = (false, None), "no mpirun in PATH"),
+    (
+        "mpirun",
+        |it| (it.site.machine.mpirun, it.site.mpirun) = (false, None),
+        "mpirun is not in PATH",
+    ),
     ("mpi-version", |it| it.site.mpirun = Some("mpirun (Open MPI) 5.0.3".into()), "5.0.3"),
     (
         "mpi-version",
         |it| it.site.mpirun = Some("HYDRA build details:\n Version: 4.1.4".into()),
         "HYDRA",
     ),
-    ("inside-mpirun", |it| it.set("OMPI_COMM_WORLD_SIZE", "4"), "one of 4 processes"),
+    ("inside-mpirun", |it| it.set("OMPI_COMM_WORLD_SIZE", "4"), "one of 4 started by mpirun"),
     ("mpi-components", |it| it.set("OMPI_MCA_btl", "vader,tcp"), "`vader,tcp`"),
     ("mpi-components", |it| it.set("OMPI_MCA_btl", "^openib,self"), "`^openib,self`"),
     ("mpi-interfaces", |it| it.set("OMPI_MCA_btl_tcp_if_include", "lo,ib0"), "interface ib0"),
@@ -224,7 +228,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
     (
         "cpus",
         |it| it.add_run().topology.as_mut().unwrap().threads = 3,
-        "want 6 CPUs, and there are 4",
+        "need 6 CPUs, but this machine has 4",
     ),
     (
         "vector-instructions",
@@ -239,7 +243,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.site.machine.gpus = 0;
             it.set("CUDA_VISIBLE_DEVICES", "");
         },
-        "hides all of the 2 GPUs",
+        "hides all 2 GPUs",
     ),
     (
         "visible-devices",
@@ -249,7 +253,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.site.machine.gpus = 0;
             it.set("CUDA_VISIBLE_DEVICES", "none");
         },
-        "hides all of the 2 GPUs",
+        "hides all 2 GPUs",
     ),
     (
         "visible-devices",
@@ -257,7 +261,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_gpus();
             it.set("CUDA_VISIBLE_DEVICES", "0,2");
         },
-        "names GPU `2`, and there are 2",
+        "names GPU `2`, but this machine has 2 GPUs",
     ),
     (
         "visible-devices",
@@ -281,7 +285,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_gpus();
             it.libraries().driver = Some(12040);
         },
-        "serves CUDA 12.4, and libtorch needs CUDA 13.0",
+        "supports CUDA 12.4, but libtorch needs CUDA 13.0",
     ),
     (
         "cuda",
@@ -297,7 +301,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_gpus();
             it.libraries().gpus = 1;
         },
-        "sees 1 of 2 GPUs",
+        "can use only 1 of 2 GPUs",
     ),
     (
         "nccl",
@@ -322,7 +326,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_run().config.cluster.threads = 1;
             it.set("OMP_NUM_THREADS", "8");
         },
-        "OMP_NUM_THREADS is 8 and cluster.threads is 1",
+        "OMP_NUM_THREADS is 8, but cluster.threads is 1",
     ),
     ("temporary-folder", |it| it.set("TMPDIR", "/no/such/folder"), "/no/such/folder"),
     (
@@ -332,7 +336,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             fs::create_dir(&path).unwrap();
             it.set("TMPDIR", path.to_str().unwrap());
         },
-        "too many",
+        "too long",
     ),
     (
         "slurm-tasks",
@@ -353,7 +357,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
         "granted 2 GPUs",
     ),
     ("slurm-end", |it| it.set("SLURM_JOB_END_TIME", "1700000000"), "SLURM_JOB_END_TIME"),
-    ("host-name", |it| it.site.resolves = false, "name, here, leads to no address"),
+    ("host-name", |it| it.site.resolves = false, "name, here, does not resolve"),
     ("loopback", |it| it.site.loopback = Err("Operation not permitted".into()), "not permitted"),
     ("hosts", |it| it.site.hosts = Err("n1 does not answer".into()), "n1 does not answer"),
     (
@@ -361,7 +365,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
         |it| it.add_other_interfaces(&["10.1.0.0/16"]),
         "docker0, eth1 are up besides eth0",
     ),
-    ("interfaces", |it| it.add_other_interfaces(&[]), "Open MPI takes any of them"),
+    ("interfaces", |it| it.add_other_interfaces(&[]), "but not Open MPI"),
     ("open-files", |it| drop(it.write("proc/self/limits", "Max open files 256 1024 files")), "256"),
     (
         "processes",
@@ -369,7 +373,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_run();
             it.write("proc/self/limits", "Max processes 30 30 processes");
         },
-        "and the run needs 34",
+        "but the run needs 34",
     ),
     (
         "processes",
@@ -404,11 +408,15 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             let file = fs::File::options().write(true).open(path).unwrap();
             file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
         },
-        "left 1 files",
+        "left 1 shared-memory files",
     ),
     ("run-folder", |it| it.site.writable = Err("/: Read-only file system".into()), "Read-only"),
-    ("space", |it| it.site.free = 5 << 20, "5 MiB are free"),
-    ("clock", |it| it.site.clock_skew = Duration::from_secs(90), "off by 90 s"),
+    ("space", |it| it.site.free = 5 << 20, "5 MiB of disk are free"),
+    (
+        "clock",
+        |it| it.site.clock_skew = Duration::from_secs(90),
+        "differs from this machine's by 90 s",
+    ),
     (
         "killed-launcher",
         |it| {

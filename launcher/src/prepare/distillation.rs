@@ -78,7 +78,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
             key: "data.distillation",
             teacher: distillation.teacher.clone(),
             beam: distillation.beam,
-            chunk: distillation.shard,
+            chunk: distillation.chunk,
             input: Input::Sources(config.data.train.clone()),
             folder: run.distilled(),
             pair: Box::new(|translation| Pair {
@@ -96,7 +96,7 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
             key: "data.back_translation",
             teacher: back_translation.teacher.clone(),
             beam: back_translation.beam,
-            chunk: back_translation.shard,
+            chunk: back_translation.chunk,
             input: Input::Choice {
                 path: back_translation.text.clone(),
                 ratio: back_translation.ratio,

@@ -32,7 +32,7 @@ fn scratch(bench: &Bench) -> Option<PathBuf> {
 
 fn wait_until_it_works(bench: &Bench) {
     eventually("it translates", || {
-        scratch(bench).is_some_and(|scratch| scratch.join("task/shards").is_dir())
+        scratch(bench).is_some_and(|scratch| scratch.join("task/chunks").is_dir())
     });
 }
 

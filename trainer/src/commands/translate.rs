@@ -8,7 +8,7 @@ use tandem_cluster::run::task::Task;
 
 use crate::inference::translate::Translating;
 
-/// Translate what the task in a folder says, shard by shard.
+/// Translate what the task in a folder says, chunk by chunk.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The folder of the run for which it is done, with its config.yaml.

@@ -13,7 +13,7 @@ pub mod corpus;
 pub mod corrupt;
 pub mod detokenize;
 pub mod example;
-mod form;
+mod format;
 pub mod parallel;
 pub mod prefetch;
 pub mod read;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tandem_config::schema::data::Text;
 
-use super::form;
-pub use super::form::ReadError;
+use super::format;
+pub use super::format::ReadError;
 use tandem_cluster::run::records::{Problem, shorten};
 
 impl ReadError {
@@ -15,7 +15,7 @@ impl ReadError {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Open { .. } => false,
-            Self::Form { .. } => true,
+            Self::Format { .. } => true,
             // Errors of the system have a number, those of decompression have none.
             Self::Broken { source, .. } => source.raw_os_error().is_none(),
         }
@@ -78,7 +78,7 @@ impl Lines {
     /// # Errors
     /// The file does not exist, cannot be read, or does not agree with its name.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        Ok(Self { path: path.to_owned(), reader: form::open(path)?, line: 0 })
+        Ok(Self { path: path.to_owned(), reader: format::open(path)?, line: 0 })
     }
 
     /// The next line's bytes; `None` at the end of the file.
@@ -98,7 +98,7 @@ impl Lines {
         }
         // Everything is in one line, since a lone carriage return does not end a line here.
         if self.line == 0 && !is_ended && bytes.contains(&b'\r') {
-            return Err(ReadError::Form {
+            return Err(ReadError::Format {
                 path: self.path.clone(),
                 found: "text whose lines end with carriage returns only, as on old Macs",
                 is_inside: false,

@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shards_are_whole_batches() {
+    fn chunks_are_whole_batches() {
         let batches = [vec![3, 1], vec![2], vec![0, 5, 6], vec![4]];
         let lengths =
             |least| parts(&batches, least).iter().map(|part| part.len()).collect::<Vec<_>>();

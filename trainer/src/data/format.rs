@@ -19,7 +19,7 @@ pub enum ReadError {
     #[error(
         "{} is{} {found}; {advice}", path.display(), if *is_inside { ", unpacked," } else { "" }
     )]
-    Form {
+    Format {
         /// The file.
         path: PathBuf,
         /// What it is, as a phrase.
@@ -48,7 +48,7 @@ const BUFFER: usize = 1 << 18;
 
 /// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
+enum Format {
     Empty,
     Text,
     Gzip,
@@ -59,31 +59,31 @@ enum Form {
 }
 
 /// The magic numbers of formats that are not plain text.
-const MARKS: [(&[u8], Form); 15] = [
-    (b"\x1f\x8b", Form::Gzip),
-    (b"\xfd7zXZ\0", Form::Xz),
-    (b"\x28\xb5\x2f\xfd", Form::Zstd),
-    (b"PK\x03\x04", Form::Other("a zip archive")),
-    (b"PK\x05\x06", Form::Other("an empty zip archive")),
-    (b"BZh", Form::Other("compressed by bzip2")),
-    (b"7z\xbc\xaf\x27\x1c", Form::Other("a 7z archive")),
-    (b"Rar!\x1a\x07", Form::Other("a rar archive")),
-    (b"\x04\x22\x4d\x18", Form::Other("compressed by lz4")),
-    (b"\x1f\x9d", Form::Other("compressed by compress")),
-    (b"\xff\xfe", Form::Other("text in UTF-16")),
-    (b"\xfe\xff", Form::Other("text in UTF-16")),
-    (b"PAR1", Form::Other("a Parquet table")),
-    (b"ARROW1", Form::Other("an Arrow table")),
-    (b"%PDF-", Form::Other("a PDF")),
+const MARKS: [(&[u8], Format); 15] = [
+    (b"\x1f\x8b", Format::Gzip),
+    (b"\xfd7zXZ\0", Format::Xz),
+    (b"\x28\xb5\x2f\xfd", Format::Zstd),
+    (b"PK\x03\x04", Format::Other("a zip archive")),
+    (b"PK\x05\x06", Format::Other("an empty zip archive")),
+    (b"BZh", Format::Other("compressed by bzip2")),
+    (b"7z\xbc\xaf\x27\x1c", Format::Other("a 7z archive")),
+    (b"Rar!\x1a\x07", Format::Other("a rar archive")),
+    (b"\x04\x22\x4d\x18", Format::Other("compressed by lz4")),
+    (b"\x1f\x9d", Format::Other("compressed by compress")),
+    (b"\xff\xfe", Format::Other("text in UTF-16")),
+    (b"\xfe\xff", Format::Other("text in UTF-16")),
+    (b"PAR1", Format::Other("a Parquet table")),
+    (b"ARROW1", Format::Other("an Arrow table")),
+    (b"%PDF-", Format::Other("a PDF")),
 ];
 
-impl Form {
+impl Format {
     fn of(start: &[u8]) -> Self {
         if start.is_empty() {
             return Self::Empty;
         }
-        if let Some((_, form)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
-            return *form;
+        if let Some((_, format)) = MARKS.iter().find(|(mark, _)| start.starts_with(mark)) {
+            return *format;
         }
         if start.get(257..262) == Some(b"ustar") {
             return Self::Other("a tar archive");
@@ -132,7 +132,7 @@ impl Form {
 /// The file cannot be read, or its content does not agree with its name.
 pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
     let failed = |source| ReadError::Open { path: path.to_owned(), source };
-    let misnamed = |found: Form, is_inside: bool| ReadError::Form {
+    let misnamed = |found: Format, is_inside: bool| ReadError::Format {
         path: path.to_owned(),
         is_inside,
         found: found.describe(),
@@ -143,17 +143,21 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
         return Err(failed(io::ErrorKind::IsADirectory.into()));
     }
     let (found, reader) = peek(file).map_err(failed)?;
-    let named = Form::by_name(path);
+    let named = Format::by_name(path);
     let unpacked: Box<dyn Read + Send> = match (found, named) {
-        (Form::Empty | Form::Text, Form::Text) => return Ok(Box::new(reader)),
-        (Form::Gzip, Form::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-        (Form::Xz, Form::Xz) => Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(reader)),
-        (Form::Zstd, Form::Zstd) => Box::new(zstd::Decoder::with_buffer(reader).map_err(failed)?),
+        (Format::Empty | Format::Text, Format::Text) => return Ok(Box::new(reader)),
+        (Format::Gzip, Format::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        (Format::Xz, Format::Xz) => {
+            Box::new(liblzma::bufread::XzDecoder::new_multi_decoder(reader))
+        }
+        (Format::Zstd, Format::Zstd) => {
+            Box::new(zstd::Decoder::with_buffer(reader).map_err(failed)?)
+        }
         (found, _) => return Err(misnamed(found, false)),
     };
     let broken = |source| ReadError::Broken { path: path.to_owned(), line: 0, source };
     match peek(unpacked).map_err(broken)? {
-        (Form::Empty | Form::Text, reader) => Ok(Box::new(reader)),
+        (Format::Empty | Format::Text, reader) => Ok(Box::new(reader)),
         (found, _) => Err(misnamed(found, true)),
     }
 }
@@ -162,12 +166,12 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
 type Whole<R> = BufReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
 /// Detects the format of a reader, and returns it together with a reader of everything.
-fn peek<R: Read + Send>(mut reader: R) -> io::Result<(Form, Whole<R>)> {
+fn peek<R: Read + Send>(mut reader: R) -> io::Result<(Format, Whole<R>)> {
     let mut start = Vec::with_capacity(START);
     reader.by_ref().take(START as u64).read_to_end(&mut start)?;
-    let form = Form::of(&start);
+    let format = Format::of(&start);
     let whole = io::Cursor::new(start).chain(reader);
-    Ok((form, BufReader::with_capacity(BUFFER, whole)))
+    Ok((format, BufReader::with_capacity(BUFFER, whole)))
 }
 
 #[cfg(test)]
@@ -193,7 +197,7 @@ mod tests {
                 format!("text: {text}")
             }
             Err(error) => {
-                assert!(matches!(error, ReadError::Form { .. }), "{error}");
+                assert!(matches!(error, ReadError::Format { .. }), "{error}");
                 error.to_string().replace(&format!("{}/", folder.path().display()), "")
             }
         }
