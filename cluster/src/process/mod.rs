@@ -109,7 +109,7 @@ pub fn wait_within(child: &mut Child, longest: Duration) -> io::Result<Option<Ex
     }
 }
 
-/// Runs a command that reads nothing, and answers what it printed. What has not ended in time is
+/// Runs a command without standard input, and returns what it printed. What has not ended in time is
 /// killed, with all that it started.
 ///
 /// # Errors

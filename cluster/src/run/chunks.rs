@@ -1,7 +1,7 @@
 //! Work in chunks that survive kills: a chunk's file is either whole and verified, or not there.
 //!
 //! What is to be done is cut into chunks by its content alone, never by who does it. A rank writes
-//! each of its chunks under another name, syncs it and renames it; its first line tells what it
+//! each of its chunks under another name, syncs it and renames it; its first line says what it
 //! belongs to and the hash of the rest. The coordinator verifies all chunks before a group of
 //! workers starts, removes the damaged and the foreign ones, and the workers do what is not there.
 
@@ -106,8 +106,8 @@ impl Chunks {
         atomic::sync_folder(&self.folder)
     }
 
-    /// Removes what is not a whole chunk of this work; answers how many whole ones there are, and
-    /// what was wrong with the others. Drafts of killed workers go without a word.
+    /// Removes what is not a whole chunk of this work; returns how many whole ones there are, and
+    /// what was wrong with the others. Drafts of killed workers are removed silently.
     ///
     /// # Errors
     /// Where the file system refuses.

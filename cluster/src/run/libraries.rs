@@ -11,7 +11,7 @@ pub struct Libraries {
     pub mpi: String,
     /// The version of libtorch that the worker was built with.
     pub built_libtorch: String,
-    /// That of the libtorch that it loads, as far as that tells it.
+    /// The version of the libtorch that it loads, if that reports one.
     pub libtorch: String,
     /// The CUDA that libtorch was built with, as 1000 · major + 10 · minor.
     pub cuda: i32,

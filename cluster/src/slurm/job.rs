@@ -49,7 +49,7 @@ impl Job {
     /// # Errors
     /// The controller does not answer.
     pub fn cause(&self, restarts: u64, output: &Output) -> io::Result<Cause> {
-        if let Some(cause) = last_words(&self.id, &output.news()) {
+        if let Some(cause) = cause_in_output(&self.id, &output.news()) {
             return Ok(cause);
         }
         let record = self.record()?;
@@ -128,8 +128,8 @@ pub(crate) fn with_job_number_alone(command: &mut Command) {
 }
 
 /// What Slurm's daemon on the first node writes into a job's output before it ends the job. Of
-/// preemption nothing else tells that can be told from `scontrol requeue`.
-fn last_words(job: &str, output: &str) -> Option<Cause> {
+/// preemption nothing else distinguishes it from `scontrol requeue`.
+fn cause_in_output(job: &str, output: &str) -> Option<Cause> {
     let about = format!("*** JOB {job} ON ");
     let line = output.lines().rev().find(|line| line.contains(&about))?;
     let cause = line.split_once(" DUE TO ")?.1;
@@ -150,14 +150,17 @@ mod tests {
     fn slurm_says_why_in_the_output() {
         let words = |cause: &str| {
             let line = format!("slurmstepd-n1: error: *** JOB 7 ON n1 CANCELLED AT now{cause} ***");
-            last_words("7", &format!("step 1\n{line}\nstep 2\n"))
+            cause_in_output("7", &format!("step 1\n{line}\nstep 2\n"))
         };
         assert_eq!(words(" DUE TO TIME LIMIT"), Some(Cause::TimeLimit));
         assert_eq!(words(" DUE TO PREEMPTION"), Some(Cause::Preemption));
         assert_eq!(words(" DUE TO NODE FAILURE, SEE SLURMCTLD LOG"), Some(Cause::NodeFailure));
         assert_eq!(words(" DUE TO JOB REQUEUE"), Some(Cause::Requeue));
         assert_eq!(words(""), None);
-        assert_eq!(last_words("8", "*** JOB 7 ON n1 CANCELLED AT x DUE TO PREEMPTION ***"), None);
+        assert_eq!(
+            cause_in_output("8", "*** JOB 7 ON n1 CANCELLED AT x DUE TO PREEMPTION ***"),
+            None
+        );
     }
 
     #[test]

@@ -135,7 +135,7 @@ fn bert(name: &str, key: &str, report: &mut Report) -> Option<Shape> {
     opened(name, key, BertFolder::open, report).map(|folder| folder.config.shape())
 }
 
-/// A BERT that reads pairs tells their sides apart.
+/// A BERT that reads pairs distinguishes their sides.
 pub(super) fn token_types(folder: &BertFolder, key: &str, report: &mut Report) {
     if folder.config.type_vocab_size < 2 {
         let message = format!(

@@ -31,7 +31,7 @@ pub struct Cluster {
     /// Gradients are summed in buckets of so many MiB.
     #[schemars(range(min = 0.001))]
     pub bucket_mib: f64,
-    /// After a failure the run goes on from its newest good checkpoint, so many times; a
+    /// After a failure the run resumes from its newest good checkpoint, so many times; a
     /// published checkpoint resets the count.
     pub max_restarts: usize,
     /// How long each phase may go without progress.
@@ -146,7 +146,7 @@ pub enum GradientDtype {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Slurm {
-    /// How a run goes on after its job's time limit or preemption.
+    /// How a run continues after its job's time limit or preemption.
     #[serde(rename = "continue")]
     pub continuation: Continuation,
     /// So many seconds before the end of the job's time the run writes a checkpoint and stops.
@@ -160,7 +160,7 @@ impl Default for Slurm {
     }
 }
 
-/// How a run goes on after its job's time limit or preemption; never after scancel.
+/// How a run continues after its job's time limit or preemption; never after scancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Continuation {

@@ -35,7 +35,7 @@ pub struct Data {
     #[serde(default)]
     pub bad_lines: BadLines,
     /// Largest share of the lines of `train` that may be bad; above it, or where one of a split's two
-    /// files is longer than the other, the run is refused. With 1 it goes on all the same.
+    /// files is longer than the other, the run is refused. With 1 it continues all the same.
     #[serde(default = "twentieth")]
     #[schemars(range(min = 0.0, max = 1.0))]
     pub max_bad: f64,

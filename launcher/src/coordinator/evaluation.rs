@@ -49,7 +49,6 @@ pub(crate) enum EvaluationError {
 pub(crate) struct Part {
     /// Its file.
     pub path: PathBuf,
-    /// Its sums.
     pub sums: EvaluationSums,
 }
 

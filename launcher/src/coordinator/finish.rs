@@ -192,7 +192,7 @@ fn readme(config: &RunConfig, model: &Checkpoint) -> String {
          parameters. SHA-256 `{adapters}`.\n\
          - `config.yaml`: the whole run; `model` says what the weights belong to, and what they \
          stand on.\n\
-         - `manifest.json`: what tells damaged weights, and other BERTs.\n\n\
+         - `manifest.json`: hashes, by which damaged weights and other BERTs are detected.\n\n\
          `tandem translate` and `evaluate` use this folder as they use a run's.\n\n\
          The weights work with exactly these BERTs (SHA-256 of their model.safetensors) and \
          vocabularies:\n\n\

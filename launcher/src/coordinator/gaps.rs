@@ -9,7 +9,6 @@ use tandem_cluster::run::store::{Checkpoint, Store, StoreError};
 /// A checkpoint to be trained again.
 #[derive(Debug)]
 pub(crate) struct Gap {
-    /// Its step.
     pub step: u64,
     /// Why it is missing.
     pub reason: String,

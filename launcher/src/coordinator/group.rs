@@ -193,7 +193,7 @@ fn supervise(
     };
 
     if end.is_none() {
-        watch.last_words(&server);
+        watch.drain_messages(&server);
     }
     let death = watch.failures.first().is_some_and(|failure| failure.kind == FailureKind::Death);
     let status = match &end {
@@ -288,7 +288,7 @@ impl Watch<'_> {
                 self.fail(FailureKind::Error, Some(rank), format!("exit code {code}"), Some(code));
             }
             None => {
-                let message = "its process ended without a word".into();
+                let message = "its process ended without reporting an error".into();
                 self.fail(FailureKind::Death, Some(rank), message, None);
             }
         }
@@ -352,7 +352,7 @@ impl Watch<'_> {
     }
 
     /// Collects the remaining messages of a failing group, until the first failing rank has left.
-    fn last_words(&mut self, server: &Server) {
+    fn drain_messages(&mut self, server: &Server) {
         let deadline = Instant::now() + DRAIN_TIMEOUT;
         while Instant::now() < deadline {
             let first = self.failures.first().and_then(|failure| failure.rank);

@@ -12,7 +12,6 @@ const MISSED: u32 = 4;
 /// One rank that has connected.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
-    /// Its host.
     pub host: String,
     /// Its process, if that is on this machine.
     pub process: Option<Process>,

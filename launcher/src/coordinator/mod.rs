@@ -46,7 +46,6 @@ pub(crate) struct Coordinator {
     pub run: RunFolder,
     /// What it is.
     pub config: RunConfig,
-    /// Its workers.
     pub workers: Workers,
     /// What people see.
     pub progress: Progress,

@@ -15,7 +15,6 @@ pub(crate) enum Decision {
     GiveUp {
         /// The exit code.
         exit: Exit,
-        /// The reason.
         reason: String,
     },
 }

@@ -34,7 +34,7 @@ pub(crate) fn of(
         trained: state.trained.unwrap_or(trained),
         frozen: state.frozen.unwrap_or(frozen),
         splits: state.data.clone(),
-        taught: distillation::stats(config),
+        distilled: distillation::stats(config),
         training: Training {
             steps: state.step,
             planned_steps: config.training.steps,

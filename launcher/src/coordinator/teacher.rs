@@ -123,8 +123,8 @@ fn make(
     let source = job.input.hash().context("cannot read the text that is to be translated")?;
     let translations = translations::of(coordinator, job.key, &job.folder, &task)?;
     let scoring = Scoring::from(&coordinator.config.evaluation);
-    let taught = figures(job, teacher, &translations, scoring);
-    let text = serde_json::to_string_pretty(&taught)? + "\n";
+    let stats = figures(job, teacher, &translations, scoring);
+    let text = serde_json::to_string_pretty(&stats)? + "\n";
     atomic::write(&job.folder.join(SCORES), &text)?;
     let weights = checkpoint.manifest().files.get(ADAPTERS);
     let record = Record {
@@ -140,7 +140,7 @@ fn make(
         // Only space is lost if they stay.
         let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
     }
-    coordinator.progress.say(&format!("{}: {}", job.key, summary(&taught)));
+    coordinator.progress.say(&format!("{}: {}", job.key, summary(&stats)));
     coordinator.journal.event("made", json!({ "key": job.key, "sha256": record.sha256 }));
     Ok(())
 }
@@ -211,14 +211,14 @@ fn duplicates<'a>(texts: impl Iterator<Item = &'a str>) -> usize {
 }
 
 /// A one-line summary of the synthetic data.
-fn summary(taught: &DistillationStats) -> String {
-    let bleu = taught
+fn summary(stats: &DistillationStats) -> String {
+    let bleu = stats
         .scores
         .as_ref()
         .map_or(String::new(), |scores| format!(", teacher BLEU {:.2}", scores.bleu_13a.score));
     format!(
         "{} sentences{bleu}, length ratio {:.3}, {} duplicates, {} empty",
-        taught.sentences, taught.length_ratio, taught.duplicates, taught.empty
+        stats.sentences, stats.length_ratio, stats.duplicates, stats.empty
     )
 }
 

@@ -25,11 +25,9 @@ use crate::terminal::progress::{Progress, Standing};
 
 /// Follows one attempt at training.
 pub(crate) struct Training<'a> {
-    /// The run.
     pub run: &'a RunFolder,
     /// What it is.
     pub config: &'a RunConfig,
-    /// The attempt.
     pub attempt: u64,
     /// Number of ranks.
     pub ranks: usize,

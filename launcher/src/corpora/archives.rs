@@ -67,7 +67,6 @@ pub(crate) enum ArchiveError {
     NotInFolder {
         /// The archive.
         name: String,
-        /// The folder.
         folder: PathBuf,
         /// The file names that were tried.
         looked_for: Vec<String>,

@@ -18,7 +18,6 @@ pub(crate) enum DownloadError {
     /// The host cannot be reached.
     #[error("cannot reach {host} for {url}: {reason}")]
     Unreachable {
-        /// The host.
         host: String,
         /// The address.
         url: String,
@@ -26,7 +25,7 @@ pub(crate) enum DownloadError {
         reason: String,
     },
     /// The host does not deliver the file.
-    #[error("{url} answers with status {status}")]
+    #[error("{url} returned status {status}")]
     Status {
         /// The address.
         url: String,
@@ -48,8 +47,8 @@ pub(crate) enum DownloadError {
         /// The last cause.
         reason: String,
     },
-    /// The host answers with something else, usually a web page.
-    #[error("{url} answers with something that is not an archive")]
+    /// The host returned something else, usually a web page.
+    #[error("{url} returned something that is not an archive")]
     NotAnArchive {
         /// The address.
         url: String,

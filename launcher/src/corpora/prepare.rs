@@ -38,7 +38,6 @@ pub(crate) enum PrepareError {
         "pair {number} of {part} is not UTF-8, and pairs may only be dropped from parts with `clean`"
     )]
     NotUtf8 {
-        /// The part.
         part: &'static str,
         /// The pair, counted from 1.
         number: u64,
@@ -46,21 +45,16 @@ pub(crate) enum PrepareError {
     /// Every pair of a part was dropped.
     #[error("{part} has no pairs: {read} were read, and none was kept")]
     Empty {
-        /// The part.
         part: &'static str,
         /// Pairs that were read.
         read: u64,
     },
     /// Another process prepares a corpus there.
     #[error("another `tandem data` is working in {}; wait for it", folder.display())]
-    Locked {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Locked { folder: PathBuf },
     /// The target folder holds something that may not be replaced.
     #[error("{} {what}; {advice}", folder.display())]
     Occupied {
-        /// The folder.
         folder: PathBuf,
         /// What it holds, as a predicate.
         what: String,
@@ -135,7 +129,6 @@ pub(crate) struct Table {
 /// What to do with an existing data folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Existing {
-    /// Keep it.
     Keep,
     /// Prepare it again, and replace it when that is complete.
     Replace,

@@ -352,7 +352,6 @@ impl Source {
 /// The format of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ArchiveKind {
-    /// tar.
     Tar,
     /// A tar archive compressed with gzip.
     TarGzip,

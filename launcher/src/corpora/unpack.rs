@@ -45,7 +45,6 @@ pub(crate) enum UnpackError {
     Unsafe {
         /// The archive.
         path: PathBuf,
-        /// The member.
         member: String,
         /// What is wrong with it.
         what: &'static str,

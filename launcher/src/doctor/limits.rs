@@ -28,8 +28,8 @@ pub(super) fn open_files(site: &Site) -> Option<Trouble> {
     few_open_files(&site.system_text(LIMITS))
 }
 
-/// Refuses to launch where workers would hang or die without a word: mpirun does not say that it lacks
-/// files, nor libraries that they lack threads.
+/// Refuses to launch where workers would hang or die without an error message: mpirun does not report that it
+/// lacks file descriptors, nor libraries that they lack threads.
 ///
 /// # Errors
 /// As the doctor's checks.

@@ -38,7 +38,6 @@ pub(crate) struct Trouble {
 /// What a check has found, with the check's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// The check.
     pub check: &'static str,
     /// How bad it is.
     pub level: Level,

@@ -70,7 +70,6 @@ pub(crate) struct Site {
 /// A run that was asked about.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    /// Its config.
     pub config: RunConfig,
     /// Where its ranks would go, or why nowhere.
     pub topology: Result<Topology, String>,
@@ -153,7 +152,6 @@ impl Site {
         self.variable(name)?.trim().parse().ok()
     }
 
-    /// A file of the system.
     pub(crate) fn system_file(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
@@ -173,7 +171,6 @@ impl Site {
         self.libraries.as_ref()?.as_ref().ok()
     }
 
-    /// The run's folder.
     pub(crate) fn run_folder(&self) -> RunFolder {
         RunFolder::new(self.folder.clone())
     }

@@ -31,7 +31,6 @@ pub(crate) enum FailureKind {
 pub(crate) struct Failure {
     /// The way in which it failed.
     pub kind: FailureKind,
-    /// The attempt.
     pub attempt: u64,
     /// The first failing rank.
     pub rank: Option<usize>,
@@ -47,7 +46,6 @@ pub(crate) struct Failure {
     pub exit_code: Option<i32>,
     /// The ranks that failed afterwards.
     pub consequences: Vec<usize>,
-    /// Its log.
     pub log: PathBuf,
 }
 

@@ -34,7 +34,6 @@ const ENDINGS: usize = 20;
 /// The largest number of warnings that are kept.
 const NOTICES: usize = 50;
 
-/// The status of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
@@ -45,13 +44,11 @@ pub(crate) enum Status {
     Running,
     /// Stopped; it can be resumed.
     Stopped,
-    /// It failed.
     Failed,
     /// It has finished.
     Done,
 }
 
-/// The stage of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Stage {
@@ -70,9 +67,7 @@ pub(crate) enum Stage {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct State {
-    /// Its status.
     pub status: Status,
-    /// Its stage.
     pub stage: Stage,
     /// The newest attempt.
     pub attempt: u64,
@@ -202,7 +197,6 @@ pub(crate) enum StateError {
 #[derive(Debug)]
 pub(crate) struct Journal {
     run: RunFolder,
-    /// The state of the run.
     pub state: State,
     written: Option<Instant>,
     warned: bool,

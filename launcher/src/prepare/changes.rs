@@ -40,7 +40,6 @@ const TIMED_KEYS: [&str; 6] = [
 /// A key with different values in two configs.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Change {
-    /// The key.
     pub key: String,
     /// Its value in the older config.
     pub was: Value,

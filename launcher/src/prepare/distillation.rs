@@ -49,7 +49,6 @@ pub(crate) struct DistillationJob {
 pub(crate) struct DistillationStats {
     /// The config's key that asked for it.
     pub key: String,
-    /// The teacher's run.
     pub teacher: PathBuf,
     /// Sentences translated.
     pub sentences: usize,

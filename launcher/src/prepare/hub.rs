@@ -21,7 +21,6 @@ pub(crate) enum HubError {
     Offline {
         /// The model's name in the config.
         name: String,
-        /// The variable.
         variable: &'static str,
         /// The cache's folder.
         cache: PathBuf,
@@ -49,7 +48,6 @@ pub(crate) enum HubError {
     Fetch {
         /// The model's name in the config.
         name: String,
-        /// The file.
         file: &'static str,
         /// The cause.
         reason: String,

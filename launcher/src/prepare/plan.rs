@@ -17,7 +17,6 @@ use crate::prepare::distillation;
 use crate::prepare::worker::Work;
 use crate::terminal::text::{quoted, thousands};
 
-/// The plan of a run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Plan {
     /// The run folder.

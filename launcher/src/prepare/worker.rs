@@ -119,7 +119,6 @@ pub(crate) enum Work {
         /// The decoding, if it differs from the run's config.
         decoding: Option<Decoding>,
     },
-    /// Translates.
     Translate {
         /// The folder of the task and its translations.
         task: PathBuf,

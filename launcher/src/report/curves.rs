@@ -118,7 +118,6 @@ pub(crate) fn svg(input: &ReportInput) -> String {
 pub(crate) struct Line {
     /// Its name, for the legend.
     pub name: String,
-    /// Its colour.
     pub colour: &'static str,
     /// Its points.
     pub course: Course,

@@ -29,7 +29,7 @@ pub(crate) fn markdown(input: &ReportInput) -> String {
         ("Validation", validation(&input.validations)),
         ("Model", model(input)),
         ("Data", input.splits.iter().map(split).collect()),
-        ("Teachers", input.taught.iter().map(distillation).collect()),
+        ("Teachers", input.distilled.iter().map(distillation).collect()),
         ("Training", training(&input.training)),
         ("Time", time(&input.time)),
         ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),

@@ -17,7 +17,7 @@ use crate::score::{Bleu, Chrf, Scores};
 pub(crate) use curves::{Course, Line, chart, svg};
 pub(crate) use markdown::markdown;
 
-/// All that a report tells.
+/// What a report shows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ReportInput {
     /// The run's name.
@@ -35,7 +35,7 @@ pub(crate) struct ReportInput {
     /// What became of the lines of each split.
     pub splits: Vec<DataReport>,
     /// What teachers made of the training data.
-    pub taught: Vec<DistillationStats>,
+    pub distilled: Vec<DistillationStats>,
     /// Steps and speed.
     pub training: Training,
     /// What the time went into, as (account, seconds).
@@ -61,7 +61,7 @@ pub(crate) enum Outcome {
         /// The checkpoint's step.
         step: u64,
     },
-    /// It could not go on.
+    /// It could not continue.
     Failed {
         /// The last step that was reached.
         step: u64,
@@ -214,7 +214,7 @@ mod tests {
                 problems: BTreeMap::from([(Problem::Empty, empty)]),
                 ..DataReport::default()
             }],
-            taught: vec![DistillationStats {
+            distilled: vec![DistillationStats {
                 key: "data.distillation".into(),
                 teacher: "runs/teacher".into(),
                 sentences: 988,

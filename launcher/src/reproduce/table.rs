@@ -13,7 +13,6 @@ use crate::terminal::text::yaml_names;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Table {
-    /// Its title.
     pub title: String,
     /// Remarks, printed above the table.
     #[serde(default)]
@@ -24,7 +23,6 @@ pub(crate) struct Table {
     /// How it is drawn.
     #[serde(default, with = "serde_yaml::with::singleton_map")]
     pub figure: Figure,
-    /// Its rows.
     pub rows: Vec<Row>,
 }
 
@@ -54,7 +52,6 @@ pub(crate) enum Figure {
 pub(crate) struct Row {
     /// The data set and direction.
     pub data: String,
-    /// The system.
     pub system: String,
     /// The name of its run file in configs/paper.
     pub run: String,

@@ -141,9 +141,7 @@ pub(crate) struct Script<'a> {
     pub request: &'a Request,
     /// More options for sbatch.
     pub sbatch: &'a [String],
-    /// The run.
     pub run: &'a RunFolder,
-    /// The run's settings.
     pub settings: &'a Cluster,
     /// Where its ranks would go.
     pub topology: &'a Topology,

@@ -524,7 +524,7 @@ fn the_next_address_is_tried_if_one_fails() {
 
     let world = World::new("iwslt14.de-en", &[]);
     let said = world.run("iwslt14.de-en", &["--from", &server.address], 1);
-    assert!(said.contains(&format!("/{DE_EN} answers with status 404")), "{said}");
+    assert!(said.contains(&format!("/{DE_EN} returned status 404")), "{said}");
     assert_eq!(server.requests(), [format!("/{DE_EN}"), "/de-en.tgz".into()]);
     world.server.serve(DE_EN, b"<html>moved</html>");
     let said = world.fetch("iwslt14.de-en", 1);

@@ -28,7 +28,7 @@ fn the_first_line_names_rank_and_cause() {
         ("panic", 1, "index 7 out of range"),
         ("batch", 1, "a token is no token"),
         ("error", 1, "is poisoned"),
-        ("die", 1, "its process ended without a word: ended by signal 6 (SIGABRT)"),
+        ("die", 1, "its process ended without reporting an error: ended by signal 6 (SIGABRT)"),
         ("memory", 1, "ended by signal 9 (SIGKILL); the system does so when memory runs out"),
         ("exit", 93, "exit code 93"),
         ("hang", 1, "no progress in phase train for "),

@@ -6,7 +6,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 
 /// How long the preparation of one item may take.
 const DEADLINE: Duration = Duration::from_secs(600);
-/// How often a wait asks whether to go on.
+/// How often a wait asks whether to continue.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why there is no next item.

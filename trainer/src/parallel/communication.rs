@@ -13,7 +13,7 @@ pub(super) enum Job {
     Bucket(usize, Vec<Tensor>),
     /// Sums a single value over all ranks.
     Value(Tensor),
-    /// Waits for all jobs so far, and answers.
+    /// Waits for all jobs so far, and replies.
     Settle,
 }
 

@@ -63,7 +63,7 @@ pub enum ControlError {
         reason: String,
     },
     /// Something else answered.
-    #[error("what answers at {address} is not a coordinator: {reason}")]
+    #[error("the server at {address} is not a coordinator: {reason}")]
     Protocol {
         /// Where it is.
         address: String,

@@ -52,7 +52,7 @@ pub(crate) struct Tested {
 }
 
 impl GpuTest {
-    /// Tests all GPUs, one after another and then together; tells each line as soon as it is known.
+    /// Tests all GPUs, one after another and then together; prints each line as soon as it is known.
     ///
     /// # Errors
     /// A worker that cannot be started, or a log that cannot be read.
