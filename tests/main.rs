@@ -11,6 +11,7 @@ mod doctor;
 mod elastic;
 mod export;
 mod faults;
+mod first_steps;
 mod gaps;
 mod gpu;
 mod hub;

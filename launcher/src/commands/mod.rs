@@ -1,12 +1,15 @@
 //! The commands of `tandem`: one file each, with its arguments and one call.
 
 mod average;
+mod completions;
 mod data;
 mod doctor;
 mod evaluate;
 mod export;
+mod init;
 mod launch;
 mod logs;
+mod man;
 mod plan;
 mod reproduce;
 mod score;
@@ -61,6 +64,7 @@ const EXIT_CODES: &str = "Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
     Launch(launch::Args),
     Slurm(slurm::Args),
     Plan(plan::Args),
@@ -75,12 +79,15 @@ enum Command {
     Export(export::Args),
     Reproduce(reproduce::Args),
     Data(data::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     end_on_panic();
     let result = match Cli::parse().command {
+        Command::Init(args) => args.run(),
         Command::Launch(args) => args.run(),
         Command::Slurm(args) => args.run(),
         Command::Plan(args) => args.run(),
@@ -95,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Export(args) => args.run(),
         Command::Reproduce(args) => args.run(),
         Command::Data(args) => args.run(),
+        Command::Completions(args) => args.run(),
+        Command::Man(args) => args.run(),
     };
     match result {
         Ok(exit) => exit.into(),

@@ -51,16 +51,16 @@ fn a_file_system_without_locks_is_named() {
 #[test]
 fn low_limits_are_refused() {
     for (option, what, needed) in [
-        ("-n", "a process may open 24 files", "workers and their connections need "),
-        ("-u", "this user may have 24 processes and threads", "the run needs "),
+        ("-n", "a process may open only 24 files", "workers and their connections need "),
+        ("-u", "this user may have only 24 processes and threads", "the run needs "),
     ] {
         let bench = Bench::new(2);
         let limit = format!("ulimit {option} 24; exec \"$@\"");
         let ended = bench.start_by(&["bash", "-c", &limit, "bash"]).wait();
         ended.assert_code(2);
-        let wanted = format!("error: {what}, and {needed}");
+        let wanted = format!("error: {what}, but {needed}");
         assert!(ended.said.starts_with(&wanted), "{}", ended.said);
-        ended.assert_said(&format!("; raise it: `ulimit {option} 4096`"));
+        ended.assert_said(&format!("; raise the limit: `ulimit {option} 4096`"));
     }
 }
 
