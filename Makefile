@@ -6,7 +6,7 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-transformers test-gpu bench-venv bench bench-gpu
+.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-transformers test-dashboards test-gpu bench-venv bench bench-gpu
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
@@ -15,6 +15,7 @@ help:
 	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
 	@echo 'make test-nccl     test as much of NCCL as works without a GPU (206 MB to download)'
 	@echo 'make test-transformers   load exported models in Python (2.7 GB to download): 5 minutes'
+	@echo 'make test-dashboards   copy curves into Weights & Biases and MLflow (300 MB to download)'
 	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
@@ -64,6 +65,12 @@ test-nccl: setup
 test-transformers: bench-venv
 	cargo build --release
 	cargo test --release --package tandem-tests --test tests -- --ignored transformers::
+
+# The recipes of docs/dashboards.md.
+test-dashboards: setup-test
+	@trainer/setup/venv.sh .deps/dashboards tests/dashboards.txt
+	cargo build --release
+	cargo test --release --package tandem-tests --test tests -- --ignored dashboards::
 
 # Ranks share a GPU where there are fewer than four, which takes NCCL 2.30 in LD_LIBRARY_PATH.
 test-gpu:

@@ -7,6 +7,7 @@ mod chaos;
 mod check_gpu;
 mod collectives;
 mod compositions;
+mod dashboards;
 mod doctor;
 mod elastic;
 mod export;
