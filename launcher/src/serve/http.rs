@@ -48,7 +48,7 @@ const CHAR_BYTES: usize = 12;
 /// Bytes of a request besides its text.
 const MORE_BYTES: usize = 16 << 10;
 /// Lines of a stream that are translated ahead of the one that is written.
-const LINES_AHEAD: usize = 64;
+const LINES_AHEAD: usize = 128;
 
 /// What requests share.
 #[derive(Clone)]
