@@ -21,6 +21,7 @@ mod parity;
 mod pipeline;
 mod reproduce;
 mod score;
+mod serve;
 mod teachers;
 mod transformers;
 mod used;

@@ -5,6 +5,7 @@
 //!   [`journal`]: what is recorded of it. [`slurm`]: the batch job around it.
 //! - [`prepare`]: from a config to a run folder that is ready; the plan; the worker program.
 //! - [`metrics`]: what Prometheus scrapes.
+//! - [`serve`]: translations over HTTP.
 //! - [`doctor`]: what keeps a machine, or a run on it, from working.
 //! - [`export`]: the model as a folder that transformers loads.
 //! - [`report`]: the finished run for people; [`tensorboard`]: its curves; [`score`]: BLEU and chrF.
@@ -26,6 +27,7 @@ mod prepare;
 mod report;
 mod reproduce;
 mod score;
+mod serve;
 mod slurm;
 pub mod tensorboard;
 mod terminal;

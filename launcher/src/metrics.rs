@@ -60,8 +60,12 @@ pub(crate) fn serve(address: &str, run: RunFolder) -> Result<SocketAddr, Refused
 
 fn scrape(run: &RunFolder) -> Response {
     // Before the first save there is nothing to measure, which is not a failed scrape.
-    let state = read_state(run).unwrap_or_default();
-    match text(run, &state) {
+    response(&registry(run, &read_state(run).unwrap_or_default()))
+}
+
+/// What a scrape gets: the metrics in the text format of OpenMetrics.
+pub(crate) fn response(registry: &Registry) -> Response {
+    match text(registry) {
         Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -94,8 +98,13 @@ impl Metrics {
     }
 }
 
-/// The metrics in the text format of OpenMetrics.
-fn text(run: &RunFolder, state: &State) -> Result<String, std::fmt::Error> {
+fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    encode(&mut text, registry)?;
+    Ok(text)
+}
+
+fn registry(run: &RunFolder, state: &State) -> Registry {
     let mut metrics = Metrics(Registry::with_prefix("tandem"));
     let labels = vec![("status", name(&state.status)), ("stage", name(&state.stage))];
     metrics.gauges("run", "Status and stage of the run, as labels", [(labels, 1.0)]);
@@ -134,9 +143,7 @@ fn text(run: &RunFolder, state: &State) -> Result<String, std::fmt::Error> {
     let scores = newest.into_iter().flat_map(|(_, scores)| scores);
     let scores = scores.map(|(name, value)| (vec![("name", name.clone())], *value));
     metrics.gauges("validation", "The newest evaluation on data.valid, by name", scores);
-    let mut text = String::new();
-    encode(&mut text, &metrics.0)?;
-    Ok(text)
+    metrics.0
 }
 
 /// An enum's name in state.json.
@@ -178,7 +185,7 @@ mod tests {
             ..State::default()
         };
         let run = RunFolder::new("no/such/run".into());
-        let text = text(&run, &state).unwrap();
+        let text = text(&registry(&run, &state)).unwrap();
         // Samples of a family come in any order.
         let mut lines: Vec<&str> = text.lines().collect();
         lines.sort_by_key(|line| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE "));

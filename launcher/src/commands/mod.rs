@@ -13,6 +13,7 @@ mod man;
 mod plan;
 mod reproduce;
 mod score;
+mod serve;
 mod slurm;
 mod status;
 mod stop;
@@ -73,6 +74,7 @@ enum Command {
     Logs(logs::Args),
     Stop(stop::Args),
     Translate(translate::Args),
+    Serve(serve::Args),
     Evaluate(evaluate::Args),
     Score(score::Args),
     Average(average::Args),
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Logs(args) => args.run(),
         Command::Stop(args) => args.run(),
         Command::Translate(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Score(args) => args.run(),
         Command::Average(args) => args.run(),

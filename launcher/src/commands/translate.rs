@@ -13,7 +13,7 @@ use tandem_cluster::run::task::{Input, Task, TooLong};
 use crate::coordinator::session::Session;
 use crate::prepare;
 use crate::prepare::worker::Work;
-use crate::terminal::exit::{Exit, Refused};
+use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
 use crate::terminal::text;
@@ -43,11 +43,7 @@ impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let run = prepare::find(&self.run)?;
         let config = prepare::load_to_use(&run, &self.overrides)?;
-        if config.decoding.needs_references() {
-            let message = "decoding.mask_predict.lengths must be `predicted` to translate: there are \
-                           no references to take lengths from";
-            return Err(Refused(message.into()).into());
-        }
+        prepare::refuse_without_translations(&config)?;
         let checkpoint = prepare::model(&run, &self.checkpoint)?;
         let text = match &self.input {
             Some(path) => text::read(path)?,

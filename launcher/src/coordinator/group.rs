@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tandem_cluster::engine::{self, EngineError, Job, Process};
 use tandem_cluster::hosts::network::Ways;
 use tandem_cluster::process;
-use tandem_cluster::run::control::{Event, Phase, Report, Server};
+use tandem_cluster::run::control::{Event, Link, Phase, Report, Server};
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::topology::Topology;
 use tandem_config::schema::cluster::Deadlines;
@@ -65,6 +65,10 @@ pub(crate) enum End {
 
 /// Receives what the workers of a group report.
 pub(crate) trait Listener {
+    /// The group is about to be started; `link` leads to its workers.
+    fn opened(&mut self, link: Link) {
+        let _ = link;
+    }
     /// A rank has connected.
     fn joined(&mut self, rank: usize, host: &str, device: &str);
     /// Every rank has connected.
@@ -129,6 +133,7 @@ fn supervise(
     let variables = server.environment();
     job.environment.extend(variables.into_iter().map(|(name, value)| (name.to_owned(), value)));
     job.environment.extend(ways.environment());
+    listener.opened(server.link());
     let log = run.engine_log(attempt);
     let mut group = engine::start(topology, &job, &log)?;
     let mut watch = Watch {

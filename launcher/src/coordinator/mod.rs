@@ -8,7 +8,7 @@
 //!   are made or found; [`training`], where [`evaluation`] merges and scores what the ranks translated,
 //!   [`stragglers`] finds slow ranks and [`gaps`] the checkpoints that must be trained again; [`finish`]
 //!   after it; [`summary`] is what the report says.
-//! - [`session`]: one group of workers for `tandem translate` and `tandem evaluate`.
+//! - [`session`]: groups of workers for `tandem translate`, `tandem evaluate` and `tandem serve`.
 
 pub(crate) mod attempts;
 pub(crate) mod engine_log;

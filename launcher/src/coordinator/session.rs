@@ -1,4 +1,4 @@
-//! One group of workers for a verb of its own: evaluating or translating with a trained model.
+//! Groups of workers for a verb of its own: evaluating, translating or serving with a trained model.
 //!
 //! It works in a scratch folder, so that the run, which may be training or may be somebody else's,
 //! is only read.
@@ -15,9 +15,10 @@ use tandem_config::RunConfig;
 
 use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
-use crate::coordinator::group::{End, Workers};
+use crate::coordinator::group::{End, Listener, Workers};
 use crate::coordinator::restarts::{Decision, Restarts};
 use crate::doctor::refuse_low_limits;
+use crate::journal::failure::Failure;
 use crate::prepare;
 use crate::prepare::worker::{self, Work};
 use crate::terminal::exit::{Exit, Refused};
@@ -75,18 +76,39 @@ impl Session {
         self.scratch.path()
     }
 
-    /// Does the work once; the ranks' evaluated parts, or how it ended otherwise.
+    /// Has a group of workers do some work, whatever becomes of it.
     ///
     /// # Errors
     /// Workers that cannot be started.
-    pub(crate) fn work(self, work: &Work) -> anyhow::Result<Result<Done, Exit>> {
+    pub(crate) fn attempt(&self, work: &Work, listener: &mut dyn Listener) -> anyhow::Result<End> {
         let run = RunFolder::new(self.folder().to_owned());
         let mut config = self.config.clone();
         config.data.cache = Some(self.folder().join(CACHE));
         prepare::write_config(&run, &config)?;
         let attempt = run.begin_attempt()?;
+        Ok(self.workers.run(&run, attempt, work, listener)?)
+    }
+
+    /// Leaves the logs where they are, to be looked into.
+    pub(crate) fn keep_log(self, failure: &mut Failure) {
+        for name in [TASK, CACHE] {
+            let _ = std::fs::remove_dir_all(self.folder().join(name));
+        }
+        failure.log = self.scratch.keep(&failure.log);
+    }
+
+    /// How many ranks its groups have.
+    pub(crate) fn ranks(&self) -> usize {
+        self.workers.topology.ranks
+    }
+
+    /// Does the work once; the ranks' evaluated parts, or how it ended otherwise.
+    ///
+    /// # Errors
+    /// Workers that cannot be started.
+    pub(crate) fn work(self, work: &Work) -> anyhow::Result<Result<Done, Exit>> {
         let mut parts = Parts::default();
-        let end = self.workers.run(&run, attempt, work, &mut parts)?;
+        let end = self.attempt(work, &mut parts)?;
         for notice in &parts.notices {
             say(format_args!("note: {notice}"));
         }
@@ -101,7 +123,7 @@ impl Session {
                 Err(Exit::Interrupted)
             }
             End::StopOverdue => {
-                let seconds = config.cluster.deadlines.stop;
+                let seconds = self.config.cluster.deadlines.stop;
                 say(format_args!(
                     "error: the workers did not stop within {seconds} s (cluster.deadlines.stop) \
                      and were killed; nothing was written"
@@ -109,11 +131,7 @@ impl Session {
                 Err(Exit::Deadline)
             }
             End::Failed(mut failure) => {
-                // The logs stay to be looked into.
-                for name in [TASK, CACHE] {
-                    let _ = std::fs::remove_dir_all(self.folder().join(name));
-                }
-                failure.log = self.scratch.keep(&failure.log);
+                self.keep_log(&mut failure);
                 // As in training, but nothing is tried again.
                 let (exit, next) = match Restarts::new(0).after(&failure) {
                     Decision::GiveUp { exit: Exit::Usage, .. } => (Exit::Usage, "fix that first"),

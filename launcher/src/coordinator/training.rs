@@ -113,7 +113,12 @@ impl Listener for Training<'_> {
                 }
             }
             // The group's own business, and another verb's.
-            Report::Failed { .. } | Report::Identity { .. } | Report::Translated { .. } => {}
+            Report::Failed { .. }
+            | Report::Identity { .. }
+            | Report::Translated { .. }
+            | Report::Serving { .. }
+            | Report::Began { .. }
+            | Report::Answered { .. } => {}
         }
     }
 

@@ -17,6 +17,7 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::{Checkpoint, StoreError};
 use tandem_config::RunConfig;
 use tandem_config::pretrained::hub::names_model;
+use tandem_config::schema::model::Objective;
 
 use crate::prepare::changes::Change;
 use crate::terminal::exit::Refused;
@@ -57,6 +58,22 @@ pub(crate) fn load_to_use(run: &RunFolder, overrides: &[String]) -> anyhow::Resu
         .map_err(|problems| Refused(format!("the run's config cannot be used here\n{problems}")))?;
     hub::resolve(&mut config, &mut |text| say(format_args!("{text}")))?;
     Ok(config)
+}
+
+/// Checks that a trained model can translate new text.
+///
+/// # Errors
+/// Its objective is another, or its decoding takes lengths from references.
+pub(crate) fn refuse_without_translations(config: &RunConfig) -> Result<(), Refused> {
+    let message = match config.model.objective {
+        Objective::Mlm(_) => "a run with the mlm objective cannot translate",
+        _ if config.decoding.needs_references() => {
+            "decoding.mask_predict.lengths must be `predicted` to translate: there are no references to \
+             take lengths from"
+        }
+        _ => return Ok(()),
+    };
+    Err(Refused(message.into()))
 }
 
 /// The checkpoint of a run or an exported folder by its name.

@@ -123,6 +123,13 @@ pub(crate) enum Work {
         /// The folder of the task and its translations.
         task: PathBuf,
     },
+    /// Translates what it is sent.
+    Serve {
+        /// The folder of the run whose model it is.
+        model: PathBuf,
+        /// The verified checkpoint.
+        checkpoint: PathBuf,
+    },
 }
 
 impl Work {
@@ -132,6 +139,7 @@ impl Work {
             Self::Train { .. } => "train",
             Self::Evaluate { .. } => "evaluate",
             Self::Translate { .. } => "translate",
+            Self::Serve { .. } => "serve",
         }
     }
 
@@ -164,6 +172,10 @@ impl Work {
                 }
             }
             Self::Translate { task } => option("--task", text(task)),
+            Self::Serve { model, checkpoint } => {
+                option("--model", text(model));
+                option("--checkpoint", text(checkpoint));
+            }
         }
         let mut environment = vec![
             ("OMP_NUM_THREADS".to_owned(), topology.threads.to_string()),
@@ -212,6 +224,10 @@ mod tests {
         assert_eq!(
             line(Work::Translate { task: "/t".into() }),
             "translate --run /runs/a --task /t"
+        );
+        assert_eq!(
+            line(Work::Serve { model: "/m".into(), checkpoint: "/c".into() }),
+            "serve --run /runs/a --model /m --checkpoint /c"
         );
     }
 

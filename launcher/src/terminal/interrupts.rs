@@ -79,6 +79,16 @@ impl Interrupts {
         self.warnings.load(Ordering::SeqCst) > 0
     }
 
+    /// Asks to stop, as SIGTERM does.
+    pub(crate) fn stop(&self) {
+        self.terminations.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Asks to stop without waiting for anything, as a second Ctrl-C does.
+    pub(crate) fn kill(&self) {
+        self.interrupts.fetch_add(2, Ordering::SeqCst);
+    }
+
     /// Records that this process's job is ending, which asks to stop.
     pub(crate) fn end(&self, ending: Ending) {
         // Only the first one is the cause.

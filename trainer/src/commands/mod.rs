@@ -6,6 +6,7 @@ mod conformance;
 mod evaluate;
 mod libraries;
 mod rank;
+mod serve;
 mod train;
 mod translate;
 
@@ -29,6 +30,8 @@ enum Command {
     Evaluate(evaluate::Args),
     /// Translate a file, line by line.
     Translate(translate::Args),
+    /// Translate sentences that the coordinator sends, until it asks to stop.
+    Serve(serve::Args),
     /// Time fixed batches on a model of the parity layout; prints one line of JSON.
     #[command(subcommand)]
     Bench(bench::Command),
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => args.run(),
         Command::Evaluate(args) => args.run(),
         Command::Translate(args) => args.run(),
+        Command::Serve(args) => args.run(),
         Command::Bench(command) => command.run(),
         Command::Conformance(args) => args.run(),
         Command::CheckGpu(args) => args.run(),

@@ -122,7 +122,7 @@ pub struct Side<'a> {
 
 impl Side<'_> {
     /// A text's ids with `[SEP]`, and whether they were truncated.
-    pub(super) fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
+    pub(crate) fn sentence(&self, mut ids: Vec<u32>) -> (Vec<u32>, bool) {
         let most = self.max_length.saturating_sub(1);
         let is_cut = ids.len() > most;
         ids.truncate(most);

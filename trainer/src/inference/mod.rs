@@ -3,8 +3,10 @@
 pub mod beam_search;
 pub mod evaluate;
 pub mod mask_predict;
+pub mod serve;
 pub mod translate;
 
+use anyhow::bail;
 use tandem_config::schema::decoding::{Decoding, Lengths as ReferenceLengths, MaskPredict};
 use tch::{Device, Tensor};
 
@@ -12,7 +14,8 @@ use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::Padded;
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
 use crate::model::Seq2Seq;
-use crate::objective::rows;
+use crate::objective::{Objective, rows};
+use crate::session::trained::Trained;
 
 /// The ids that decoding must know.
 #[derive(Debug, Clone, Copy)]
@@ -87,14 +90,42 @@ impl<'a> Translator<'a> {
         Self { model, config, ids, source_pad, positions: model.decoder.positions(), device }
     }
 
+    /// What translates new text with a trained model, and the tokenizer of its translations.
+    ///
+    /// # Errors
+    /// A model that does not translate, or a decoding that takes lengths from references.
+    pub fn of(
+        trained: &'a Trained,
+        config: &'a Decoding,
+        device: Device,
+    ) -> anyhow::Result<(Self, &'a Tokenizer)> {
+        let Trained { languages, objective, .. } = trained;
+        let (Objective::Translation(translation), Some(target)) = (objective, &languages.target)
+        else {
+            bail!("a run with the mlm objective cannot translate");
+        };
+        if config.needs_references() {
+            bail!(
+                "decoding.mask_predict.lengths is not predicted, which is for evaluation only: a new \
+                 text has no references"
+            );
+        }
+        Ok((Self::new(&translation.model, &languages.source, target, config, device), target))
+    }
+
     /// Sentences of these lengths in batches: length candidates or the beam's width count.
     pub fn batches(&self, lengths: &[Lengths]) -> Vec<Vec<u32>> {
         let sources: Vec<Lengths> = lengths.iter().map(|&(source, _)| (source, 0)).collect();
+        evaluation_batches(&sources, self.batch_tokens())
+    }
+
+    /// Padded source tokens of a batch, at most.
+    pub fn batch_tokens(&self) -> usize {
         let (max_tokens, hypotheses) = match self.config {
             Decoding::MaskPredict(config) => (config.max_tokens, config.length_candidates),
             Decoding::BeamSearch(config) => (config.max_tokens, config.width),
         };
-        evaluation_batches(&sources, max_tokens / hypotheses.max(1))
+        max_tokens / hypotheses.max(1)
     }
 
     /// Translates a batch of sources that end with `[SEP]`. A source without words has an empty

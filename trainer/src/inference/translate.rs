@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tandem_cluster::run::atomic;
 use tandem_cluster::run::chunks::{Chunks, Cut};
 use tandem_cluster::run::control::{Phase, Report};
@@ -22,7 +22,6 @@ use crate::data::read::{Lines, Records};
 use crate::data::split::{Sides, Split};
 use crate::inference::Translator;
 use crate::inference::evaluate::record;
-use crate::objective::Objective;
 use crate::session::corpora::wait_for;
 use crate::session::trained::Trained;
 use crate::session::worker::{Ending, Worker};
@@ -57,19 +56,7 @@ impl<'a> Translating<'a> {
     /// Translations that cannot be written.
     pub fn run(&self) -> anyhow::Result<Ending> {
         let Self { task, worker, trained, corpus, chunks } = self;
-        let Trained { languages, objective, step } = trained;
-        let (Objective::Translation(translation), Some(target)) = (objective, &languages.target)
-        else {
-            bail!("a run with the mlm objective cannot translate");
-        };
-        let (model, decoding) = (&translation.model, &task.decoding);
-        if decoding.needs_references() {
-            bail!(
-                "decoding.mask_predict.lengths is not predicted, which is for evaluation only: a new \
-                 text has no references"
-            );
-        }
-        let translator = Translator::new(model, &languages.source, target, decoding, worker.device);
+        let (translator, target) = Translator::of(trained, &task.decoding, worker.device)?;
         let skipped = self.skipped()?;
         let batches = translator.batches(&corpus.lengths());
         let parts = parts(&batches, task.chunk);
@@ -85,7 +72,7 @@ impl<'a> Translating<'a> {
                         false => corpus.source(*sample as usize),
                     })
                     .collect();
-                let mut poll = || worker.goes_on(Phase::Translate, *step);
+                let mut poll = || worker.goes_on(Phase::Translate, trained.step);
                 let Some(found) = translator.translate(&sources, &[], &mut poll) else {
                     return Ok(Ending::Stopped);
                 };

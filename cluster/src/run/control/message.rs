@@ -155,6 +155,23 @@ pub enum Report {
         /// How many there are.
         chunks: usize,
     },
+    /// The model is loaded, and sentences can be sent; rank 0.
+    Serving {
+        /// Padded source tokens of a batch, at most.
+        batch_tokens: usize,
+        /// Tokens of the longest sentence that is not cut.
+        longest: usize,
+    },
+    /// A batch of the sentences that were sent is being translated.
+    Began {
+        /// Their numbers.
+        sentences: Vec<u64>,
+    },
+    /// What became of sentences that were sent.
+    Answered {
+        /// One for each.
+        answers: Vec<Answer>,
+    },
     /// What became of a split's lines; rank 0.
     Data {
         /// The report.
@@ -172,6 +189,33 @@ pub enum Report {
         /// Where, if known.
         backtrace: String,
     },
+}
+
+/// A sentence that a worker is to translate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sentence {
+    /// Its number, by which its translation is known.
+    pub id: u64,
+    /// Its text: one line.
+    pub text: String,
+}
+
+/// What became of a [`Sentence`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The sentence's number.
+    pub id: u64,
+    /// The translation, or why there is none.
+    pub outcome: Result<Translated, String>,
+}
+
+/// The translation of a [`Sentence`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Translated {
+    /// The translation: one line.
+    pub text: String,
+    /// Whether only the beginning of the sentence was translated, since it is too long for the model.
+    pub is_cut: bool,
 }
 
 /// A worker's words to the coordinator.
@@ -223,6 +267,9 @@ pub(super) enum Downward {
     },
     Stop,
     Checkpoint,
+    Translate {
+        sentences: Vec<Sentence>,
+    },
 }
 
 pub(super) fn send(mut stream: impl Write, message: &impl Serialize) -> io::Result<()> {

@@ -9,8 +9,8 @@ mod message;
 mod server;
 mod session;
 
-pub use message::{Phase, Report};
-pub use server::{Event, Server};
+pub use message::{Answer, Phase, Report, Sentence, Translated};
+pub use server::{Event, Link, Server};
 pub use session::{Invitation, Session, interface, world_size};
 
 use std::io;

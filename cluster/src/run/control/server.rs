@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
+use super::message::{Downward, Hello, Phase, Report, Sentence, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, ATTEMPT_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 use crate::hosts::network;
 use crate::process;
@@ -66,6 +66,20 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+}
+
+/// By which other threads than a [`Server`]'s give its workers something to do.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    /// Sends sentences to a group of one worker, which reports what becomes of each. What a worker does not
+    /// get, because it is gone, is not told here: its end is an event.
+    pub fn translate(&self, sentences: Vec<Sentence>) {
+        self.shared.send_all(&Downward::Translate { sentences });
+    }
 }
 
 /// Listens for the workers of one attempt.
@@ -138,6 +152,11 @@ impl Server {
             (ATTEMPT_VARIABLE, self.shared.attempt.to_string()),
             (WORLD_SIZE_VARIABLE, self.shared.world_size.to_string()),
         ]
+    }
+
+    /// A way to the workers for other threads.
+    pub fn link(&self) -> Link {
+        Link { shared: Arc::clone(&self.shared) }
     }
 
     /// The next event; none if nothing happens within `wait`.

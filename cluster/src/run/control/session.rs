@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::message::{Downward, Hello, Phase, Report, Upward, receive, send};
+use super::message::{Downward, Hello, Phase, Report, Sentence, Upward, receive, send};
 use super::{ADDRESS_VARIABLE, ATTEMPT_VARIABLE, SECRET_VARIABLE, WORLD_SIZE_VARIABLE};
 use super::{CONNECTION_TIMEOUT, ControlError, HEARTBEAT};
 use crate::hosts::network;
@@ -88,6 +88,9 @@ struct Shared {
     stream: TcpStream,
     queue: Mutex<Queue>,
     changed: Condvar,
+    inbox: Mutex<Vec<Sentence>>,
+    /// The inbox has something, or the worker is to stop.
+    called: Condvar,
     phase: AtomicU8,
     step: AtomicU64,
     progress: AtomicU64,
@@ -166,6 +169,8 @@ impl Session {
             stream,
             queue: Mutex::default(),
             changed: Condvar::new(),
+            inbox: Mutex::default(),
+            called: Condvar::new(),
             phase: AtomicU8::new(Phase::Start.number()),
             step: AtomicU64::new(0),
             progress: AtomicU64::new(0),
@@ -193,6 +198,19 @@ impl Session {
     /// Queues a report; never waits.
     pub fn report(&self, report: Report) {
         self.shared.enqueue(|sequence| Upward::Report { sequence, report });
+    }
+
+    /// The sentences that the coordinator has sent since this was last read; waits up to `wait` for the first
+    /// one, or until the worker is to stop.
+    pub fn sentences(&self, wait: Duration) -> Vec<Sentence> {
+        let inbox = self.shared.inbox();
+        let is_quiet = |inbox: &mut Vec<Sentence>| inbox.is_empty() && !self.stop_requested();
+        let (mut inbox, _) = self
+            .shared
+            .called
+            .wait_timeout_while(inbox, wait, is_quiet)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut inbox)
     }
 
     /// Whether the coordinator asked to write a checkpoint and stop.
@@ -241,6 +259,10 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn inbox(&self) -> MutexGuard<'_, Vec<Sentence>> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn enqueue(&self, message: impl FnOnce(u64) -> Upward) {
         let mut queue = self.queue();
         queue.queued += 1;
@@ -286,7 +308,16 @@ impl Shared {
                     self.queue().received = sequence;
                     self.changed.notify_all();
                 }
-                Ok(Some(Downward::Stop)) => self.stop.store(true, Ordering::Release),
+                Ok(Some(Downward::Stop)) => {
+                    // Under the lock: whoever waits for sentences must not miss it.
+                    let _inbox = self.inbox();
+                    self.stop.store(true, Ordering::Release);
+                    self.called.notify_all();
+                }
+                Ok(Some(Downward::Translate { sentences })) => {
+                    self.inbox().extend(sentences);
+                    self.called.notify_all();
+                }
                 Ok(Some(Downward::Checkpoint)) => self.checkpoint.store(true, Ordering::Release),
                 Ok(Some(Downward::Welcome | Downward::Refused { .. })) => {}
                 Ok(None) => return self.end(lost, "the connection was closed"),
@@ -496,6 +527,31 @@ mod tests {
         server.checkpoint();
         eventually(|| session.checkpoint_requested());
         assert!(!session.checkpoint_requested());
+    }
+
+    #[test]
+    fn sentences_arrive_in_order_and_a_stop_ends_the_wait_for_them() {
+        let server = server(1);
+        let session = join(&server, hello(0, 1)).unwrap();
+        assert_eq!(session.sentences(Duration::ZERO), []);
+        let sentence = |id| Sentence { id, text: format!("Satz {id}\u{2028}") };
+        let link = server.link();
+        for id in 0..10 {
+            link.translate(vec![sentence(2 * id), sentence(2 * id + 1)]);
+        }
+        let mut found = Vec::new();
+        while found.len() < 20 {
+            let more = session.sentences(PATIENCE);
+            assert!(!more.is_empty(), "only {} sentences have arrived", found.len());
+            found.extend(more);
+        }
+        assert_eq!(found, (0..20).map(sentence).collect::<Vec<_>>());
+        let waiting = std::thread::spawn({
+            let session = session.clone();
+            move || session.sentences(100 * PATIENCE)
+        });
+        server.stop();
+        assert_eq!(waiting.join().unwrap(), []);
     }
 
     #[test]
