@@ -125,6 +125,8 @@ impl Hypothesis {
         let steps = self.step + 1..config.most_passes();
         self.is_finished = is_stable || uncertain == 0 || steps.is_empty();
         if !self.is_finished {
+            // A step that would mask more than the uncertain tokens would mask the same ones as the steps
+            // behind it, and predict the same.
             let fits = |&step: &usize| self.scheduled(step, config.iterations) <= uncertain;
             let last = steps.end - 1;
             self.step = { steps }.find(fits).unwrap_or(last);
