@@ -294,3 +294,45 @@ fn labels(cache: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     assert_eq!(found.len(), 24);
     found
 }
+
+/// Mask-Predict with a threshold and with pruned lengths: fewer passes over fewer rows, as reported.
+#[test]
+fn mask_predict_in_fewer_passes() {
+    let tiny = Tiny::texts();
+    let learnt = transformer(LEARNT);
+    let config = tiny.translation("fewer", 1, &learnt, &learnt, MASKED);
+    let settings = |sets: &[&str]| {
+        let keys = sets.iter().map(|set| format!("decoding.mask_predict.{set}"));
+        keys.flat_map(|key| ["--set".to_owned(), key]).collect::<Vec<_>>()
+    };
+    let always = ["stop=released", "iterations=10", "length_candidates=4"];
+    let mut launch = program("tandem");
+    launch.arg("launch").arg(config).args(settings(&always)).args(["--set", "training.steps=60"]);
+    expect_code(&mut launch, 0);
+    let run = tiny.path("fewer");
+    let report = std::fs::read_to_string(run.join("report.md")).expect("a report");
+    assert!(report.contains("- Decoder passes per sentence: 11.0 on average, over "), "{report}");
+
+    let figures = |sets: &[&str]| {
+        let mut evaluate = program("tandem");
+        evaluate.arg("evaluate").arg(&run).arg("--json").args(settings(sets));
+        let output = expect_code(&mut evaluate, 0);
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        ["passes", "decoder_rows"].map(|figure| said["figures"][figure].as_f64().expect(figure))
+    };
+    let [passes, rows] = figures(&[]);
+    assert!(passes == 11.0 && rows > 2.0 * 11.0, "{passes} passes over {rows} rows");
+    let [pruned_passes, pruned_rows] = figures(&["prune_after=1"]);
+    assert_eq!(pruned_passes, 11.0);
+    assert!((pruned_rows - (rows / 11.0 + 10.0)).abs() < 1e-9, "{pruned_rows} after {rows} rows");
+    let [passes, _] = figures(&["threshold=0.3"]);
+    assert!(passes < 11.0, "{passes} passes");
+    let [passes, rows] = figures(&["threshold=0.3", "prune_after=1"]);
+    assert!(passes < 11.0 && rows < pruned_rows, "{passes} passes over {rows} rows");
+
+    let mut evaluate = program("tandem");
+    evaluate.arg("evaluate").arg(&run).args(settings(&["prune_after=12"]));
+    let output = expect_code(&mut evaluate, 2);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("prune_after: found 12, but there are at most 11 passes"), "{said}");
+}

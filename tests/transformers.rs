@@ -16,6 +16,11 @@ const RELEASED: [&str; 4] = [
     "decoding.mask_predict.length_candidates=6",
     "decoding.mask_predict.score=average",
 ];
+const FEWER_PASSES: [&str; 3] = [
+    "decoding.mask_predict.threshold=0.3",
+    "decoding.mask_predict.prune_after=2",
+    "decoding.mask_predict.length_candidates=6",
+];
 const GNMT: [&str; 3] = [
     "decoding.beam_search.score=gnmt",
     "decoding.beam_search.length_penalty=0.6",
@@ -145,6 +150,7 @@ fn python_translates_as_tandem_does() {
 
     // Other ways to decode go along with the model, and a model that was exported before is one, too.
     folders.push(export(tiny, "ab-net", "released", &RELEASED));
+    folders.push(export(tiny, "ab-net", "fewer-passes", &FEWER_PASSES));
     folders.push(export(tiny, "transformer", "gnmt", &GNMT));
     folders.push(export(tiny, "ab-net/export", "again", &[]));
     check(&folders);

@@ -164,12 +164,14 @@ impl Worker {
                 length: 7,
                 reference_length: 7,
                 passes: 1,
+                rows: 1,
             })?;
             lines += &format!("{line}\n");
             sentences += 1;
         }
         fs::write(&part, lines)?;
-        let translation = TranslationSums { sentences, passes: sentences, ..Default::default() };
+        let translation =
+            TranslationSums { sentences, passes: sentences, rows: sentences, ..Default::default() };
         let sums = EvaluationSums {
             loss: 2.0 * sentences as f64,
             denominator: sentences as f64,

@@ -201,6 +201,8 @@ def check_released(Model, goldens):
         iterations=10,
         length_candidates=4,
         stop="released",
+        threshold=None,
+        prune_after=None,
         score="length_penalty",
         length_penalty=1.1,
         max_tokens=4000,

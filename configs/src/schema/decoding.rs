@@ -52,6 +52,15 @@ pub struct MaskPredict {
     pub lengths: Lengths,
     /// When a sentence is finished.
     pub stop: Stop,
+    /// A token at least so probable is not masked again, and iterations that would mask more than are left
+    /// are skipped, which saves passes. A hypothesis without other tokens is finished. None: no
+    /// iteration is skipped.
+    #[schemars(range(min = 0.01, max = 0.999))]
+    pub threshold: Option<f64>,
+    /// After so many passes, only the length that scores best is refined further. None: all are, until
+    /// they are finished.
+    #[schemars(range(min = 1, max = 1000))]
+    pub prune_after: Option<usize>,
     /// By what candidates are compared.
     pub score: Score,
     /// The exponent of `score: length_penalty`; above 0 longer candidates gain.
@@ -62,6 +71,16 @@ pub struct MaskPredict {
     pub max_tokens: usize,
 }
 
+impl MaskPredict {
+    /// The most passes over a hypothesis.
+    pub fn most_passes(&self) -> usize {
+        match self.stop {
+            Stop::Unchanged => self.iterations,
+            Stop::Released => self.iterations + 1,
+        }
+    }
+}
+
 impl Default for MaskPredict {
     fn default() -> Self {
         Self {
@@ -69,6 +88,8 @@ impl Default for MaskPredict {
             length_candidates: 4,
             lengths: Lengths::Predicted,
             stop: Stop::Unchanged,
+            threshold: None,
+            prune_after: None,
             score: Score::LengthPenalty,
             length_penalty: 1.1,
             max_tokens: 4000,

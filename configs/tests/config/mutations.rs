@@ -333,6 +333,13 @@ const RANGES: &[Case] = &[
         ],
     ),
     (
+        &[("iterations: 4", "threshold: 1.0\n    prune_after: 0")],
+        &[
+            "48:16: decoding.mask_predict.threshold: found 1.0, must be a number from 0.01 to 0.999",
+            "49:18: decoding.mask_predict.prune_after: found 0, must be a whole number from 1 to 1000",
+        ],
+    ),
+    (
         &[("      peak: 5e-4", "      peak: -5e-4")],
         &[
             "43:13: training.schedule.inverse_sqrt.peak: found -5e-4, must be a number of at least 0",
@@ -538,6 +545,12 @@ const YAML: &[Case] = &[
 ];
 
 const CONFLICTS: &[Case] = &[
+    (
+        &[("iterations: 4", "iterations: 4\n    prune_after: 5")],
+        &[
+            "49:5: decoding.mask_predict.prune_after: found 5, but there are at most 4 passes with 4 iterations, must be a whole number from 1 to 4, or null",
+        ],
+    ),
     (
         &[("name: valid", "name: my run")],
         &[

@@ -235,6 +235,7 @@ fn figures(parts: &[Part], scores: Option<&Scores>) -> BTreeMap<String, f64> {
         ("length_nll", ratio(length_nll, sentences).filter(|_| predicts_lengths)),
         ("length_accuracy", ratio(count(|sums| sums.length_correct), translated)),
         ("passes", ratio(count(|sums| sums.passes), translated)),
+        ("decoder_rows", ratio(count(|sums| sums.rows), translated)),
         ("decode_seconds", Some(slowest).filter(|seconds| *seconds > 0.0)),
         ("sentences_per_second", ratio(translated, slowest).filter(|pace| *pace > 0.0)),
         ("bleu", scores.map(|scores| scores.bleu_13a.score)),

@@ -99,6 +99,7 @@ fn test(run: &RunFolder, config: &RunConfig, state: &State) -> Option<Test> {
         latency: evaluation::latency(&folder),
         sentences_per_second: figure("sentences_per_second"),
         passes: figure("passes"),
+        decoder_rows: figure("decoder_rows"),
         samples: pick_samples(&translations, config.evaluation.samples),
         copied: score::copied(&translations, score::Scoring::from(&config.evaluation)),
         scores: evaluation.scores?,

@@ -712,52 +712,95 @@ def mask_predict(
     model: TandemModel, encoded: Encoded, source_lengths: Tensor, settings: SimpleNamespace
 ) -> list[list[int]]:
     """Each sentence's translation, as ids with [SEP]: the best of those of the most probable lengths."""
-    positions = model.config.target["num_positions"]
+    positions, special = model.config.target["num_positions"], model.config.target_tokens
     count = min(settings.length_candidates, model.config.length_classes - 1)
     likely = encoded.length_log_probs.topk(count).indices.clamp(2, positions).tolist()  # [B, candidates]
     pairs = sorted((length, i) for i, lengths in enumerate(likely) for length in set(lengths))
-    best: dict[int, tuple[float, list[int]]] = {}
-    for cut in cuts([length for length, _ in pairs], settings.max_tokens):
-        sentences = torch.tensor([i for _, i in pairs[cut]], device=model.device)
-        lengths = torch.tensor([length for length, _ in pairs[cut]], device=model.device)
-        tokens, log_probs = refine(model, Context(encoded, sentences), lengths, settings)
-        for (length, i), row, probs in zip(pairs[cut], tokens.tolist(), log_probs.tolist()):
-            score = sum(probs[:length])
-            if settings.score == "length_penalty":
-                score /= ((5 + length) / 6) ** settings.length_penalty
-            else:
-                score /= length
+    rows = [Hypothesis([special["mask"]] * length, i) for length, i in pairs]
+    most = settings.iterations + 1 if settings.stop == "released" else settings.iterations
+    together = min(settings.prune_after or most, most)
+    for num_passes in (together, most - together):
+        goes_on = [row for row in rows if not row.is_finished]
+        for cut in cuts([len(row.tokens) for row in goes_on], settings.max_tokens):
+            refine(model, encoded, goes_on[cut], num_passes, settings)
+        best: dict[int, Hypothesis] = {}
+        for row in rows:
             # Of equal ones the shorter, which comes first.
-            if i not in best or score > best[i][0]:
-                best[i] = score, row[:length]
-    return [best[i][1] for i in range(len(likely))]
+            if row.sentence not in best or row.score(settings) > best[row.sentence].score(settings):
+                best[row.sentence] = row
+        rows = sorted(best.values(), key=lambda row: (len(row.tokens), row.sentence))
+    return [best[i].tokens for i in range(len(likely))]
+
+
+class Hypothesis:
+    """A translation of one length."""
+
+    def __init__(self, tokens: list[int], sentence: int):
+        self.tokens, self.sentence = tokens, sentence
+        self.log_probs = [-math.inf] * len(tokens)
+        self.step = 0  # of the schedule
+        self.is_finished = False
+
+    def score(self, settings: SimpleNamespace) -> float:
+        length = len(self.tokens)
+        if settings.score == "length_penalty":
+            return sum(self.log_probs) / ((5 + length) / 6) ** settings.length_penalty
+        return sum(self.log_probs) / length
 
 
 def refine(
-    model: TandemModel, context: Context, lengths: Tensor, settings: SimpleNamespace
-) -> tuple[Tensor, Tensor]:
-    """Translations of these lengths [R], one a row: their ids and log-probabilities, [R, T] both."""
-    special, iterations = model.config.target_tokens, settings.iterations
-    is_real = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]  # [R, T]
-    tokens = torch.where(is_real, special["mask"], special["pad"])
-    log_probs = torch.full(tokens.shape, -math.inf, device=tokens.device)
-    active = torch.arange(len(tokens), device=tokens.device)  # the rows that are not finished
-    for i in range(iterations + 1 if settings.stop == "released" else iterations):
+    model: TandemModel,
+    encoded: Encoded,
+    rows: list[Hypothesis],
+    num_passes: int,
+    settings: SimpleNamespace,
+) -> None:
+    """Runs so many passes over R hypotheses of at most T tokens, each until it is finished."""
+    special, iterations, device = model.config.target_tokens, settings.iterations, model.device
+    padded = nn.utils.rnn.pad_sequence
+    tokens = [torch.tensor(row.tokens) for row in rows]
+    log_probs = [torch.tensor(row.log_probs) for row in rows]
+    is_real = padded([torch.ones_like(row) for row in tokens], batch_first=True).bool().to(device)
+    tokens = padded(tokens, batch_first=True, padding_value=special["pad"]).to(device)  # [R, T]
+    # What is padding is certain.
+    log_probs = padded(log_probs, batch_first=True, padding_value=math.inf).to(device)
+    threshold = math.inf if settings.threshold is None else math.log(settings.threshold)
+    context = Context(encoded, torch.tensor([row.sentence for row in rows], device=device))
+    active = torch.arange(len(rows), device=device)  # the rows that are not finished
+    steps = torch.tensor([row.step for row in rows], device=device)  # of the active rows
+    num_steps = iterations + 1 if settings.stop == "released" else iterations
+
+    def scheduled(steps: Tensor) -> Tensor:
+        return (is_real[active].sum(-1) * (iterations - steps) // iterations).clamp(min=1)
+
+    for _ in range(num_passes):
         real, old = is_real[active], tokens[active]
-        count = (lengths[active] * (iterations - i) // iterations).clamp(min=1)
-        masked = weakest(log_probs[active].masked_fill(~real, math.inf), count)
+        num_uncertain = (log_probs[active] < threshold).sum(-1)
+        masked = weakest(log_probs[active], torch.minimum(scheduled(steps), num_uncertain))
         input_ids = old.masked_fill(masked, special["mask"])
         hidden = model.decoder(input_ids, key_mask(real, context.encoded.hidden.dtype), context)
         best, words = most_probable(model, hidden[masked])  # [N]
         new = old.masked_scatter(masked, words)
         tokens[active] = new
         log_probs[active] = log_probs[active].masked_scatter(masked, best)
-        if settings.stop == "unchanged" and i > 0:
-            goes_on = (new != old).any(-1)
-            active, context = active[goes_on], context.select(goes_on.nonzero()[:, 0])
-            if len(active) == 0:
-                break
-    return tokens, log_probs
+        num_uncertain = (log_probs[active] < threshold).sum(-1)
+        goes_on = (num_uncertain > 0) & (steps + 1 < num_steps)
+        if settings.stop == "unchanged":
+            goes_on &= (new != old).any(-1) | (steps == 0)
+        # Steps that would mask more than are uncertain are skipped.
+        steps = steps + 1
+        while (skipped := (scheduled(steps) > num_uncertain) & (steps + 1 < num_steps)).any():
+            steps = steps + skipped
+        for row, step, is_open in zip(active.tolist(), steps.tolist(), goes_on.tolist()):
+            rows[row].step, rows[row].is_finished = step, not is_open
+        if not goes_on.all():
+            context = context.select(goes_on.nonzero()[:, 0])
+            active, steps = active[goes_on], steps[goes_on]
+        if len(active) == 0:
+            break
+    for row, row_tokens, row_probs in zip(rows, tokens.tolist(), log_probs.tolist()):
+        length = len(row.tokens)
+        row.tokens, row.log_probs = row_tokens[:length], row_probs[:length]
 
 
 def weakest(log_probs: Tensor, count: Tensor) -> Tensor:

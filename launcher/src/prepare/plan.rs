@@ -12,6 +12,7 @@ use tandem_config::composition::{Composition, CompositionError};
 use tandem_config::load::labelling_bert;
 use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, frozen_count, trained_count};
+use tandem_config::schema::decoding::Decoding;
 
 use crate::prepare::distillation;
 use crate::prepare::worker::Work;
@@ -65,6 +66,7 @@ impl Plan {
         notes.extend(head_note(&composition));
         notes.extend(distillation::notes(config));
         notes.extend(soft_label_note(config));
+        notes.extend(decoding_note(config));
         let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
@@ -117,6 +119,23 @@ fn size(
 fn head_note(composition: &Composition) -> Option<String> {
     let folder = composition.decoder.as_ref()?.headless()?;
     Some(format!("{} has no masked-language-model head: the head is trained", folder.display()))
+}
+
+/// A note that translations are found in fewer passes, which changes them.
+fn decoding_note(config: &RunConfig) -> Option<String> {
+    let Decoding::MaskPredict(decoding) = &config.decoding else { return None };
+    let threshold = decoding.threshold.map(|threshold| {
+        format!("tokens of a probability of {threshold} or more are not predicted again")
+    });
+    let prune_after = decoding.prune_after.map(|passes| {
+        let plural = if passes == 1 { "" } else { "es" };
+        format!("after {passes} pass{plural} only the best of the lengths is refined")
+    });
+    let rules: Vec<String> = threshold.into_iter().chain(prune_after).collect();
+    (!rules.is_empty()).then(|| {
+        let most = decoding.most_passes();
+        format!("decoding: at most {most} passes; {}", rules.join("; "))
+    })
 }
 
 /// A note that a BERT labels the data before the first step, which takes time and space.
@@ -218,6 +237,20 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let plans = plans.replace(&here.display().to_string(), "[HERE]");
         insta::assert_snapshot!(plans.replace(&root.display().to_string(), "[REPOSITORY]"));
+    }
+
+    #[test]
+    fn fewer_passes_are_noted() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/demo.yaml");
+        let note = |settings: &[&str]| {
+            let key = |set: &&str| format!("decoding.mask_predict.{set}");
+            let overrides: Vec<String> = settings.iter().map(key).collect();
+            decoding_note(&tandem_config::load(&demo, &overrides).unwrap())
+        };
+        assert_eq!(note(&[]), None);
+        let both = "decoding: at most 10 passes; tokens of a probability of 0.5 or more are not predicted \
+                    again; after 1 pass only the best of the lengths is refined";
+        assert_eq!(note(&["threshold=0.5", "prune_after=1"]).as_deref(), Some(both));
     }
 
     #[test]

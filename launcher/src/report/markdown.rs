@@ -143,7 +143,11 @@ fn scores(test: &Test) -> String {
         text += &format!("- Throughput, full batches: {speed:.1} sentences/s over all ranks\n");
     }
     if let Some(passes) = test.passes {
-        text += &format!("- Decoder passes per sentence: {passes:.1} on average\n");
+        text += &format!("- Decoder passes per sentence: {passes:.1} on average");
+        if let Some(rows) = test.decoder_rows {
+            text += &format!(", over {rows:.1} rows in all");
+        }
+        text += "\n";
     }
     text
 }

@@ -130,6 +130,8 @@ pub(crate) struct Test {
     pub sentences_per_second: Option<f64>,
     /// Decoder passes for a sentence, on average.
     pub passes: Option<f64>,
+    /// Rows that the decoder read for a sentence, on average: one for each hypothesis and pass.
+    pub decoder_rows: Option<f64>,
     /// Some translations, to read.
     pub samples: Vec<Translation>,
 }
@@ -258,6 +260,7 @@ mod tests {
                 }),
                 sentences_per_second: Some(87.25),
                 passes: Some(6.5),
+                decoder_rows: Some(23.75),
                 samples,
             }),
             notices: vec!["checkpoint 600 could not be written: disk full".into()],

@@ -109,17 +109,19 @@ struct Search<'a> {
     finished: Vec<(Vec<i64>, f64)>,
     longest: usize,
     passes: usize,
+    rows: usize,
 }
 
 impl<'a> Search<'a> {
     fn new(config: &'a BeamSearch, longest: usize) -> Self {
         let nothing = Hypothesis { tokens: Vec::new(), log_prob: 0.0, parent: 0 };
-        Self { config, live: vec![nothing], finished: Vec::new(), longest, passes: 0 }
+        Self { config, live: vec![nothing], finished: Vec::new(), longest, passes: 0, rows: 0 }
     }
 
     /// Finishes some hypotheses and continues others by one token.
     fn advance(&mut self, found: Continuations, end: i64) {
         self.passes += 1;
+        self.rows += self.live.len();
         let last = self.passes == self.longest;
         let mut candidates = if last { found.ends } else { found.best };
         candidates.retain(|candidate| candidate.log_prob > f32::NEG_INFINITY);
@@ -175,7 +177,7 @@ impl<'a> Search<'a> {
                 best.score = score;
             }
         }
-        Translation { passes: self.passes, ..best }
+        Translation { passes: self.passes, rows: self.rows, ..best }
     }
 }
 

@@ -47,6 +47,7 @@ pub fn record(
         length: translation.ids.len(),
         reference_length: corpus.target(index).len(),
         passes: translation.passes,
+        rows: translation.rows,
     })
 }
 
@@ -209,6 +210,7 @@ impl Evaluator {
                 let line = record(target, &self.corpus, sample as usize, &translation)?;
                 sums.sentences += 1;
                 sums.passes += line.passes;
+                sums.rows += line.rows;
                 sums.length_correct += usize::from(line.length == line.reference_length);
                 serde_json::to_writer(&mut file, &line)?;
                 file.write_all(b"\n")?;

@@ -3,6 +3,7 @@
 pub mod beam_search;
 pub mod evaluate;
 pub mod mask_predict;
+mod refine;
 pub mod serve;
 pub mod translate;
 
@@ -44,14 +45,16 @@ pub struct Translation {
     pub ids: Vec<u32>,
     /// What it was chosen by: its log-probability, with the search's length penalty.
     pub score: f64,
-    /// Decoder passes: over each of Mask-Predict's hypotheses, or over a beam.
+    /// How often the decoder ran for it: for the last of Mask-Predict's hypotheses, or for a beam.
     pub passes: usize,
+    /// Rows that the decoder read for it: one for each hypothesis and pass.
+    pub rows: usize,
 }
 
 impl Translation {
     /// The translation of nothing.
     pub fn empty() -> Self {
-        Self { ids: Vec::new(), score: 0.0, passes: 0 }
+        Self { ids: Vec::new(), score: 0.0, passes: 0, rows: 0 }
     }
 }
 

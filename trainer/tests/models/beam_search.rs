@@ -163,7 +163,7 @@ fn by_definition(
     let longest = (config.max_len_a * source.ids.numel() as f64) as usize + config.max_len_b;
     let mut live = vec![(Vec::new(), 0.0)];
     let mut finished: Vec<(Vec<i64>, f64)> = Vec::new();
-    let mut passes = 0;
+    let (mut passes, mut rows) = (0, 0);
     let best = |finished: &[(Vec<i64>, f64)]| {
         finished.iter().cloned().max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap_or_default()
     };
@@ -174,6 +174,7 @@ fn by_definition(
             break;
         }
         passes += 1;
+        rows += if passes == 1 { 1 } else { config.width };
         let mut candidates = Vec::new();
         for (tokens, sum) in &live {
             for (word, log_prob) in (0..).zip(next(tiny, &encoded, tokens)) {
@@ -196,7 +197,7 @@ fn by_definition(
         live.truncate(config.width);
     }
     let (tokens, score) = best(&finished);
-    Translation { ids: tokens.into_iter().map(|id| id as u32).collect(), score, passes }
+    Translation { ids: tokens.into_iter().map(|id| id as u32).collect(), score, passes, rows }
 }
 
 #[test]
@@ -219,6 +220,7 @@ fn a_narrow_beam_is_fairseqs() {
                 let expected = no_grad(|| by_definition(&tiny, &config, &source, false));
                 let what = format!("{length} tokens, {config:?}");
                 assert_eq!((&found.ids, found.passes), (&expected.ids, expected.passes), "{what}");
+                assert_eq!(found.rows, expected.rows, "{what}");
                 assert!((found.score - expected.score).abs() < 1e-4, "{what}");
 
                 let late = no_grad(|| by_definition(&tiny, &config, &source, true));

@@ -37,25 +37,32 @@ fn log_probs(tiny: &Tiny, encoded: &Encoded, input: &[i64]) -> Tensor {
     tiny.model.head.project(&tiny.model.head.transform(&hidden)).log_softmax(-1, Kind::Double)
 }
 
-/// One sentence's translation of one length.
+/// One sentence's translation of one length after at most so many passes.
 fn of_length(
     tiny: &Tiny,
     config: &MaskPredict,
     encoded: &Encoded,
     length: usize,
+    most_passes: usize,
 ) -> (Vec<i64>, f64, usize) {
-    let (mut tokens, mut certain) = (vec![IDS.mask; length], vec![0.0; length]);
+    let (mut tokens, mut certain) = (vec![IDS.mask; length], vec![f64::NEG_INFINITY; length]);
     let iterations = config.iterations;
-    let most_passes = match config.stop {
-        Stop::Unchanged => iterations,
-        Stop::Released => iterations + 1,
-    };
-    let mut passes = 0;
-    while passes < most_passes {
-        let again = (length * (iterations - passes) / iterations).max(1);
-        let mut places: Vec<usize> = (0..length).collect();
+    let threshold = config.threshold.map_or(f64::INFINITY, f64::ln);
+    let most_steps = iterations + usize::from(config.stop == Stop::Released);
+    let (mut passes, mut step) = (0, 0);
+    while passes < most_passes
+        && step < most_steps
+        && certain.iter().any(|&log_prob| log_prob < threshold)
+    {
+        let mut places: Vec<usize> =
+            (0..length).filter(|&place| certain[place] < threshold).collect();
+        let again = |step: usize| (length * (iterations - step) / iterations).max(1);
+        while again(step) > places.len() && step + 1 < most_steps {
+            step += 1;
+        }
         places.sort_by(|&a, &b| f64::total_cmp(&certain[a], &certain[b]));
-        places.truncate(again);
+        places.truncate(again(step));
+        step += 1;
         let mut input = tokens.clone();
         for &place in &places {
             input[place] = IDS.mask;
@@ -80,21 +87,35 @@ fn of_length(
     (tokens, score, passes)
 }
 
-/// One sentence's translation: of all candidate lengths the one of the highest score.
+/// One sentence's translation: of all candidate lengths the one of the highest score, at the end or when
+/// the others are pruned.
 fn by_definition(tiny: &Tiny, config: &MaskPredict, source: &Sources) -> Translation {
     let encoded = tiny.model.encoder.forward(&source.ids, &source.real, &Pass::eval());
     let lengths = encoded.length_log_probs.as_ref().expect("a length prediction").get(0);
     let order = Vec::<i64>::try_from(lengths.argsort(0, true)).expect("lengths");
     let candidates: BTreeSet<usize> =
         order[..config.length_candidates].iter().map(|&length| length.max(2) as usize).collect();
+    let most = config.iterations + usize::from(config.stop == Stop::Released);
+    let together = config.prune_after.unwrap_or(most);
     let mut best = Translation { score: f64::NEG_INFINITY, ..Translation::empty() };
+    let mut best_length = 0;
     for length in candidates {
-        let (tokens, score, passes) = of_length(tiny, config, &encoded, length);
-        best.passes += passes;
+        let (tokens, score, passes) = of_length(tiny, config, &encoded, length, together);
+        best.passes = best.passes.max(passes);
+        best.rows += passes;
         if score > best.score {
+            best_length = length;
             best.score = score;
             best.ids = tokens.into_iter().map(|id| id as u32).collect();
         }
+    }
+    if together < most {
+        let before = of_length(tiny, config, &encoded, best_length, together).2;
+        let (tokens, score, passes) = of_length(tiny, config, &encoded, best_length, most);
+        best.passes = best.passes.max(passes);
+        best.rows += passes - before;
+        best.score = score;
+        best.ids = tokens.into_iter().map(|id| id as u32).collect();
     }
     best
 }
@@ -105,13 +126,16 @@ fn search(tiny: &Tiny, config: &MaskPredict, sources: &Sources) -> Vec<Translati
 
 #[test]
 fn translations_are_the_definitions_alone_and_in_batches() {
-    let (mut early, mut late) = (0, 0);
+    let (mut early, mut late, mut certain) = (0, 0, 0);
     for (number, tiny) in models().iter().enumerate() {
-        for (stop, score) in [
-            (Stop::Unchanged, Score::LengthPenalty),
-            (Stop::Unchanged, Score::Average),
-            (Stop::Released, Score::LengthPenalty),
-            (Stop::Released, Score::Average),
+        for (stop, score, threshold, prune_after) in [
+            (Stop::Unchanged, Score::LengthPenalty, None, None),
+            (Stop::Unchanged, Score::Average, None, None),
+            (Stop::Released, Score::LengthPenalty, None, None),
+            (Stop::Released, Score::Average, None, None),
+            (Stop::Unchanged, Score::LengthPenalty, Some(0.3), None),
+            (Stop::Unchanged, Score::LengthPenalty, None, Some(1)),
+            (Stop::Released, Score::Average, Some(0.3), Some(1)),
         ] {
             // The most tokens of a batch: all hypotheses together, or in several batches.
             for (iterations, length_candidates, max_tokens) in
@@ -122,6 +146,8 @@ fn translations_are_the_definitions_alone_and_in_batches() {
                     length_candidates,
                     stop,
                     score,
+                    threshold,
+                    prune_after,
                     max_tokens,
                     ..MaskPredict::default()
                 };
@@ -134,9 +160,12 @@ fn translations_are_the_definitions_alone_and_in_batches() {
                         let what = format!("model {number}, {length} tokens, {config:?}");
                         assert_eq!(found.ids, expected.ids, "{what}");
                         assert_eq!(found.passes, expected.passes, "{what}");
+                        assert_eq!(found.rows, expected.rows, "{what}");
                         assert!((found.score - expected.score).abs() < 1e-4, "{what}");
                     }
-                    if stop == Stop::Unchanged && length_candidates == 1 && iterations > 1 {
+                    if threshold.is_some() && iterations > 1 {
+                        certain += usize::from(found.rows < length_candidates * iterations);
+                    } else if stop == Stop::Unchanged && length_candidates == 1 && iterations > 1 {
                         early += usize::from(found.passes < iterations);
                         late += usize::from(found.passes == iterations);
                     }
@@ -145,4 +174,5 @@ fn translations_are_the_definitions_alone_and_in_batches() {
         }
     }
     assert!(early > 0 && late > 0, "{early} stopped early and {late} did not");
+    assert!(certain > 0, "no translation was certain");
 }

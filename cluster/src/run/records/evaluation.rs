@@ -31,8 +31,11 @@ pub struct EvaluationSums {
 pub struct TranslationSums {
     /// Translated sentences.
     pub sentences: usize,
-    /// Decoder passes.
+    /// How often the decoder ran for each sentence, added up.
     pub passes: usize,
+    /// Rows that the decoder read: one for each hypothesis and pass.
+    #[serde(default)]
+    pub rows: usize,
     /// Translations as long as their references.
     pub length_correct: usize,
     /// Seconds that translating took.

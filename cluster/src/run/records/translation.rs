@@ -26,7 +26,10 @@ pub struct Translation {
     /// Tokens of the reference, with `[SEP]`.
     #[serde(default)]
     pub reference_length: usize,
-    /// Decoder passes that it took.
+    /// How often the decoder ran for it.
     #[serde(default)]
     pub passes: usize,
+    /// Rows that the decoder read for it: one for each hypothesis and pass.
+    #[serde(default)]
+    pub rows: usize,
 }

@@ -1,7 +1,7 @@
 //! Whether a model can be decoded as the config says.
 
 use crate::load::report::Report;
-use crate::schema::decoding::Decoding;
+use crate::schema::decoding::{Decoding, MaskPredict};
 use crate::schema::model::Objective;
 use crate::schema::run::RunConfig;
 
@@ -18,8 +18,19 @@ pub(super) fn check(run: &RunConfig, report: &mut Report) {
                            token, must be {mask_predict: ...}";
             report.conflict("decoding.beam_search", message.into());
         }
-        (Objective::Masked(_), Decoding::MaskPredict(_))
-        | (Objective::Autoregressive(_), Decoding::BeamSearch(_))
-        | (Objective::Mlm(_), _) => {}
+        (Objective::Masked(_), Decoding::MaskPredict(config)) => mask_predict(config, report),
+        (Objective::Autoregressive(_), Decoding::BeamSearch(_)) | (Objective::Mlm(_), _) => {}
+    }
+}
+
+fn mask_predict(config: &MaskPredict, report: &mut Report) {
+    let most = config.most_passes();
+    if let Some(passes) = config.prune_after.filter(|&passes| passes > most) {
+        let message = format!(
+            "found {passes}, but there are at most {most} passes with {} iterations, must be a whole \
+             number from 1 to {most}, or null",
+            config.iterations
+        );
+        report.conflict("decoding.mask_predict.prune_after", message);
     }
 }
