@@ -17,9 +17,8 @@ fn bench_in(dtype: &str, verb: &str, batches: &str, code: i32) -> (String, Strin
     let mut command = program("tandem-worker");
     command.arg("bench").arg(verb).arg("--model").arg(model).arg("--batches").arg(file);
     command.args(["--dtype", dtype, "--threads", "1", "--repeats", "3"]);
-    let output = expect_code(&mut command, code);
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (text(output.stdout), text(output.stderr))
+    let ended = expect_code(&mut command, code);
+    (ended.stdout, ended.stderr)
 }
 
 /// Two sentence pairs.

@@ -2,39 +2,32 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
+use tandem_tests::live::Run;
 use tandem_tests::{Tiny, adapters, expect_code, mpirun, program};
 
 #[test]
 fn the_same_seed_and_a_stopped_run_give_the_same_bits() {
     // So many that the run is still under way when it is asked to stop.
     const STEPS: u64 = 150;
-    let tiny = Tiny::new();
-    let start = |name: &str| {
-        let mut launch = program("tandem");
-        launch.arg("launch").arg(tiny.ab_net(name, 2, 0.1));
-        launch.args(["--set", &format!("training.steps={STEPS}")]);
-        launch.args(["--set", "evaluation.every=75", "--set", "checkpoints.every=10"]);
-        launch
-    };
+    let tiny = Arc::new(Tiny::new());
+    let steps = format!("training.steps={STEPS}");
+    let settings = [&*steps, "evaluation.every=75", "checkpoints.every=10"];
+    let run = |name: &str| Run::new(&tiny, name, 2, &settings);
     for name in ["first", "second"] {
-        expect_code(&mut start(name), 0);
+        run(name).launch(&[], 0);
     }
     let first = adapters(&tiny.path("first"), STEPS);
     assert!(first == adapters(&tiny.path("second"), STEPS), "the same seed gave other weights");
 
-    let mut launch = start("stopped").spawn().expect("tandem launch");
-    let checkpoints = tiny.path("stopped/checkpoints/latest");
-    let deadline = Instant::now() + Duration::from_secs(120);
-    while !checkpoints.exists() {
-        assert!(Instant::now() < deadline, "no checkpoint after two minutes");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    expect_code(program("tandem").arg("stop").arg(tiny.path("stopped")), 0);
-    assert_eq!(launch.wait().expect("an end").code(), Some(75));
-    expect_code(&mut start("stopped"), 0);
-    assert!(first == adapters(&tiny.path("stopped"), STEPS), "resuming gave other weights");
+    let stopped = run("stopped");
+    let launch = stopped.start(&[]);
+    stopped.wait_for_checkpoint(1, 10);
+    stopped.stop(0);
+    launch.wait(75);
+    stopped.launch(&[], 0);
+    assert!(first == adapters(stopped.folder(), STEPS), "resuming gave other weights");
 }
 
 #[test]
@@ -191,8 +184,7 @@ fn draft(run: &Path, step: u64) -> Vec<u8> {
 
 /// The loss of each step, as a rank without a launcher prints them.
 fn losses(command: &mut Command) -> Vec<f64> {
-    let output = expect_code(command, 0);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = expect_code(command, 0).stdout;
     let metrics = text.split("TrainingMetrics {").skip(1);
     metrics
         .filter_map(|metrics| metrics.split_once(" loss: ")?.1.split(',').next()?.parse().ok())

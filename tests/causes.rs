@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tandem_tests::live::{Ended, Launch, Run, eventually, send};
-use tandem_tests::{Tiny, processes, program, trace};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually, send};
+use tandem_tests::{Ended, Tiny, copy_folder, processes, program, trace};
 
 /// Nothing is tried again, and no run here ends by itself.
 const SETTINGS: [&str; 6] = [
@@ -33,7 +34,7 @@ impl Ranks {
         for rank in ["launcher", "0", "1"] {
             let folder = ranks.view(rank);
             std::fs::create_dir_all(&folder).expect("a folder");
-            copy(&tiny.path("bert-en/export"), &folder.join("bert"));
+            copy_folder(&tiny.path("bert-en/export"), &folder.join("bert"));
             std::fs::copy(tiny.path("train.tsv"), folder.join("train.tsv")).expect("a copy");
         }
         ranks.wrap("exec \"$worker\" \"$@\"");
@@ -70,18 +71,12 @@ impl Ranks {
     }
 
     /// Does this to rank 1 when it has trained for a while.
-    fn strike(&self, launch: Launch, strike: impl FnOnce(u32)) -> Ended {
+    fn strike(&self, strike: impl FnOnce(u32)) -> Ended {
+        let launch = self.start(&[]);
         let pid = self.run.rank(1, 1);
         self.run.wait_for_checkpoint(1, 4);
         strike(pid);
-        launch.wait_for_one_of(&[1, 2, 93])
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+        launch.wait(1)
     }
 }
 
@@ -90,19 +85,6 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).expect("a file");
     change(&mut bytes);
     std::fs::write(path, bytes).expect("a file");
-}
-
-/// The report is the last that is said, and its first line has these words.
-fn assert_cause(fault: &str, ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{fault}\n{}", ended.said);
-    let lines: Vec<&str> = ended.said.lines().collect();
-    let first = lines.iter().rposition(|line| line.starts_with("error: "));
-    let first = first.unwrap_or_else(|| panic!("{fault}: no error in\n{}", ended.said));
-    let report = &lines[first..];
-    assert!(report.len() <= 15, "{fault}: {} lines\n{}", report.len(), ended.said);
-    for words in words {
-        assert!(report[0].contains(words), "{fault}: `{words}` is not in\n{}", ended.said);
-    }
 }
 
 type Strike = fn(u32);
@@ -221,15 +203,14 @@ fn the_first_line_names_rank_and_cause() {
     let tiny = Arc::new(Tiny::new());
     for (index, (fault, strike, words)) in STRIKES.iter().enumerate() {
         let ranks = Ranks::new(&tiny, &format!("struck-{index}"));
-        let ended = ranks.strike(ranks.start(&[]), strike);
-        assert_cause(fault, &ended, 1, words);
+        ranks.strike(strike).assert_cause(fault, words);
         eventually("all are gone", || ranks.run.processes().is_empty());
     }
     for (index, (fault, prepare, code, words)) in STARTS.iter().enumerate() {
         let ranks = Ranks::new(&tiny, &format!("started-{index}"));
         prepare(&ranks);
         let launch = ranks.start(&["data.cache=/proc/self/cwd/cache"]);
-        assert_cause(fault, &launch.wait_for_one_of(&[*code]), *code, words);
+        launch.wait(*code).assert_cause(fault, words);
         ranks.run.assert_no_process();
     }
 }

@@ -6,8 +6,8 @@ use tandem_tests::{expect_code, program};
 #[test]
 fn the_cpu_agrees_with_itself() {
     let mut command = program("tandem-worker");
-    let output = expect_code(command.args(["check-gpu", "--device", "cpu", "--json"]), 0);
-    let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let ended = expect_code(command.args(["check-gpu", "--device", "cpu", "--json"]), 0);
+    let report = ended.json();
     let checks = report["checks"].as_array().expect("a list");
     for quantity in [
         "products, f32",
@@ -35,7 +35,7 @@ fn the_cpu_agrees_with_itself() {
     let is_more_than_0 = |it: &Value| it["value"].as_f64().is_some_and(|value| value > 0.0);
     assert!(measured.len() >= 6 && measured.iter().all(is_more_than_0), "{measured:#?}");
 
-    let lines = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines = ended.stderr;
     assert!(lines.contains("\n     libtorch: 2."), "{lines}");
     assert!(lines.contains("\nok   gradients, f32: largest relative error 0 ("), "{lines}");
     assert!(!lines.contains("FAIL"), "{lines}");
@@ -46,7 +46,6 @@ fn a_gpu_that_is_not_there_is_named() {
     let mut command = program("tandem-worker");
     command.args(["check-gpu", "--gpu", "99"]);
     let said = expect_code(&mut command, 1).stderr;
-    let said = String::from_utf8_lossy(&said);
     let reasons = ["libtorch cannot use CUDA: ", "there is no GPU 99: libtorch sees "];
     assert!(reasons.iter().any(|reason| said.contains(reason)), "{said}");
 }

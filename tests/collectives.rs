@@ -9,8 +9,7 @@ use tempfile::TempDir;
 #[test]
 fn mpi_conforms_at_1_to_4_ranks() {
     for ranks in 1..=4 {
-        let output = expect_code(mpirun(ranks).arg("conformance"), 0);
-        let said = String::from_utf8_lossy(&output.stdout);
+        let said = expect_code(mpirun(ranks).arg("conformance"), 0).stdout;
         assert_eq!(said, format!("mpi conforms with {ranks} ranks\n"));
     }
 }
@@ -65,9 +64,8 @@ impl Doubles {
 }
 
 fn said(command: &mut Command, code: i32) -> String {
-    let output = expect_code(command, code);
-    let of = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    of(&output.stdout) + &of(&output.stderr)
+    let ended = expect_code(command, code);
+    ended.stdout + &ended.stderr
 }
 
 #[test]

@@ -61,9 +61,7 @@ fn transformers_with_vocabularies_of_their_own() {
     let config = tiny.path("autoregressive.yaml");
     let mut launch = program("tandem");
     launch.arg("launch").arg(&config).args(["--set", "training.steps=15"]);
-    let output = expect_code(&mut launch, 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("was trained on another target vocabulary (SHA-256"), "{said}");
+    expect_code(&mut launch, 2).assert_said("was trained on another target vocabulary (SHA-256");
 
     // A run that starts over learns its vocabulary anew.
     let size = "model.decoder.transformer.vocabulary.learn.size=105";
@@ -96,8 +94,7 @@ fn transformers_fused_with_a_bert() {
     from_yaml_to_bleu(&tiny, "fused-autoregressive", &fused_german, &fused_english, objective);
     let objective = "{ masked: { length_classes: 40 } }\n  init: ./fused-masked";
     let config = tiny.translation("misfit", 2, &german, &english, objective);
-    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = expect_code(program("tandem").arg("launch").arg(config), 2).stderr;
     assert!(said.contains("this model has no trained `") && said.contains("model.init"), "{said}");
 }
 
@@ -247,8 +244,7 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
     let launch = |steps: &str, words: &str, are_said: bool| {
         let mut command = program("tandem");
         command.arg("launch").arg(&late).args(["--set", steps, "--set", "data.cache=cache-late"]);
-        let output = expect_code(&mut command, 0);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = expect_code(&mut command, 0).stderr;
         assert_eq!(said.contains(words), are_said, "{said}");
     };
     launch("training.steps=6", "soft_labels.teacher: the teacher ", true);
@@ -260,9 +256,8 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
     let other = "teacher: late-teacher.yaml, pretrained: ./teacher/export";
     let other = objective.replace("pretrained: ./teacher/export", other);
     let config = tiny.translation("other", 1, &side, &side, &other);
-    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("late-teacher/export, but `pretrained` is "), "{said}");
+    expect_code(program("tandem").arg("launch").arg(config), 2)
+        .assert_said("late-teacher/export, but `pretrained` is ");
 
     // One worker alone makes the same labels, and another weight learns something else from them.
     let alone = tiny.translation("alone", 1, &side, &side, objective);
@@ -275,9 +270,8 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
 
     let english = transformer("{ bert: ./bert-en/export }");
     let config = tiny.translation("misfit", 1, &side, &english, objective);
-    let output = expect_code(program("tandem").arg("launch").arg(config), 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("the decoder has another vocabulary than the teacher"), "{said}");
+    expect_code(program("tandem").arg("launch").arg(config), 2)
+        .assert_said("the decoder has another vocabulary than the teacher");
 }
 
 /// The bytes of the soft labels in a cache folder, by the names of their files.

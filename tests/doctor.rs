@@ -7,8 +7,7 @@ use tandem_tests::{Tiny, expect_code, program};
 
 /// The findings of a doctor that ends with this code.
 fn findings(command: &mut Command, code: i32) -> Vec<Value> {
-    let output = expect_code(command.args(["--json"]), code);
-    serde_json::from_slice(&output.stdout).expect("a list")
+    expect_code(command.arg("--json"), code).json().as_array().expect("a list").clone()
 }
 
 fn checks<'a>(findings: &'a [Value], level: &str) -> Vec<&'a str> {
@@ -31,9 +30,7 @@ fn a_worker_that_was_told_of_a_gpu_does_not_go_on_without() {
     let mut command = program("tandem-worker");
     command.arg("train").arg("--run").arg(tiny.path("told"));
     command.env("TANDEM_DEVICE", "cuda").env("CUDA_VISIBLE_DEVICES", "-1");
-    let output = expect_code(&mut command, 1);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("there is to be a GPU, but "), "{said}");
+    expect_code(&mut command, 1).assert_said("there is to be a GPU, but ");
 }
 
 #[test]
@@ -85,14 +82,11 @@ fn gpus_are_tested_where_there_are_any() {
     command.args(["doctor", "--gpu"]);
     if std::path::Path::new("/dev/nvidia0").exists() {
         let said = expect_code(&mut command, 0).stdout;
-        assert!(String::from_utf8_lossy(&said).contains("\npass: "));
+        assert!(said.contains("\npass: "));
     } else {
         let reason = "there is no GPU to test (there is no /dev/nvidia0)";
-        let said = expect_code(&mut command, 2).stderr;
-        let said = String::from_utf8_lossy(&said);
-        assert!(said.contains(reason), "{said}");
-        let found = expect_code(command.arg("--json"), 2).stdout;
-        let found: Value = serde_json::from_slice(&found).expect("an object");
+        expect_code(&mut command, 2).assert_said(reason);
+        let found = expect_code(command.arg("--json"), 2).json();
         assert_eq!((&found["verdict"], &found["gpus"]), (&json!(reason), &json!([])));
         assert!(found["findings"].is_array(), "{found:#}");
     }

@@ -6,10 +6,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tandem_tests::live::{Ended, Launch, Run, eventually, send};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually, send};
 use tandem_tests::poison::poison;
 use tandem_tests::seeded::Seeded;
-use tandem_tests::{Tiny, adapters, expect_code, processes, program, trace};
+use tandem_tests::{Ended, Tiny, adapters, copy_folder, processes, trace};
 
 /// So many steps that a fault always strikes in the middle.
 const STEPS: u64 = 48;
@@ -44,7 +45,7 @@ impl Undisturbed {
             run.launch(&[], 0);
             Self {
                 adapters: adapters(run.folder(), STEPS),
-                exported: exported(run.folder()),
+                exported: run.exported(),
                 losses: run.curves().remove("train/loss").expect("losses"),
             }
         })
@@ -55,7 +56,7 @@ impl Undisturbed {
     fn assert_same(workers: usize, run: &Run, evaluated: &[u64]) {
         let expected = Self::of(workers);
         assert!(adapters(run.folder(), STEPS) == expected.adapters, "it learnt other weights");
-        assert!(exported(run.folder()) == expected.exported, "it exports other weights");
+        assert!(run.exported() == expected.exported, "it exports other weights");
         let curves = run.curves();
         assert_eq!(curves["train/loss"], expected.losses);
         assert_eq!(expected.losses.len() as u64, STEPS);
@@ -67,11 +68,6 @@ impl Undisturbed {
         assert_eq!(steps, evaluated);
         run.assert_no_process();
     }
-}
-
-/// The average of the last checkpoints.
-fn exported(run: &Path) -> Vec<u8> {
-    std::fs::read(run.join("export/adapters.safetensors")).expect("an export")
 }
 
 /// Workers are killed at two points of the training: each time it goes on from the newest
@@ -237,9 +233,7 @@ fn a_stop_gives_up_an_evaluation_under_solo() {
 
 #[test]
 fn a_stop_gives_up_an_evaluation_under_mpirun() {
-    stops_an_evaluation(2, |run, _| {
-        expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
-    });
+    stops_an_evaluation(2, |run, _| drop(run.stop(0)));
 }
 
 /// The data thread of a rank hangs: a stop ends the run with a checkpoint all the same.
@@ -257,11 +251,10 @@ fn stops_without_data(workers: usize) {
     let mut before = None;
     eventually("the steps stand still", || {
         std::thread::sleep(Duration::from_millis(1500));
-        let state = std::fs::read(run.folder().join("state.json")).expect("a state");
-        let state: Value = serde_json::from_slice(&state).expect("JSON");
-        std::mem::replace(&mut before, state["step"].as_u64()) == state["step"].as_u64()
+        let step = run.state()["step"].as_u64().expect("a step");
+        before.replace(step) == Some(step)
     });
-    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    run.stop(0);
     launch.wait(75);
     holder.join().expect("it ends with its process");
     assert_eq!(run.linked("latest"), before, "the step that was given up is not in it");
@@ -340,7 +333,7 @@ fn a_training_that_diverges_ends_and_says_why() {
             "step {step} is skipped: its gradient is not finite ({in_a_row} in a row)"
         ));
     }
-    let first = first_error(&ended);
+    let first = ended.first_error();
     assert!(first.starts_with("error: rank ") && first.contains(" at step 4 "), "{first}");
     assert!(
         first.ends_with(
@@ -356,17 +349,11 @@ fn a_training_that_diverges_ends_and_says_why() {
     run.assert_no_process();
 }
 
-/// The first line of what the launcher said from `error: ` on.
-fn first_error(ended: &Ended) -> &str {
-    let line = ended.said.lines().find(|line| line.starts_with("error: "));
-    line.unwrap_or_else(|| panic!("there is no error in\n{}", ended.said))
-}
-
 #[test]
 fn a_missing_file_is_named_and_nothing_is_started() {
     let run = Run::new(&Tiny::shared(), "absent", 2, &["data.train.tsv.path=absent.tsv"]);
     let ended = run.launch(&[], 2);
-    assert_eq!(first_error(&ended), "error: the config is invalid");
+    assert_eq!(ended.first_error(), "error: the config is invalid");
     ended.assert_said("data.train.tsv.path: there is no file ");
     assert!(!run.folder().exists());
 }
@@ -376,7 +363,7 @@ fn a_file_without_a_usable_line_is_named_and_not_tried_again() {
     let run = Run::new(&Tiny::shared(), "empty", 2, &["data.train.tsv.path=empty.tsv"]);
     std::fs::write(run.beside("empty.tsv"), "nur eine Seite\n").expect("a file");
     let ended = run.launch(&[], 2);
-    let first = first_error(&ended);
+    let first = ended.first_error();
     assert!(first.contains(" failed in phase start at step 0 (attempt 1): "), "{first}");
     assert!(first.contains("empty.tsv can be used"), "{first}");
     ended.assert_said("next: fix the config or the data, and launch again");
@@ -398,10 +385,10 @@ fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
     poison(&cache).expect("the training data");
     let ended = run.launch(&["training.steps=100000", "evaluation.every=0"], 93);
     let attempts = run.events("failure");
-    assert_eq!(attempts.len(), 2, "{}", ended.said);
+    assert_eq!(attempts.len(), 2, "{}", ended.stderr);
     assert_eq!(attempts[0]["failure"]["step"], attempts[1]["failure"]["step"]);
     ended.assert_said(" twice; do not retry");
-    let first = first_error(&ended);
+    let first = ended.first_error();
     assert!(
         first.starts_with("error: rank ") && first.contains(": libtorch: label 4000000 of "),
         "{first}"
@@ -415,16 +402,14 @@ fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
 }
 
 /// A copy of a BERT whose weights `change` has changed.
-fn damaged_bert(run: &Run, name: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
-    let (from, to) = (run.beside("bert-en/export"), run.beside(name));
-    std::fs::create_dir(&to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a BERT").flatten() {
-        let bytes = std::fs::read(entry.path()).expect("a file");
-        let is_weights = entry.file_name() == "model.safetensors";
-        let bytes = if is_weights { change(bytes) } else { bytes };
-        std::fs::write(to.join(entry.file_name()), bytes).expect("a file");
-    }
-    format!("model.decoder.bert.pretrained={}", to.display())
+fn damaged_bert(run: &Run, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    let copy = run.beside(name);
+    copy_folder(&run.beside("bert-en/export"), &copy);
+    let weights = copy.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).expect("weights");
+    change(&mut bytes);
+    std::fs::write(weights, bytes).expect("weights");
+    format!("model.decoder.bert.pretrained={}", copy.display())
 }
 
 #[test]
@@ -432,7 +417,7 @@ fn an_evaluation_whose_files_cannot_be_written_is_in_the_curves() {
     let run = Run::new(&Tiny::shared(), "unwritten-evaluation", 1, &SETTINGS);
     let in_the_way = run.folder().join("evaluation/valid-step-00000024/translations.jsonl");
     std::fs::create_dir_all(in_the_way).expect("a folder");
-    let said = run.launch(&[], 0).said;
+    let said = run.launch(&[], 0).stderr;
     assert!(said.contains("cannot write") && said.contains("valid-step-00000024"), "{said}");
     let steps: Vec<u64> = run.curves()["eval/bleu"].iter().map(|(step, _)| *step).collect();
     assert_eq!(steps, [24, 48]);
@@ -442,22 +427,18 @@ fn an_evaluation_whose_files_cannot_be_written_is_in_the_curves() {
 fn a_bert_with_a_wrong_tensor_is_refused_before_anything_starts() {
     let run = Run::new(&Tiny::shared(), "wrong-bert", 2, &[]);
     // The same file with one tensor less, by its name.
-    let wrong = damaged_bert(&run, "renamed", |mut bytes| {
+    let wrong = damaged_bert(&run, "renamed", |bytes| {
         let name = b"bert.encoder.layer.1.output.dense.bias";
         let at = bytes.windows(name.len()).position(|found| found == name).expect("a tensor");
         bytes[at + name.len() - 1] = b'z';
-        bytes
     });
     let ended = run.launch(&[&wrong], 2);
-    assert_eq!(first_error(&ended), "error: the config is invalid");
+    assert_eq!(ended.first_error(), "error: the config is invalid");
     ended.assert_said("model.decoder.bert.pretrained: ");
     ended.assert_said("has no tensor `bert.encoder.layer.1.output.dense.bias`");
     assert!(!run.folder().exists());
 
-    let short = damaged_bert(&run, "short", |mut bytes| {
-        bytes.truncate(bytes.len() - 4);
-        bytes
-    });
+    let short = damaged_bert(&run, "short", |bytes| bytes.truncate(bytes.len() - 4));
     let ended = run.launch(&[&short], 2);
     ended.assert_said("model.safetensors is not a safetensors file: it ends too early");
     assert!(!run.folder().exists());

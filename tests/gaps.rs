@@ -22,10 +22,6 @@ const LONG: [&str; 3] = [
     "evaluation.sentences=20",
 ];
 
-fn exported(run: &Run) -> Vec<u8> {
-    std::fs::read(run.folder().join("export/adapters.safetensors")).expect("an export")
-}
-
 fn flip_a_bit(checkpoint: &Path) {
     let path = checkpoint.join("adapters.safetensors");
     let mut bytes = std::fs::read(&path).expect("a checkpoint");
@@ -38,7 +34,7 @@ fn what_the_finished_model_lacks_is_trained_again() {
     let tiny = Arc::new(Tiny::new());
     let undisturbed = Run::new(&tiny, "undisturbed", 1, &SETTINGS);
     undisturbed.launch(&[], 0);
-    let wanted = exported(&undisturbed);
+    let wanted = undisturbed.exported();
 
     // It cannot be written: a file is in the way of its draft.
     let run = Run::new(&tiny, "unsaved", 1, &SETTINGS);
@@ -51,7 +47,7 @@ fn what_the_finished_model_lacks_is_trained_again() {
          that training continues from step 16",
     );
     ended.assert_said("averaged 2 checkpoints: steps 20, 24");
-    assert!(exported(&run) == wanted, "another model\n{}", ended.said);
+    assert!(run.exported() == wanted, "another model\n{}", ended.stderr);
     let points = run.curves().remove("train/loss").expect("losses");
     assert_eq!(points.iter().map(|(step, _)| *step).collect::<Vec<_>>(), Vec::from_iter(1..=24));
 
@@ -72,7 +68,7 @@ fn what_the_finished_model_lacks_is_trained_again() {
     );
     drafts.iter().for_each(|draft| std::fs::remove_file(draft).expect("a file"));
     run.launch(&[], 0);
-    assert!(exported(&run) == wanted, "another model");
+    assert!(run.exported() == wanted, "another model");
 
     // It is damaged while the model is tested, after the last step.
     for (damaged, before) in [(20, 16), (24, 20)] {
@@ -85,6 +81,6 @@ fn what_the_finished_model_lacks_is_trained_again() {
         let ended = run.launch(&[], 0);
         ended.assert_said(&format!("step-000000{damaged} is damaged: adapters.safetensors has "));
         ended.assert_said(&format!("so that training continues from step {before}"));
-        assert!(exported(&run) == wanted, "another model\n{}", ended.said);
+        assert!(run.exported() == wanted, "another model\n{}", ended.stderr);
     }
 }

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-use tandem_tests::live::{Launch, Run, eventually, send};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually, send};
 use tandem_tests::{Tiny, adapters, expect_code, mpirun, processes, program, trace};
 
 /// The most ranks of a test.
@@ -16,8 +16,7 @@ const STEPS: u64 = 48;
 
 /// How many workers of the most ranks each GPU has.
 fn workers_per_gpu() -> usize {
-    let output = expect_code(program("tandem-worker").arg("libraries"), 0);
-    let libraries: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let libraries = expect_code(program("tandem-worker").arg("libraries"), 0).json();
     let gpus = libraries["gpus"].as_u64().expect("a number") as usize;
     assert!(gpus > 0, "these tests need a GPU: {libraries}");
     RANKS.div_ceil(gpus)
@@ -52,8 +51,7 @@ fn losses(run: &Run) -> Vec<f64> {
 fn every_quantity_agrees_in_f32() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny-a");
     let mut command = program("tandem-worker");
-    let output = expect_code(command.arg("parity").arg(golden).args(["--device", "cuda"]), 0);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = expect_code(command.arg("parity").arg(golden).args(["--device", "cuda"]), 0).stdout;
     println!("{said}");
     assert!(said.ends_with("all quantities agree\n"), "{said}");
 }
@@ -70,8 +68,7 @@ fn nccl_conforms_at_1_2_and_4_ranks() {
             command.env("NCCL_MULTI_RANK_GPU_ENABLE", "1");
             command.env("NCCL_NVLS_ENABLE", "0").env("NCCL_MAX_CTAS", "2");
         }
-        let output = expect_code(&mut command, 0);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let said = expect_code(&mut command, 0).stdout;
         println!("{said}");
         assert!(said.starts_with(&format!("nccl conforms with {ranks} ranks\n")), "{said}");
     }
@@ -125,7 +122,7 @@ fn survives(name: &str, workers: usize, strike: impl FnOnce(&Run, &Launch, u32))
     run.wait_for_checkpoint(1, 8);
     strike(&run, &launch, pid);
     let ended = launch.wait(0);
-    println!("{}", ended.said);
+    println!("{}", ended.stderr);
     assert_eq!(run.events("failure").len(), 1, "{:?}", run.events("failure"));
     assert_eq!(run.events("failure")[0]["failure"]["rank"], workers - 1);
     ended.assert_said("resuming from the checkpoint of step ");

@@ -118,8 +118,7 @@ fn models_are_fetched_once_into_the_usual_cache() {
         if offline {
             command.env("HF_HUB_OFFLINE", "1");
         }
-        let output = expect_code(&mut command, code);
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        expect_code(&mut command, code).stderr
     };
 
     let said = run(1, true);
@@ -147,8 +146,8 @@ fn models_are_fetched_once_into_the_usual_cache() {
         let mut command = program("tandem");
         command.arg("translate").arg(folder.path().join("run")).arg("--input").arg(&input);
         command.env("HF_HOME", cache).env("HF_ENDPOINT", &hub.endpoint);
-        let output = expect_code(command.env("HF_HUB_OFFLINE", offline), code);
-        (output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+        let ended = expect_code(command.env("HF_HUB_OFFLINE", offline), code);
+        (ended.stdout, ended.stderr)
     };
     let (before, _) = translate(&cache, "1", 0);
     let moved = folder.path().join("moved");
@@ -170,8 +169,7 @@ fn a_model_that_the_hub_lacks_is_named() {
     let mut command = program("tandem");
     command.arg("launch").arg(&config).env("HF_ENDPOINT", &hub.endpoint);
     command.env("HF_HOME", folder.path().join("cache"));
-    let output = expect_code(&mut command, 1);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = expect_code(&mut command, 1).stderr;
     assert!(said.contains("cannot fetch config.json of `tandem/nothing`"), "{said}");
     assert!(said.contains("404"), "{said}");
     assert!(!folder.path().join("run/logs").exists(), "nothing started");
@@ -192,8 +190,7 @@ fn a_model_that_the_hub_has_as_a_pickle_is_told_with_the_way_out() {
         let mut command = program("tandem");
         command.arg("launch").arg(&config).env("HF_ENDPOINT", &hub.endpoint).env(variable, "1");
         command.env("HF_HOME", folder.path().join("cache"));
-        let output = expect_code(&mut command, code);
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        expect_code(&mut command, code).stderr
     };
     let said = launch("TRANSFORMERS_OFFLINE", 1);
     assert!(said.contains("and TRANSFORMERS_OFFLINE is set; unset it"), "{said}");

@@ -102,11 +102,10 @@ impl Paper {
         command.env("HF_HUB_CACHE", self.tiny.path("hub")).env("HF_HUB_OFFLINE", "1");
         command.args(["reproduce", table, "--set", &format!("training.steps={steps}")]);
         command.arg("--output").arg(self.tiny.path("tables"));
-        let output = expect_code(&mut command, 0);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let lines = text.lines().filter(|line| line.starts_with("| ")).skip(1);
+        let ended = expect_code(&mut command, 0);
+        let lines = ended.stdout.lines().filter(|line| line.starts_with("| ")).skip(1);
         let cells = |line: &str| line.split(" | ").map(|cell| cell.trim().to_owned()).collect();
-        (lines.map(cells).collect(), String::from_utf8_lossy(&output.stderr).into_owned())
+        (lines.map(cells).collect(), ended.stderr)
     }
 }
 

@@ -8,7 +8,7 @@ use tandem_tests::{Tiny, assert_reported_scores, expect_code, program, translate
 fn two_berts_become_a_translator() {
     let tiny = Tiny::new();
     let config = tiny.ab_net("pair", 2, 0.1);
-    let output = expect_code(program("tandem").arg("launch").arg(config), 0);
+    let ended = expect_code(program("tandem").arg("launch").arg(config), 0);
     let run = tiny.path("pair");
 
     let report = std::fs::read_to_string(run.join("report.md")).expect("a report");
@@ -27,8 +27,7 @@ fn two_berts_become_a_translator() {
         let path = run.join("checkpoints").join(checkpoint).join("manifest.json");
         assert!(path.is_file(), "{} is missing", path.display());
     }
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let said = ended.stdout + &ended.stderr;
     assert!(said.contains(&format!("BLEU {bleu:.2}")), "{said}");
 
     // What the length prediction costs.
@@ -39,8 +38,7 @@ fn two_berts_become_a_translator() {
         "decoding.mask_predict.score=average",
     ]);
     command.args(["--set", "decoding.mask_predict.lengths=oracle"]);
-    let output = expect_code(&mut command, 0);
-    let oracle: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let oracle = expect_code(&mut command, 0).json();
     assert_eq!(oracle["figures"]["length_accuracy"], 1.0, "{oracle}");
     assert_ne!(scores["figures"]["length_accuracy"], 1.0, "{scores}");
     let mut command = program("tandem");
@@ -57,8 +55,7 @@ fn two_berts_become_a_translator() {
 
     let mut command = program("tandem");
     command.arg("average").arg(&run).args(["--last", "0"]);
-    let refused = expect_code(&mut command, 2);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("at least 1 checkpoint"));
+    expect_code(&mut command, 2).assert_said("at least 1 checkpoint");
 }
 
 /// Training data that is not what the config says of it is told before the first step.
@@ -72,7 +69,7 @@ fn bad_lines_are_told_at_the_start_and_too_many_are_refused() {
         std::fs::write(&train, text).expect("a file");
         let mut command = program("tandem");
         command.arg("launch").arg(&config).args(["--set", "training.steps=2"]).args(settings);
-        String::from_utf8_lossy(&expect_code(&mut command, code).stderr).into_owned()
+        expect_code(&mut command, code).stderr
     };
     let commas = good.replace('\t', ",");
     let said = launch(&format!("{commas}{good}"), &[], 2);
@@ -83,8 +80,7 @@ fn bad_lines_are_told_at_the_start_and_too_many_are_refused() {
     let told = format!("train: {} lines, {lines} dropped ({lines} too few columns)", 2 * lines);
     let place = said.find(&format!("data.{told}")).expect("the data's line");
     assert!(place < said.find("\nstep ").unwrap_or(said.len()), "{said}");
-    let status = expect_code(program("tandem").arg("status").arg(tiny.path("bad")), 0);
-    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    let status = expect_code(program("tandem").arg("status").arg(tiny.path("bad")), 0).stdout;
     assert!(status.contains(&format!("data        {told}")), "{status}");
     let log = std::fs::read_to_string(tiny.path("bad/logs/attempt-2/rank-0.log"));
     assert!(log.is_ok_and(|log| log.contains("too few columns")), "the log tells it");
@@ -97,10 +93,8 @@ fn assert_lines_are_translated_as_asked(tiny: &Tiny, run: &Path) {
         std::fs::write(&input, lines).expect("a file");
         let mut command = program("tandem");
         command.arg("translate").arg(run).arg("--input").arg(&input).args(["--set", setting]);
-        let output = expect_code(&mut command, code);
-        let [text, said] =
-            [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        (text, said)
+        let ended = expect_code(&mut command, code);
+        (ended.stdout, ended.stderr)
     };
     let lines = "eins zwei drei vier fünf .\n".as_bytes();
     let once = "decoding.mask_predict.iterations=1";
@@ -122,8 +116,7 @@ fn a_wrong_config_starts_nothing() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("wrong.yaml");
     std::fs::write(&path, "run: { name: x }\ntrainig: {}\n").expect("a file");
-    let output = expect_code(program("tandem").arg("launch").arg(&path), 2);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = expect_code(program("tandem").arg("launch").arg(&path), 2).stderr;
     assert!(text.contains("wrong.yaml:2:1: trainig:"), "{text}");
     assert!(text.contains("did you mean `training`?"), "{text}");
     assert!(!folder.path().join("runs").exists());

@@ -49,9 +49,9 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     let settings = tiny_settings(&tiny);
     let mut arguments = vec!["figure-2", "--only", "adapters 64 ", "--only", "adapters 128 "];
     settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
-    let output = expect_code(&mut reproduce(&tiny, &arguments), 0);
+    let ended = expect_code(&mut reproduce(&tiny, &arguments), 0);
     let text = read(tiny.path("tables/figure-2.md"));
-    assert!(String::from_utf8_lossy(&output.stdout).contains(&text));
+    assert!(ended.stdout.contains(&text));
     for (width, bleu) in [(64, "34.81"), (128, "–")] {
         let row = format!("| IWSLT14 De-En | adapters {width} wide | {bleu} | ");
         let line = text.lines().find(|line| line.starts_with(&row));
@@ -72,9 +72,9 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     assert!(page.contains(&read(tiny.path("tables/figure-2.svg"))), "the drawing is the page's");
 
     let again = expect_code(&mut reproduce(&tiny, &arguments), 0);
-    let said = String::from_utf8_lossy(&again.stderr);
+    let said = again.stderr;
     assert!(!said.contains("start "), "finished runs were launched again: {said}");
-    assert!(String::from_utf8_lossy(&again.stdout).contains(&text));
+    assert!(again.stdout.contains(&text));
 
     // Rows that are not wanted are not launched, and stay what they are.
     arguments.drain(3..5);
@@ -82,7 +82,7 @@ fn two_rows_of_a_figure_are_run_and_told_beside_the_papers() {
     assert_eq!(read(tiny.path("tables/figure-2.md")), text);
     assert!(text.contains("| adapters 1024 wide |") && text.contains("has not started"), "{text}");
     let nothing = expect_code(&mut reproduce(&tiny, &["figure-2", "--only", "no such row"]), 2);
-    assert!(String::from_utf8_lossy(&nothing.stderr).contains("no row matches"));
+    nothing.assert_said("no row matches");
 }
 
 #[test]
@@ -93,11 +93,9 @@ fn a_run_of_other_settings_is_not_shown_as_a_rows() {
         let mut arguments = vec!["figure-2", "--only", "adapters 64 "];
         settings.iter().for_each(|setting| arguments.extend(["--set", setting]));
         arguments.extend(more);
-        let output = expect_code(&mut reproduce(&tiny, &arguments), code);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let row = text.lines().find(|line| line.contains("| adapters 64 wide |"));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        (row.unwrap_or_else(|| panic!("{text}")).to_owned(), said)
+        let ended = expect_code(&mut reproduce(&tiny, &arguments), code);
+        let row = ended.stdout.lines().find(|line| line.contains("| adapters 64 wide |"));
+        (row.unwrap_or_else(|| panic!("{ended:?}")).to_owned(), ended.stderr)
     };
     let bleu = |row: &str| row.split(" | ").nth(3).and_then(|cell| cell.parse::<f64>().ok());
     assert!(bleu(&row(&[], 0).0).is_some());
@@ -170,8 +168,8 @@ fn the_speed_of_untrained_models_is_measured_once() {
     assert!(read(tiny.path("tables/latency.html")).contains("milliseconds here"));
 
     let again = expect_code(&mut latency(&tiny, &[]), 0);
-    assert!(String::from_utf8_lossy(&again.stdout).contains(&text), "the same figures");
-    assert!(again.stderr.is_empty(), "{}", String::from_utf8_lossy(&again.stderr));
+    assert!(again.stdout.contains(&text), "the same figures");
+    assert!(again.stderr.is_empty(), "{}", again.stderr);
     expect_code(&mut latency(&tiny, &["--read"]), 0);
     let figures = |text: &str| {
         let rows = text.lines().filter(|line| line.contains("on 1 thread of a CPU"));
@@ -179,8 +177,7 @@ fn the_speed_of_untrained_models_is_measured_once() {
     };
     assert_eq!(figures(&read(tiny.path("tables/latency.md"))), figures(&text));
     let other = ["--set", "cluster.threads=2"];
-    let output = expect_code(&mut latency(&tiny, &other), 2);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = expect_code(&mut latency(&tiny, &other), 2).stdout;
     assert!(said.contains("its speed was measured with `cluster.threads` 1, not 2"), "{said}");
 }
 
@@ -196,26 +193,23 @@ fn a_measurement_that_is_stopped_goes_on_with_the_rows_that_are_left() {
     // SAFETY: a signal to a child that has not been waited for.
     unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
     assert_eq!(child.wait().expect("an end").code(), Some(75));
-    let again = expect_code(&mut latency(&tiny, &[]), 0);
-    assert!(String::from_utf8_lossy(&again.stderr).contains("12 and 1 layers"));
+    expect_code(&mut latency(&tiny, &[]), 0).assert_said("12 and 1 layers");
 }
 
 #[test]
 fn rows_that_cannot_be_launched_say_why() {
     let tiny = Tiny::texts();
-    let output = expect_code(&mut reproduce(&tiny, &["1", "--read"]), 0);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = expect_code(&mut reproduce(&tiny, &["1", "--read"]), 0).stdout;
     assert!(text.contains("| IWSLT14 De-En | AB-Net | 36.49 | – |"), "{text}");
     assert!(text.contains("there is no file"), "{text}");
     for table in ["1", "latency"] {
-        let output = expect_code(&mut reproduce(&tiny, &[table]), 2);
-        assert!(String::from_utf8_lossy(&output.stdout).contains("there is no file"));
+        let ended = expect_code(&mut reproduce(&tiny, &[table]), 2);
+        assert!(ended.stdout.contains("there is no file"));
     }
     for read in [&["--read"][..], &[]] {
-        let output =
-            expect_code(&mut reproduce(&tiny, &[&["1", "--set", "seed"], read].concat()), 2);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains("--set seed: must be path.to.key=value"), "{said}");
+        let words = [&["1", "--set", "seed"], read].concat();
+        let ended = expect_code(&mut reproduce(&tiny, &words), 2);
+        ended.assert_said("--set seed: must be path.to.key=value");
     }
     expect_code(&mut reproduce(&tiny, &["5"]), 2);
     expect_code(&mut reproduce(&tiny, &["1", "--set", "run.name=x"]), 2);

@@ -35,8 +35,7 @@ fn files_are_scored_as_sacrebleu_scores_them() {
         (&["--json"][..], "bleu_13a", "chrf"),
         (&["--json", "--lowercase"], "bleu_lowercase", "chrf_lowercase"),
     ] {
-        let output = expect_code(&mut score(&folder, more), 0);
-        let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let found = expect_code(&mut score(&folder, more), 0).json();
         for (found, expected) in [(&found["bleu_13a"], &case[bleu]), (&found["chrf"], &case[chrf])]
         {
             let [is, should] =
@@ -44,8 +43,7 @@ fn files_are_scored_as_sacrebleu_scores_them() {
             assert!((is - should).abs() < 1e-3, "{is} instead of {should}");
         }
     }
-    let output = expect_code(&mut score(&folder, &["--split-compounds", "--lowercase"]), 0);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let said = expect_code(&mut score(&folder, &["--split-compounds", "--lowercase"]), 0).stdout;
     for text in ["BLEU = ", "tok:13a|", "tok:13a+atat|", "case:lc|", "chrF2 = "] {
         assert!(said.contains(text), "{text}: {said}");
     }
@@ -57,10 +55,7 @@ fn files_that_are_no_pairs_are_refused() {
     let write = |name: &str, text: &[u8]| {
         std::fs::write(folder.path().join(name), text).expect("a file");
     };
-    let refused = || {
-        let output = expect_code(&mut score(&folder, &[]), 2);
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    };
+    let refused = || expect_code(&mut score(&folder, &[]), 2).stderr;
     write("hypotheses", b"one\ntwo\nthree\n");
     assert!(refused().contains("references"), "there is none");
     write("references", b"one\ntwo\n");

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use serde_json::Value;
-use tandem_tests::live::{Launch, Run, eventually, send};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually, send};
 use tandem_tests::{Tiny, adapters, expect_code, program};
 
 const STEPS: u64 = 12;
@@ -187,7 +188,7 @@ fn students_that_start_together_wait_for_their_teacher() {
     let students =
         ["early-student", "other-student"].map(|name| student(&tiny, name, 1, &settings));
     let launches = students.each_ref().map(|run| run.start(&[]));
-    let said = launches.map(|launch| launch.wait(0).said).concat();
+    let said = launches.map(|launch| launch.wait(0).stderr).concat();
     assert!(
         said.contains("data.distillation: waiting for the launcher with process number"),
         "{said}"
@@ -241,7 +242,7 @@ fn a_killed_distillation_ends_with_the_same_bits() {
     std::fs::write(&damaged, bytes).expect("a chunk");
     let launch = run.start(&[]);
     wait_for_chunks(&run, "distilled", before + 2);
-    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    run.stop(0);
     let ended = launch.wait(75);
     ended.assert_said("chunk-000000.jsonl is damaged: its hash does not fit");
     ended.assert_said("the same command resumes with what is not translated");
@@ -272,7 +273,7 @@ fn a_teacher_is_trained_first_and_gone_on_with() {
     let launch = run.start(&[]);
     let checkpoints = run.beside("late-teacher/checkpoints");
     eventually("the teacher has a checkpoint", || checkpoints.join("latest").exists());
-    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    run.stop(0);
     launch.wait(75).assert_said("data.distillation: the teacher ");
     let launch = run.start(&[]);
     eventually("the teacher is done", || checkpoints.join("average").exists());
@@ -412,7 +413,7 @@ fn killed_soft_labels_end_with_the_same_bits() {
     send(hold(1), "KILL");
     eventually("it is noticed", || run.events("failure").len() == 1);
     hold(2);
-    expect_code(program("tandem").arg("stop").arg(run.folder()), 0);
+    run.stop(0);
     launch.wait(75).assert_said("the same command starts again");
     let launch = run.start(&[]);
     let held = hold(3);

@@ -38,7 +38,7 @@ fn tandem(words: &[&str], overrides: &[&str], code: i32) -> String {
     for text in overrides {
         command.args(["--set", text]);
     }
-    String::from_utf8_lossy(&expect_code(&mut command, code).stderr).into_owned()
+    expect_code(&mut command, code).stderr
 }
 
 /// Sentences like those of the training, and others: empty ones, a long one, words that no vocabulary has.
@@ -80,8 +80,7 @@ fn check(folders: &[PathBuf]) {
     let mut command = Command::new(python);
     command.arg(root.join("python/check_transformers.py")).arg(root.join("golden")).args(folders);
     command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", cache.path());
-    let output = expect_code(&mut command, 0);
-    println!("{}", String::from_utf8_lossy(&output.stdout));
+    println!("{}", expect_code(&mut command, 0).stdout);
 }
 
 #[test]

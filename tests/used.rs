@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tandem_tests::{Tiny, expect_code, program, translate};
+use tandem_tests::{Tiny, copy_folder, expect_code, program, translate};
 
 #[test]
 fn a_model_needs_neither_its_texts_nor_the_machine_that_trained_it() {
@@ -31,14 +31,12 @@ fn a_model_needs_neither_its_texts_nor_the_machine_that_trained_it() {
     let long = tiny.write("long.txt", &format!("neun .\n{}\n", "eins ".repeat(60)));
     let mut command = program("tandem");
     command.arg("translate").arg(&run).arg("--input").arg(long);
-    let said = String::from_utf8_lossy(&expect_code(&mut command, 0).stderr).into_owned();
-    assert!(said.contains("line 2: cut to the model's 24 tokens"), "{said}");
+    expect_code(&mut command, 0).assert_said("line 2: cut to the model's 24 tokens");
     // What computes can be said where the model is used.
     let mut command = program("tandem");
     command.arg("translate").arg(&run).args(["--set", "cluster.device=cuda", "--input"]);
-    let output = expect_code(command.arg(&config), 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("cluster.device is `cuda`, but there is no usable GPU"), "{said}");
+    expect_code(command.arg(&config), 2)
+        .assert_said("cluster.device is `cuda`, but there is no usable GPU");
 }
 
 /// Every file below a folder, with its bytes.
@@ -76,8 +74,7 @@ fn an_exported_model_is_used_like_its_run_and_makes_it_needless() {
     for inside in ["", "checkpoints", "checkpoints/step-00000003", "new"] {
         let mut command = program("tandem");
         command.arg("export").arg(&run).arg("--output").arg(run.join(inside));
-        let said = String::from_utf8_lossy(&expect_code(&mut command, 2).stderr).into_owned();
-        assert!(said.contains("is the folder of a run, or in one"), "{said}");
+        expect_code(&mut command, 2).assert_said("is the folder of a run, or in one");
     }
     assert!(contents(&run) == untouched, "the run was only to be read");
     fs::rename(run.join("export"), elsewhere.path().join("own")).expect("one file system");
@@ -92,17 +89,15 @@ fn an_exported_model_is_used_like_its_run_and_makes_it_needless() {
     expect_code(command.args(["evaluate", "--json"]).arg(&last), 0);
     let mut command = program("tandem");
     command.arg("translate").arg(&last).args(["--checkpoint", "best"]);
-    let said = String::from_utf8_lossy(&expect_code(&mut command, 2).stderr).into_owned();
-    assert!(said.contains("there is no checkpoint `best`"), "{said}");
+    expect_code(&mut command, 2).assert_said("there is no checkpoint `best`");
     // What is damaged is not used.
     let weights = last.join("adapters.safetensors");
     let mut bytes = fs::read(&weights).expect("weights");
     *bytes.last_mut().expect("bytes") ^= 1;
     fs::write(&weights, bytes).expect("weights");
     let mut command = program("tandem");
-    let output = expect_code(command.arg("translate").arg(&last), 1);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("is damaged: adapters.safetensors has another content"), "{said}");
+    expect_code(command.arg("translate").arg(&last), 1)
+        .assert_said("is damaged: adapters.safetensors has another content");
 }
 
 #[test]
@@ -126,9 +121,8 @@ fn a_bert_is_known_by_its_hash_wherever_it_lies() {
                 tiny.path(bert).join("export").display()
             ));
         }
-        let output = expect_code(&mut command, code);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        (text(&output.stdout), text(&output.stderr))
+        let ended = expect_code(&mut command, code);
+        (ended.stdout, ended.stderr)
     };
     assert!(translate(None, 2).1.contains("model.encoder.bert.pretrained: there is no"));
     assert_eq!(translate(Some("bert-de"), 0).0.lines().collect::<Vec<_>>(), before);
@@ -136,10 +130,7 @@ fn a_bert_is_known_by_its_hash_wherever_it_lies() {
     assert!(said.contains("was trained on another encoder BERT (SHA-256"), "{said}");
     // The same weights under another vocabulary are another BERT.
     let copy = tiny.path("copy/export");
-    fs::create_dir_all(&copy).expect("a folder");
-    for file in fs::read_dir(tiny.path("bert-de/export")).expect("a folder").flatten() {
-        fs::copy(file.path(), copy.join(file.file_name())).expect("a file");
-    }
+    copy_folder(&tiny.path("bert-de/export"), &copy);
     for name in ["vocab.txt", "tokenizer.json"] {
         let path = copy.join(name);
         let Ok(text) = fs::read_to_string(&path) else { continue };
@@ -169,8 +160,7 @@ fn a_run_moves_with_its_project() {
     command.arg("launch").arg(elsewhere.path().join("moved.yaml"));
     command.args(["--set", "training.steps=15", "--set"]);
     command.arg(format!("run.folder={}", elsewhere.path().display()));
-    let said = String::from_utf8_lossy(&expect_code(&mut command, 0).stderr).into_owned();
-    assert!(said.contains("resuming from the checkpoint of step 12 of 15"), "{said}");
+    expect_code(&mut command, 0).assert_said("resuming from the checkpoint of step 12 of 15");
 }
 
 #[test]
@@ -180,8 +170,8 @@ fn a_file_that_is_not_what_its_name_says_ends_a_run_at_once() {
     let plain = fs::read(tiny.path("train.tsv")).expect("a text");
     fs::write(tiny.path("plain.tsv.gz"), plain).expect("a file");
     let set = format!("data.train.tsv.path={}", tiny.path("plain.tsv.gz").display());
-    let output = expect_code(program("tandem").arg("launch").arg(config).args(["--set", &set]), 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said =
+        expect_code(program("tandem").arg("launch").arg(config).args(["--set", &set]), 2).stderr;
     let words = "plain.tsv.gz is uncompressed text; remove the extension from its name";
     assert!(said.contains(words) && !said.contains("starting again"), "{said}");
 }
@@ -196,7 +186,7 @@ fn a_text_that_changed_under_its_name_is_not_resumed_with_unless_asked_for() {
         for set in sets {
             command.args(["--set", set]);
         }
-        String::from_utf8_lossy(&expect_code(&mut command, code).stderr).into_owned()
+        expect_code(&mut command, code).stderr
     };
     launch(&[], 0);
     let files = ["train.tsv", "valid.tsv"].map(|name| tiny.path(name));

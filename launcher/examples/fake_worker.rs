@@ -3,12 +3,12 @@
 //!
 //! `FAKE_FAULT` is `kind:rank:step`, or several of them with commas between; `kind` is `die`,
 //! `error`, `panic`, `memory`, `batch`, `exit`, `starve`, `hang` or `stopped`. With a `!` behind it a fault strikes each time, otherwise
-//! once in a run. `FAKE_STEPS` is the number of steps, `FAKE_STEP_MS` how long one takes,
-//! `FAKE_START_MS` how long it loads before, `FAKE_LINE_MS` how long a line takes to translate.
+//! once in a run. `FAKE_STEP_MS` is how long a step takes, `FAKE_START_MS` how long it loads before,
+//! `FAKE_LINE_MS` how long a line takes to translate.
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::time::Duration;
@@ -63,7 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 impl Worker {
     fn train(&self, resume: Option<PathBuf>) -> Result<Exit, Box<dyn Error>> {
-        let steps = number("FAKE_STEPS", 20);
+        let config: serde_yaml::Value = serde_yaml::from_reader(File::open(self.run.config())?)?;
+        let steps = config["training"]["steps"].as_u64().ok_or("no number of steps")?;
         let first = match resume {
             Some(folder) => Checkpoint::verify(&folder)?.step() + 1,
             None => 1,

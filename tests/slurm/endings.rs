@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tandem_tests::live::{Run, eventually};
+use tandem_tests::live::{Run, eventually, state};
 use tandem_tests::{Tiny, adapters};
 
-use crate::lab::{Lab, state, tandem};
+use crate::lab::{Lab, tandem};
 
 /// So many that a run is still on its way when Slurm gets to what it was asked, on a quiet machine, too.
 const STEPS: u64 = 1500;

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tandem_tests::Tiny;
-use tandem_tests::live::eventually;
+use tandem_tests::live::{eventually, state};
 
-use crate::lab::{Lab, state, tandem};
+use crate::lab::{Lab, tandem};
 
 /// What was asked for; and what comes of it: ranks by node, device, CPU threads.
 const FORMS: [(&str, &str, &str); 12] = [

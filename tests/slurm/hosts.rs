@@ -1,13 +1,13 @@
 //! Several hosts without Slurm: a hostfile, and Open MPI's own remote start.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tandem_tests::hosts::Hosts;
-use tandem_tests::live::{Ended, Launch, Run, eventually};
-use tandem_tests::{Tiny, adapters, processes};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually};
+use tandem_tests::{Ended, Tiny, adapters, processes, run_by};
 
 use crate::forms::TRANSFORMER;
 
@@ -42,8 +42,7 @@ fn failure(run: &Run) -> Value {
 }
 
 fn has_workers_of(run: &Run, attempt: u64) -> bool {
-    let workers = processes::of_run("tandem-worker", run.folder());
-    workers.iter().any(|pid| processes::variable(*pid, "TANDEM_ATTEMPT") == Some(attempt))
+    run.workers().iter().any(|pid| processes::variable(*pid, "TANDEM_ATTEMPT") == Some(attempt))
 }
 
 #[test]
@@ -56,7 +55,7 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     let hosts = Hosts::start(2);
     let finish = |launch: Launch, run: &Run| -> Ended {
         let ended = launch.wait(0);
-        assert!(adapters(run.folder(), STEPS) == wanted, "other weights\n{}", ended.said);
+        assert!(adapters(run.folder(), STEPS) == wanted, "other weights\n{}", ended.stderr);
         run.assert_no_process();
         ended
     };
@@ -113,8 +112,7 @@ fn workers_meet_by_the_network_between_their_hosts() {
     let doctor = |run: &Run| {
         let mut command = run.command("doctor", &[]);
         hosts.host(&mut command);
-        let output = command.output().expect("a doctor");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        Ended::of(&mut command).stdout
     };
 
     let good = short_run("good", &[]);
@@ -166,12 +164,12 @@ fn workers_meet_by_the_network_between_their_hosts() {
         command.env("OMPI_MCA_oob_tcp_dynamic_ipv4_ports", "20000-20099");
     });
     let ended = launched.wait(1);
-    let first = ended.said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+    let first = ended.first_error();
     assert!(
         first.starts_with("error: rank 1 ")
             && first.contains("rank 1 on node: cannot reach the coordinator at 198.18.1.1:"),
         "{}",
-        ended.said
+        ended.stderr
     );
     run.assert_no_process();
 
@@ -190,14 +188,11 @@ fn a_machine_that_cannot_connect_to_itself_is_refused() {
         let name = format!("apart-{workers}");
         let masked = "{ masked: {} }";
         let config = tiny.translation(&name, workers, TRANSFORMER, TRANSFORMER, masked);
-        let launched = Run::of(&tiny, config, &name, &[]).start_with(&[], |command| {
-            let mut apart = Command::new("unshare");
-            apart.arg("--net").arg(command.get_program()).args(command.get_args());
-            *command = apart;
-        });
+        let run = Run::of(&tiny, config, &name, &[]);
+        let launched = run.start_with(&[], |command| run_by(command, &["unshare", "--net"]));
         let ended = launched.wait(1);
-        let first = ended.said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        let first = ended.first_error();
         let words = "this machine cannot connect to itself (127.0.0.1): Network is unreachable";
-        assert!(first.contains(words) && first.contains("`ip link set lo up`"), "{}", ended.said);
+        assert!(first.contains(words) && first.contains("`ip link set lo up`"), "{}", ended.stderr);
     }
 }

@@ -1,16 +1,13 @@
 //! A Slurm cluster of simulated nodes on this machine, by `cluster.sh`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
-use serde_json::Value;
+use tandem_tests::launch::WHOLE_RUN;
 use tandem_tests::live::within;
-use tandem_tests::program;
+use tandem_tests::{expect_code, program};
 use tempfile::TempDir;
-
-/// Longer than a run takes with all its workers on one node of a busy machine.
-const WHOLE_RUN: Duration = Duration::from_secs(600);
 
 /// A cluster that is up; it goes down with this value.
 pub(crate) struct Lab {
@@ -51,20 +48,11 @@ impl Lab {
         assert!(status.success(), "cluster.sh {verb} {arguments:?}: {status}\n{}", text.unwrap());
     }
 
-    /// Runs a command where Slurm's commands work.
-    pub(crate) fn run(&self, words: &[&str]) -> Output {
+    /// What a command prints where Slurm's commands work; it must end well.
+    pub(crate) fn say(&self, words: &[&str]) -> String {
         let mut command = Command::new("timeout");
         command.arg("120").arg(script("cluster.sh")).arg("exec").arg(self.folder.path());
-        command.args(words).current_dir(self.folder.path()).output().unwrap()
-    }
-
-    /// What a command prints, which must end well.
-    pub(crate) fn say(&self, words: &[&str]) -> String {
-        let output = self.run(words);
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{words:?}\n{said}\n{error}");
-        said
+        expect_code(command.args(words).current_dir(self.folder.path()), 0).stdout
     }
 
     /// Submits a batch job that runs `command`; its number.
@@ -108,10 +96,4 @@ pub(crate) fn script(name: &str) -> PathBuf {
 /// The path of the launcher.
 pub(crate) fn tandem() -> String {
     program("tandem").get_program().to_string_lossy().into_owned()
-}
-
-/// A run's state.json.
-pub(crate) fn state(run: &Path) -> Value {
-    let text = std::fs::read_to_string(run.join("state.json")).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or(Value::Null)
 }

@@ -46,12 +46,7 @@ impl Outcome {
                 || ["_second", "latency", "_ms"].iter().any(|unit| tag.contains(unit))
         };
         curves.retain(|tag, _| !measures_time(tag));
-        let exported = std::fs::read(run.folder().join("export/adapters.safetensors"));
-        Self {
-            adapters: adapters(run.folder(), STEPS),
-            exported: exported.expect("an export"),
-            curves,
-        }
+        Self { adapters: adapters(run.folder(), STEPS), exported: run.exported(), curves }
     }
 }
 

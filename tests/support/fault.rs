@@ -7,10 +7,11 @@ use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
 use crate::hosts::Hosts;
-use crate::live::{Launch, Run, eventually, limit_files, try_send};
+use crate::launch::Launch;
+use crate::live::{Run, eventually, limit_files, try_send};
 use crate::poison::poison;
 use crate::seeded::Seeded;
-use crate::{processes, program, trace};
+use crate::{Ended, processes, trace};
 
 /// What happens to a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,14 +229,14 @@ impl<'a> Struck<'a> {
     }
 
     fn worker(&mut self) -> Option<u32> {
-        let running = processes::of_run("tandem-worker", self.run.folder());
+        let running = self.run.workers();
         let index = self.seeded.below(running.len().max(1) as u64);
         running.get(index as usize).copied()
     }
 
     /// What started the workers; a single one was started by the launcher.
     fn engine(&mut self) -> Option<u32> {
-        let engine = processes::of_run("mpirun", self.run.folder()).first().copied();
+        let engine = self.run.engines().first().copied();
         engine.or_else(|| if self.workers == 1 { self.worker() } else { None })
     }
 
@@ -252,8 +253,7 @@ impl<'a> Struck<'a> {
     }
 
     fn stop(&mut self) -> bool {
-        let asked = program("tandem").arg("stop").arg(self.run.folder()).output();
-        if !asked.expect("tandem stop").status.success() {
+        if Ended::of(self.run.tandem(&["stop"]).arg(self.run.folder())).code != Some(0) {
             return false;
         }
         eventually("it ends", || self.launch.has_ended());
@@ -337,7 +337,7 @@ impl<'a> Struck<'a> {
         let Some((hosts, _)) = self.host() else { return false };
         hosts.cut(0);
         self.launch.signal("KILL");
-        for pid in processes::of_run("mpirun", self.run.folder()) {
+        for pid in self.run.engines() {
             try_send(pid, "KILL");
         }
         eventually("the launcher is gone", || self.launch.has_ended());

@@ -5,6 +5,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::run_by;
+
 /// What leads mpirun to the simulated hosts. Which network leads there, the launcher finds.
 const OPEN_MPI: [(&str, &str); 4] =
     [("plm", "rsh"), ("plm_rsh_no_tree_spawn", "1"), ("pml", "ob1"), ("btl", "tcp,self")];
@@ -52,15 +54,12 @@ impl Hosts {
 
     /// Has a launcher run on n0.
     pub fn host(&self, launcher: &mut Command) {
-        let mut command = Command::new(script());
-        command.arg("head").arg(self.folder.path());
-        command.arg(launcher.get_program()).args(launcher.get_args());
-        command.envs(launcher.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let (script, folder) = (script(), self.folder.path());
+        run_by(launcher, &[&script.to_string_lossy(), "head", &folder.to_string_lossy()]);
         for (name, value) in OPEN_MPI {
-            command.env(format!("OMPI_MCA_{name}"), value);
+            launcher.env(format!("OMPI_MCA_{name}"), value);
         }
-        command.env("OMPI_MCA_plm_rsh_agent", self.path("agent"));
-        *launcher = command;
+        launcher.env("OMPI_MCA_plm_rsh_agent", self.path("agent"));
     }
 
     /// Runs a command on a host; it must end well.

@@ -3,6 +3,7 @@
 pub mod chaos;
 pub mod fault;
 pub mod hosts;
+pub mod launch;
 pub mod live;
 pub mod poison;
 pub mod processes;
@@ -14,9 +15,10 @@ pub mod trace;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 const GERMAN: [&str; 10] =
@@ -34,7 +36,6 @@ pub fn program(name: &str) -> Command {
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing: run `cargo build --release`", path.display());
     let mut command = Command::new(path);
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     command.env("OMP_NUM_THREADS", "1");
     command
 }
@@ -44,31 +45,109 @@ pub fn program(name: &str) -> Command {
 /// # Panics
 /// As [`program`].
 pub fn mpirun(ranks: usize) -> Command {
-    let worker = program("tandem-worker");
-    let mut command = Command::new("mpirun");
-    command
-        .args(["-n", &ranks.to_string(), "--oversubscribe", "--bind-to", "none"])
-        .args(["-x", "TANDEM_WORLD_SIZE"])
-        .env("TANDEM_WORLD_SIZE", ranks.to_string())
-        .envs(worker.get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .arg(worker.get_program());
+    let mut command = program("tandem-worker");
+    command.env("TANDEM_WORLD_SIZE", ranks.to_string());
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    let ranks = ranks.to_string();
+    let words = ["mpirun", "-n", &ranks, "--oversubscribe", "--bind-to", "none"];
+    run_by(&mut command, &[&words[..], &["-x", "TANDEM_WORLD_SIZE"]].concat());
     command
 }
 
-/// Runs a command and answers its output, which must have this exit code.
+/// Has a command run by another one, whose words come before its own; of what else was set, its
+/// environment and its folder stay.
+pub fn run_by(command: &mut Command, words: &[&str]) {
+    let mut outer = Command::new(words[0]);
+    outer.args(&words[1..]).arg(command.get_program()).args(command.get_args());
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    *command = outer;
+}
+
+/// How a program ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit code; none if it was killed.
+    pub code: Option<i32>,
+    /// All that it wrote to standard output.
+    pub stdout: String,
+    /// All that it wrote to standard error.
+    pub stderr: String,
+}
+
+impl Ended {
+    /// Runs a command to its end.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        Self { code: output.status.code(), stdout, stderr }
+    }
+
+    /// What it printed.
+    ///
+    /// # Panics
+    /// If that is no JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// # Panics
+    /// If this is not in what it wrote to standard error.
+    pub fn assert_said(&self, words: &str) {
+        assert!(self.stderr.contains(words), "`{words}` is not in\n{}", self.stderr);
+    }
+
+    /// The first line about an error.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn first_error(&self) -> &str {
+        let line = self.stderr.lines().find(|line| line.starts_with("error: "));
+        line.unwrap_or_else(|| panic!("there is no error in\n{}", self.stderr))
+    }
+
+    /// Its last report of an error is short and the last that it said, and the first line has these words.
+    ///
+    /// # Panics
+    /// If that is not so; the message names the `fault`.
+    pub fn assert_cause(&self, fault: &str, words: &[&str]) {
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let first = lines.iter().rposition(|line| line.starts_with("error: "));
+        let first = first.unwrap_or_else(|| panic!("{fault}: no error in\n{}", self.stderr));
+        let report = &lines[first..];
+        assert!(report.len() <= 15, "{fault}: {} lines\n{}", report.len(), self.stderr);
+        for words in words {
+            assert!(report[0].contains(words), "{fault}: `{words}` is not in\n{}", self.stderr);
+        }
+    }
+}
+
+/// Runs a command to its end, which must have this exit code.
 ///
 /// # Panics
 /// If it ends otherwise; the message has all that it said.
-pub fn expect_code(command: &mut Command, code: i32) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert_eq!(
-        output.status.code(),
-        Some(code),
-        "{command:?}\n{}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    output
+pub fn expect_code(command: &mut Command, code: i32) -> Ended {
+    let ended = Ended::of(command);
+    let Ended { stdout, stderr, .. } = &ended;
+    assert_eq!(ended.code, Some(code), "{command:?}\n{stdout}\n{stderr}");
+    ended
+}
+
+/// Copies the files of a folder into one that is made.
+///
+/// # Panics
+/// If that fails.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a copy");
+    }
 }
 
 /// A folder with tiny texts and a tiny BERT for each side, pre-trained for a few steps.
@@ -262,7 +341,7 @@ pub fn assert_reported_scores(run: &Path, step: u64) -> f64 {
     let read = |path: &Path| {
         std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
     };
-    let scores: serde_json::Value = serde_json::from_str(&read(&path)).expect("JSON");
+    let scores: Value = serde_json::from_str(&read(&path)).expect("JSON");
     let bleu = scores["scores"]["bleu_13a"]["score"].as_f64().unwrap_or_else(|| panic!("{scores}"));
     let report = read(&run.join("report.md"));
     assert!(report.contains(&format!("**BLEU {bleu:.2}** (sacreBLEU 13a)")), "{report}");

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::launch::Launch;
 use crate::refusal::obey_modes;
-use crate::{Tiny, processes, program, python};
+use crate::{Ended, Tiny, expect_code, processes, program, python};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -21,6 +22,7 @@ pub struct Run {
     config: PathBuf,
     folder: PathBuf,
     settings: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl Run {
@@ -29,11 +31,25 @@ impl Run {
         Self::of(tiny, tiny.ab_net(name, workers, 0.1), name, settings)
     }
 
-    /// The run `name` of this file, which has not been launched.
-    pub fn of(tiny: &Arc<Tiny>, config: PathBuf, name: &str, settings: &[&str]) -> Self {
-        let folder = tiny.path(name);
+    /// The run of this file, which has not been launched; `folder` is beside the tiny texts.
+    pub fn of(tiny: &Arc<Tiny>, config: PathBuf, folder: &str, settings: &[&str]) -> Self {
+        let folder = tiny.path(folder);
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        Self { tiny: Arc::clone(tiny), config, folder, settings }
+        Self { tiny: Arc::clone(tiny), config, folder, settings, variables: Vec::new() }
+    }
+
+    /// The same run with another setting for all further launches.
+    #[must_use]
+    pub fn set(mut self, setting: &str) -> Self {
+        self.settings.push(setting.into());
+        self
+    }
+
+    /// The same run with this in the environment of all further programs.
+    #[must_use]
+    pub fn with(mut self, variable: &str, value: &str) -> Self {
+        self.variables.push((variable.into(), value.into()));
+        self
     }
 
     /// The run's folder.
@@ -61,7 +77,14 @@ impl Run {
     pub fn start_with(&self, settings: &[&str], change: impl FnOnce(&mut Command)) -> Launch {
         let mut command = self.command("launch", settings);
         change(&mut command);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.spawn(command)
+    }
+
+    /// Starts a program that works on the run.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn spawn(&self, mut command: Command) -> Launch {
         let prepare = || {
             // A file that may grow no further is to be an error, as on a full disk, and no signal.
             // SAFETY: async-signal-safe, and the numbers are what it takes.
@@ -71,7 +94,7 @@ impl Run {
         // SAFETY: `prepare` allocates nothing and takes no lock.
         unsafe { command.pre_exec(prepare) };
         obey_modes(&mut command);
-        Launch { child: command.spawn().expect("tandem launch") }
+        Launch::spawn(command, &self.folder)
     }
 
     /// Launches it with these settings besides, and waits for its end, which must have this code.
@@ -82,10 +105,32 @@ impl Run {
         self.start(settings).wait(code)
     }
 
-    /// `tandem VERB` with its config and these settings.
-    pub fn command(&self, verb: &str, settings: &[&str]) -> Command {
+    /// `tandem` with these words, run beside the run.
+    ///
+    /// # Panics
+    /// As [`program`].
+    pub fn tandem(&self, words: &[&str]) -> Command {
         let mut command = program("tandem");
-        command.arg(verb).arg(&self.config);
+        command.args(words).current_dir(self.beside(""));
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// `tandem stop`, which must end with this code.
+    ///
+    /// # Panics
+    /// If it ends otherwise.
+    pub fn stop(&self, code: i32) -> Ended {
+        expect_code(self.tandem(&["stop"]).arg(&self.folder), code)
+    }
+
+    /// `tandem VERB` with its config and these settings.
+    ///
+    /// # Panics
+    /// As [`program`].
+    pub fn command(&self, verb: &str, settings: &[&str]) -> Command {
+        let mut command = self.tandem(&[verb]);
+        command.arg(&self.config);
         for setting in self.settings.iter().map(String::as_str).chain(settings.iter().copied()) {
             command.args(["--set", setting]);
         }
@@ -95,7 +140,7 @@ impl Run {
     /// What happened to the run, oldest first, as far as it is of this name.
     pub fn events(&self, name: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.join("events.jsonl")).unwrap_or_default();
-        // The last line may be half written.
+        // A line may be half written: the last one, or where a launcher was killed.
         let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         events.filter(|event| event["event"] == name).collect()
     }
@@ -103,6 +148,24 @@ impl Run {
     /// The steps of the events of this name.
     pub fn steps(&self, name: &str) -> Vec<u64> {
         self.events(name).iter().filter_map(|event| event["step"].as_u64()).collect()
+    }
+
+    /// Its state.json; null if there is none.
+    pub fn state(&self) -> Value {
+        state(&self.folder)
+    }
+
+    /// Waits until all workers of the newest attempt are there and have trained past `step`.
+    ///
+    /// # Panics
+    /// If that takes more than a few minutes.
+    pub fn wait_for_step(&self, step: u64) {
+        eventually("the workers train", || {
+            let ranks =
+                self.events("attempt").pop().map(|event| event["topology"]["ranks"].as_u64());
+            self.state()["step"].as_u64() >= Some(step)
+                && Some(Some(self.workers().len() as u64)) >= ranks
+        });
     }
 
     /// Waits until this attempt has published the checkpoint of `step` or a later one.
@@ -147,17 +210,33 @@ impl Run {
         self.folder.join(format!("checkpoints/step-{step:08}"))
     }
 
+    /// The weights of its finished model.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn exported(&self) -> Vec<u8> {
+        std::fs::read(self.folder.join("export/adapters.safetensors")).expect("an export")
+    }
+
     /// The step that a link names.
     pub fn linked(&self, link: &str) -> Option<u64> {
         let target = std::fs::read_link(self.folder.join("checkpoints").join(link)).ok()?;
         target.to_str()?.strip_prefix("step-")?.parse().ok()
     }
 
+    /// Its workers that are alive.
+    pub fn workers(&self) -> Vec<u32> {
+        processes::of_run("tandem-worker", &self.folder)
+    }
+
+    /// What started them, if that is mpirun.
+    pub fn engines(&self) -> Vec<u32> {
+        processes::of_run("mpirun", &self.folder)
+    }
+
     /// The run's processes besides the launcher: workers, and mpirun.
     pub fn processes(&self) -> Vec<u32> {
-        let mut found = processes::of_run("tandem-worker", &self.folder);
-        found.extend(processes::of_run("mpirun", &self.folder));
-        found
+        [self.workers(), self.engines()].concat()
     }
 
     /// # Panics
@@ -175,8 +254,7 @@ impl Run {
         };
         let mut found = None;
         eventually("the rank is there", || {
-            let workers = processes::of_run("tandem-worker", &self.folder);
-            found = workers.into_iter().find(wanted);
+            found = self.workers().into_iter().find(wanted);
             found.is_some()
         });
         found.expect("it is there")
@@ -192,73 +270,10 @@ impl Run {
     }
 }
 
-/// A launcher that is running.
-pub struct Launch {
-    child: Child,
-}
-
-impl Launch {
-    /// Sends the launcher a signal.
-    pub fn signal(&self, signal: &str) {
-        send(self.child.id(), signal);
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Whether it has ended by itself.
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().is_ok_and(|status| status.is_some())
-    }
-
-    /// Waits for its end, which must have this code.
-    ///
-    /// # Panics
-    /// If it ends otherwise.
-    pub fn wait(self, code: i32) -> Ended {
-        self.wait_for_one_of(&[code])
-    }
-
-    /// Waits for its end, which must have one of these codes.
-    ///
-    /// # Panics
-    /// If it ends otherwise.
-    pub fn wait_for_one_of(self, codes: &[i32]) -> Ended {
-        let ended = self.end();
-        let expected = ended.code.is_some_and(|code| codes.contains(&code));
-        assert!(expected, "{:?}\n{}", ended.code, ended.said);
-        ended
-    }
-
-    /// Kills it.
-    pub fn kill(self) -> Ended {
-        self.signal("KILL");
-        self.end()
-    }
-
-    fn end(self) -> Ended {
-        let Output { status, stdout, stderr } = self.child.wait_with_output().expect("an end");
-        let said = String::from_utf8_lossy(&stdout) + String::from_utf8_lossy(&stderr);
-        Ended { code: status.code(), said: said.into_owned() }
-    }
-}
-
-/// How a launcher ended.
-pub struct Ended {
-    /// Its exit code; none if it was killed.
-    pub code: Option<i32>,
-    /// All that it said.
-    pub said: String,
-}
-
-impl Ended {
-    /// # Panics
-    /// If it did not say this.
-    pub fn assert_said(&self, words: &str) {
-        assert!(self.said.contains(words), "`{words}` is not in\n{}", self.said);
-    }
+/// The state.json of a run; null if there is none.
+pub fn state(run: &Path) -> Value {
+    let text = std::fs::read_to_string(run.join("state.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or(Value::Null)
 }
 
 /// Sends a process a signal.

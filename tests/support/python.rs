@@ -6,6 +6,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::expect_code;
+
 /// What a program of `tests/python` prints about its argument: one JSON object.
 ///
 /// # Panics
@@ -13,11 +15,7 @@ use serde_json::Value;
 pub fn read(program: &str, argument: impl AsRef<OsStr>) -> Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("../.deps/venv/bin/python");
-    let output = Command::new(&python)
-        .arg(root.join("python").join(program))
-        .arg(argument)
-        .output()
-        .unwrap_or_else(|error| panic!("{}: {error}; run `make setup-test`", python.display()));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("one line of JSON")
+    assert!(python.is_file(), "{} is missing: run `make setup-test`", python.display());
+    let mut command = Command::new(python);
+    expect_code(command.arg(root.join("python").join(program)).arg(argument), 0).json()
 }

@@ -6,11 +6,12 @@ mod server;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use corpora::{READ, USABLE, gzip, iwslt, iwslt_members, lines, sgm, sha256, tar, tgz};
 use serde_json::Value;
 use server::{Served, Server};
+use tandem_tests::{expect_code, program};
 use tempfile::TempDir;
 
 const DE_EN: &str = "iwslt14-de-en.tgz";
@@ -50,7 +51,7 @@ impl World {
     }
 
     fn command(&self, name: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        let mut command = program("tandem");
         command.arg("data").arg(self.path(&format!("{name}.yaml"))).args(more);
         // Whatever proxy this machine has: the host is on this machine.
         command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
@@ -59,12 +60,8 @@ impl World {
 
     /// What the program says, of which the exit code must be this.
     fn run(&self, name: &str, more: &[&str], code: i32) -> String {
-        let Output { status, stdout, stderr } =
-            self.command(name, more).output().expect("the program");
-        let said =
-            String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-        assert_eq!(status.code(), Some(code), "{said}");
-        said
+        let ended = expect_code(&mut self.command(name, more), code);
+        ended.stdout + &ended.stderr
     }
 
     /// The same, from the stand-in.
@@ -651,7 +648,7 @@ fn a_run_without_its_texts_names_the_command_that_prepares_them() {
     let run = world.path("run.yaml");
     fs::copy(paper.join("iwslt14-de-en.yaml"), &run).expect("a run file");
     let plan = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        let mut command = program("tandem");
         command.arg("plan").arg(&run).env("HF_HUB_OFFLINE", "1");
         let output = command.env("HF_HOME", world.path("hub")).output().expect("the program");
         assert!(!output.status.success(), "the BERTs are not here");
@@ -671,7 +668,7 @@ fn a_run_without_its_texts_names_the_command_that_prepares_them() {
 #[test]
 fn without_a_name_the_corpora_are_listed() {
     let list = |folder: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
+        let mut command = program("tandem");
         let output = command.arg("data").current_dir(folder).output().expect("the program");
         String::from_utf8(output.stdout).expect("UTF-8")
     };

@@ -1,24 +1,12 @@
 //! Whatever goes wrong, the first line of the report names the rank and the cause, and the report is
 //! short and comes last.
 
-use tandem_tests::live::{eventually, send};
+use tandem_tests::live::{Run, eventually, send};
 
-use crate::support::{Bench, Ended};
+use crate::support::fake_run;
 
-/// The report is the last that is said; its first line has these words.
-fn assert_cause(fault: &str, ended: &Ended, words: &[&str]) {
-    let lines: Vec<&str> = ended.said.lines().collect();
-    let first = lines.iter().rposition(|line| line.starts_with("error: "));
-    let first = first.unwrap_or_else(|| panic!("{fault}: no error in\n{}", ended.said));
-    let report = &lines[first..];
-    assert!(report.len() <= 15, "{fault}: {} lines\n{}", report.len(), ended.said);
-    for words in words {
-        assert!(report[0].contains(words), "{fault}: `{words}` is not in {}", report[0]);
-    }
-}
-
-fn two() -> Bench {
-    Bench::new(2).set("cluster.max_restarts=0").set("cluster.deadlines.step=2")
+fn two() -> Run {
+    fake_run(2).set("cluster.max_restarts=0").set("cluster.deadlines.step=2")
 }
 
 /// Faults that a worker of two has in step 7 by itself.
@@ -35,9 +23,8 @@ fn the_first_line_names_rank_and_cause() {
         ("starve", 1, "hung in phase data at step 7 (attempt 1): no progress in phase data for "),
         ("stopped", 1, "no heartbeat for "),
     ] {
-        let ended = two().with("FAKE_FAULT", &format!("{fault}:1:7")).launch();
-        ended.assert_code(code);
-        assert_cause(fault, &ended, &["error: rank 1 on ", " at step 7 ", words]);
+        let ended = two().with("FAKE_FAULT", &format!("{fault}:1:7")).launch(&[], code);
+        ended.assert_cause(fault, &["error: rank 1 on ", " at step 7 ", words]);
     }
 }
 
@@ -45,42 +32,37 @@ fn the_first_line_names_rank_and_cause() {
 #[test]
 fn ranks_that_differ_are_named() {
     for fact in ["encoder BERT (SHA-256)", "tandem-worker version"] {
-        let ended = two().with("FAKE_OTHER", &format!("1:{fact}")).launch();
-        ended.assert_code(2);
+        let ended = two().with("FAKE_OTHER", &format!("1:{fact}")).launch(&[], 2);
         let facts = [format!("its {fact} is "), "all must be the same".into()];
-        assert_cause(fact, &ended, &["error: rank ", &facts[0], &facts[1]]);
+        ended.assert_cause(fact, &["error: rank ", &facts[0], &facts[1]]);
     }
 }
 
 #[test]
 fn a_killed_mpirun_is_named() {
-    let bench = two().with("FAKE_STEPS", "100000");
-    let live = bench.start();
-    bench.wait_for_step(3);
-    bench.engines().into_iter().for_each(|pid| send(pid, "KILL"));
-    let ended = live.wait();
-    ended.assert_code(1);
-    assert_cause("mpirun", &ended, &["the workers failed", "was ended by signal 9 (SIGKILL)"]);
-    eventually("all are gone", || bench.live().is_empty());
+    let run = two().set("training.steps=100000");
+    let launch = run.start(&[]);
+    run.wait_for_step(3);
+    run.engines().into_iter().for_each(|pid| send(pid, "KILL"));
+    let ended = launch.wait(1);
+    ended.assert_cause("mpirun", &["the workers failed", "was ended by signal 9 (SIGKILL)"]);
+    eventually("all are gone", || run.processes().is_empty());
 }
 
 #[test]
 fn a_missing_file_and_a_wrong_config_are_named() {
-    let ended = two().set("data.train.tsv.path=absent.tsv").launch();
-    ended.assert_code(2);
+    let ended = two().set("data.train.tsv.path=absent.tsv").launch(&[], 2);
     ended.assert_said("absent.tsv");
-    let bench = two();
-    std::fs::remove_file(bench.path("bert/model.safetensors")).unwrap();
-    let ended = bench.launch();
-    ended.assert_code(2);
+    let run = two();
+    std::fs::remove_file(run.beside("bert/model.safetensors")).unwrap();
+    let ended = run.launch(&[], 2);
     ended.assert_said("model.safetensors");
 }
 
 #[test]
 fn a_straggler_is_named_once() {
-    let ended = Bench::new(2).with("FAKE_SLOW", "1").with("FAKE_STEPS", "60").launch();
-    ended.assert_code(0);
+    let ended = fake_run(2).with("FAKE_SLOW", "1").set("training.steps=60").launch(&[], 0);
     let words = "rank 1 is 25 % slower than the others in compute, up to step 20";
-    assert_eq!(ended.said.matches("slower than").count(), 1, "{}", ended.said);
+    assert_eq!(ended.stderr.matches("slower than").count(), 1, "{}", ended.stderr);
     ended.assert_said(words);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tandem_tests::live::eventually;
 use tandem_tests::seeded::Seeded;
 
-use crate::support::Bench;
+use crate::support::{fake_run, run_folder};
 
 /// Time within which all are gone after the launcher is.
 const GONE: Duration = Duration::from_secs(5);
@@ -15,22 +15,22 @@ const GONE: Duration = Duration::from_secs(5);
 fn kills_in_an_order_of(seed: u64) {
     let mut seeded = Seeded(seed);
     let workers = 1 + seeded.below(3) as usize;
-    let bench = Bench::new(workers)
-        .with("FAKE_STEPS", "100000")
+    let run = fake_run(workers)
+        .set("training.steps=100000")
         .set("training.micro_batches=3")
         .set("cluster.max_restarts=50");
-    let live = bench.start();
+    let launch = run.start(&[]);
     if seeded.below(3) > 0 {
-        bench.wait_for_step(1);
+        run.wait_for_step(1);
     } else {
-        eventually("something has started", || !bench.live().is_empty());
+        eventually("something has started", || !run.workers().is_empty());
     }
     let mut order: Vec<&str> = vec!["mpirun"];
     order.extend(vec!["worker"; workers]);
     seeded.shuffle(&mut order);
     order.truncate(seeded.below(order.len() as u64 + 1) as usize);
     for victim in order {
-        let running = if victim == "mpirun" { bench.engines() } else { bench.live() };
+        let running = if victim == "mpirun" { run.engines() } else { run.workers() };
         if !running.is_empty() {
             let pid = running[seeded.below(running.len() as u64) as usize];
             // It may have ended by itself meanwhile, with its group.
@@ -38,12 +38,11 @@ fn kills_in_an_order_of(seed: u64) {
         }
         std::thread::sleep(Duration::from_millis(seeded.below(200)));
     }
-    live.signal("KILL");
     let killed = Instant::now();
-    live.wait();
-    eventually("all are gone", || bench.live().is_empty() && bench.engines().is_empty());
+    launch.kill();
+    eventually("all are gone", || run.processes().is_empty());
     assert!(killed.elapsed() < GONE, "seed {seed}: {:?}", killed.elapsed());
-    assert_eq!(bench.run().holder(), None, "seed {seed}: the lock went with the launcher");
+    assert_eq!(run_folder(&run).holder(), None, "seed {seed}: the lock went with the launcher");
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::io::{BufRead, BufReader, pipe};
 use std::process::{Command, Stdio};
 
 use tandem_tests::live::{eventually, send};
+use tandem_tests::{Ended, run_by};
 
-use crate::support::{Bench, Ended};
+use crate::support::fake_run;
 
 /// One of each verb that prints.
 const VERBS: [&[&str]; 9] = [
@@ -14,10 +15,10 @@ const VERBS: [&[&str]; 9] = [
     &["plan", "run.yaml", "--json"],
     &["doctor", "run.yaml"],
     &["slurm", "run.yaml", "--print"],
-    &["score", "pairs.tsv", "pairs.tsv"],
+    &["score", "valid.tsv", "valid.tsv"],
     &["status", "runs/test"],
     &["logs", "runs/test"],
-    &["translate", "runs/test", "--input", "pairs.tsv"],
+    &["translate", "runs/test", "--input", "valid.tsv"],
     &["export", "runs/test"],
 ];
 
@@ -27,15 +28,15 @@ fn full() -> Stdio {
 
 #[test]
 fn a_verb_that_cannot_print_says_so_or_ends_quietly() {
-    let bench = Bench::new(1);
-    bench.launch().assert_code(0);
+    let run = fake_run(1);
+    run.launch(&[], 0);
     for words in VERBS {
-        let plain = Ended::new(bench.tandem(words).output().unwrap());
+        let plain = Ended::of(&mut run.tandem(words));
         let tandem = |change: &dyn Fn(&mut Command)| {
-            let mut command = bench.tandem(words);
+            let mut command = run.tandem(words);
             change(&mut command);
-            let ended = Ended::new(command.output().unwrap());
-            assert!(!ended.said.contains("panicked"), "{words:?}: {}", ended.said);
+            let ended = Ended::of(&mut command);
+            assert!(!ended.stderr.contains("panicked"), "{words:?}: {}", ended.stderr);
             ended
         };
         // As with `| head -1`.
@@ -44,36 +45,36 @@ fn a_verb_that_cannot_print_says_so_or_ends_quietly() {
             drop(reader);
             command.stdout(writer);
         });
-        assert_eq!((closed.code, &closed.said), (plain.code, &plain.said), "{words:?}");
+        assert_eq!((closed.code, &closed.stderr), (plain.code, &plain.stderr), "{words:?}");
         let lost = tandem(&|command| {
             command.stdout(full());
         });
-        assert_eq!(lost.code, Some(1), "{words:?}: {}", lost.said);
+        assert_eq!(lost.code, Some(1), "{words:?}: {}", lost.stderr);
         lost.assert_said("error: cannot write to standard output: No space left on device");
         let silent = tandem(&|command| {
             command.stderr(full());
         });
-        assert_eq!((silent.code, &silent.printed), (plain.code, &plain.printed), "{words:?}");
+        assert_eq!((silent.code, &silent.stdout), (plain.code, &plain.stdout), "{words:?}");
     }
     for words in [&["stop", "runs/test"][..], &["plan", "nowhere.yaml"], &["launch", "run.yaml"]] {
-        let plain = Ended::new(bench.tandem(words).output().unwrap());
-        let silent = Ended::new(bench.tandem(words).stderr(full()).output().unwrap());
+        let plain = Ended::of(&mut run.tandem(words));
+        let silent = Ended::of(run.tandem(words).stderr(full()));
         assert_eq!(silent.code, plain.code, "{words:?}");
     }
 }
 
 /// A run that is launched by `program` in the launcher's place, and its end by SIGHUP or not.
 fn hang_up(program: &str, survives: bool) {
-    let bench = Bench::new(1).with("FAKE_STEPS", "100000");
-    let live = bench.start_by(&[program]);
-    bench.wait_for_step(3);
-    live.signal("HUP");
+    let run = fake_run(1).set("training.steps=100000");
+    let launch = run.start_with(&[], |command| run_by(command, &[program]));
+    run.wait_for_step(3);
+    launch.signal("HUP");
     if survives {
-        let step = bench.state()["step"].as_u64().unwrap();
-        bench.wait_for_step(step + 50);
-        live.signal("TERM");
+        let step = run.state()["step"].as_u64().unwrap();
+        run.wait_for_step(step + 50);
+        launch.signal("TERM");
     }
-    live.wait().assert_code(75);
+    launch.wait(75);
 }
 
 #[test]
@@ -84,17 +85,17 @@ fn a_hangup_is_a_stop_unless_it_is_ignored() {
 
 #[test]
 fn what_is_printed_before_the_reader_goes_is_whole() {
-    let bench = Bench::new(1).with("FAKE_STEPS", "100000");
-    let live = bench.start();
-    bench.wait_for_step(3);
-    let mut logs = bench.tandem(&["logs", "runs/test", "--follow"]);
+    let run = fake_run(1).set("training.steps=100000");
+    let launch = run.start(&[]);
+    run.wait_for_step(3);
+    let mut logs = run.tandem(&["logs", "runs/test", "--follow"]);
     let mut logs = logs.stdout(Stdio::piped()).spawn().unwrap();
     let mut first = String::new();
     BufReader::new(logs.stdout.take().unwrap()).read_line(&mut first).unwrap();
     assert_eq!(first, "[0] rank 0 of 1\n");
     send(logs.id(), "TERM");
     logs.wait().unwrap();
-    live.signal("TERM");
-    live.wait().assert_code(75);
-    eventually("the workers end", || bench.live().is_empty());
+    launch.signal("TERM");
+    launch.wait(75);
+    eventually("the workers end", || run.workers().is_empty());
 }

@@ -2,46 +2,38 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use tandem_tests::live::{eventually, send};
-use tandem_tests::processes;
+use tandem_tests::live::{Run, eventually};
+use tandem_tests::{expect_code, processes, run_by};
 
-use crate::support::{Bench, Ended};
+use crate::support::{fake_run, run_folder};
 
 /// Lines that tell whose they are.
 fn lines(name: &str, count: usize) -> String {
     (0..count).map(|line| format!("{name} {line}\n")).collect()
 }
 
-fn translate(bench: &Bench, name: &str, count: usize) -> Command {
-    fs::create_dir_all(bench.path("tmp")).unwrap();
-    let input = bench.path(&format!("{name}.txt"));
+fn translate(run: &Run, name: &str, count: usize) -> Command {
+    fs::create_dir_all(run.beside("tmp")).unwrap();
+    let input = run.beside(&format!("{name}.txt"));
     fs::write(&input, lines(name, count)).unwrap();
     let input = input.to_str().unwrap();
     let words = ["translate", "runs/test", "--checkpoint", "latest", "--input", input];
-    let mut command = bench.tandem(&words);
-    command.env("TMPDIR", bench.path("tmp"));
+    let mut command = run.tandem(&words);
+    command.env("TMPDIR", run.beside("tmp"));
     command
 }
 
 /// The scratch folder of a translate.
-fn scratch(bench: &Bench) -> Option<PathBuf> {
-    fs::read_dir(bench.path("tmp")).unwrap().flatten().next().map(|entry| entry.path())
+fn scratch(run: &Run) -> Option<PathBuf> {
+    fs::read_dir(run.beside("tmp")).unwrap().flatten().next().map(|entry| entry.path())
 }
 
-fn wait_until_it_works(bench: &Bench) {
+fn wait_until_it_works(run: &Run) {
     eventually("it translates", || {
-        scratch(bench).is_some_and(|scratch| scratch.join("task/chunks").is_dir())
+        scratch(run).is_some_and(|scratch| scratch.join("task/chunks").is_dir())
     });
-}
-
-fn start(mut command: Command) -> Child {
-    command.spawn().unwrap()
-}
-
-fn wait(child: Child) -> Ended {
-    Ended::new(child.wait_with_output().unwrap())
 }
 
 /// All paths below a folder.
@@ -59,96 +51,87 @@ fn tree(folder: &Path) -> Vec<String> {
 
 #[test]
 fn translates_with_equal_process_numbers_do_not_mix() {
-    let bench = Bench::new(1).with("FAKE_LINE_MS", "2");
-    bench.launch().assert_code(0);
-    let before = tree(bench.run().path());
+    let run = fake_run(1).with("FAKE_LINE_MS", "2");
+    run.launch(&[], 0);
+    let before = tree(run_folder(&run).path());
     let names = ["anna", "bert", "carl", "dora"];
     let started = names.map(|name| {
-        let inner = translate(&bench, name, 40);
-        let mut command = Command::new("unshare");
+        let mut command = translate(&run, name, 40);
         // Each is the process number 1 of a container of its own.
-        command.args(["-p", "-f", "--mount-proc"]).arg(inner.get_program()).args(inner.get_args());
-        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command.current_dir(inner.get_current_dir().unwrap());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        (name, start(command))
+        run_by(&mut command, &["unshare", "-p", "-f", "--mount-proc"]);
+        (name, run.spawn(command))
     });
-    for (name, child) in started {
-        let ended = wait(child);
-        if ended.said.contains("unshare failed") {
+    for (name, translating) in started {
+        let ended = translating.wait_for_one_of(&[0, 1]);
+        if ended.stderr.contains("unshare failed") {
             return;
         }
-        ended.assert_code(0);
-        assert_eq!(ended.printed, lines(name, 40).to_uppercase());
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(ended.stdout, lines(name, 40).to_uppercase());
     }
-    assert_eq!(tree(bench.run().path()), before, "the run is only read");
-    assert_eq!(scratch(&bench), None, "it goes with its owner");
+    assert_eq!(tree(run_folder(&run).path()), before, "the run is only read");
+    assert_eq!(scratch(&run), None, "it goes with its owner");
 }
 
 #[test]
 fn a_killed_translate_is_swept_up_after() {
-    let bench = Bench::new(1).with("FAKE_LINE_MS", "100");
-    bench.launch().assert_code(0);
-    let child = start(translate(&bench, "anna", 1000));
-    wait_until_it_works(&bench);
-    send(child.id(), "KILL");
-    wait(child);
-    let left = scratch(&bench).expect("nobody was there to remove it");
-    eventually("its worker ends", || processes::of_run("fake_worker", &left).is_empty());
+    let run = fake_run(1).with("FAKE_LINE_MS", "100");
+    run.launch(&[], 0);
+    let translating = run.spawn(translate(&run, "anna", 1000));
+    wait_until_it_works(&run);
+    translating.kill();
+    let left = scratch(&run).expect("nobody was there to remove it");
+    eventually("its worker ends", || processes::of_run("tandem-worker", &left).is_empty());
     // As if it had been a while ago.
     let hour = std::time::Duration::from_secs(3600);
     let old = std::time::SystemTime::now() - hour;
     fs::File::open(&left).unwrap().set_modified(old).unwrap();
-    wait(start(translate(&bench, "bert", 2))).assert_code(0);
-    assert_eq!(scratch(&bench), None);
+    expect_code(&mut translate(&run, "bert", 2), 0);
+    assert_eq!(scratch(&run), None);
 }
 
 #[test]
 fn a_stale_request_stops_nobody() {
-    let bench = Bench::new(1);
-    bench.launch().assert_code(0);
+    let run = fake_run(1);
+    run.launch(&[], 0);
     for stale in ["stop\n", "", "0123456789abcdef0123456789abcdef\n"] {
-        fs::write(bench.run().stop_request(), stale).unwrap();
-        let ended = wait(start(translate(&bench, "anna", 3)));
-        ended.assert_code(0);
-        assert_eq!(ended.printed, lines("anna", 3).to_uppercase());
-        let output = bench.path("scores");
+        fs::write(run_folder(&run).stop_request(), stale).unwrap();
+        let ended = expect_code(&mut translate(&run, "anna", 3), 0);
+        assert_eq!(ended.stdout, lines("anna", 3).to_uppercase());
+        let output = run.beside("scores");
         let output = output.to_str().unwrap();
-        let mut evaluate = bench.tandem(&["evaluate", "runs/test", "--output", output]);
-        Ended::new(evaluate.output().unwrap()).assert_code(0);
+        let mut evaluate = run.tandem(&["evaluate", "runs/test", "--output", output]);
+        expect_code(&mut evaluate, 0);
     }
-    let ended = bench.with("FAKE_STEPS", "30").launch();
-    ended.assert_code(0);
+    let ended = run.set("training.steps=30").launch(&[], 0);
     ended.assert_said("resuming from the checkpoint of step 20 of 30");
 }
 
 #[test]
 fn a_stop_is_for_the_training_and_its_logs_stay_in_sight() {
-    let bench = Bench::new(1)
-        .with("FAKE_STEPS", "100000")
+    let run = fake_run(1)
+        .set("training.steps=100000")
         .with("FAKE_STEP_MS", "5")
         .with("FAKE_LINE_MS", "50");
-    let training = bench.start();
-    bench.wait_for_step(10);
-    let translating = start(translate(&bench, "anna", 60));
-    wait_until_it_works(&bench);
-    assert_eq!(bench.run().newest_attempt(), 1, "`tandem logs` shows the training");
-    Ended::new(bench.tandem(&["stop", "runs/test"]).output().unwrap()).assert_code(0);
-    training.wait().assert_code(75);
-    let ended = wait(translating);
-    ended.assert_code(0);
-    assert_eq!(ended.printed, lines("anna", 60).to_uppercase());
+    let training = run.start(&[]);
+    run.wait_for_step(10);
+    let translating = run.spawn(translate(&run, "anna", 60));
+    wait_until_it_works(&run);
+    assert_eq!(run_folder(&run).newest_attempt(), 1, "`tandem logs` shows the training");
+    run.stop(0);
+    training.wait(75);
+    let ended = translating.wait(0);
+    assert_eq!(ended.stdout, lines("anna", 60).to_uppercase());
 }
 
 #[test]
 fn a_translate_that_is_stopped_says_so() {
-    let bench = Bench::new(1).with("FAKE_LINE_MS", "50");
-    bench.launch().assert_code(0);
-    let child = start(translate(&bench, "anna", 1000));
-    wait_until_it_works(&bench);
-    send(child.id(), "TERM");
-    let ended = wait(child);
-    ended.assert_code(75);
+    let run = fake_run(1).with("FAKE_LINE_MS", "50");
+    run.launch(&[], 0);
+    let translating = run.spawn(translate(&run, "anna", 1000));
+    wait_until_it_works(&run);
+    translating.signal("TERM");
+    let ended = translating.wait(75);
     ended.assert_said("stopped; nothing was written");
-    assert_eq!(ended.printed, "");
+    assert_eq!(ended.stdout, "");
 }
