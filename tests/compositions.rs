@@ -311,7 +311,7 @@ fn mask_predict_in_fewer_passes() {
         let mut evaluate = program("tandem");
         evaluate.arg("evaluate").arg(&run).arg("--json").args(settings(sets));
         let output = expect_code(&mut evaluate, 0);
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let said: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
         ["passes", "decoder_rows"].map(|figure| said["figures"][figure].as_f64().expect(figure))
     };
     let [passes, rows] = figures(&[]);
@@ -327,6 +327,6 @@ fn mask_predict_in_fewer_passes() {
     let mut evaluate = program("tandem");
     evaluate.arg("evaluate").arg(&run).args(settings(&["prune_after=12"]));
     let output = expect_code(&mut evaluate, 2);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = output.stderr;
     assert!(said.contains("prune_after: found 12, but there are at most 11 passes"), "{said}");
 }

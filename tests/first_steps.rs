@@ -15,7 +15,6 @@ fn a_run_file_is_written_from_a_few_answers_and_trains() {
     };
     let path = |name: &str| tiny.path(name).display().to_string();
     let said = expect_code(&mut tandem(&["init", "de-en.yaml", "--train", "a.tsv"]), 2).stderr;
-    let said = String::from_utf8_lossy(&said).into_owned();
     assert!(said.contains("--encoder, --decoder, --valid, --test must be given"), "{said}");
 
     let (train, valid) = (path("train.tsv"), path("valid.tsv"));
@@ -43,7 +42,7 @@ fn bash_completes_commands_and_options() {
         );
         let mut bash = Command::new("bash");
         let output = expect_code(bash.args(["-c", &script]).arg(tandem.get_program()), 0).stdout;
-        String::from_utf8_lossy(&output).trim().to_owned()
+        output.trim().to_owned()
     };
     assert_eq!(complete("tandem laun", 1), "launch");
     assert_eq!(complete("tandem launch --res", 2), "--restart");
@@ -54,7 +53,6 @@ fn every_command_has_a_manual_page() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     expect_code(program("tandem").arg("man").arg(folder.path().join("man1")), 0);
     let help = expect_code(program("tandem").arg("--help"), 0).stdout;
-    let help = String::from_utf8_lossy(&help).into_owned();
     let commands = help.split("Commands:").nth(1).and_then(|text| text.split("Options:").next());
     let names = commands.expect("commands").lines().filter(|line| line.starts_with("  "));
     let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();

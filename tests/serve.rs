@@ -23,8 +23,7 @@ fn translate(run: &Path, lines: &Path) -> Vec<String> {
     let mut command = program("tandem");
     command.arg("translate").arg(run).arg("--input").arg(lines).args(ONE_THREAD);
     let output = expect_code(&mut command, 0);
-    let text = String::from_utf8(output.stdout).expect("UTF-8");
-    text.lines().map(str::to_owned).collect()
+    output.stdout.lines().map(str::to_owned).collect()
 }
 
 /// A trained model, and what `tandem translate` makes of lines.
@@ -349,7 +348,7 @@ fn a_server_that_cannot_start_says_why() {
     let refused = |run: &Path, options: &[&str]| {
         let mut command = program("tandem");
         let output = expect_code(command.arg("serve").arg(run).args(options), 2);
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        output.stderr
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
