@@ -1,13 +1,14 @@
 //! `tandem serve`: what is asked over HTTP is translated as by `tandem translate`, whatever happens to the worker.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tandem_tests::live::{eventually, send};
@@ -149,6 +150,14 @@ impl Server {
         found[0]
     }
 
+    /// A connection of its own, on which this has been sent.
+    fn connect(&self, sent: &str) -> TcpStream {
+        let address = self.url.strip_prefix("http://").expect("an address");
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.write_all(sent.as_bytes()).expect("room in a socket");
+        stream
+    }
+
     /// Asks it to stop, and waits for its end, of which no process may be left.
     fn stop(self) -> String {
         send(self.child.id(), "TERM");
@@ -260,6 +269,11 @@ fn what_cannot_be_translated_is_refused_with_the_reason() {
     assert!(json_as_form.1.contains("JSON needs the header Content-Type"), "{json_as_form:?}");
     let (status, broken) = answer(server.post("/translate", "application/json", "{\"q\": "));
     assert!(status == 400 && broken.contains("the request is no JSON: EOF"), "{broken}");
+    let head = "POST /translate HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\n";
+    let mut status = String::new();
+    let mut answer_of_none = BufReader::new(server.connect(head));
+    answer_of_none.read_line(&mut status).expect("an answer");
+    assert_eq!(status.trim_end(), "HTTP/1.1 408 Request Timeout");
     assert_eq!(server.get("/nothing").0, 404);
     assert_eq!(server.get("/translate").0, 405);
     // A stream cannot refuse a line when it has begun: it translates the beginning, as the verb does.
@@ -339,6 +353,42 @@ fn a_worker_that_is_killed_costs_no_answer_and_a_stop_neither() {
     let words =
         ["ended by signal 9", "starting the worker again in 0.5 s", "everything was answered"];
     assert!(words.iter().all(|words| said.contains(words)), "{said}");
+}
+
+/// Only the server's own deadlines end what these clients do.
+#[test]
+fn who_neither_reads_nor_writes_holds_nothing_up() {
+    let model = Model::shared();
+    let server = Server::start(&model, "idle", &["--timeout", "3"]);
+    let request = "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n";
+    let mut connection = server.connect(request);
+    connection.set_nonblocking(true).expect("a socket");
+    let mut failure = None;
+    eventually("the connection of who does not read is closed", || {
+        while failure.is_none() {
+            match connection.write(request.as_bytes()) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => failure = Some(error.kind()),
+            }
+        }
+        failure.is_some()
+    });
+    server.stop();
+
+    let server = Server::start(&model, "waiting", &["--timeout", "3000"]);
+    let (line, translation) = (&model.lines[0], &model.translations[0]);
+    let length = line.len() + 1;
+    let head =
+        "POST /translate/stream HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let stream = server.connect(&format!("{head}{length:x}\r\n{line}\n\r\n"));
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line == *translation), "its line is answered");
+    let stopping = Instant::now();
+    server.stop();
+    // The deadline for stopping is 120 s.
+    assert!(stopping.elapsed() < Duration::from_secs(60), "a stream without lines keeps it");
+    assert!(lines.all(|line| line != "0"), "a stream that is cut off must not look complete");
 }
 
 #[test]

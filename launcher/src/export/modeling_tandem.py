@@ -775,7 +775,7 @@ def refine(
 
     for _ in range(num_passes):
         real, old = is_real[active], tokens[active]
-        num_uncertain = (log_probs[active] < threshold).sum(-1)
+        num_uncertain = (~(log_probs[active] >= threshold)).sum(-1)
         masked = weakest(log_probs[active], torch.minimum(scheduled(steps), num_uncertain))
         input_ids = old.masked_fill(masked, special["mask"])
         hidden = model.decoder(input_ids, key_mask(real, context.encoded.hidden.dtype), context)
@@ -783,7 +783,7 @@ def refine(
         new = old.masked_scatter(masked, words)
         tokens[active] = new
         log_probs[active] = log_probs[active].masked_scatter(masked, best)
-        num_uncertain = (log_probs[active] < threshold).sum(-1)
+        num_uncertain = (~(log_probs[active] >= threshold)).sum(-1)
         goes_on = (num_uncertain > 0) & (steps + 1 < num_steps)
         if settings.stop == "unchanged":
             goes_on &= (new != old).any(-1) | (steps == 0)

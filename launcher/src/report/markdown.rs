@@ -142,12 +142,11 @@ fn scores(test: &Test) -> String {
     if let Some(speed) = test.sentences_per_second {
         text += &format!("- Throughput, full batches: {speed:.1} sentences/s over all ranks\n");
     }
-    if let Some(passes) = test.passes {
-        text += &format!("- Decoder passes per sentence: {passes:.1} on average");
-        if let Some(rows) = test.decoder_rows {
-            text += &format!(", over {rows:.1} rows in all");
-        }
-        text += "\n";
+    // Older scores have no rows, and call them passes.
+    if let (Some(passes), Some(rows)) = (test.passes, test.decoder_rows) {
+        text += &format!(
+            "- Decoder passes per sentence: {passes:.1} on average, over {rows:.1} rows in all\n"
+        );
     }
     text
 }

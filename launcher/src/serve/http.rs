@@ -13,23 +13,26 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Map, Value, json};
+use socket2::SockRef;
 use tandem_cluster::run::control::Translated;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
 use tower_http::timeout::{RequestBodyTimeoutLayer, ResponseBodyTimeoutLayer};
 
 use super::Settings;
 use super::metrics::Metrics;
-use super::queue::{Queue, Room, Unanswered};
+use super::queue::{Queue, Unanswered};
 use crate::metrics;
 
 /// The page for people.
@@ -37,8 +40,11 @@ const PAGE: &str = include_str!("page.html");
 /// It needs nothing but itself and this server.
 const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
                            connect-src 'self'; base-uri 'none'; form-action 'none'";
-/// Connections at a time; more wait to be accepted.
-const CONNECTIONS: usize = 1024;
+/// Connections at a time; more wait to be accepted. A worker must still be able to start where a process may
+/// open no more than the 512 files that a launch demands.
+const CONNECTIONS: usize = 256;
+/// Streams at a time; each may hold [`LINES_AHEAD`] lines in memory.
+const STREAMS: usize = 64;
 /// How long the head of a request may take, and a connection stay idle before it.
 const HEAD: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no room for another connection.
@@ -53,9 +59,18 @@ const LINES_AHEAD: usize = 128;
 /// What requests share.
 #[derive(Clone)]
 pub(super) struct Service {
-    pub settings: Arc<Settings>,
-    pub queue: Arc<Queue>,
-    pub metrics: Arc<Metrics>,
+    settings: Arc<Settings>,
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+    /// Room for streams.
+    streams: Arc<Semaphore>,
+}
+
+impl Service {
+    /// Requests that are answered with what `queue` translates.
+    pub(super) fn new(settings: Arc<Settings>, queue: Arc<Queue>, metrics: Arc<Metrics>) -> Self {
+        Self { settings, queue, metrics, streams: Arc::new(Semaphore::new(STREAMS)) }
+    }
 }
 
 /// Why a request is not answered as it wishes.
@@ -116,6 +131,8 @@ pub(super) async fn serve(
             };
             // Small answers are not to wait for each other.
             let _ = stream.set_nodelay(true);
+            // Whoever does not read is not to hold its connection for ever.
+            let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(patience));
             let router = TowerToHyperService::new(router.clone());
             let connection = server.serve_connection(TokioIo::new(stream), router);
             let connection = graceful.watch(connection);
@@ -145,14 +162,16 @@ fn router(service: Service) -> Router {
     Router::new()
         .route("/", get(async || ([(CONTENT_SECURITY_POLICY, PAGE_POLICY)], Html(PAGE))))
         .route("/translate", post(translate))
-        .route("/translate/stream", post(stream))
+        .route(
+            "/translate/stream",
+            post(translate_stream).layer(RequestBodyTimeoutLayer::new(idle)),
+        )
         .route("/languages", get(languages))
         .route("/health", get(health))
         .route("/metrics", get(scrape))
         .fallback(missing)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(service.clone(), measure))
-        .layer(RequestBodyTimeoutLayer::new(idle))
         .layer(ResponseBodyTimeoutLayer::new(idle))
         .with_state(service)
 }
@@ -213,7 +232,7 @@ async fn translate(State(service): State<Service>, request: Request) -> Result<R
         )));
     }
     let mut room = service.queue.room(sentences.len())?;
-    let each = std::iter::from_fn(|| room.split(1));
+    let each = std::iter::from_fn(|| room.split());
     let outcomes: Vec<_> = sentences
         .iter()
         .zip(each)
@@ -389,28 +408,52 @@ fn word(keys: &mut Map<String, Value>, key: &str) -> Result<Option<String>, Fail
 /// Translates lines as they come. A client that does not read makes the server stop reading, so that only
 /// some lines are in memory. What goes wrong after the first line can only be told by an end without the
 /// last chunk.
-async fn stream(State(service): State<Service>, request: Request) -> Result<Response, Failed> {
-    if let Err(why) = service.queue.longest() {
-        return Err(Failed { status: StatusCode::SERVICE_UNAVAILABLE, why });
-    }
+async fn translate_stream(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Response, Failed> {
+    let unavailable = |why| Failed { status: StatusCode::SERVICE_UNAVAILABLE, why };
+    service.queue.longest().map_err(unavailable)?;
+    let place = Arc::clone(&service.streams).try_acquire_owned();
+    let place = place.map_err(|_| unavailable(format!("there are {STREAMS} streams already")))?;
     let most = service.settings.max_chars.saturating_mul(size_of::<char>());
     let body = request.into_body().into_data_stream().map_err(io::Error::other);
     let lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(most));
+    let closed = service.queue.closed();
+    let is_closed = closed.clone();
+    let cut_off = async move {
+        let _place = place;
+        let stopping = async { Err(io::Error::other(Unanswered::Stopping)) };
+        is_closed.is_cancelled().then(|| Ok(start(Box::pin(stopping))))
+    };
     let translated = lines
         .map_err(io::Error::other)
-        .map_ok(move |line| line_of(service.clone(), line))
+        .map_ok(move |line| start(Box::pin(line_of(service.clone(), line))))
+        .take_until(closed.cancelled_owned())
+        .chain(stream::once(cut_off).filter_map(async |it| it))
         .try_buffered(LINES_AHEAD);
     let media_type = [(CONTENT_TYPE, "text/plain; charset=utf-8")];
     Ok((media_type, Body::from_stream(translated)).into_response())
 }
 
+/// Has a task of its own make a line, whose deadline holds even if the client does not read.
+fn start(line: BoxFuture<'static, io::Result<String>>) -> impl Future<Output = io::Result<String>> {
+    let task = AbortOnDropHandle::new(tokio::spawn(line));
+    async move { task.await.map_err(io::Error::other)? }
+}
+
 /// The translation of a line of a stream.
 async fn line_of(service: Service, line: String) -> io::Result<String> {
-    let patience = service.settings.timeout;
-    let translated = async {
-        let room: Room = service.queue.wait_for_room().await?;
-        received(service.queue.push(line, room)?).await
-    };
-    let translated = timeout(patience, translated).await.map_err(io::Error::other)?;
+    let Settings { max_chars, timeout: patience, .. } = *service.settings;
+    let chars = line.chars().count();
+    if chars > max_chars {
+        return Err(io::Error::other(format!(
+            "a line has {chars} characters, more than {max_chars}"
+        )));
+    }
+    // Those who have room have a deadline each, so that this wait ends.
+    let room = service.queue.wait_for_room().await.map_err(io::Error::other)?;
+    let outcome = service.queue.push(line, room).map_err(io::Error::other)?;
+    let translated = timeout(patience, received(outcome)).await.map_err(io::Error::other)?;
     Ok(translated.map_err(io::Error::other)?.text + "\n")
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,7 @@ pub(crate) fn serve(
     let sender = Arc::clone(&queue);
     thread::Builder::new().name("serve-send".into()).spawn(move || sender.send_all())?;
     let settings = Arc::new(settings);
-    let service = Service { settings, queue: Arc::clone(&queue), metrics: Arc::clone(&metrics) };
+    let service = Service::new(settings, Arc::clone(&queue), Arc::clone(&metrics));
     let bound = listener.address;
     let server = listener.serve(service).context("cannot serve")?;
     say(format_args!("serving on http://{bound}, as soon as the model is loaded"));
@@ -116,7 +116,7 @@ pub(crate) fn serve(
             Ok(_) => break None,
             Err(error) => {
                 queue.end(&Unanswered::Failed(error.to_string()));
-                stopping.server.end(LAST_ANSWERS);
+                stopping.server.end(LAST_ANSWERS, || false);
                 return Err(error);
             }
         };
@@ -148,7 +148,7 @@ pub(crate) fn serve(
     };
     if let Some((exit, mut failure, cause)) = failed {
         queue.end(&Unanswered::Failed(cause));
-        stopping.server.end(LAST_ANSWERS);
+        stopping.server.end(LAST_ANSWERS, || false);
         session.keep_log(&mut failure);
         say(failure.report(match exit {
             Exit::Failed => "giving up (cluster.max_restarts); start `tandem serve` again",
@@ -218,10 +218,17 @@ impl Server {
         self.stop = None;
     }
 
-    /// The same, and waits so long for the answers to be written.
-    fn end(&mut self, patience: Duration) {
+    /// The same, and waits so long for the answers to be written; [`LAST_ANSWERS`] once it is killed.
+    fn end(&mut self, patience: Duration, is_killed: impl Fn() -> bool) {
         self.close();
-        let _ = self.ended.recv_timeout(patience);
+        let mut until = Instant::now() + patience;
+        while Instant::now() < until
+            && self.ended.recv_timeout(POLL_INTERVAL) == Err(RecvTimeoutError::Timeout)
+        {
+            if is_killed() {
+                until = until.min(Instant::now() + LAST_ANSWERS);
+            }
+        }
     }
 }
 
@@ -260,7 +267,8 @@ impl Stopping<'_> {
         let left = self
             .since
             .map_or(Duration::ZERO, |since| self.deadline.saturating_sub(since.elapsed()));
-        self.server.end(left.max(LAST_ANSWERS));
+        let is_killed = || self.interrupts.kill_requested();
+        self.server.end(left.max(LAST_ANSWERS), is_killed);
         if is_drained {
             say("stopped; everything was answered");
             return Exit::Done;

@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tandem_cluster::run::control::{Answer, Link, Sentence, Translated};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::metrics::Metrics;
 
@@ -38,7 +39,17 @@ pub(super) enum Unanswered {
 type Outcome = Result<Translated, Unanswered>;
 
 /// Room for sentences, which they give back when the worker has nothing more to do with them.
-pub(super) type Room = OwnedSemaphorePermit;
+pub(super) struct Room {
+    permits: OwnedSemaphorePermit,
+    _of_streams: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// Room for one of the sentences, if there is any left.
+    pub(super) fn split(&mut self) -> Option<Self> {
+        Some(Self { permits: self.permits.split(1)?, _of_streams: None })
+    }
+}
 
 /// The sentences of all requests.
 pub(super) struct Queue {
@@ -46,7 +57,10 @@ pub(super) struct Queue {
     /// There may be something to send.
     changed: Condvar,
     room: Arc<Semaphore>,
+    /// Streams, which wait for room, leave half of it to requests, which do not.
+    room_of_streams: Arc<Semaphore>,
     size: usize,
+    closed: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
@@ -84,8 +98,15 @@ impl Queue {
             is_closed: false,
             has_ended: false,
         };
-        let room = Arc::new(Semaphore::new(size));
-        Self { state: Mutex::new(state), changed: Condvar::new(), room, size, metrics }
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            room: Arc::new(Semaphore::new(size)),
+            room_of_streams: Arc::new(Semaphore::new(size.div_ceil(2))),
+            size,
+            closed: CancellationToken::new(),
+            metrics,
+        }
     }
 
     /// Room for so many sentences at once.
@@ -94,16 +115,25 @@ impl Queue {
     /// [`Unanswered::Full`].
     pub(super) fn room(&self, sentences: usize) -> Result<Room, Unanswered> {
         let wanted = u32::try_from(sentences).map_err(|_| Unanswered::Full(self.size))?;
-        let found = Arc::clone(&self.room).try_acquire_many_owned(wanted);
-        found.map_err(|_| Unanswered::Full(self.size))
+        self.state().forget_abandoned();
+        match Arc::clone(&self.room).try_acquire_many_owned(wanted) {
+            Ok(permits) => Ok(Room { permits, _of_streams: None }),
+            Err(TryAcquireError::Closed) => Err(Unanswered::Stopping),
+            Err(TryAcquireError::NoPermits) => Err(Unanswered::Full(self.size)),
+        }
     }
 
-    /// Waits for room for one sentence.
+    /// Waits for room for one line of a stream.
     ///
     /// # Errors
     /// [`Unanswered::Stopping`].
     pub(super) async fn wait_for_room(&self) -> Result<Room, Unanswered> {
-        Arc::clone(&self.room).acquire_owned().await.map_err(|_| Unanswered::Stopping)
+        let of_streams = Arc::clone(&self.room_of_streams).acquire_owned().await;
+        let permits = Arc::clone(&self.room).acquire_owned().await;
+        match (of_streams, permits) {
+            (Ok(of_streams), Ok(permits)) => Ok(Room { permits, _of_streams: Some(of_streams) }),
+            _ => Err(Unanswered::Stopping),
+        }
     }
 
     /// Puts a sentence at the end; its outcome can be received.
@@ -198,7 +228,14 @@ impl Queue {
     /// Takes nothing more; what is there is still translated.
     pub(super) fn close(&self) {
         self.state().is_closed = true;
+        self.room_of_streams.close();
         self.room.close();
+        self.closed.cancel();
+    }
+
+    /// Cancelled by [`Self::close`].
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
     }
 
     /// Answers everything that is left with `why`, and ends [`Self::send_all`].
@@ -213,9 +250,10 @@ impl Queue {
         self.note(&state);
     }
 
-    /// Whether no sentence is left.
+    /// Whether no sentence is left that somebody waits for.
     pub(super) fn is_empty(&self) -> bool {
-        let state = self.state();
+        let mut state = self.state();
+        state.forget_abandoned();
         state.waiting.is_empty() && state.sent.is_empty()
     }
 
@@ -243,6 +281,11 @@ impl Queue {
 }
 
 impl State {
+    /// Drops what nobody waits for any more.
+    fn forget_abandoned(&mut self) {
+        self.waiting.retain(|(_, entry)| !entry.reply.is_closed());
+    }
+
     /// The next sentences for the worker, if it can be sent any.
     fn take(&mut self) -> Option<(Link, Vec<Sentence>)> {
         let Worker::Ready { link, most_sent, .. } = &self.worker else { return None };
@@ -266,6 +309,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use tandem_cluster::run::control::Server;
 
     struct Case {
@@ -331,17 +375,37 @@ mod tests {
     }
 
     #[test]
-    fn room_is_given_back_by_the_answer_and_not_by_those_who_give_up() {
+    fn room_is_given_back_by_the_answer_or_by_giving_up_before_it_was_sent() {
         let case = Case::new(2);
-        assert_eq!(case.queue.room(3).unwrap_err(), Unanswered::Full(2));
-        drop(case.push("eins"));
+        let full = || case.queue.room(1).err();
+        assert_eq!(case.queue.room(3).err(), Some(Unanswered::Full(2)));
+        let one = case.push("eins");
         let mut two = case.push("zwei");
-        assert_eq!(case.queue.room(1).unwrap_err(), Unanswered::Full(2));
+        assert_eq!(full(), Some(Unanswered::Full(2)));
+        drop(one);
+        assert_eq!(full(), None);
         assert_eq!(case.sent(), [(1, "zwei".into())]);
         drop(case.queue.room(1).unwrap());
         case.answer(1, "two");
         assert_eq!(text(&mut two).unwrap(), "two");
         assert!(case.queue.room(2).is_ok() && case.queue.is_empty());
+    }
+
+    #[test]
+    fn streams_leave_half_of_the_room() {
+        let case = Case::new(4);
+        let mut lines: Vec<_> = (0..9).map(|_| Box::pin(case.queue.wait_for_room())).collect();
+        let mut has_room = Vec::new();
+        for line in &mut lines {
+            has_room.push(line.as_mut().now_or_never());
+        }
+        assert_eq!(has_room.iter().flatten().count(), 2);
+        assert!(case.queue.room(2).is_ok(), "however many lines wait");
+        has_room.remove(0);
+        assert!(lines[2].as_mut().now_or_never().is_some(), "it is the next");
+        case.queue.close();
+        let waiting = lines[3].as_mut().now_or_never().expect("an end");
+        assert_eq!(waiting.err(), Some(Unanswered::Stopping));
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub struct Translation {
     pub ids: Vec<u32>,
     /// What it was chosen by: its log-probability, with the search's length penalty.
     pub score: f64,
-    /// How often the decoder ran for it: for the last of Mask-Predict's hypotheses, or for a beam.
+    /// The most passes over one of Mask-Predict's hypotheses, or those of a beam.
     pub passes: usize,
     /// Rows that the decoder read for it: one for each hypothesis and pass.
     pub rows: usize,

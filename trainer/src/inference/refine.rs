@@ -88,7 +88,9 @@ impl Hypothesis {
     fn uncertain(&self, config: &MaskPredict) -> usize {
         let Some(threshold) = config.threshold else { return self.tokens.len() };
         let threshold = threshold.ln() as f32;
-        self.log_probs.iter().filter(|&&log_prob| log_prob < threshold).count()
+        // What is not a number is not certain.
+        let is_certain = |log_prob: &&f32| **log_prob >= threshold;
+        self.tokens.len() - self.log_probs.iter().filter(is_certain).count()
     }
 
     /// So many positions are masked in step `i` of `T`: `floor(L · (T − i) / T)`, at least one.
@@ -125,8 +127,8 @@ impl Hypothesis {
         let steps = self.step + 1..config.most_passes();
         self.is_finished = is_stable || uncertain == 0 || steps.is_empty();
         if !self.is_finished {
-            // A step that would mask more than the uncertain tokens would mask the same ones as the steps
-            // behind it, and predict the same.
+            // A step that would mask more than the uncertain tokens is left out, to save its pass. Only the
+            // first of several such steps could change anything.
             let fits = |&step: &usize| self.scheduled(step, config.iterations) <= uncertain;
             let last = steps.end - 1;
             self.step = { steps }.find(fits).unwrap_or(last);

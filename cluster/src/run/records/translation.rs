@@ -26,7 +26,7 @@ pub struct Translation {
     /// Tokens of the reference, with `[SEP]`.
     #[serde(default)]
     pub reference_length: usize,
-    /// How often the decoder ran for it.
+    /// Decoder passes: the most over one of its hypotheses.
     #[serde(default)]
     pub passes: usize,
     /// Rows that the decoder read for it: one for each hypothesis and pass.
