@@ -228,7 +228,7 @@ fn nodes_are_told_apart_by_slurms_names() {
     submit("doctor", &[], "doctor", "");
     lab.wait_until_idle();
     let findings = said("doctor");
-    assert!(!findings.contains("hosts:") && findings.contains(" checks: "), "{findings}");
+    assert!(!findings.contains("  hosts:") && findings.contains(" checks: "), "{findings}");
     for engine in ["srun", "mpirun"] {
         let run = submit(engine, &[], "launch", &format!("--set cluster.engine={engine}"));
         lab.wait_until_idle();

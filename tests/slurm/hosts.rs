@@ -117,7 +117,7 @@ fn workers_meet_by_the_network_between_their_hosts() {
 
     let good = short_run("good", &[]);
     let findings = doctor(&good);
-    assert!(!findings.contains("hosts:") && findings.contains(" checks: "), "{findings}");
+    assert!(!findings.contains("  hosts:") && findings.contains(" checks: "), "{findings}");
     let networks = "interfaces: docker0, eth1 are up besides eth0, which leads to the other hosts: Tandem \
                     restricts Open MPI to 198.18.1.0/24 and NCCL to eth0";
     assert!(findings.contains(networks), "{findings}");
