@@ -15,7 +15,7 @@ help:
 	@echo 'make chaos         228 faults of all kinds on simulated hosts, as root: half an hour'
 	@echo 'make test-nccl     test as much of NCCL as works without a GPU (206 MB to download)'
 	@echo 'make test-transformers   load exported models in Python (2.7 GB to download): 5 minutes'
-	@echo 'make test-dashboards   copy curves into Weights & Biases and MLflow (300 MB to download)'
+	@echo 'make test-dashboards   copy curves into Weights & Biases and MLflow (1 GB of Python packages)'
 	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'

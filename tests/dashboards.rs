@@ -8,7 +8,7 @@ use tandem_tests::live::Run;
 use tandem_tests::{Tiny, expect_code};
 
 #[test]
-#[ignore = "needs 300 MB of Python packages: make test-dashboards"]
+#[ignore = "needs 1 GB of Python packages: make test-dashboards"]
 fn wandb_and_mlflow_take_every_point() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -47,7 +47,7 @@ fn wandb_and_mlflow_take_every_point() {
 }
 
 #[test]
-#[ignore = "needs 300 MB of Python packages: make test-dashboards"]
+#[ignore = "needs 1 GB of Python packages: make test-dashboards"]
 fn this_tensorboard_starts_beside_a_new_setuptools() {
     let bin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deps/dashboards/bin");
     let output = expect_code(Command::new(bin.join("tensorboard")).arg("--version"), 0).stdout;
