@@ -73,6 +73,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// Whether a run may have this name.
+    pub fn is_name(name: &str) -> bool {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(allowed)
+    }
+
     /// The run folder: everything that the run writes lies in it.
     pub fn path(&self) -> PathBuf {
         self.folder.join(&self.name)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tandem_config::pretrained::bert::Bert;
 use tandem_config::pretrained::hub::locate;
+use tandem_config::schema::run::Run;
 
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
@@ -79,11 +80,11 @@ impl Args {
 
 fn run_name(file: &Path) -> Result<String, Refused> {
     let name = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let is_yaml = file.extension().is_some_and(|it| it == "yaml" || it == "yml");
-    if !is_yaml || name.is_empty() || !name.chars().all(is_allowed) {
+    if !is_yaml || !Run::is_name(name) {
         return Err(Refused(format!(
-            "{} must be called NAME.yaml, with a name of letters, digits, `.`, `_` and `-`",
+            "{} must be called NAME.yaml, with a name of letters, digits, `.`, `_` and `-` that begins with \
+             a letter or digit",
             file.display()
         )));
     }
@@ -186,7 +187,7 @@ fn run_file(name: &str, answers: &Answers, steps: u64, paths: &Paths) -> Result<
     Ok(format!(
         "# An AB-Net (Guo et al. 2020): two frozen BERTs and trained adapters, decoded by Mask-Predict.
 # configs/example.yaml in Tandem's repository has every key with its default.
-run: {{ name: {name} }} # everything is written to runs/{name}
+run: {{ name: {run} }} # everything is written to runs/{name}
 seed: 1
 
 data: # paths are relative to this file; .gz, .xz and .zst are unpacked
@@ -220,6 +221,7 @@ evaluation: {{ every: {every}, sentences: 500 }} # so many are translated for BL
 checkpoints: {{ every: {every}, keep_last: 5, average: 5 }} # the finished model is an average of the newest
 cluster: {{ device: auto }} # all GPUs of the machine or of the job; `workers: 2` on CPUs uses two processes
 ",
+        run = scalar(name),
         train = paths.text(train)?,
         valid = paths.text(valid)?,
         test = paths.text(test)?,
@@ -266,8 +268,34 @@ mod tests {
     }
 
     #[test]
+    fn names_and_paths_are_read_back_as_they_were_meant() {
+        let answers = Answers {
+            encoder: "org/bert-de".into(),
+            decoder: "src".into(),
+            train: "true".into(),
+            valid: "a b.de,c.en".into(),
+            test: "/x/test.tsv".into(),
+        };
+        let read = |file: &str| -> serde_yaml::Value {
+            let text = run_file("1e3", &answers, 7, &Paths::of(Path::new(file))).unwrap();
+            serde_yaml::from_str(&text).unwrap()
+        };
+        let here = read("1e3.yaml");
+        assert_eq!(here["run"]["name"], "1e3");
+        assert_eq!(here["model"]["encoder"]["bert"]["pretrained"], "org/bert-de", "on the hub");
+        assert_eq!(here["model"]["decoder"]["bert"]["pretrained"], "./src", "a folder");
+        assert_eq!(here["data"]["train"]["tsv"]["path"], "true");
+        assert_eq!(here["data"]["valid"]["files"]["source"], "a b.de");
+        // Paths are relative to the run file, and those that were given to the working directory.
+        let elsewhere = read("folder/1e3.yaml");
+        let absolute = std::path::absolute("true").unwrap();
+        assert_eq!(elsewhere["data"]["train"]["tsv"]["path"], absolute.to_str().unwrap());
+        assert_eq!(elsewhere["data"]["test"]["tsv"]["path"], "/x/test.tsv");
+    }
+
+    #[test]
     fn a_file_is_named_like_a_run() {
-        for name in ["a", "a.yaml.txt", "a b.yaml", ".yaml", "ü.yaml"] {
+        for name in ["a", "a.yaml.txt", "a b.yaml", ".yaml", "-a.yaml", "ü.yaml"] {
             assert!(run_name(Path::new(name)).is_err(), "{name}");
         }
         assert_eq!(run_name(Path::new("x/de-en.yml")).unwrap(), "de-en");

@@ -20,7 +20,7 @@ use crate::schema::model::{
     BertEncoder, Corruption, Encoder, Layers, Mlm, Objective, PretrainedDecoder, Train, Vocabulary,
     joined, longest_of_joined,
 };
-use crate::schema::run::RunConfig;
+use crate::schema::run::{Run, RunConfig};
 use crate::schema::training::{Optimizer, Schedule};
 
 /// Reports every conflict.
@@ -48,8 +48,7 @@ pub(super) fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
 /// The run's name is the name of its folder.
 fn run_name(run: &RunConfig, report: &mut Report) {
     let name = &run.run.name;
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if !name.starts_with(|c: char| c.is_ascii_alphanumeric()) || !name.chars().all(allowed) {
+    if !Run::is_name(name) {
         let message = format!(
             "found the text `{name}`, must be letters, digits, `.`, `_` and `-`, and begin with a \
              letter or digit"
