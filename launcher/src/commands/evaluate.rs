@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use tandem_cluster::run::evaluation::EvaluationFolder;
-use tandem_cluster::run::store::AVERAGE;
 
+use super::trained::Trained;
 use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
 use crate::coordinator::session::Session;
-use crate::prepare;
 use crate::prepare::worker::Work;
 use crate::score::Scoring;
 use crate::terminal::exit::{Exit, Refused};
@@ -19,22 +18,14 @@ use crate::terminal::output;
 /// Score a checkpoint on the validation or test split.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The run's folder, or its name in `runs`; or a folder written by `tandem export`.
-    run: PathBuf,
+    #[command(flatten)]
+    model: Trained,
     /// Which split.
     #[arg(long, default_value = "test")]
     split: Split,
-    /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = AVERAGE)]
-    checkpoint: String,
     /// Folder for translations and scores [default: a folder in the run's `evaluation`].
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
-    /// Change the decoding, the hardware or the place of a BERT: decoding.path.to.key=value,
-    /// cluster.key=value or model.path.to.pretrained=FOLDER. By default the hardware of this machine
-    /// is used, whatever the run was trained on.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -48,8 +39,7 @@ enum Split {
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let run = prepare::find(&self.run)?;
-        let config = prepare::load_to_use(&run, &self.overrides)?;
+        let (run, config) = self.model.load(&[])?;
         let (split, text) = match self.split {
             Split::Valid => ("valid", &config.data.valid),
             Split::Test => ("test", &config.data.test),
@@ -57,14 +47,14 @@ impl Args {
         if text.is_none() {
             return Err(Refused(format!("the run has no data.{split}")).into());
         }
-        let checkpoint = prepare::model(&run, &self.checkpoint)?;
+        let checkpoint = self.model.checkpoint(&run)?;
         let folder = self.output.unwrap_or_else(|| {
             // The hardware and the place of a BERT do not change scores.
             let changes_scores = |text: &&String| text.starts_with("decoding.");
-            let decoding = self.overrides.iter().filter(changes_scores);
+            let decoding = self.model.overrides.iter().filter(changes_scores);
             let decoding: Vec<String> =
                 decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
-            let name = format!("{split}-{}{}", self.checkpoint, decoding.concat());
+            let name = format!("{split}-{}{}", self.model.checkpoint, decoding.concat());
             run.named_evaluation(&name).path().to_owned()
         });
         let folder = EvaluationFolder::new(std::path::absolute(&folder)?);
@@ -73,7 +63,7 @@ impl Args {
             checkpoint: Some(checkpoint.folder().to_owned()),
             split: split.into(),
             output: folder.path().to_owned(),
-            decoding: (!self.overrides.is_empty()).then(|| config.decoding.clone()),
+            decoding: (!self.model.overrides.is_empty()).then(|| config.decoding.clone()),
         };
         let scoring = Scoring::from(&config.evaluation);
         let done = match Session::new(&run, config, Interrupts::catch()?)?.work(&work)? {

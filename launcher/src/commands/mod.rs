@@ -17,6 +17,7 @@ mod serve;
 mod slurm;
 mod status;
 mod stop;
+mod trained;
 mod translate;
 
 use std::path::{Path, PathBuf};

@@ -1,11 +1,10 @@
 //! `tandem serve`: translates what is asked over HTTP.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::value_parser;
-use tandem_cluster::run::store::AVERAGE;
 
+use super::trained::Trained;
 use crate::prepare;
 use crate::serve::{self, Model, Settings};
 use crate::terminal::exit::Exit;
@@ -14,8 +13,8 @@ use crate::terminal::interrupts::Interrupts;
 /// Translate over HTTP, with LibreTranslate's interface (docs/serve.md).
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The run's folder, or its name in `runs`; or a folder written by `tandem export`.
-    run: PathBuf,
+    #[command(flatten)]
+    model: Trained,
     /// Address to listen on. There is no authentication: use a private address, or a proxy in front. Port 0
     /// takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
@@ -35,24 +34,13 @@ pub(super) struct Args {
     /// The language that the model translates to, such as `en`.
     #[arg(long, value_name = "CODE", requires = "source")]
     target: Option<String>,
-    /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = AVERAGE)]
-    checkpoint: String,
-    /// Change the decoding, the hardware or the place of a BERT: decoding.path.to.key=value,
-    /// cluster.key=value or model.path.to.pretrained=FOLDER. By default one GPU or all CPUs of this machine
-    /// are used, whatever the run was trained on.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let run = prepare::find(&self.run)?;
-        let one = "cluster.workers=1".to_owned();
-        let overrides: Vec<String> = [one].into_iter().chain(self.overrides).collect();
-        let config = prepare::load_to_use(&run, &overrides)?;
+        let (run, config) = self.model.load(&["cluster.workers=1"])?;
         prepare::refuse_without_translations(&config)?;
-        let checkpoint = prepare::model(&run, &self.checkpoint)?;
+        let checkpoint = self.model.checkpoint(&run)?;
         let settings = Settings {
             bind: self.bind,
             max_chars: self.max_chars as usize,

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use anyhow::Context;
 use tandem_cluster::run::chunks::Chunks;
 use tandem_cluster::run::records::Translation;
-use tandem_cluster::run::store::AVERAGE;
 use tandem_cluster::run::task::{Input, Task, TooLong};
 
+use super::trained::Trained;
 use crate::coordinator::session::Session;
 use crate::prepare;
 use crate::prepare::worker::Work;
@@ -21,30 +21,21 @@ use crate::terminal::text;
 /// Translate lines of text from a file or standard input.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The run's folder, or its name in `runs`; or a folder written by `tandem export`.
-    run: PathBuf,
+    #[command(flatten)]
+    model: Trained,
     /// File to translate, one sentence a line [default: standard input].
     #[arg(long, value_name = "FILE")]
     input: Option<PathBuf>,
     /// File for the translations [default: standard output].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// `average`, `best`, `latest` or a step.
-    #[arg(long, default_value = AVERAGE)]
-    checkpoint: String,
-    /// Change the decoding, the hardware or the place of a BERT: decoding.path.to.key=value,
-    /// cluster.key=value or model.path.to.pretrained=FOLDER. By default the hardware of this machine
-    /// is used, whatever the run was trained on.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    overrides: Vec<String>,
 }
 
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
-        let run = prepare::find(&self.run)?;
-        let config = prepare::load_to_use(&run, &self.overrides)?;
+        let (run, config) = self.model.load(&[])?;
         prepare::refuse_without_translations(&config)?;
-        let checkpoint = prepare::model(&run, &self.checkpoint)?;
+        let checkpoint = self.model.checkpoint(&run)?;
         let text = match &self.input {
             Some(path) => text::read(path)?,
             None => {
