@@ -4,15 +4,15 @@ use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tandem_tests::live::{eventually, send};
-use tandem_tests::{Tiny, expect_code, processes, program, python};
+use tandem_tests::launch::Launch;
+use tandem_tests::live::{Run, eventually, send};
+use tandem_tests::{Ended, Tiny, expect_code, program, python};
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
@@ -29,7 +29,7 @@ fn translate(run: &Path, lines: &Path) -> Vec<String> {
 
 /// A trained model, and what `tandem translate` makes of lines.
 struct Model {
-    tiny: Tiny,
+    tiny: Arc<Tiny>,
     lines: Vec<String>,
     translations: Vec<String>,
 }
@@ -47,7 +47,7 @@ impl Model {
     }
 
     fn new() -> Self {
-        let tiny = Tiny::new();
+        let tiny = Arc::new(Tiny::new());
         let mut command = program("tandem");
         command.arg("launch").arg(tiny.ab_net("model", 1, 0.0));
         // Long enough that different sentences have different translations.
@@ -68,35 +68,30 @@ impl Model {
 
 /// A server of the shared model, under a name of its own.
 struct Server {
-    child: Child,
-    run: PathBuf,
+    launch: Launch,
+    run: Run,
     url: String,
-    said: JoinHandle<String>,
     agent: Agent,
 }
 
 impl Server {
     fn start(model: &Model, name: &str, options: &[&str]) -> Self {
-        let run = model.tiny.path(name);
-        symlink(model.tiny.path("model"), &run).expect("a link");
-        let mut command = program("tandem");
-        command
-            .arg("serve")
-            .arg(&run)
-            .args(["--bind", "127.0.0.1:0"])
-            .args(ONE_THREAD)
-            .args(options);
-        let mut child =
-            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tandem serve");
-        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        let first = lines.next().expect("a line").expect("UTF-8");
-        let url = first.strip_prefix("serving on ").and_then(|rest| rest.split_once(','));
-        let url = url.unwrap_or_else(|| panic!("{first}")).0.to_owned();
-        let said =
-            thread::spawn(move || lines.map_while(Result::ok).collect::<Vec<_>>().join("\n"));
+        let run = Run::of(&model.tiny, model.tiny.path("model.yaml"), name, &[]);
+        symlink(model.tiny.path("model"), run.folder()).expect("a link");
+        let mut command = run.tandem(&["serve", "--bind", "127.0.0.1:0"]);
+        command.arg(run.folder()).args(ONE_THREAD).args(options);
+        let launch = run.spawn(command);
+        let mut url = None;
+        eventually("it listens", || {
+            let said = launch.stderr();
+            let rest = said.strip_prefix("serving on ").and_then(|rest| rest.split_once(','));
+            url = rest.map(|(url, _)| url.to_owned());
+            url.is_some()
+        });
+        let url = url.expect("it listens");
         let config = Agent::config_builder().http_status_as_error(false);
         let agent = config.timeout_global(Some(Duration::from_secs(120))).build().new_agent();
-        let server = Self { child, run, url, said, agent };
+        let server = Self { launch, run, url, agent };
         eventually("the model is loaded", || server.get("/health").0 == 200);
         server
     }
@@ -144,7 +139,7 @@ impl Server {
     fn worker(&self) -> u32 {
         let mut found = Vec::new();
         eventually("there is a worker", || {
-            found = processes::of_run("tandem-worker", &self.run);
+            found = self.run.workers();
             found.len() == 1
         });
         found[0]
@@ -159,17 +154,15 @@ impl Server {
     }
 
     /// Asks it to stop, and waits for its end, of which no process may be left.
-    fn stop(self) -> String {
-        send(self.child.id(), "TERM");
+    fn stop(self) -> Ended {
+        self.launch.signal("TERM");
         self.wait()
     }
 
-    fn wait(mut self) -> String {
-        let status = self.child.wait().expect("an end");
-        let said = self.said.join().expect("its words");
-        assert_eq!(status.code(), Some(0), "{said}");
-        assert!(processes::of_run("tandem-worker", &self.run).is_empty(), "{said}");
-        said
+    fn wait(self) -> Ended {
+        let ended = self.launch.wait(0);
+        self.run.assert_no_process();
+        ended
     }
 }
 
@@ -224,7 +217,7 @@ fn everybody_gets_the_translations_of_the_verb() {
     let requests = server.metrics()["tandem_serve_requests_total"].clone();
     let asked = json!([{ "path": "/translate", "status": "200" }, model.lines.len() + 3]);
     assert!(requests.as_array().is_some_and(|found| found.contains(&asked)), "{requests}");
-    assert!(server.stop().contains("everything was answered"));
+    server.stop().assert_said("everything was answered");
 }
 
 #[test]
@@ -278,7 +271,7 @@ fn what_cannot_be_translated_is_refused_with_the_reason() {
     assert_eq!(server.get("/translate").0, 405);
     // A stream cannot refuse a line when it has begun: it translates the beginning, as the verb does.
     let lines = format!("{long}\n{}\n", model.lines[0]);
-    let expected = translate(&server.run, &model.tiny.write("long.txt", &lines));
+    let expected = translate(server.run.folder(), &model.tiny.write("long.txt", &lines));
     let (status, text) = answer(server.post("/translate/stream", "text/plain", &lines));
     assert_eq!(
         (status, text.lines().collect::<Vec<_>>()),
@@ -342,17 +335,19 @@ fn a_worker_that_is_killed_costs_no_answer_and_a_stop_neither() {
         eventually("it is queued", || server.metric("tandem_serve_queued_sentences") == all);
         send(second, "KILL");
         eventually("its death is noticed", || server.get("/health").0 == 503);
-        send(server.child.id(), "TERM");
+        server.launch.signal("TERM");
         eventually("nobody can connect", || {
             server.agent.get(format!("{}/health", server.url)).call().is_err()
         });
         asked.join().expect("an answer")
     });
     assert_eq!(ended, json!(model.translations));
-    let said = server.wait();
-    let words =
-        ["ended by signal 9", "starting the worker again in 0.5 s", "everything was answered"];
-    assert!(words.iter().all(|words| said.contains(words)), "{said}");
+    let ended = server.wait();
+    for words in
+        ["ended by signal 9", "starting the worker again in 0.5 s", "everything was answered"]
+    {
+        ended.assert_said(words);
+    }
 }
 
 /// Only the server's own deadlines end what these clients do.

@@ -171,7 +171,7 @@ impl Run {
     /// Waits until this attempt has published the checkpoint of `step` or a later one.
     ///
     /// # Panics
-    /// If another attempt begins before, or if it takes more than a few minutes.
+    /// If that attempt fails before, or if it takes more than a few minutes.
     pub fn wait_for_checkpoint(&self, attempt: u64, step: u64) {
         let is_published = || {
             let published = self.events("published");
