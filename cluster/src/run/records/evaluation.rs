@@ -31,7 +31,7 @@ pub struct EvaluationSums {
 pub struct TranslationSums {
     /// Translated sentences.
     pub sentences: usize,
-    /// How often the decoder ran for each sentence, added up.
+    /// Decoder passes of each sentence, added up.
     pub passes: usize,
     /// Rows that the decoder read: one for each hypothesis and pass.
     #[serde(default)]

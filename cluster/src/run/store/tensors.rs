@@ -1,14 +1,14 @@
 //! Files of tensors (safetensors) in memory, and written so that others may read them.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::{SafeTensorError, SafeTensors, View};
 
-use crate::run::atomic;
+use crate::run::atomic::{self, Scratch};
 use crate::run::io_error::{IoContext, IoError};
 
 /// A file of tensors, mapped into memory.
@@ -45,7 +45,7 @@ impl MappedTensors {
     }
 }
 
-/// Writes tensors to `path` in one step, one at a time in memory.
+/// Writes tensors to `path` in one step, one at a time in memory. Nothing else stays if that fails.
 ///
 /// # Errors
 /// Where the file system refuses.
@@ -55,13 +55,41 @@ pub fn write_tensors<V: View>(
     path: &Path,
 ) -> Result<(), IoError> {
     // What safetensors writes, its owner alone can read.
-    let private = path.with_added_extension("private");
+    let scratch = Scratch::new_in(path.parent().unwrap_or(Path::new("."))).tried("write", path)?;
+    let private = scratch.path().join("private");
     safetensors::serialize_to_file(tensors, metadata, &private)
         .map_err(|error| match error {
             SafeTensorError::IoError(error) => error,
             other => io::Error::other(other),
         })
         .tried("write", path)?;
-    atomic::copy(&private, path).tried("write", path)?;
-    fs::remove_file(&private).tried("remove", &private)
+    atomic::copy(&private, path).tried("write", path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::Dtype;
+    use safetensors::tensor::TensorView;
+
+    #[test]
+    fn a_failed_write_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || -> Vec<_> {
+            let entries = std::fs::read_dir(folder.path()).unwrap();
+            entries.map(|entry| entry.unwrap().file_name()).collect()
+        };
+        let write = |path: &Path| {
+            let view = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+            write_tensors(vec![("a".to_owned(), view)], None, path)
+        };
+        let taken = folder.path().join("taken");
+        std::fs::create_dir(&taken).unwrap();
+        assert!(write(&taken).unwrap_err().to_string().contains("taken"));
+        assert_eq!(names(), ["taken"]);
+        let free = folder.path().join("free");
+        write(&free).unwrap();
+        assert_eq!(names().len(), 2);
+        assert_eq!(MappedTensors::open(free).unwrap().tensors().unwrap().names(), ["a"]);
+    }
 }
