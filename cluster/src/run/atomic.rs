@@ -41,12 +41,17 @@ pub fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let draft = file_in(folder.unwrap_or(Path::new(".")))?;
+    let draft = file_in(folder_of(path))?;
     let mut writer = BufWriter::with_capacity(1 << 20, draft.as_file());
     write(&mut writer)?;
     writer.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     draft.persist(path).map(drop).map_err(|failed| failed.error)
+}
+
+/// The folder that a file lies in, or would.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// Writes a text into a file in one step, as [`replace`] does.

@@ -55,7 +55,7 @@ pub fn write_tensors<V: View>(
     path: &Path,
 ) -> Result<(), IoError> {
     // What safetensors writes, its owner alone can read.
-    let scratch = Scratch::new_in(path.parent().unwrap_or(Path::new("."))).tried("write", path)?;
+    let scratch = Scratch::new_in(atomic::folder_of(path)).tried("write", path)?;
     let private = scratch.path().join("private");
     safetensors::serialize_to_file(tensors, metadata, &private)
         .map_err(|error| match error {
