@@ -26,6 +26,8 @@ pub enum Purpose {
     EvaluationCorruption,
     /// Dropout masks.
     Dropout,
+    /// The target tokens that are shown to a decoder in training.
+    Glancing,
 }
 
 impl Purpose {
@@ -39,6 +41,7 @@ impl Purpose {
             Self::MaskedLanguageModel => "masked language model",
             Self::EvaluationCorruption => "evaluation corruption",
             Self::Dropout => "dropout",
+            Self::Glancing => "glancing",
         }
     }
 }

@@ -36,6 +36,10 @@ pub fn of(model: &Model) -> Vec<(String, String)> {
     let objective = match &model.objective {
         Objective::Masked(_) => "conditional masked language modelling with length prediction",
         Objective::Autoregressive(_) => "autoregressive, with a causal decoder",
+        Objective::Ctc(ctc) if ctc.glancing.is_some() => {
+            "connectionist temporal classification, with glancing"
+        }
+        Objective::Ctc(_) => "connectionist temporal classification",
         Objective::Mlm(mlm) if mlm.conditional => {
             "masked language modelling of targets, conditional on their sources"
         }

@@ -12,7 +12,7 @@ use crate::pretrained::network::{Network, Shape};
 use crate::pretrained::{PretrainedModel, Side, tokenizer};
 use crate::schema::model::{
     self, BertEncoder, CrossAttention, EncoderAdapters, Objective, PretrainedDecoder, Train,
-    Vocabulary,
+    Vocabulary, longest_of_joined,
 };
 use crate::schema::run::RunConfig;
 use crate::schema::transformer::{self, Transformer};
@@ -46,6 +46,8 @@ pub struct Composition {
     pub is_causal: bool,
     /// Classes of the length prediction, where there is one.
     pub length_classes: Option<usize>,
+    /// Decoder positions for each source token, where the decoder predicts blanks too (CTC).
+    pub upsampling: Option<usize>,
 }
 
 /// What reads the source.
@@ -120,12 +122,13 @@ impl Composition {
         beside: Option<Beside>,
         objective: &Objective,
     ) -> Self {
-        let (is_causal, length_classes) = match objective {
-            Objective::Masked(masked) => (false, Some(masked.length_classes)),
-            Objective::Autoregressive(_) => (true, None),
-            Objective::Mlm(_) => (false, None),
+        let is_causal = matches!(objective, Objective::Autoregressive(_));
+        let (length_classes, upsampling) = match objective {
+            Objective::Masked(masked) => (Some(masked.length_classes), None),
+            Objective::Ctc(ctc) => (None, Some(ctc.upsampling)),
+            Objective::Autoregressive(_) | Objective::Mlm(_) => (None, None),
         };
-        Self { encoder, decoder, beside, is_causal, length_classes }
+        Self { encoder, decoder, beside, is_causal, length_classes, upsampling }
     }
 
     /// AB-Net by its parts (Guo et al. 2020): two frozen BERTs joined by adapters, and a length prediction
@@ -149,7 +152,28 @@ impl Composition {
             beside: None,
             is_causal: false,
             length_classes: Some(length_classes),
+            upsampling: None,
         }
+    }
+
+    /// The longest source and target sentences of a run in tokens, with `[SEP]`: as data.max_length and
+    /// the model's positions and length classes allow.
+    pub fn max_lengths(&self, run: &RunConfig) -> (usize, usize) {
+        let wanted = run.data.max_length.unwrap_or(usize::MAX);
+        // A BERT beside the encoder reads [CLS] before the sentence.
+        let beside = self.beside.as_ref().map(|beside| beside.bert.shape().positions);
+        let beside = beside.map_or(usize::MAX, |positions| positions.saturating_sub(1));
+        let positions = self.encoder.network().shape().positions;
+        let source = match run.model.joins_pairs() {
+            true => longest_of_joined(positions),
+            false => positions.min(beside),
+        };
+        let Some(decoder) = &self.decoder else { return (wanted.min(source), wanted.min(source)) };
+        let positions = decoder.network().shape().positions;
+        let source =
+            self.upsampling.map_or(source, |upsampling| source.min(positions / upsampling));
+        let target = self.length_classes.map_or(positions, |classes| positions.min(classes - 1));
+        (wanted.min(source), wanted.min(target))
     }
 
     /// The folders whose weights are loaded, by the first part of their parameters' names.

@@ -122,9 +122,12 @@ fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
     let positions = target.map_or(usize::MAX, positions).min(positions(source)) as u64;
     let tokens = run.training.max_tokens as u64;
     let row = |length| if run.model.joins_pairs() { joined(length, length) } else { length };
-    let length = run.data.max_length.map_or(positions, |length| row(length) as u64).min(tokens);
+    // With CTC the decoder reads several tokens for each source token, and batches count its tokens.
+    let upsampling = composition.upsampling.unwrap_or(1) as u64;
+    let row = |length| upsampling * row(length) as u64;
+    let length = run.data.max_length.map_or(positions, row).min(positions).min(tokens);
 
-    let mut total = source.activations(tokens, length);
+    let mut total = source.activations(tokens / upsampling, length / upsampling);
     let is_tuned = |beside: &&Beside| beside.train() == Train::All;
     if let Some(beside) = composition.beside.as_ref().filter(is_tuned) {
         total += beside.bert.activations(tokens, length);
@@ -142,7 +145,7 @@ fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
     // average with `masked`, and never more than all; so many at once as the trainer takes.
     let vocabulary = target.unwrap_or(source).vocab_size() as u64;
     let predicted = match &run.model.objective {
-        Objective::Masked(_) | Objective::Autoregressive(_) => tokens,
+        Objective::Masked(_) | Objective::Autoregressive(_) | Objective::Ctc(_) => tokens,
         Objective::Mlm(mlm) => (tokens as f64 * mlm.predicted).ceil() as u64,
     };
     total * number + 2 * F32 * predicted.min(logit_rows(vocabulary)) * vocabulary
@@ -175,6 +178,7 @@ mod tests {
             beside: None,
             is_causal: false,
             length_classes: None,
+            upsampling: None,
         };
         (run, composition)
     }

@@ -68,7 +68,7 @@ pub fn frozen_count(parameters: &[Parameter]) -> usize {
 
 /// The parameters of a model.
 pub fn model(composition: &Composition) -> Vec<Parameter> {
-    let Composition { encoder, decoder, beside, length_classes, .. } = composition;
+    let Composition { encoder, decoder, beside, length_classes, upsampling, .. } = composition;
     let beside_width = beside.as_ref().map(|beside| beside.bert.shape().width);
     let Some(decoder) = decoder else {
         return match encoder {
@@ -84,6 +84,11 @@ pub fn model(composition: &Composition) -> Vec<Parameter> {
         Encoder::Transformer(base) => transformer::encoder(base, beside_width, *length_classes),
     };
     let memory_width = encoder.network().shape().width;
+    if upsampling.is_some() {
+        let mut own = List::new("decoder.");
+        own.linear("blank", 1, decoder.network().shape().width);
+        list.extend(own.parameters);
+    }
     list.extend(match decoder {
         Decoder::Pretrained(model, settings) => {
             let adapters = settings.cross_attention.as_ref();

@@ -13,6 +13,8 @@ pub enum Decoding {
     MaskPredict(MaskPredict),
     /// Beam search: token by token, for the autoregressive objective.
     BeamSearch(BeamSearch),
+    /// One pass, for the ctc objective.
+    Ctc(CtcSearch),
 }
 
 impl Decoding {
@@ -21,11 +23,21 @@ impl Decoding {
         match objective {
             Objective::Masked(_) | Objective::Mlm(_) => Self::default(),
             Objective::Autoregressive(_) => Self::BeamSearch(BeamSearch::default()),
+            Objective::Ctc(_) => Self::Ctc(CtcSearch::default()),
         }
     }
 }
 
 impl Decoding {
+    /// Its key in the config.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::MaskPredict(_) => "mask_predict",
+            Self::BeamSearch(_) => "beam_search",
+            Self::Ctc(_) => "ctc",
+        }
+    }
+
     /// Whether the lengths of references decide translations, which only an evaluation has.
     pub fn needs_references(&self) -> bool {
         matches!(self, Self::MaskPredict(config) if config.lengths != Lengths::Predicted)
@@ -178,4 +190,26 @@ pub enum BeamScore {
     Fairseq,
     /// `Σ log p / ((5 + L) / 6)^length_penalty` (Wu et al. 2016; Vaswani et al. 2017).
     Gnmt,
+}
+
+/// What CTC's one pass is read with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CtcSearch {
+    /// 1: the most probable token or blank at each position. More: prefix beam search, which follows so
+    /// many beginnings of a translation and adds up all predictions that stand for them.
+    #[schemars(range(min = 1, max = 64))]
+    pub width: usize,
+    /// So many of the most probable tokens of a position continue the beginnings of a beam.
+    #[schemars(range(min = 1, max = 256))]
+    pub candidates: usize,
+    /// Padded decoder positions per batch.
+    #[schemars(range(min = 2))]
+    pub max_tokens: usize,
+}
+
+impl Default for CtcSearch {
+    fn default() -> Self {
+        Self { width: 1, candidates: 16, max_tokens: 4000 }
+    }
 }

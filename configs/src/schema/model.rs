@@ -190,7 +190,7 @@ impl Model {
     pub fn soft_labels(&self) -> Option<&SoftLabels> {
         match &self.objective {
             Objective::Autoregressive(objective) => objective.soft_labels.as_ref(),
-            Objective::Masked(_) | Objective::Mlm(_) => None,
+            Objective::Masked(_) | Objective::Ctc(_) | Objective::Mlm(_) => None,
         }
     }
 
@@ -198,7 +198,7 @@ impl Model {
     pub fn soft_labels_mut(&mut self) -> Option<&mut SoftLabels> {
         match &mut self.objective {
             Objective::Autoregressive(objective) => objective.soft_labels.as_mut(),
-            Objective::Masked(_) | Objective::Mlm(_) => None,
+            Objective::Masked(_) | Objective::Ctc(_) | Objective::Mlm(_) => None,
         }
     }
 
@@ -318,9 +318,24 @@ pub enum Objective {
     Masked(Masked),
     /// The next target token from those before it; the decoder is causal.
     Autoregressive(Autoregressive),
+    /// Connectionist temporal classification: all tokens at once, in one pass, without length prediction
+    /// (Graves et al. 2006; Libovický and Helcl 2018).
+    Ctc(Ctc),
     /// Masked language modelling: BERT's own pre-training on one language, or, on pairs, what makes
     /// a BERT a teacher.
     Mlm(Mlm),
+}
+
+impl Objective {
+    /// Its key in the config.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Masked(_) => "masked",
+            Self::Autoregressive(_) => "autoregressive",
+            Self::Ctc(_) => "ctc",
+            Self::Mlm(_) => "mlm",
+        }
+    }
 }
 
 /// Conditional masked language modelling with length prediction.
@@ -375,6 +390,61 @@ pub struct Autoregressive {
 impl Default for Autoregressive {
     fn default() -> Self {
         Self { label_smoothing: 0.1, soft_labels: None }
+    }
+}
+
+/// Connectionist temporal classification.
+///
+/// The decoder reads `upsampling` `[MASK]`s for each source token and predicts a token or a blank at each.
+/// A prediction stands for the text that is left when repeated tokens are merged and blanks removed; the
+/// loss of a step is `Σ −log p(target) / target tokens`, where p adds up all predictions that stand for the
+/// target, which has no `[SEP]` here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ctc {
+    /// Decoder positions for each source token. A target of more tokens (and one more for each that is
+    /// repeated at once) than positions adds nothing to the loss.
+    #[schemars(range(min = 1, max = 8))]
+    pub upsampling: usize,
+    /// Shows parts of the target in training; none: the decoder reads masks alone, as it does in
+    /// decoding.
+    pub glancing: Option<Glancing>,
+}
+
+impl Default for Ctc {
+    fn default() -> Self {
+        Self { upsampling: 2, glancing: None }
+    }
+}
+
+/// Glancing (GLAT, Qian et al. 2021; with CTC, Gu and Kong 2021): what the model cannot predict yet is shown
+/// to it in training, the less the better it gets.
+///
+/// A first pass over masks finds the most probable of the predictions that stand for the target, and the
+/// share of positions at which the model prefers something else. Each position that has a token there shows
+/// it in place of `[MASK]` with the probability `ratio · share`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Glancing {
+    /// The ratio at the first step.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub start: f64,
+    /// The ratio at the last step; in between it changes linearly.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub end: f64,
+}
+
+impl Default for Glancing {
+    fn default() -> Self {
+        Self { start: 0.5, end: 0.3 }
+    }
+}
+
+impl Glancing {
+    /// The ratio at a step, counted from 1.
+    pub fn ratio(&self, step: u64, steps: u64) -> f64 {
+        let progress = step.saturating_sub(1) as f64 / steps.saturating_sub(1).max(1) as f64;
+        self.start + (self.end - self.start) * progress.min(1.0)
     }
 }
 

@@ -449,13 +449,13 @@ const CHOICES: &[Case] = &[
     (
         &[("    masked:", "    contrastive:")],
         &[
-            "31:5: model.objective.contrastive: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}",
+            "31:5: model.objective.contrastive: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {ctc: ...} | {mlm: ...}",
         ],
     ),
     (
         &[("    masked:\n", "    mlm: {}\n    masked:\n")],
         &[
-            "32:5: model.objective: found 2 choices (`mlm`, `masked`), must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}",
+            "32:5: model.objective: found 2 choices (`mlm`, `masked`), must be one of {masked: ...} | {autoregressive: ...} | {ctc: ...} | {mlm: ...}",
         ],
     ),
     (
@@ -488,7 +488,7 @@ const CHOICES: &[Case] = &[
     (
         &[("  mask_predict:\n    iterations: 4", "  beam: 5")],
         &[
-            "47:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...}, did you mean `beam_search`?",
+            "47:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...} | {ctc: ...}, did you mean `beam_search`?",
         ],
     ),
 ];
@@ -936,7 +936,7 @@ const SEVERAL: &[Case] = &[
         &[
             "2:1: run.name: missing, must be text",
             "3:3: run.nme: unknown key, allowed: name | folder, did you mean `name`?",
-            "31:5: model.objective.mask: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {mlm: ...}, did you mean `masked`?",
+            "31:5: model.objective.mask: unknown choice, must be one of {masked: ...} | {autoregressive: ...} | {ctc: ...} | {mlm: ...}, did you mean `masked`?",
             "35:10: training.steps: found 1e2, must be a whole number of at least 1, did you mean `100`?",
             "55:11: cluster.engine: found the text `slurm`, must be one of auto | solo | mpirun | srun",
             "57:11: cluster.device: found the text `gpu`, must be one of auto | cpu | cuda",

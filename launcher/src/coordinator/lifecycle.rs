@@ -175,7 +175,7 @@ impl Coordinator {
     fn gap(&mut self, filled: &mut Option<u64>) -> Result<Option<Gap>, Halt> {
         let wanted = match self.config.model.objective {
             Objective::Mlm(_) => vec![self.config.training.steps],
-            Objective::Masked(_) | Objective::Autoregressive(_) => {
+            Objective::Masked(_) | Objective::Autoregressive(_) | Objective::Ctc(_) => {
                 self.config.checkpoints.averaged(self.config.training.steps)
             }
         };
@@ -231,7 +231,9 @@ impl Coordinator {
                 let export = self.run.export();
                 self.progress.say(&format!("the BERT is in {}", export.display()));
             }
-            Objective::Masked(_) | Objective::Autoregressive(_) => finish::complete(self)?,
+            Objective::Masked(_) | Objective::Autoregressive(_) | Objective::Ctc(_) => {
+                finish::complete(self)?;
+            }
         }
         self.journal.state.stage = Stage::Finished;
         let curves = self.run.tensorboard();

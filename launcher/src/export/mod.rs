@@ -58,7 +58,7 @@ impl Export<'_> {
         let [source, target] = tokenizers::both(self.run, &composition, self.config)?;
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let shape = shape::config(self.config, &composition, source.special, target.special);
-        let longest = shape::longest(self.config, &composition);
+        let (longest, _) = composition.max_lengths(self.config);
         for (side, tokenizer) in [("source", &source), ("target", &target)] {
             let folder = folder.join(side);
             fs::create_dir_all(&folder)

@@ -6,20 +6,10 @@ use tandem_config::composition::{Beside, Composition, Decoder, Encoder, Transfor
 use tandem_config::pretrained::PretrainedModel;
 use tandem_config::pretrained::bert::BertConfig;
 use tandem_config::pretrained::gpt2::Gpt2Config;
-use tandem_config::pretrained::network::Network;
 use tandem_config::schema::model::{CrossAttention, Layers};
 use tandem_config::schema::transformer::Positions;
 
 use super::tokenizers::Special;
-
-/// The longest source in tokens, with the `[SEP]` at its end.
-pub(super) fn longest(run: &RunConfig, composition: &Composition) -> usize {
-    // A BERT beside the encoder reads [CLS] before the sentence.
-    let beside = composition.beside.as_ref();
-    let beside = beside.map(|beside| beside.bert.shape().positions.saturating_sub(1));
-    let model = composition.encoder.network().shape().positions.min(beside.unwrap_or(usize::MAX));
-    run.data.max_length.unwrap_or(usize::MAX).min(model)
-}
 
 /// The text of config.json, as JSON.
 pub(super) fn config(
@@ -41,7 +31,8 @@ pub(super) fn config(
         "beside": composition.beside.as_ref().map(beside),
         "length_classes": composition.length_classes,
         "decoding": run.decoding,
-        "max_source_length": longest(run, composition),
+        "max_source_length": composition.max_lengths(run).0,
+        "upsampling": composition.upsampling,
         "source_tokens": source,
         "target_tokens": target,
     })

@@ -16,7 +16,7 @@ use tandem_cluster::run::synthetic::{self, Pair};
 use tandem_cluster::run::task::Input;
 use tandem_config::RunConfig;
 use tandem_config::load_trained;
-use tandem_config::schema::decoding::{BeamSearch, Decoding};
+use tandem_config::schema::decoding::{BeamSearch, CtcSearch, Decoding};
 use tandem_config::schema::model::Objective;
 
 use crate::journal::{Stage, State, Status, read_state};
@@ -179,6 +179,9 @@ impl Teacher {
             (decoding, None) => Ok(decoding),
             (Decoding::BeamSearch(search), Some(width)) => {
                 Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
+            }
+            (Decoding::Ctc(search), Some(width)) => {
+                Ok(Decoding::Ctc(CtcSearch { width, ..search }))
             }
             (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
                 "{key}.beam: the teacher {teacher} has the masked objective and does not use beam \

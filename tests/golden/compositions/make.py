@@ -2,12 +2,14 @@
 gradients of all weights, a folder each: `ab_net_enc`, a BERT with adapters that reads, of another
 width than the Transformer that writes; `ab_net`, two BERTs with adapters, the second of which may be
 causal; and `bert_decoder`, a Transformer that reads before a BERT with adapters.
+Each is trained token by token, with masks, and with CTC without and with glancing.
 
 The BERTs' layers are transformers', all the rest is PyTorch's.
 
 Made with torch 2.13.0 and transformers 5.23.0:  python tests/golden/compositions/make.py
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -195,11 +197,35 @@ def smoothed(logits, labels):
     return nn.functional.cross_entropy(logits, labels, label_smoothing=SMOOTHING, reduction="sum")
 
 
+def best_path(log_probs, target):
+    """The most probable of all predictions that collapse to the target, found from the end on."""
+    blank = TARGET_WORDS
+
+    @functools.cache
+    def best(position, done, before):
+        """Of what is left when `done` tokens are there, the last prediction having been `before`."""
+        if position == len(log_probs):
+            return (0.0, ()) if done == len(target) else (-math.inf, ())
+        choices = [(blank, done)]
+        if done and before == target[done - 1]:
+            choices.append((before, done))
+        if done < len(target) and target[done] != before:
+            choices.append((target[done], done + 1))
+        found = []
+        for word, then in choices:
+            score, rest = best(position + 1, then, word)
+            found.append((score + log_probs[position, word].item(), (word, *rest)))
+        return max(found)
+
+    return torch.tensor(best(0, 0, blank)[1])
+
+
 source, source_real = rows(SOURCE_WORDS, [7, 4, 6])
 target, target_real = rows(TARGET_WORDS, [5, 6, 2])
 shifted = torch.cat([torch.full((3, 1), 2), target[:, :-1]], 1) * target_real
 chosen = target_real & (torch.rand(target.shape) < 0.6)
 masked = torch.where(chosen, 4, target)
+ctc_targets = torch.tensor([[5, 5, 7, 9, 5], [3, 3, 3, 3, 3], [11, 0, 0, 0, 0]])
 
 
 def write(name, encoder, decoder):
@@ -256,6 +282,54 @@ def write(name, encoder, decoder):
     put("masked.logits", logits)
     put("masked.loss", loss)
     put_gradients("masked")
+
+    # CTC: the decoder reads two masks (4) for each source token and predicts a word or, by a row of its
+    # own, a blank at each. The second target does not fit into its positions.
+    generator = torch.Generator().manual_seed(2006)
+    blank = [nn.Parameter((torch.randn(shape, generator=generator) * 0.5).float().double())
+             for shape in [(1, WIDTH), (1,)]]
+    named += [(f"decoder.blank.{part}", parameter, slice(None))
+              for part, parameter in zip(["weight", "bias"], blank)]
+    real = source_real.repeat_interleave(2, 1)
+
+    def predict(ids):
+        states = []
+        head = decoder.model.cls.predictions.transform if hasattr(decoder, "model") else decoder.stack
+        hook = head.register_forward_hook(lambda _, inputs, output: states.append(output))
+        memory = encoder(encoder.embed(source), ~source_real)
+        logits = decoder(ids, ~real, memory, ~source_real, causal=False)
+        hook.remove()
+        return torch.cat([logits, states[0] @ blank[0].T + blank[1]], -1).log_softmax(-1)
+
+    def put_ctc(objective, ids):
+        nlls = nn.functional.ctc_loss(
+            predict(ids).transpose(0, 1), ctc_targets, real.sum(1), torch.tensor([5, 5, 1]),
+            blank=TARGET_WORDS, reduction="none", zero_infinity=True)
+        assert (nlls > 0).tolist() == [True, False, True]
+        nlls.sum().backward()
+        put(f"{objective}.loss", nlls.sum())
+        put_gradients(objective)
+
+    put("ctc.targets", ctc_targets)
+    put("weight.decoder.blank.weight", blank[0])
+    put("weight.decoder.blank.bias", blank[1])
+    put_ctc("ctc", 4 * real)
+
+    # Glancing: some words of the best alignments take the places of masks.
+    draws = torch.rand(real.shape, generator=generator)
+    with torch.no_grad():
+        log_probs, shown = predict(4 * real), 4 * real
+    for row, (length, count) in enumerate([(14, 5), (8, None), (12, 1)]):
+        if count is None:
+            continue  # it has no alignment
+        path = best_path(log_probs[row, :length], ctc_targets[row, :count].tolist())
+        wrong = (log_probs[row, :length].argmax(-1) != path).sum()
+        chosen_here = (path != TARGET_WORDS) & (draws[row, :length] < 0.5 * wrong / length)
+        shown[row, :length] = torch.where(chosen_here, path, shown[row, :length])
+    assert 0 < (shown != 4 * real).sum() < 13
+    put("glancing.draws", draws)
+    put("glancing.input", shown)
+    put_ctc("glancing", shown)
 
     folder = Path(__file__).with_name(name)
     folder.mkdir(exist_ok=True)

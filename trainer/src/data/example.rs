@@ -98,6 +98,8 @@ pub enum Draw {
     Train {
         /// The epoch, counted from 0.
         epoch: u64,
+        /// The step of the training, counted from 1.
+        step: u64,
     },
     /// The loss on held-out text: always the same choices, and a clean source.
     Evaluation,
@@ -172,7 +174,7 @@ impl PairExamples {
 
     fn source_row(&self, source: &[u32], sample: u32, draw: Draw) -> Vec<u32> {
         match (&self.prediction, draw) {
-            (Prediction::Masked(objective), Draw::Train { epoch })
+            (Prediction::Masked(objective), Draw::Train { epoch, .. })
                 if objective.source_noise > 0.0 =>
             {
                 let mut rng = stream(self.seed, Purpose::SourceNoise, &[epoch, sample.into()]);
@@ -191,7 +193,7 @@ impl PairExamples {
             }
         };
         let mut rng = match draw {
-            Draw::Train { epoch } => {
+            Draw::Train { epoch, .. } => {
                 stream(self.seed, Purpose::TargetCorruption, &[epoch, sample.into()])
             }
             Draw::Evaluation => stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()]),
@@ -229,7 +231,7 @@ impl MlmExamples {
             let (passage, part) = self.passage(sample as usize);
             second.push(part.start as i64);
             let mut rng = match draw {
-                Draw::Train { epoch } => {
+                Draw::Train { epoch, .. } => {
                     stream(self.seed, Purpose::MaskedLanguageModel, &[epoch, sample.into()])
                 }
                 Draw::Evaluation => {
@@ -361,7 +363,7 @@ mod tests {
 
     #[test]
     fn rows_are_padded_on_the_right_with_their_own_sides_pad() {
-        let batch = pairs(Masked::default()).batch(&[0, 1, 2], Draw::Train { epoch: 0 });
+        let batch = pairs(Masked::default()).batch(&[0, 1, 2], Draw::Train { epoch: 0, step: 1 });
         #[rustfmt::skip]
         assert_eq!(batch.source.ids, [
             5, 6, 7, 8, 9, 3,
@@ -383,7 +385,7 @@ mod tests {
     fn loss_positions_are_where_the_decoder_sees_masks() {
         let examples = pairs(Masked::default());
         for epoch in 0..100 {
-            let batch = examples.batch(&[2, 0, 1], Draw::Train { epoch });
+            let batch = examples.batch(&[2, 0, 1], Draw::Train { epoch, step: 1 });
             let masked: Vec<i64> = (0..batch.decoder_input.ids.len() as i64)
                 .filter(|&place| batch.decoder_input.ids[place as usize] == 2)
                 .collect();
@@ -406,20 +408,21 @@ mod tests {
             (ids(&batch.source), ids(&batch.decoder_input))
         };
         for epoch in 0..50 {
-            let draw = Draw::Train { epoch };
+            let draw = Draw::Train { epoch, step: 1 };
             let together = examples.batch(&[0, 1, 2], draw);
             assert_eq!(row(&together, 1), row(&examples.batch(&[1], draw), 0));
             assert_eq!(together, examples.batch(&[0, 1, 2], draw));
         }
-        let epochs: std::collections::HashSet<_> =
-            (0..50).map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch }), 0)).collect();
+        let epochs: std::collections::HashSet<_> = (0..50)
+            .map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch, step: 1 }), 0))
+            .collect();
         assert!(epochs.len() > 10, "each epoch draws anew");
     }
 
     #[test]
     fn each_token_is_predicted_from_those_before_it() {
         let examples = predicting(Prediction::Autoregressive);
-        let batch = examples.batch(&[0, 1], Draw::Train { epoch: 0 });
+        let batch = examples.batch(&[0, 1], Draw::Train { epoch: 0, step: 1 });
         #[rustfmt::skip]
         assert_eq!(batch.decoder_input.ids, [
             3, 0, 4, 4, 4, // [CLS] x
@@ -436,7 +439,10 @@ mod tests {
         let examples = pairs(Masked { source_noise: 0.9, ..Masked::default() });
         let batch = examples.batch(&[0], Draw::Evaluation);
         assert_eq!(batch.source.ids, [5, 6, 7, 8, 9, 3]);
-        assert_ne!(examples.batch(&[0], Draw::Train { epoch: 0 }).source.ids, batch.source.ids);
+        assert_ne!(
+            examples.batch(&[0], Draw::Train { epoch: 0, step: 1 }).source.ids,
+            batch.source.ids
+        );
     }
 
     #[test]
@@ -453,7 +459,7 @@ mod tests {
             seed: 1,
         };
         for epoch in 0..100 {
-            let batch = examples.batch(&[1, 0], Draw::Train { epoch });
+            let batch = examples.batch(&[1, 0], Draw::Train { epoch, step: 1 });
             assert_eq!((batch.input.rows, batch.input.columns), (2, 7));
             assert_eq!(batch.loss_positions[0], 1); // [CLS] b [SEP]
             assert_eq!(batch.labels[0], 6);

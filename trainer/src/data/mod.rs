@@ -11,6 +11,7 @@ pub mod build;
 pub mod cache;
 pub mod corpus;
 pub mod corrupt;
+pub mod ctc;
 pub mod detokenize;
 pub mod example;
 mod format;

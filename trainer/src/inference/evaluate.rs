@@ -183,13 +183,11 @@ impl Evaluator {
         poll: &mut dyn FnMut() -> bool,
     ) -> anyhow::Result<Translated> {
         let mut file = BufWriter::new(File::create(folder.part(worker.rank))?);
-        let (Objective::Translation(translation), Some(target)) =
-            (objective, &self.languages.target)
-        else {
+        let (Some(model), Some(target)) = (objective.model(), &self.languages.target) else {
             file.flush()?;
             return Ok(Translated::Done(None));
         };
-        let (model, config) = (&translation.model, &worker.config.decoding);
+        let config = &worker.config.decoding;
         let translator =
             Translator::new(model, &self.languages.source, target, config, worker.device);
         let mut lengths = self.corpus.lengths();

@@ -1,6 +1,7 @@
 //! Finding translations.
 
 pub mod beam_search;
+mod ctc;
 pub mod evaluate;
 pub mod mask_predict;
 mod refine;
@@ -15,7 +16,7 @@ use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::Padded;
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
 use crate::model::Seq2Seq;
-use crate::objective::{Objective, rows};
+use crate::objective::rows;
 use crate::session::trained::Trained;
 
 /// The ids that decoding must know.
@@ -103,8 +104,7 @@ impl<'a> Translator<'a> {
         device: Device,
     ) -> anyhow::Result<(Self, &'a Tokenizer)> {
         let Trained { languages, objective, .. } = trained;
-        let (Objective::Translation(translation), Some(target)) = (objective, &languages.target)
-        else {
+        let (Some(model), Some(target)) = (objective.model(), &languages.target) else {
             bail!("a run with the mlm objective cannot translate");
         };
         if config.needs_references() {
@@ -113,7 +113,7 @@ impl<'a> Translator<'a> {
                  text has no references"
             );
         }
-        Ok((Self::new(&translation.model, &languages.source, target, config, device), target))
+        Ok((Self::new(model, &languages.source, target, config, device), target))
     }
 
     /// Sentences of these lengths in batches: length candidates or the beam's width count.
@@ -127,6 +127,9 @@ impl<'a> Translator<'a> {
         let (max_tokens, hypotheses) = match self.config {
             Decoding::MaskPredict(config) => (config.max_tokens, config.length_candidates),
             Decoding::BeamSearch(config) => (config.max_tokens, config.width),
+            Decoding::Ctc(config) => {
+                (config.max_tokens, self.model.ctc.as_ref().map_or(1, |ctc| ctc.upsampling))
+            }
         };
         max_tokens / hypotheses.max(1)
     }
@@ -168,6 +171,7 @@ impl<'a> Translator<'a> {
             Decoding::BeamSearch(config) => {
                 beam_search::translate(model, config, ids, positions, &batch, poll)?
             }
+            Decoding::Ctc(config) => ctc::translate(model, config, ids, &batch, poll)?,
         };
         for (i, translation) in full.into_iter().zip(found) {
             translations[i] = translation;

@@ -46,9 +46,14 @@ impl LmHead {
         }
     }
 
+    /// How many rows of logits are held at once.
+    pub fn rows_at_once(&self) -> usize {
+        logit_rows(self.weight.size()[0] as u64) as usize
+    }
+
     /// The rows of transformed states that are projected at a time.
     pub fn chunks(&self, rows: i64) -> impl Iterator<Item = (i64, i64)> + use<> {
-        let chunk = logit_rows(self.weight.size()[0] as u64) as i64;
+        let chunk = self.rows_at_once() as i64;
         (0..rows).step_by(chunk as usize).map(move |start| (start, chunk.min(rows - start)))
     }
 

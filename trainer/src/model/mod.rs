@@ -5,7 +5,8 @@
 //! - [`encoder`] and [`decoder`]: the stacks of layers, of whatever network; length prediction, and the
 //!   KV cache. [`layer`] is what a network's file gives them, [`memory`] what a decoder looks at.
 //! - [`beside`]: a BERT that reads the source beside the encoder, and what uses it.
-//! - [`seq2seq`]: both sides as a translation model. [`lm_head`]: from hidden states to words.
+//! - [`seq2seq`]: both sides as a translation model. [`lm_head`]: from hidden states to words; [`ctc`]: to
+//!   words and blanks.
 //! - [`layers`]: what networks are made of: linear layers and norms, attention, adapters.
 //! - [`parameters`]: the tensors. [`pass`]: one forward pass with its dropout masks. [`block`]: which
 //!   weights a pass needs when.
@@ -14,6 +15,7 @@
 
 pub mod beside;
 pub mod block;
+pub mod ctc;
 pub mod decoder;
 pub mod encoder;
 pub mod layer;

@@ -34,6 +34,11 @@ impl<'a> Pass<'a> {
         Self { weights: Some(weights), ..self }
     }
 
+    /// A pass over the same weights without dropout.
+    pub fn without_dropout(&self) -> Self {
+        Self { masks: None, weights: self.weights }
+    }
+
     /// From here on the pass uses this block's weights.
     pub fn needs(&self, block: Block) {
         if let Some(weights) = self.weights {

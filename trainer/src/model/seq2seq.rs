@@ -3,6 +3,8 @@
 use tandem_config::composition::Composition;
 use tch::{Kind, Tensor};
 
+use super::ctc::CtcHead;
+use super::layers::linear::Linear;
 use super::{Decoder, Encoded, Encoder, LmHead, Parameters, Pass, Positions, networks};
 
 /// A micro-batch of sentence pairs.
@@ -33,6 +35,8 @@ pub struct Seq2Seq {
     pub decoder: Decoder,
     /// Turns the decoder's hidden states into words.
     pub head: LmHead,
+    /// Where the decoder predicts blanks too (CTC).
+    pub ctc: Option<CtcHead>,
 }
 
 impl Seq2Seq {
@@ -47,7 +51,10 @@ impl Seq2Seq {
         let decoder = composition.decoder.as_ref()?;
         let encoder = networks::encoder(composition, cls, parameters, kind);
         let (decoder, head) = networks::decoder(decoder, composition.is_causal, parameters, kind);
-        Some(Self { encoder, decoder, head })
+        let ctc = composition.upsampling.map(|upsampling| {
+            CtcHead::new(Linear::new(&parameters.scope("decoder"), "blank"), upsampling)
+        });
+        Some(Self { encoder, decoder, head, ctc })
     }
 
     /// The encoder's output, and the decoder's states at the predicted positions, ready for

@@ -65,18 +65,13 @@ fn labelled(
     smoothing: f64,
     soft: Option<&SoftLabels>,
 ) -> CrossEntropy {
-    let kind = transformed.kind();
     let options = (Kind::Float, transformed.device());
     let rows = transformed.size()[0];
     let wants_gradient = transformed.requires_grad();
-    let weight = head.weight.detach().to_kind(kind);
     let mut loss = Tensor::zeros([], options);
     let mut nll = Tensor::zeros([], options);
     let mut soft_nll = Tensor::zeros([], options);
-    let mut gradients = Vec::new(); // of `transformed`, chunk by chunk
-    let zeros = |of: &Tensor| Tensor::zeros(of.size(), options);
-    let trained = |of: &Tensor| (wants_gradient && of.requires_grad()).then(|| zeros(of));
-    let (mut weight_gradient, mut bias_gradient) = (trained(&head.weight), trained(&head.bias));
+    let mut gradients = wants_gradient.then(|| HeadGradients::new(head, transformed));
     no_grad(|| {
         for (start, count) in head.chunks(rows) {
             let states = transformed.narrow(0, start, count);
@@ -91,33 +86,71 @@ fn labelled(
                 loss += &more * soft.weight;
                 soft_nll += sums.get(1) + more;
             }
-            if !wants_gradient {
-                continue;
-            }
+            let Some(gradients) = &mut gradients else { continue };
             let mut gradient = logits;
             if let Some(soft) = &soft {
                 soft.correct(&mut gradient, &labels);
             }
-            if let Some(bias) = &mut bias_gradient {
-                *bias += gradient.sum_dim_intlist(0, false, Kind::Float);
-            }
-            let gradient = gradient.to_kind(kind); // [C, V]
-            if let Some(weight) = &mut weight_gradient {
-                *weight += gradient.transpose(0, 1).matmul(&states);
-            }
-            gradients.push(gradient.matmul(&weight)); // [C, D]
+            gradients.add(&gradient, &states);
         }
     });
-    if gradients.is_empty() {
-        return CrossEntropy { surrogate: loss.zeros_like(), loss, nll, soft_nll };
-    }
-    let mut surrogate = (transformed * Tensor::cat(&gradients, 0)).sum(Kind::Float);
-    for (parameter, gradient) in [(&head.weight, weight_gradient), (&head.bias, bias_gradient)] {
-        if let Some(gradient) = gradient {
-            surrogate += (parameter * gradient).sum(Kind::Float);
+    let surrogate = match gradients {
+        Some(gradients) => gradients.surrogate(transformed),
+        None => loss.zeros_like(),
+    };
+    CrossEntropy { surrogate, loss, nll, soft_nll }
+}
+
+/// Gradients by all that a head's logits are computed from, gathered chunk by chunk.
+#[derive(Debug)]
+pub(super) struct HeadGradients<'a> {
+    head: &'a LmHead,
+    words: Tensor,          // the head's weight in the states' precision
+    states: Vec<Tensor>,    // [C, D] of each chunk
+    weight: Option<Tensor>, // [V, D], where it is trained
+    bias: Option<Tensor>,   // [V], where it is trained
+}
+
+impl<'a> HeadGradients<'a> {
+    /// None yet; `transformed` is all states.
+    pub(super) fn new(head: &'a LmHead, transformed: &Tensor) -> Self {
+        let options = (Kind::Float, transformed.device());
+        let trained = |of: &Tensor| of.requires_grad().then(|| Tensor::zeros(of.size(), options));
+        Self {
+            head,
+            words: head.weight.detach().to_kind(transformed.kind()),
+            states: Vec::new(),
+            weight: trained(&head.weight),
+            bias: trained(&head.bias),
         }
     }
-    CrossEntropy { surrogate, loss, nll, soft_nll }
+
+    /// Adds those of the next chunk's logits, `[C, V]` in f32, which were made from `states` `[C, D]`.
+    pub(super) fn add(&mut self, logits: &Tensor, states: &Tensor) {
+        if let Some(bias) = &mut self.bias {
+            *bias += logits.sum_dim_intlist(0, false, Kind::Float);
+        }
+        let logits = logits.to_kind(states.kind());
+        if let Some(weight) = &mut self.weight {
+            *weight += logits.transpose(0, 1).matmul(states);
+        }
+        self.states.push(logits.matmul(&self.words));
+    }
+
+    /// A scalar whose gradients are these; its value means nothing.
+    pub(super) fn surrogate(self, transformed: &Tensor) -> Tensor {
+        if self.states.is_empty() {
+            return Tensor::zeros([], (Kind::Float, transformed.device()));
+        }
+        let mut surrogate = (transformed * Tensor::cat(&self.states, 0)).sum(Kind::Float);
+        let head = self.head;
+        for (parameter, gradient) in [(&head.weight, self.weight), (&head.bias, self.bias)] {
+            if let Some(gradient) = gradient {
+                surrogate += (parameter * gradient).sum(Kind::Float);
+            }
+        }
+        surrogate
+    }
 }
 
 impl SoftLabels {

@@ -2,6 +2,8 @@
 //!
 //! Losses are sums over a micro-batch, never means: the step divides by the whole step's tokens.
 
+pub(crate) mod alignment;
+pub mod ctc;
 pub mod loss;
 pub mod mlm;
 pub mod sums;
@@ -12,8 +14,9 @@ use tandem_config::schema::model::Model;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;
+use crate::data::ctc::{CtcBatch, CtcExamples};
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
-use crate::model::{Block, Parameters, Pass};
+use crate::model::{Block, Parameters, Pass, Seq2Seq};
 
 pub use sums::Sums;
 pub use translation::Translation;
@@ -23,6 +26,8 @@ pub use translation::Translation;
 pub enum Objective {
     /// Translation, masked or autoregressive.
     Translation(Box<Translation>),
+    /// Translation in one pass, with blanks.
+    Ctc(Box<ctc::Ctc>),
     /// Masked language modelling.
     Mlm(Box<mlm::Mlm>),
 }
@@ -32,6 +37,8 @@ pub enum Objective {
 pub enum Examples {
     /// Of pairs.
     Pair(PairExamples),
+    /// Of pairs, for CTC.
+    Ctc(CtcExamples),
     /// Of passages, or of pairs joined to one row.
     Passage(MlmExamples),
 }
@@ -41,6 +48,8 @@ pub enum Examples {
 pub enum MicroBatch {
     /// Of pairs.
     Pair(PairBatch),
+    /// Of pairs, for CTC.
+    Ctc(CtcBatch),
     /// Of passages, or of pairs joined to one row.
     Passage(MlmBatch),
 }
@@ -50,6 +59,7 @@ impl MicroBatch {
     pub fn samples(&self) -> &[u32] {
         match self {
             Self::Pair(batch) => &batch.samples,
+            Self::Ctc(batch) => &batch.samples,
             Self::Passage(batch) => &batch.samples,
         }
     }
@@ -79,10 +89,22 @@ impl Objective {
         if let Some(translation) = Translation::new(model, composition, cls, parameters, kind) {
             return Self::Translation(Box::new(translation));
         }
+        if let Some(ctc) = ctc::Ctc::new(composition, cls, parameters, kind) {
+            return Self::Ctc(Box::new(ctc));
+        }
         let composition::Encoder::Bert(bert, settings) = &composition.encoder else {
             panic!("what does not translate is a BERT");
         };
         Self::Mlm(Box::new(mlm::Mlm::new(parameters, &bert.config, settings.dropout, kind)))
+    }
+
+    /// The model that translates; none for one that does not.
+    pub fn model(&self) -> Option<&Seq2Seq> {
+        match self {
+            Self::Translation(translation) => Some(&translation.model),
+            Self::Ctc(ctc) => Some(&ctc.model),
+            Self::Mlm(_) => None,
+        }
     }
 
     /// The loss of a micro-batch, which must be of this objective's sort.
@@ -92,6 +114,7 @@ impl Objective {
             (Self::Translation(translation), MicroBatch::Pair(batch)) => {
                 translation.loss(batch, device, pass)
             }
+            (Self::Ctc(ctc), MicroBatch::Ctc(batch)) => ctc.loss(batch, device, pass),
             (Self::Mlm(mlm), MicroBatch::Passage(batch)) => mlm.loss(batch, device, pass),
             _ => panic!("a micro-batch of another objective"),
         }
@@ -103,6 +126,7 @@ impl Examples {
     pub fn lengths(&self) -> Vec<Lengths> {
         match self {
             Self::Pair(examples) => examples.corpus.lengths(),
+            Self::Ctc(examples) => examples.lengths(),
             Self::Passage(examples) => examples.lengths(),
         }
     }
@@ -111,6 +135,7 @@ impl Examples {
     pub fn batch(&self, samples: &[u32], draw: Draw) -> MicroBatch {
         match self {
             Self::Pair(examples) => MicroBatch::Pair(examples.batch(samples, draw)),
+            Self::Ctc(examples) => MicroBatch::Ctc(examples.batch(samples, draw)),
             Self::Passage(examples) => MicroBatch::Passage(examples.batch(samples, draw)),
         }
     }

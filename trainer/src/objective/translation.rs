@@ -38,7 +38,7 @@ impl Translation {
         let (length_loss, label_smoothing) = match &model.objective {
             Objective::Masked(config) => (config.length_loss, config.label_smoothing),
             Objective::Autoregressive(config) => (0.0, config.label_smoothing),
-            Objective::Mlm(_) => return None,
+            Objective::Ctc(_) | Objective::Mlm(_) => return None,
         };
         let beside = composition.beside.as_ref();
         let distillation = beside.map_or(0.0, |beside| beside.settings.distillation);

@@ -11,10 +11,11 @@ use tandem_cluster::run::synthetic;
 use tandem_config::composition::Composition;
 use tandem_config::pretrained::network::Network;
 use tandem_config::schema::data::Text;
-use tandem_config::schema::model::{Decoder, Model, Objective, Vocabulary, longest_of_joined};
+use tandem_config::schema::model::{Ctc, Decoder, Model, Objective, Vocabulary};
 
 use crate::data::corpus::Corpus;
 use crate::data::corrupt::Replacements;
+use crate::data::ctc::CtcExamples;
 use crate::data::example::{MlmExamples, PairExamples, Prediction};
 use crate::data::read::Column;
 use crate::data::split::{Side, Sides, Split};
@@ -57,23 +58,7 @@ impl Languages {
 
     /// The longest source and target sentences in tokens.
     pub fn max_lengths(&self, worker: &Worker) -> (usize, usize) {
-        let wanted = worker.config.data.max_length.unwrap_or(usize::MAX);
-        // A BERT beside the encoder reads [CLS] before the sentence.
-        let beside = self.composition.beside.as_ref().map(|beside| beside.bert.config.positions());
-        let beside = beside.map_or(usize::MAX, |positions| positions.saturating_sub(1));
-        let positions = self.composition.encoder.network().shape().positions;
-        let source = match worker.config.model.joins_pairs() {
-            true => longest_of_joined(positions),
-            false => positions.min(beside),
-        };
-        let classes = match &worker.config.model.objective {
-            Objective::Masked(masked) => masked.length_classes - 1,
-            Objective::Autoregressive(_) | Objective::Mlm(_) => usize::MAX,
-        };
-        let decoder = self.composition.decoder.as_ref();
-        let target = decoder.map_or(source, |decoder| decoder.network().shape().positions);
-        let target = target.min(classes);
-        (wanted.min(source), wanted.min(target))
+        self.composition.max_lengths(&worker.config)
     }
 
     /// Both sides as a corpus needs them.
@@ -166,6 +151,10 @@ impl Languages {
         let prediction = match &worker.config.model.objective {
             Objective::Masked(objective) => Prediction::Masked(objective.clone()),
             Objective::Autoregressive(_) => Prediction::Autoregressive,
+            Objective::Ctc(objective) => {
+                let examples = self.ctc_examples(worker, corpus, objective.clone())?;
+                return Ok(Examples::Ctc(examples));
+            }
             Objective::Mlm(objective) => {
                 let objective = objective.clone();
                 let examples = MlmExamples { corpus, objective, replacements: source, seed };
@@ -182,6 +171,34 @@ impl Languages {
             target,
             seed,
         }))
+    }
+
+    fn ctc_examples(
+        &self,
+        worker: &Worker,
+        corpus: Arc<Corpus>,
+        objective: Ctc,
+    ) -> anyhow::Result<CtcExamples> {
+        let target = self.target.as_ref().context("the model has no decoder")?;
+        let upsampling = objective.upsampling;
+        let examples = CtcExamples {
+            corpus,
+            objective,
+            source: self.source.special(),
+            target: target.special(),
+            steps: worker.config.training.steps,
+            seed: worker.config.seed,
+        };
+        let misfits = examples.misfits();
+        if misfits > 0 && worker.is_first() {
+            let pairs = examples.corpus.len();
+            worker.notice(format!(
+                "{misfits} of {pairs} pairs have more target tokens than {upsampling} \
+                 positions for each source token can hold: they add nothing to the loss; \
+                 model.objective.ctc.upsampling gives more positions"
+            ));
+        }
+        Ok(examples)
     }
 }
 

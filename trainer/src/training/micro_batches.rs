@@ -43,6 +43,7 @@ impl Iterator for MicroBatches {
             self.position += 1;
         }
         let (number, place) = self.batches.locate(self.position);
+        let step = self.position / self.shards + 1;
         self.position += 1;
         let epoch = match self.epoch.take() {
             Some((current, epoch)) if current == number => epoch,
@@ -50,7 +51,7 @@ impl Iterator for MicroBatches {
         };
         let samples = epoch.batch(place);
         blame::works_on(samples);
-        let batch = self.examples.batch(samples, Draw::Train { epoch: number });
+        let batch = self.examples.batch(samples, Draw::Train { epoch: number, step });
         self.epoch = Some((number, epoch));
         Some(batch)
     }

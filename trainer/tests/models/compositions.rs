@@ -4,9 +4,15 @@
 use serde_json::{Value, json};
 
 use crate::golden::{
-    Golden, TARGET_WORDS, autoregressive, check_autoregressive, check_masked, masked,
+    Golden, TARGET_WORDS, autoregressive, check_autoregressive, check_ctc, check_masked, masked,
 };
-use crate::support::{SOURCE_WORDS, behind_a_wide_bert, bert, tiny, transformer};
+use crate::support::{
+    SOURCE_WORDS, behind_a_wide_bert, bert, parts, parts_behind_a_wide_bert, tiny, transformer,
+};
+
+fn ctc() -> Value {
+    json!({ "ctc": {} })
+}
 
 /// A BERT that writes, with the released code's adapters: a feed-forward block behind each attention.
 fn released() -> Value {
@@ -22,6 +28,7 @@ fn a_transformer_behind_a_wider_bert_with_adapters_is_pytorchs() {
     let target = || transformer(TARGET_WORDS, "learned");
     check_masked(&golden, &behind_a_wide_bert(target(), masked(), 0));
     check_autoregressive(&golden, &behind_a_wide_bert(target(), autoregressive(), 0));
+    check_ctc(&golden, parts_behind_a_wide_bert(target(), ctc(), 0));
 }
 
 /// AB-Net FB: adapters and both BERTs are trained together.
@@ -29,6 +36,7 @@ fn a_transformer_behind_a_wider_bert_with_adapters_is_pytorchs() {
 fn two_berts_with_adapters_trained_as_a_whole_are_pytorchs() {
     let golden = Golden::open("compositions/ab_net");
     check_masked(&golden, &behind_a_wide_bert(released(), masked(), TARGET_WORDS));
+    check_ctc(&golden, parts_behind_a_wide_bert(released(), ctc(), TARGET_WORDS));
 }
 
 /// The paper's negative result: a BERT that was trained to see both sides writes from left to right.
@@ -46,4 +54,5 @@ fn a_bert_with_adapters_behind_a_transformer_is_pytorchs() {
     let model = |objective| tiny(source(), bert(&[0, 1]), objective, TARGET_WORDS, 1);
     check_masked(&golden, &model(masked()));
     check_autoregressive(&golden, &model(autoregressive()));
+    check_ctc(&golden, parts(source(), bert(&[0, 1]), ctc(), TARGET_WORDS, 1));
 }

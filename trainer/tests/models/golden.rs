@@ -7,10 +7,15 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tandem_config::RunConfig;
+use tandem_config::composition::Composition;
+use tandem_config::schema::model::{Ctc as CtcConfig, Objective};
+use tandem_trainer::data::ctc::{CtcBatch, Glance};
 use tandem_trainer::data::example::{Padded, PairBatch};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Parameters, Pass, Positions, Seq2Seq};
 use tandem_trainer::objective::Translation;
+use tandem_trainer::objective::ctc::Ctc;
 use tandem_trainer::objective::loss::{cross_entropy, length_nll};
 use tch::{Device, Kind, Tensor};
 
@@ -86,6 +91,30 @@ impl Golden {
             labels: flat(&batch.labels),
             soft: None,
             samples: (0..rows as u32).collect(),
+        }
+    }
+
+    fn rows(&self, name: &str) -> Vec<Vec<f64>> {
+        Vec::try_from(self.get(name).to_kind(Kind::Double)).expect("rows")
+    }
+
+    /// The pairs as CTC's micro-batch; the second target does not fit into its 8 positions.
+    fn ctc_batch(&self, glance: Option<Glance>) -> CtcBatch {
+        let source = self.get("source");
+        let flat = |ids: &Tensor| Vec::<i64>::try_from(ids.view([-1])).expect("ids");
+        let lengths = flat(&source.ne(0).sum_dim_intlist(1, false, Kind::Int64));
+        let columns = source.size()[1] as usize;
+        assert_eq!(self.rows("ctc.targets")[0], [5., 5., 7., 9., 5.]);
+        let masks: Vec<Vec<u32>> =
+            lengths.iter().map(|&length| vec![4; 2 * length as usize]).collect();
+        CtcBatch {
+            source: Padded { ids: flat(source), rows: 3, columns, lengths },
+            decoder_input: Padded::new(&masks, 0),
+            words: Padded::new(&[vec![5, 7, 9], vec![3], vec![11]], 0),
+            classes: Padded::new(&[vec![1, 1, 2, 3, 1], vec![1; 5], vec![1]], 0),
+            fits: vec![true, false, true],
+            glance,
+            samples: vec![0, 1, 2],
         }
     }
 
@@ -165,6 +194,28 @@ pub(crate) fn check_masked(golden: &Golden, tiny: &Tiny) {
     close("loss", &(&words.loss + &length), golden.get("masked.loss"));
     (words.surrogate + length).backward();
     golden.check_gradients(&tiny.parameters, "masked.gradient.");
+}
+
+/// Compares a model that predicts blanks with the golden's, without and with glancing.
+pub(crate) fn check_ctc(
+    golden: &Golden,
+    (run, composition, parameters): (RunConfig, Composition, Parameters),
+) {
+    assert_eq!(run.model.objective, Objective::Ctc(CtcConfig::default()));
+    golden.load(&parameters, "weight.");
+    let ctc = Ctc::new(&composition, CLS, &parameters, Kind::Float).expect("blanks");
+    let glance = Glance { ratio: 0.5, draws: golden.rows("glancing.draws") };
+    for (objective, glance) in [("ctc", None), ("glancing", Some(glance))] {
+        let loss = ctc.loss(&golden.ctc_batch(glance), Device::Cpu, &Pass::eval());
+        let found = Tensor::from(loss.sums.loss as f32);
+        close("loss", &found, golden.get(&format!("{objective}.loss")));
+        assert_eq!(loss.sums.denominator, 6.0, "the tokens of the targets that fit");
+        loss.surrogate.backward();
+        golden.check_gradients(&parameters, &format!("{objective}.gradient."));
+        for parameter in &parameters.trained {
+            let _ = parameter.grad().zero_();
+        }
+    }
 }
 
 #[test]

@@ -170,7 +170,7 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
         target: Replacements::of(&tokenizer),
         seed: 1,
     };
-    let batch = examples.batch(&[0, 1, 2, 3], Draw::Train { epoch: 0 });
+    let batch = examples.batch(&[0, 1, 2, 3], Draw::Train { epoch: 0, step: 1 });
     let loss = student.loss(&batch, Device::Cpu, &Pass::eval());
     close("loss", &Tensor::from(loss.sums.loss as f32), golden.get("student.loss"));
     let soft_nll = Tensor::from(loss.sums.soft_nll as f32);
@@ -205,7 +205,7 @@ fn targets_alone_are_predicted_of_joined_pairs() {
     assert_eq!(examples.lengths(), [(13, 0), (11, 0), (9, 0), (8, 0)]);
     let mut ends = 0;
     for epoch in 0..50 {
-        let batch = examples.batch(&[2, 0], Draw::Train { epoch });
+        let batch = examples.batch(&[2, 0], Draw::Train { epoch, step: 1 });
         assert_eq!(batch.input.lengths, [9, 13]);
         assert_eq!(batch.second.as_deref(), Some(&[7, 8][..]));
         let (row, columns) = (&batch.input.ids, batch.input.columns);
@@ -220,7 +220,7 @@ fn targets_alone_are_predicted_of_joined_pairs() {
         let masks: Vec<i64> = (0..row.len()).filter(|&i| row[i] == 4).map(|i| i as i64).collect();
         assert_eq!(batch.loss_positions, masks);
         assert_eq!(row[0], i64::from(CLS));
-        assert_eq!(batch, examples.batch(&[2, 0], Draw::Train { epoch }));
+        assert_eq!(batch, examples.batch(&[2, 0], Draw::Train { epoch, step: 1 }));
     }
     assert!(ends > 20, "the final [SEP] is predicted as well: {ends}");
 }

@@ -91,7 +91,16 @@ pub(crate) fn tiny(
 
 /// A model of random weights behind a BERT with adapters that is 12 wide.
 pub(crate) fn behind_a_wide_bert(decoder: Value, objective: Value, bert_words: usize) -> Tiny {
-    of_parts(parts_of_width(12, adapted_bert_encoder(), decoder, objective, bert_words, 1))
+    of_parts(parts_behind_a_wide_bert(decoder, objective, bert_words))
+}
+
+/// What such a model is made of.
+pub(crate) fn parts_behind_a_wide_bert(
+    decoder: Value,
+    objective: Value,
+    bert_words: usize,
+) -> (RunConfig, Composition, Parameters) {
+    parts_of_width(12, adapted_bert_encoder(), decoder, objective, bert_words, 1)
 }
 
 fn of_parts((_, composition, parameters): (RunConfig, Composition, Parameters)) -> Tiny {

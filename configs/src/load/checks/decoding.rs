@@ -8,6 +8,18 @@ use crate::schema::run::RunConfig;
 /// Reports every conflict.
 pub(super) fn check(run: &RunConfig, report: &mut Report) {
     match (&run.model.objective, &run.decoding) {
+        (Objective::Ctc(_), Decoding::Ctc(_)) => {}
+        (Objective::Ctc(_), decoding) => {
+            let message = "the ctc objective's decoder writes all tokens at once, with blanks between \
+                           them, must be {ctc: ...}";
+            report.conflict(&format!("decoding.{}", decoding.key()), message.into());
+        }
+        (Objective::Masked(_) | Objective::Autoregressive(_), Decoding::Ctc(_)) => {
+            let message = "only the ctc objective's decoder predicts blanks, must be one of \
+                           {mask_predict: ...} for the masked objective | {beam_search: ...} for the \
+                           autoregressive one";
+            report.conflict("decoding.ctc", message.into());
+        }
         (Objective::Autoregressive(_), Decoding::MaskPredict(_)) => {
             let message = "the autoregressive objective's decoder is causal and cannot fill in \
                            masks, must be {beam_search: ...}";

@@ -17,8 +17,8 @@ use crate::schema::data::Text;
 use crate::schema::evaluation::Metric;
 use crate::schema::json::{Rule, schema};
 use crate::schema::model::{
-    BertEncoder, Corruption, Encoder, Layers, Mlm, Objective, PretrainedDecoder, Train, Vocabulary,
-    joined, longest_of_joined,
+    BertEncoder, Corruption, Ctc, Encoder, Layers, Mlm, Objective, PretrainedDecoder, Train,
+    Vocabulary, joined, longest_of_joined,
 };
 use crate::schema::run::{Run, RunConfig};
 use crate::schema::training::{Optimizer, Schedule};
@@ -61,7 +61,7 @@ fn run_name(run: &RunConfig, report: &mut Report) {
 fn texts(run: &RunConfig, report: &mut Report) {
     let mlm = match &run.model.objective {
         Objective::Mlm(mlm) => Some(mlm),
-        Objective::Masked(_) | Objective::Autoregressive(_) => None,
+        Objective::Masked(_) | Objective::Autoregressive(_) | Objective::Ctc(_) => None,
     };
     for (split, text) in run.data.splits() {
         let path = format!("data.{split}");
@@ -118,12 +118,9 @@ fn teachers(run: &RunConfig, report: &mut Report) {
 fn objective(run: &RunConfig, report: &mut Report) {
     let decoder = run.model.decoder.as_ref();
     match (&run.model.objective, &run.model.encoder) {
-        (Objective::Masked(_) | Objective::Autoregressive(_), encoder) => {
+        (Objective::Masked(_) | Objective::Autoregressive(_) | Objective::Ctc(_), encoder) => {
             if decoder.is_none() {
-                let name = match &run.model.objective {
-                    Objective::Autoregressive(_) => "autoregressive",
-                    _ => "masked",
-                };
+                let name = run.model.objective.key();
                 let choices = Rule::of(&schema()["$defs"]["Decoder"]).words();
                 let message =
                     format!("missing, the {name} objective needs a decoder, must be {choices}");
@@ -238,10 +235,10 @@ fn cross_attention(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     adapters(decoder.train, decoder.cross_attention.is_some(), keys, path, report);
     let Some(adapters) = &decoder.cross_attention else {
         // With length prediction there is still something that depends on the source.
-        if matches!(run.model.objective, Objective::Autoregressive(_)) {
+        if !matches!(run.model.objective, Objective::Masked(_)) {
             let message = format!(
-                "missing, without it the autoregressive objective never sees the source, must be a \
-                 map of {keys}"
+                "missing, without it the {} objective never sees the source, must be a map of {keys}",
+                run.model.objective.key()
             );
             report.conflict(path, message);
         }
@@ -264,13 +261,14 @@ fn kind_of_decoder(
     path: &str,
     report: &mut Report,
 ) {
-    let name = kind.name;
-    if kind.sees_left_context_only && matches!(run.model.objective, Objective::Masked(_)) {
+    let (name, objective) = (kind.name, run.model.objective.key());
+    let is_parallel = matches!(run.model.objective, Objective::Masked(_) | Objective::Ctc(_));
+    if kind.sees_left_context_only && is_parallel {
         let message = format!(
-            "{name} sees only what stands before a token, which the masked objective cannot do \
+            "{name} sees only what stands before a token, which the {objective} objective cannot do \
              with, must be {{autoregressive: ...}}"
         );
-        report.conflict("model.objective.masked", message);
+        report.conflict(&format!("model.objective.{objective}"), message);
     }
     if kind.has_inner_cross_attention
         && decoder.cross_attention.as_ref().is_some_and(|cross| cross.feed_forward > 0)
@@ -318,7 +316,7 @@ fn corruption(run: &RunConfig, report: &mut Report) {
     let (name, Corruption { mask, random }) = match &run.model.objective {
         Objective::Masked(masked) => ("masked", &masked.corruption),
         Objective::Mlm(mlm) => ("mlm", &mlm.corruption),
-        Objective::Autoregressive(_) => return,
+        Objective::Autoregressive(_) | Objective::Ctc(_) => return,
     };
     if mask + random > 1.0 + 1e-9 {
         let message = format!("mask {mask} and random {random} are together more than 1");
@@ -353,6 +351,18 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
             let message = format!("found {length}, the {side}'s {kind} has {positions} positions");
             report.conflict("data.max_length", message);
         }
+    }
+    if let Objective::Ctc(Ctc { upsampling, .. }) = run.model.objective
+        && let (Some(length), Some(Shape { kind, positions, .. })) =
+            (run.data.max_length, shapes.decoder)
+        && length * upsampling > positions
+    {
+        let message = format!(
+            "found {length}, must be at most {}: the ctc objective's decoder reads {upsampling} [MASK]s \
+             for each source token, and its {kind} has {positions} positions",
+            positions / upsampling
+        );
+        report.conflict("data.max_length", message);
     }
     let positions =
         sides[..2].iter().filter_map(|(_, shape)| shape.map(|shape| shape.positions)).max();

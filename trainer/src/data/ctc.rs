@@ -1,0 +1,164 @@
+//! Lays pairs out for CTC: the decoder reads masks, several for each source token, and the target is
+//! what its predictions are to be collapsed to.
+//!
+//! Shapes: B sentences, S source tokens, T decoder positions, L target tokens without `[SEP]`, U
+//! different ones among them.
+
+use std::sync::Arc;
+
+use tandem_config::schema::model::{Ctc, Glancing};
+
+use super::batches::Lengths;
+use super::corpus::Corpus;
+use super::example::{Draw, Padded};
+use super::tokenizer::SpecialIds;
+use crate::random::{Purpose, stream};
+
+/// A micro-batch of pairs for CTC.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CtcBatch {
+    /// The encoder's input. `[B, S]`
+    pub source: Padded,
+    /// The decoder's input: `[MASK]`s. `[B, T]`
+    pub decoder_input: Padded,
+    /// The different tokens of each target, ascending: the classes of its sentence from 1 on; 0 is the
+    /// blank. Filled up with `[PAD]`. `[B, U]`
+    pub words: Padded,
+    /// The targets as classes. `[B, L]`
+    pub classes: Padded,
+    /// Whether each target has few enough tokens to be aligned with its positions. `[B]`
+    pub fits: Vec<bool>,
+    /// What is shown of the targets, in training with glancing.
+    pub glance: Option<Glance>,
+    /// The samples of the rows.
+    pub samples: Vec<u32>,
+}
+
+/// How much of the targets is shown.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Glance {
+    /// What the share of wrong predictions is multiplied by.
+    pub ratio: f64,
+    /// Uniform in [0, 1): a number for each position of each row. `[B, T]`
+    pub draws: Vec<Vec<f64>>,
+}
+
+/// Builds micro-batches of pairs, as a pure function of seed, draw and samples.
+#[derive(Clone)]
+pub struct CtcExamples {
+    /// The samples.
+    pub corpus: Arc<Corpus>,
+    /// How many positions there are, and what is shown.
+    pub objective: Ctc,
+    /// Ids of the source side.
+    pub source: SpecialIds,
+    /// Ids of the target side.
+    pub target: SpecialIds,
+    /// The steps of the run.
+    pub steps: u64,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+impl CtcExamples {
+    /// The micro-batch of these samples.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> CtcBatch {
+        let mut sources = Vec::with_capacity(samples.len());
+        let mut inputs = Vec::with_capacity(samples.len());
+        let mut words = Vec::with_capacity(samples.len());
+        let mut classes = Vec::with_capacity(samples.len());
+        let mut fits = Vec::with_capacity(samples.len());
+        for &sample in samples {
+            let source = self.corpus.source(sample as usize);
+            let target = self.target(sample as usize);
+            let (own, of_target) = classes_of(target);
+            inputs.push(vec![self.target.mask; self.positions(source)]);
+            fits.push(positions_needed(target) <= self.positions(source));
+            sources.push(source);
+            words.push(own);
+            classes.push(of_target);
+        }
+        CtcBatch {
+            glance: self.glance(samples, draw),
+            source: Padded::new(&sources, self.source.pad),
+            decoder_input: Padded::new(&inputs, self.target.pad),
+            words: Padded::new(&words, self.target.pad),
+            classes: Padded::new(&classes, 0),
+            fits,
+            samples: samples.to_vec(),
+        }
+    }
+
+    fn glance(&self, samples: &[u32], draw: Draw) -> Option<Glance> {
+        let (Some(glancing), Draw::Train { epoch, step }) = (&self.objective.glancing, draw) else {
+            return None;
+        };
+        let draws = |&sample: &u32| {
+            let mut rng = stream(self.seed, Purpose::Glancing, &[epoch, sample.into()]);
+            let positions = self.positions(self.corpus.source(sample as usize));
+            (0..positions).map(|_| rng.uniform()).collect()
+        };
+        let ratio = Glancing::ratio(glancing, step, self.steps);
+        Some(Glance { ratio, draws: samples.iter().map(draws).collect() })
+    }
+
+    /// The lengths of all samples as batches count them: the decoder's side is the longer one.
+    pub fn lengths(&self) -> Vec<Lengths> {
+        let upsampling = self.objective.upsampling as u32;
+        let lengths = self.corpus.lengths().into_iter();
+        lengths.map(|(source, _)| (source, source * upsampling)).collect()
+    }
+
+    /// How many samples have too many target tokens to be aligned with their positions.
+    pub fn misfits(&self) -> usize {
+        let fits = |&sample: &usize| {
+            positions_needed(self.target(sample)) <= self.positions(self.corpus.source(sample))
+        };
+        (0..self.corpus.len()).filter(|sample| !fits(sample)).count()
+    }
+
+    /// A target without `[SEP]`.
+    fn target(&self, sample: usize) -> &[u32] {
+        let target = self.corpus.target(sample);
+        target.strip_suffix(&[self.target.sep]).unwrap_or(target)
+    }
+
+    fn positions(&self, source: &[u32]) -> usize {
+        source.len() * self.objective.upsampling
+    }
+}
+
+/// The different tokens of a target, ascending, and the target as places among them, counted from 1.
+fn classes_of(target: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let mut words = target.to_vec();
+    words.sort_unstable();
+    words.dedup();
+    let class = |word| words.binary_search(word).expect("a word of the target") as u32 + 1;
+    let classes = target.iter().map(class).collect();
+    (words, classes)
+}
+
+/// The fewest positions whose predictions collapse to a target: a blank stands between equal tokens.
+fn positions_needed(target: &[u32]) -> usize {
+    target.len() + target.windows(2).filter(|pair| pair[0] == pair[1]).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_the_different_tokens_in_order() {
+        assert_eq!(classes_of(&[7, 3, 7, 9]), (vec![3, 7, 9], vec![2, 1, 2, 3]));
+        assert_eq!(classes_of(&[]), (vec![], vec![]));
+    }
+
+    #[test]
+    fn equal_neighbours_need_a_blank_between_them() {
+        for (target, needed) in
+            [(&[][..], 0), (&[5], 1), (&[5, 6, 5], 3), (&[5, 5, 5], 5), (&[1, 1, 2], 4)]
+        {
+            assert_eq!(positions_needed(target), needed, "{target:?}");
+        }
+    }
+}

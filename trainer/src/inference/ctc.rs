@@ -1,0 +1,312 @@
+//! Reading CTC's one pass: the most probable word or blank at each position, or a prefix beam search
+//! (Graves and Jaitly 2014; Hannun et al. 2014), which adds up all predictions that stand for the same
+//! translation.
+//!
+//! Shapes: B sentences, S source tokens, T decoder positions, N real ones of all.
+
+use std::collections::HashMap;
+
+use tandem_config::schema::decoding::CtcSearch;
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::{Sources, TargetIds, Translation};
+use crate::model::ctc::{CtcHead, Predictions};
+use crate::model::{Pass, Positions, Seq2Seq};
+use crate::objective::alignment::collapse;
+
+/// Translates a batch. `poll` is called before the pass, and ends the work by answering false.
+///
+/// # Panics
+/// If the model predicts no blanks.
+pub(super) fn translate(
+    model: &Seq2Seq,
+    config: &CtcSearch,
+    ids: TargetIds,
+    sources: &Sources,
+    poll: &mut dyn FnMut() -> bool,
+) -> Option<Vec<Translation>> {
+    if !poll() {
+        return None;
+    }
+    let ctc = model.ctc.as_ref().expect("the ctc objective's model predicts blanks");
+    no_grad(|| {
+        let encoded = model.encoder.forward(&sources.ids, &sources.real, &Pass::eval());
+        let upsampling = ctc.upsampling as i64;
+        let real = sources.real.repeat_interleave_self_int(upsampling, 1, None::<i64>); // [B, T]
+        let masks = Tensor::full(real.size(), ids.mask, (Kind::Int64, real.device()));
+        let input = masks.masked_fill(&real.logical_not(), ids.pad);
+        let positions = real.view([-1]).nonzero().view([-1]); // [N]
+        let at = Positions::new(&positions, &input);
+        let states = model.decoder.forward(&input, &real, &encoded, &at, &Pass::eval());
+        let transformed = model.head.transform(&states);
+        let lengths = real.sum_dim_intlist(1, false, Kind::Int64).to_device(Device::Cpu);
+        let lengths = Vec::<i64>::try_from(lengths).expect("lengths are [B]");
+        let found = match config.width {
+            1 => most_probable(model, ctc, &transformed, &lengths),
+            _ => search(model, ctc, config, &transformed, &lengths),
+        };
+        let translation = |(words, score): (Vec<i64>, f64)| {
+            let words = words.into_iter().filter(|&word| word != ids.end);
+            let ids = words.chain([ids.end]).map(|id| id as u32).collect();
+            Translation { ids, score, passes: 1, rows: 1 }
+        };
+        Some(found.into_iter().map(translation).collect())
+    })
+}
+
+/// Of sentences with so many positions, what the most probable predictions collapse to, and their
+/// log-probability.
+fn most_probable(
+    model: &Seq2Seq,
+    ctc: &CtcHead,
+    transformed: &Tensor,
+    lengths: &[i64],
+) -> Vec<(Vec<i64>, f64)> {
+    let chunks = model.head.chunks(transformed.size()[0]);
+    let best: Vec<(Option<i64>, f32)> = chunks
+        .flat_map(|(start, count)| {
+            ctc.predict(&model.head, &transformed.narrow(0, start, count)).best()
+        })
+        .collect();
+    let sentences = cut(&best, lengths).map(|positions| {
+        let words: Vec<Option<i64>> = positions.iter().map(|&(word, _)| word).collect();
+        let score = positions.iter().map(|&(_, log_prob)| f64::from(log_prob)).sum();
+        (collapse(&words), score)
+    });
+    sentences.collect()
+}
+
+/// Of sentences with so many positions, the most probable translation that a prefix beam search finds,
+/// and its log-probability.
+fn search(
+    model: &Seq2Seq,
+    ctc: &CtcHead,
+    config: &CtcSearch,
+    transformed: &Tensor,
+    lengths: &[i64],
+) -> Vec<(Vec<i64>, f64)> {
+    let chunks = model.head.chunks(transformed.size()[0]);
+    let frames: Vec<Frame> = chunks
+        .flat_map(|(start, count)| {
+            let states = transformed.narrow(0, start, count);
+            Frame::of(&ctc.predict(&model.head, &states), config.candidates)
+        })
+        .collect();
+    cut(&frames, lengths).map(|frames| prefix_beam_search(frames, config.width)).collect()
+}
+
+/// The positions of each sentence.
+fn cut<'a, T>(positions: &'a [T], lengths: &'a [i64]) -> impl Iterator<Item = &'a [T]> {
+    let mut rest = positions;
+    lengths.iter().map(move |&length| {
+        let (own, others) = rest.split_at(length as usize);
+        rest = others;
+        own
+    })
+}
+
+/// What a position predicts: log-probabilities.
+#[derive(Debug, Clone)]
+struct Frame {
+    blank: f64,
+    /// Its most probable words.
+    words: Vec<(i64, f64)>,
+}
+
+impl Frame {
+    /// Those of C positions with so many words each.
+    fn of(predictions: &Predictions, words: usize) -> Vec<Self> {
+        let words = (words as i64).min(predictions.logits.size()[1]);
+        let (highest, ids) = predictions.logits.topk(words, -1, true, true);
+        let log_probs = (highest - predictions.log_sum.unsqueeze(1)).to_device(Device::Cpu);
+        let blanks = (&predictions.blank - &predictions.log_sum).to_device(Device::Cpu);
+        let blanks = Vec::<f32>::try_from(blanks).expect("[C]");
+        let ids = Vec::<Vec<i64>>::try_from(ids.to_device(Device::Cpu)).expect("[C, words]");
+        let log_probs = Vec::<Vec<f32>>::try_from(log_probs).expect("[C, words]");
+        let words = ids.into_iter().zip(log_probs).map(|(ids, log_probs)| {
+            ids.into_iter().zip(log_probs.into_iter().map(f64::from)).collect()
+        });
+        blanks
+            .into_iter()
+            .map(f64::from)
+            .zip(words)
+            .map(|(blank, words)| Self { blank, words })
+            .collect()
+    }
+}
+
+/// The beginnings of translations as a tree: each is one word behind another.
+struct Prefixes {
+    /// The beginning before, and the word.
+    nodes: Vec<(usize, i64)>,
+    children: HashMap<(usize, i64), usize>,
+}
+
+/// The beginning without words.
+const EMPTY: usize = 0;
+
+impl Prefixes {
+    fn new() -> Self {
+        Self { nodes: vec![(EMPTY, -1)], children: HashMap::new() }
+    }
+
+    /// The last word; -1 of the empty one.
+    fn last(&self, prefix: usize) -> i64 {
+        self.nodes[prefix].1
+    }
+
+    fn with(&mut self, prefix: usize, word: i64) -> usize {
+        *self.children.entry((prefix, word)).or_insert_with(|| {
+            self.nodes.push((prefix, word));
+            self.nodes.len() - 1
+        })
+    }
+
+    fn words(&self, mut prefix: usize) -> Vec<i64> {
+        let mut words = Vec::new();
+        while prefix != EMPTY {
+            let (before, word) = self.nodes[prefix];
+            words.push(word);
+            prefix = before;
+        }
+        words.reverse();
+        words
+    }
+}
+
+/// The log-probability that the predictions so far stand for a beginning: those that end with a blank,
+/// and those that end with its last word.
+#[derive(Debug, Clone, Copy)]
+struct Mass {
+    blank: f64,
+    word: f64,
+}
+
+impl Mass {
+    const NONE: Self = Self { blank: f64::NEG_INFINITY, word: f64::NEG_INFINITY };
+
+    fn total(self) -> f64 {
+        log_add(self.blank, self.word)
+    }
+}
+
+fn log_add(a: f64, b: f64) -> f64 {
+    let (high, low) = if a > b { (a, b) } else { (b, a) };
+    if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
+}
+
+/// The best of the `width` beginnings that are followed from position to position, and its
+/// log-probability.
+fn prefix_beam_search(frames: &[Frame], width: usize) -> (Vec<i64>, f64) {
+    let mut prefixes = Prefixes::new();
+    let mut beam = vec![(EMPTY, Mass { blank: 0.0, word: f64::NEG_INFINITY })];
+    for Frame { blank, words } in frames {
+        let mut next: HashMap<usize, Mass> = HashMap::new();
+        for &(prefix, mass) in &beam {
+            let (last, total) = (prefixes.last(prefix), mass.total());
+            let same = next.entry(prefix).or_insert(Mass::NONE);
+            same.blank = log_add(same.blank, total + blank);
+            for &(word, log_prob) in words {
+                if word == last {
+                    // Merged with the word before, unless a blank stands between them.
+                    let same = next.entry(prefix).or_insert(Mass::NONE);
+                    same.word = log_add(same.word, mass.word + log_prob);
+                }
+                let before = if word == last { mass.blank } else { total };
+                if before > f64::NEG_INFINITY {
+                    let longer = next.entry(prefixes.with(prefix, word)).or_insert(Mass::NONE);
+                    longer.word = log_add(longer.word, before + log_prob);
+                }
+            }
+        }
+        beam = next.into_iter().collect();
+        // Ties are decided by the order in which beginnings were found, and so by nothing random.
+        beam.sort_by(|(a, of_a), (b, of_b)| of_b.total().total_cmp(&of_a.total()).then(a.cmp(b)));
+        beam.truncate(width);
+    }
+    let (best, mass) = beam[0];
+    (prefixes.words(best), mass.total())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Rng, stream};
+
+    /// Positions with so many words, whose probabilities and the blank's add up to 1.
+    fn frames(rng: &mut Rng, positions: usize, words: usize) -> Vec<Frame> {
+        let frame = |_| {
+            let weights: Vec<f64> = (0..=words).map(|_| rng.uniform().powi(3)).collect();
+            let log_probs: Vec<f64> =
+                weights.iter().map(|weight| (weight / weights.iter().sum::<f64>()).ln()).collect();
+            let words = log_probs[1..].iter().enumerate();
+            let words = words.map(|(word, &log_prob)| (word as i64 + 1, log_prob)).collect();
+            Frame { blank: log_probs[0], words }
+        };
+        (0..positions).map(frame).collect()
+    }
+
+    /// The probability of every translation, by adding up all predictions.
+    fn all(frames: &[Frame]) -> HashMap<Vec<i64>, f64> {
+        let mut paths = vec![(Vec::new(), 1.0)];
+        for frame in frames {
+            let choices = frame.words.iter().map(|&(word, log_prob)| (Some(word), log_prob));
+            let choices: Vec<_> = choices.chain([(None, frame.blank)]).collect();
+            let longer = paths.iter().flat_map(|(path, probability)| {
+                choices.iter().map(move |&(choice, log_prob)| {
+                    let path: Vec<Option<i64>> = path.iter().copied().chain([choice]).collect();
+                    (path, probability * f64::exp(log_prob))
+                })
+            });
+            paths = longer.collect();
+        }
+        let mut sums = HashMap::new();
+        for (path, probability) in paths {
+            *sums.entry(collapse(&path)).or_insert(0.0) += probability;
+        }
+        sums
+    }
+
+    #[test]
+    fn a_wide_beam_finds_the_most_probable_translation() {
+        let mut rng = stream(7, Purpose::Order, &[]);
+        let mut differs_from_greedy = 0;
+        for _ in 0..50 {
+            let frames = frames(&mut rng, 5, 3);
+            let all = all(&frames);
+            let (best, probability) =
+                all.iter().max_by(|(_, a), (_, b)| a.total_cmp(b)).expect("some translation");
+            let (found, score) = prefix_beam_search(&frames, 1000);
+            assert_eq!(&found, best);
+            assert!((score.exp() - probability).abs() < 1e-9);
+            let greedy: Vec<Option<i64>> = frames
+                .iter()
+                .map(|frame| {
+                    let best =
+                        frame.words.iter().max_by(|a, b| a.1.total_cmp(&b.1)).expect("words");
+                    (best.1 > frame.blank).then_some(best.0)
+                })
+                .collect();
+            differs_from_greedy += usize::from(collapse(&greedy) != found);
+        }
+        assert!(differs_from_greedy > 0, "else the search is good for nothing here");
+    }
+
+    #[test]
+    fn a_narrow_beam_never_overstates_a_probability() {
+        let mut rng = stream(8, Purpose::Order, &[]);
+        for _ in 0..50 {
+            let frames = frames(&mut rng, 5, 3);
+            let all = all(&frames);
+            for width in [1, 2, 4] {
+                let (found, score) = prefix_beam_search(&frames, width);
+                assert!(score.exp() <= all[&found] + 1e-9, "{width}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_positions_are_the_empty_translation() {
+        assert_eq!(prefix_beam_search(&[], 4), (vec![], 0.0));
+    }
+}
