@@ -14,6 +14,7 @@ const BERT_ENCODER: &str = "{ bert: { pretrained: ./bert-de/export, adapters: { 
 const BERT_DECODER: &str =
     "{ bert: { pretrained: ./bert-en/export, cross_attention: { heads: 2 } } }";
 const MASKED: &str = "{ masked: { length_classes: 40 } }";
+const CTC: &str = "{ ctc: { upsampling: 2, glancing: { start: 0.5, end: 0.5 } } }";
 const AUTOREGRESSIVE: &str = "{ autoregressive: {} }";
 
 /// Trains in one go, and in two halves, which must give the same bits; then looks at the scores.
@@ -48,6 +49,8 @@ fn transformers_with_vocabularies_of_their_own() {
     let learnt = transformer(LEARNT);
     from_yaml_to_bleu(&tiny, "autoregressive", &learnt, &learnt, AUTOREGRESSIVE);
     from_yaml_to_bleu(&tiny, "mask-predict", &learnt, &learnt, MASKED);
+    let longer = learnt.replace("max_length: 32", "max_length: 48");
+    from_yaml_to_bleu(&tiny, "transformer-ctc", &learnt, &longer, CTC);
     let translations = translate(&tiny.path("autoregressive"), "eins zwei .\n\nneun .\n");
     assert_eq!((translations.len(), translations[1].as_str()), (3, ""));
     for side in ["source", "target"] {
@@ -106,6 +109,11 @@ fn berts_and_transformers_together() {
     from_yaml_to_bleu(&tiny, "enc-masked", BERT_ENCODER, &english, MASKED);
     from_yaml_to_bleu(&tiny, "enc-autoregressive", BERT_ENCODER, &english, AUTOREGRESSIVE);
     from_yaml_to_bleu(&tiny, "causal-bert", BERT_ENCODER, BERT_DECODER, AUTOREGRESSIVE);
+    // The BERT has 32 positions, and sentences have up to 24 tokens.
+    let one = CTC.replace("upsampling: 2", "upsampling: 1");
+    from_yaml_to_bleu(&tiny, "ctc", BERT_ENCODER, BERT_DECODER, &one);
+    let longer = english.replace("max_length: 32", "max_length: 48");
+    from_yaml_to_bleu(&tiny, "enc-ctc", BERT_ENCODER, &longer, CTC);
     from_yaml_to_bleu(&tiny, "bert-decoder", &german, BERT_DECODER, MASKED);
     let (encoder, decoder) = (frozen("de"), frozen("en"));
     from_yaml_to_bleu(&tiny, "no-adapters", &encoder, &decoder, MASKED);

@@ -9,6 +9,7 @@ use tandem_tests::{Tiny, expect_code, program};
 const TRANSFORMER: &str = "{ transformer: { layers: 2, hidden: 32, heads: 2, feed_forward: 64, \
                            max_length: 32, MORE vocabulary: VOCABULARY } }";
 const MASKED: &str = "{ masked: { length_classes: 40 } }";
+const CTC: &str = "{ ctc: { glancing: {} } }";
 const AUTOREGRESSIVE: &str = "{ autoregressive: {} }";
 const RELEASED: [&str; 4] = [
     "decoding.mask_predict.stop=released",
@@ -114,6 +115,8 @@ fn python_translates_as_tandem_does() {
     let encoder = "{ bert: { pretrained: ./bert-de/export, train: scratch } }";
     made("scratch", encoder, written, MASKED);
 
+    made("ctc", adapted, written, &CTC.replace("ctc: {", "ctc: { upsampling: 1,"));
+    made("transformer-ctc", &german, &english.replace("max_length: 32", "max_length: 48"), CTC);
     made("mask-predict", &german, &english, MASKED);
     let learnt = "{ learn: { size: 110, lowercase: true } }";
     made("learnt", &transformer(learnt, "positions: learned,"), &transformer(learnt, ""), MASKED);
@@ -150,6 +153,7 @@ fn python_translates_as_tandem_does() {
     // Other ways to decode go along with the model, and a model that was exported before is one, too.
     folders.push(export(tiny, "ab-net", "released", &RELEASED));
     folders.push(export(tiny, "ab-net", "fewer-passes", &FEWER_PASSES));
+    folders.push(export(tiny, "ctc", "ctc-search", &["decoding.ctc.width=6"]));
     folders.push(export(tiny, "transformer", "gnmt", &GNMT));
     folders.push(export(tiny, "ab-net/export", "again", &[]));
     check(&folders);

@@ -166,7 +166,7 @@ def check_golden(Model, goldens, name, **options):
     for way, decoding in [("masked", "mask_predict"), ("autoregressive", "beam_search")]:
         if f"{way}.logits" not in golden:
             continue
-        of_way = dict(weights)
+        of_way = {key: value for key, value in weights.items() if not key.startswith("decoder.blank.")}
         if way == "autoregressive":
             of_way.pop("encoder.length_embedding.weight", None)
         model = build(Model, of_way, {decoding: {}}, **options)

@@ -6,10 +6,11 @@
 
 An encoder reads the source and a decoder writes the target, looking at what the encoder made of it. Each is
 a BERT with adapters (AB-Net, Guo et al. 2020) or a Transformer; a decoder can be a GPT-2, too. Translations
-are found by Mask-Predict, all words at once, or, where the decoder is causal, by beam search.
+are found by Mask-Predict, all words at once; by CTC, in one pass; or, where the decoder is causal, by beam
+search.
 
 From top to bottom: the config; attention and feed-forward blocks; BERT; encoders; decoders; the model; the
-two ways of decoding; text. Modules are called what their weights are called in model.safetensors.
+three ways of decoding; text. Modules are called what their weights are called in model.safetensors.
 
 Shapes: B sentences, S source tokens, T target tokens, R rows that are written at once, N tokens of several
 rows together, D width, E width of a memory, H heads, V words of the vocabulary.
@@ -41,7 +42,8 @@ class TandemConfig(PretrainedConfig):
 
     `source` and `target` are the shapes of the two sides: their `kind` is `bert`, `transformer` or `gpt2`.
     `beside` is the shape of a BERT that reads the source, too (BERT-Fused, CT-NMT). `decoding` is
-    `{"mask_predict": ...}` or `{"beam_search": ...}`, with the settings of the run that trained the model.
+    `{"mask_predict": ...}`, `{"ctc": ...}` or `{"beam_search": ...}`, with the settings of the run that trained
+    the model.
     """
 
     model_type = "tandem"
@@ -52,6 +54,7 @@ class TandemConfig(PretrainedConfig):
         target: Optional[dict[str, Any]] = None,
         beside: Optional[dict[str, Any]] = None,
         length_classes: Optional[int] = None,
+        upsampling: Optional[int] = None,
         decoding: Optional[dict[str, Any]] = None,
         max_source_length: Optional[int] = None,
         source_tokens: Optional[dict[str, int]] = None,
@@ -62,6 +65,7 @@ class TandemConfig(PretrainedConfig):
         self.target = target
         self.beside = beside
         self.length_classes = length_classes  # lengths that can be predicted are below it
+        self.upsampling = upsampling  # CTC's decoder positions for each source token
         self.decoding = decoding
         self.max_source_length = max_source_length  # in tokens, with the one that ends the sentence
         self.source_tokens = source_tokens  # ids of the special tokens pad, unk, cls, sep, mask
@@ -455,12 +459,14 @@ class BertDecoder(nn.Module):
                 x = self.layer[str(index)](x, context)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[.., D] to [.., V] in f32, by BERT's head for masked language modelling."""
-        predictions = self.cls["predictions"]
-        transform = predictions["transform"]
-        hidden = transform["LayerNorm"](F.gelu(transform["dense"](hidden)))
-        return F.linear(hidden, self.bert.words, predictions.bias).float()
+    def transform(self, hidden: Tensor) -> Tensor:
+        """What stands before the words in BERT's head for masked language modelling: [.., D] to [.., D]."""
+        transform = self.cls["predictions"]["transform"]
+        return transform["LayerNorm"](F.gelu(transform["dense"](hidden)))
+
+    def words(self, transformed: Tensor) -> Tensor:
+        """[.., D] to [.., V]."""
+        return F.linear(transformed, self.bert.words, self.cls["predictions"].bias)
 
 
 class TransformerDecoderLayer(CrossAttention):
@@ -493,9 +499,12 @@ class TransformerDecoder(nn.Module):
             x = layer(x, mask, context)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[.., D] to [.., V] in f32."""
-        return F.linear(hidden, self.embeddings.word.weight).float()
+    def transform(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+    def words(self, transformed: Tensor) -> Tensor:
+        """[.., D] to [.., V]."""
+        return F.linear(transformed, self.embeddings.word.weight)
 
 
 class TransposedLinear(nn.Module):
@@ -560,9 +569,13 @@ class Gpt2Decoder(nn.Module):
             x = layer(x, mask, context, adapter)
         return x
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[.., D] to [.., V] in f32."""
-        return F.linear(self.transformer["ln_f"](hidden), self.transformer["wte"].weight).float()
+    def transform(self, hidden: Tensor) -> Tensor:
+        """The norm behind the last layer: [.., D] to [.., D]."""
+        return self.transformer["ln_f"](hidden)
+
+    def words(self, transformed: Tensor) -> Tensor:
+        """[.., D] to [.., V]."""
+        return F.linear(transformed, self.transformer["wte"].weight)
 
 
 # The model
@@ -572,7 +585,7 @@ class Gpt2Decoder(nn.Module):
 class TandemOutput(ModelOutput):
     """What the model makes of sentence pairs."""
 
-    logits: Optional[Tensor] = None  # [B, T, V]
+    logits: Optional[Tensor] = None  # [B, T, V], or [B, T, V + 1] with CTC's blank at the end
     length_log_probs: Optional[Tensor] = None  # [B, length classes]
     encoder_last_hidden_state: Optional[Tensor] = None  # [B, S, D]
 
@@ -601,6 +614,8 @@ class TandemModel(PreTrainedModel):
         else:
             fused_width = beside.hidden_size if target.is_fused else None
             self.decoder = TransformerDecoder(target, memory_width, fused_width)
+        if config.upsampling is not None:
+            self.decoder.blank = nn.Linear(target.hidden_size, 1)
         self.fused = None if beside is None else nn.ModuleDict({"bert": Bert(beside)})
         # CT-NMT without its switch has learnt from the BERT and does without it.
         transformers = [side for side in (source, target) if side.kind == "transformer"]
@@ -645,7 +660,8 @@ class TandemModel(PreTrainedModel):
         **_: Any,
     ) -> TandemOutput:
         """The logits of every target token. A causal decoder's input begins with [CLS], and logits are of the
-        tokens behind each; any other decoder's input has [MASK] where tokens are to be predicted."""
+        tokens behind each; any other decoder's input has [MASK] where tokens are to be predicted, with CTC
+        `upsampling` of them for each source token."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if decoder_attention_mask is None:
@@ -657,7 +673,15 @@ class TandemModel(PreTrainedModel):
         else:
             mask = key_mask(decoder_attention_mask.bool(), hidden.dtype)
         decoded = self.decoder(decoder_input_ids, mask, Context(encoded))
-        return TandemOutput(self.decoder.logits(decoded), encoded.length_log_probs, hidden)
+        return TandemOutput(self.logits(decoded), encoded.length_log_probs, hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[.., D] to [.., V] in f32; with CTC [.., V + 1], of which the last is the blank."""
+        transformed = self.decoder.transform(hidden)
+        words = self.decoder.words(transformed).float()
+        if self.config.upsampling is None:
+            return words
+        return torch.cat([words, self.decoder.blank(transformed).float()], -1)
 
     @torch.inference_mode()
     def translate(self, sentences: list[str]) -> list[str]:
@@ -673,6 +697,8 @@ class TandemModel(PreTrainedModel):
         settings = SimpleNamespace(**settings)
         if way == "mask_predict":
             search, rows_of_each = mask_predict, settings.length_candidates
+        elif way == "ctc":
+            search, rows_of_each = ctc, self.config.upsampling
         else:
             search, rows_of_each = beam_search, settings.width
         # A sentence without words is its end alone.
@@ -813,11 +839,84 @@ def most_probable(model: TandemModel, hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Each token's [N, D] most probable word and its log-probability: log-probabilities and words [N]."""
     found = []
     for part in hidden.split(WORDS_AT_ONCE):
-        logits = model.decoder.logits(part)
+        logits = model.logits(part)
         highest, words = logits.max(-1)
         found.append((highest - logits.logsumexp(-1), words))
     log_probs, words = zip(*found)
     return torch.cat(log_probs), torch.cat(words)
+
+
+# CTC (Graves et al. 2006): one pass over masks, which predicts words and blanks
+
+
+def ctc(
+    model: TandemModel, encoded: Encoded, source_lengths: Tensor, settings: SimpleNamespace
+) -> list[list[int]]:
+    """Each sentence's translation, as ids with [SEP]."""
+    special, device = model.config.target_tokens, model.device
+    lengths = source_lengths * model.config.upsampling
+    is_real = (torch.arange(int(lengths.max())) < lengths[:, None]).to(device)  # [B, T]
+    input_ids = torch.full(is_real.shape, special["mask"], device=device)
+    input_ids = input_ids.masked_fill(~is_real, special["pad"])
+    mask = key_mask(is_real, encoded.hidden.dtype)
+    hidden = model.decoder(input_ids, mask, Context(encoded))[is_real]  # [N, D]
+    blank = model.config.target["vocab_size"]
+    if settings.width == 1:
+        _, best = most_probable(model, hidden)
+        found = [collapse(row.tolist(), blank) for row in best.split(lengths.tolist())]
+    else:
+        frames = [frame for part in hidden.split(WORDS_AT_ONCE) for frame in frames_of(model, part, settings)]
+        found, start = [], 0
+        for length in lengths.tolist():
+            found.append(prefix_beam_search(frames[start : start + length], settings.width))
+            start += length
+    return [[word for word in words if word != special["sep"]] + [special["sep"]] for words in found]
+
+
+def collapse(predictions: list[int], blank: int) -> list[int]:
+    """What is left when equal neighbours are merged and blanks removed."""
+    pairs = zip([blank] + predictions, predictions)
+    return [word for before, word in pairs if word not in (before, blank)]
+
+
+Frame = tuple[float, list[tuple[int, float]]]  # log-probabilities of the blank and of the likeliest words
+
+
+def frames_of(model: TandemModel, hidden: Tensor, settings: SimpleNamespace) -> list[Frame]:
+    """What is predicted at each of the positions [N, D]."""
+    log_probs = model.logits(hidden).log_softmax(-1)
+    words = log_probs[:, :-1].topk(min(settings.candidates, log_probs.shape[1] - 1))
+    pairs = zip(log_probs[:, -1].tolist(), words.indices.tolist(), words.values.tolist())
+    return [(blank, list(zip(ids, values))) for blank, ids, values in pairs]
+
+
+def log_add(a: float, b: float) -> float:
+    high, low = max(a, b), min(a, b)
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def prefix_beam_search(frames: list[Frame], width: int) -> list[int]:
+    """The best of `width` beginnings that are followed from position to position, where all predictions that
+    stand for the same beginning are added up."""
+    # Log-probabilities of the predictions that end with a blank, and of those that end with the last word.
+    beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for blank, words in frames:
+        grown: dict[tuple[int, ...], list[float]] = {}
+        for prefix, (of_blank, of_word) in beam.items():
+            total = log_add(of_blank, of_word)
+            same = grown.setdefault(prefix, [-math.inf, -math.inf])
+            same[0] = log_add(same[0], total + blank)
+            for word, log_prob in words:
+                is_last = bool(prefix) and word == prefix[-1]
+                if is_last:  # merged with the word before, unless a blank stands between them
+                    same[1] = log_add(same[1], of_word + log_prob)
+                before = of_blank if is_last else total
+                if before > -math.inf:
+                    longer = grown.setdefault((*prefix, word), [-math.inf, -math.inf])
+                    longer[1] = log_add(longer[1], before + log_prob)
+        best = sorted(grown.items(), key=lambda item: -log_add(*item[1]))
+        beam = {prefix: (masses[0], masses[1]) for prefix, masses in best[:width]}
+    return list(next(iter(beam)))
 
 
 # Beam search: token by token, fairseq's
@@ -890,7 +989,7 @@ def beam_search(
         seen = encoded.hidden.new_zeros(1, 1, 1, context.num_written + 1)
         hidden = model.decoder(last.to(model.device), seen, context)[:, -1]  # [R, D]
         context.num_written += 1
-        log_probs = model.decoder.logits(hidden).log_softmax(-1) + so_far  # [R, V]
+        log_probs = model.logits(hidden).log_softmax(-1) + so_far  # [R, V]
         if special["pad"] != end:  # GPT-2 has one special token for everything
             log_probs[:, special["pad"]] = -math.inf
         if context.num_written == 1:
