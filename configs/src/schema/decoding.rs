@@ -203,6 +203,10 @@ pub struct CtcSearch {
     /// So many of the most probable tokens of a position continue the beginnings of a beam.
     #[schemars(range(min = 1, max = 256))]
     pub candidates: usize,
+    /// What a search adds to the log-probability of a translation for each of its tokens. CTC's most probable
+    /// translations are too short.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub token_bonus: f64,
     /// Padded decoder positions per batch.
     #[schemars(range(min = 2))]
     pub max_tokens: usize,
@@ -210,6 +214,6 @@ pub struct CtcSearch {
 
 impl Default for CtcSearch {
     fn default() -> Self {
-        Self { width: 1, candidates: 16, max_tokens: 4000 }
+        Self { width: 1, candidates: 16, token_bonus: 0.0, max_tokens: 4000 }
     }
 }

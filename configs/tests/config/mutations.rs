@@ -650,6 +650,40 @@ const CONFLICTS: &[Case] = &[
         ],
     ),
     (
+        &[
+            (
+                "train: adapters\n      cross_attention:\n        heads: 2\n        layers: {list: [0, 2]}\n",
+                "train: frozen\n",
+            ),
+            (
+                "    masked:\n      label_smoothing: 0.1\n      corruption: {mask: 0.8, random: 0.1}",
+                "    ctc: {upsampling: 9, glancing: {start: 2, begin: 1}}",
+            ),
+        ],
+        &[
+            "28:23: model.objective.ctc.upsampling: found 9, must be a whole number from 1 to 8",
+            "28:44: model.objective.ctc.glancing.start: found 2, must be a number from 0 to 1",
+            "28:47: model.objective.ctc.glancing.begin: unknown key, allowed: start | end",
+        ],
+    ),
+    (
+        &[
+            (
+                "train: adapters\n      cross_attention:\n        heads: 2\n        layers: {list: [0, 2]}\n",
+                "train: frozen\n",
+            ),
+            (
+                "    masked:\n      label_smoothing: 0.1\n      corruption: {mask: 0.8, random: 0.1}",
+                "    ctc: {}",
+            ),
+        ],
+        &[
+            "14:3: data.max_length: found 12, must be at most 8: the ctc objective's decoder reads 2 [MASK]s for each source token, and its BERT has 16 positions",
+            "24:5: model.decoder.bert.cross_attention: missing, without it the ctc objective never sees the source, must be a map of heads | feed_forward | layers | dropout",
+            "42:3: decoding.mask_predict: the ctc objective's decoder writes all tokens at once, with blanks between them, must be {ctc: ...}",
+        ],
+    ),
+    (
         &[("      adapters:\n        dim: 4\n        layers: all\n", "")],
         &[
             "18:5: model.encoder.bert.adapters: missing, `train: adapters` has nothing else to train, must be a map of dim | layers",

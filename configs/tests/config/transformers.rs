@@ -1,6 +1,6 @@
 //! Transformers, the autoregressive objective and beam search: what goes together and what does not.
 
-use tandem_config::schema::decoding::{BeamSearch, Decoding, MaskPredict};
+use tandem_config::schema::decoding::{BeamSearch, CtcSearch, Decoding, MaskPredict};
 use tandem_config::schema::model::{Decoder, Encoder, Vocabulary};
 
 use crate::support::{Case, Folder, VALID, check_changes};
@@ -34,6 +34,8 @@ fn the_objective_decides_how_translations_are_found() {
     let masked = without.replace("autoregressive: {label_smoothing: 0.1}", "masked: {}");
     let mask_predict = Decoding::MaskPredict(MaskPredict::default());
     assert_eq!(run(&folder, &masked).decoding, mask_predict);
+    let ctc = without.replace("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 1}");
+    assert_eq!(run(&folder, &ctc).decoding, Decoding::Ctc(CtcSearch::default()));
 }
 
 #[test]
@@ -73,6 +75,28 @@ fn conflicts_of_berts() {
 }
 
 const CONFLICTS: &[Case] = &[
+    (
+        &[("beam_search: {width: 4}", "ctc: {width: 4}")],
+        &[
+            "35:3: decoding.ctc: only the ctc objective's decoder predicts blanks, must be one of {mask_predict: ...} for the masked objective | {beam_search: ...} for the autoregressive one",
+        ],
+    ),
+    (
+        &[
+            ("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 1}"),
+            ("beam_search: {width: 4}", "ctc: {token_bonus: 0.5}"),
+        ],
+        &[
+            "35:9: decoding.ctc.token_bonus: found 0.5, but without a search nothing is compared, must be 0, or set width to 2 or more",
+        ],
+    ),
+    (
+        &[("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 4}")],
+        &[
+            "7:3: data.max_length: found 12, must be at most 4: the ctc objective's decoder reads 4 [MASK]s for each source token, and its Transformer has 16 positions",
+            "35:3: decoding.beam_search: the ctc objective's decoder writes all tokens at once, with blanks between them, must be {ctc: ...}",
+        ],
+    ),
     (
         &[("beam_search: {width: 4}", "mask_predict: {}")],
         &[
@@ -238,7 +262,7 @@ const SCHEMA: &[Case] = &[
     (
         &[("beam_search: {width: 4}", "beam: {}")],
         &[
-            "35:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...}, did you mean `beam_search`?",
+            "35:3: decoding.beam: unknown choice, must be one of {mask_predict: ...} | {beam_search: ...} | {ctc: ...}, did you mean `beam_search`?",
         ],
     ),
 ];

@@ -868,7 +868,7 @@ def ctc(
         frames = [frame for part in hidden.split(WORDS_AT_ONCE) for frame in frames_of(model, part, settings)]
         found, start = [], 0
         for length in lengths.tolist():
-            found.append(prefix_beam_search(frames[start : start + length], settings.width))
+            found.append(prefix_beam_search(frames[start : start + length], settings))
             start += length
     return [[word for word in words if word != special["sep"]] + [special["sep"]] for words in found]
 
@@ -895,9 +895,9 @@ def log_add(a: float, b: float) -> float:
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
-def prefix_beam_search(frames: list[Frame], width: int) -> list[int]:
-    """The best of `width` beginnings that are followed from position to position, where all predictions that
-    stand for the same beginning are added up."""
+def prefix_beam_search(frames: list[Frame], settings: SimpleNamespace) -> list[int]:
+    """The best of the `width` beginnings that are followed from position to position, where all predictions
+    that stand for the same beginning are added up, and each of its tokens has a bonus."""
     # Log-probabilities of the predictions that end with a blank, and of those that end with the last word.
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for blank, words in frames:
@@ -914,8 +914,9 @@ def prefix_beam_search(frames: list[Frame], width: int) -> list[int]:
                 if before > -math.inf:
                     longer = grown.setdefault((*prefix, word), [-math.inf, -math.inf])
                     longer[1] = log_add(longer[1], before + log_prob)
-        best = sorted(grown.items(), key=lambda item: -log_add(*item[1]))
-        beam = {prefix: (masses[0], masses[1]) for prefix, masses in best[:width]}
+        score = lambda item: log_add(*item[1]) + settings.token_bonus * len(item[0])  # noqa: E731
+        best = sorted(grown.items(), key=score, reverse=True)
+        beam = {prefix: (masses[0], masses[1]) for prefix, masses in best[: settings.width]}
     return list(next(iter(beam)))
 
 

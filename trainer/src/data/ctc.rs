@@ -145,7 +145,59 @@ fn positions_needed(target: &[u32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use tandem_config::schema::model::Masked;
+
     use super::*;
+    use crate::data::example::tests::pairs;
+
+    fn examples(objective: Ctc) -> CtcExamples {
+        let of = pairs(Masked::default());
+        let (source, target) = (of.source.special, of.target.special);
+        CtcExamples { corpus: of.corpus, objective, source, target, steps: 3, seed: 1 }
+    }
+
+    #[test]
+    fn the_decoder_reads_masks_for_each_source_token() {
+        let one = examples(Ctc { upsampling: 1, glancing: None });
+        let batch = one.batch(&[2, 1, 0], Draw::Evaluation);
+        assert_eq!(batch.decoder_input.lengths, batch.source.lengths);
+        assert_eq!(batch.decoder_input.lengths, [4, 2, 6]);
+        #[rustfmt::skip]
+        assert_eq!(batch.decoder_input.ids, [
+            2, 2, 2, 2, 4, 4,
+            2, 2, 4, 4, 4, 4,
+            2, 2, 2, 2, 2, 2,
+        ]);
+        // Targets without [SEP]: z z; y z x y; x.
+        assert_eq!((batch.words.columns, &batch.words.lengths[..]), (3, &[1, 3, 1][..]));
+        assert_eq!(batch.words.ids, [7, 4, 4, 0, 6, 7, 0, 4, 4]);
+        assert_eq!(batch.classes.ids, [1, 1, 0, 0, 2, 3, 1, 2, 1, 0, 0, 0]);
+        assert_eq!(batch.classes.lengths, [2, 4, 1]);
+        // `z z` needs a blank in between, and `a` [SEP] has no place for `y z x y`.
+        assert_eq!((batch.fits, one.misfits()), (vec![true, false, true], 1));
+        let two = examples(Ctc::default());
+        assert_eq!(two.misfits(), 0);
+        assert_eq!(two.lengths(), [(6, 12), (2, 4), (4, 8)]);
+    }
+
+    #[test]
+    fn what_is_shown_depends_on_the_sample_and_not_on_its_batch() {
+        let glancing = Some(Glancing { start: 0.8, end: 0.2 });
+        let examples = examples(Ctc { glancing, ..Ctc::default() });
+        let draw = |epoch, step| Draw::Train { epoch, step };
+        let together = examples.batch(&[0, 1, 2], draw(4, 1)).glance.expect("glancing");
+        let alone = examples.batch(&[1], draw(4, 1)).glance.expect("glancing");
+        assert_eq!(together.draws[1], alone.draws[0]);
+        assert_eq!(together.draws.iter().map(Vec::len).collect::<Vec<_>>(), [12, 4, 8]);
+        let later = examples.batch(&[1], draw(5, 1)).glance.expect("glancing");
+        assert_ne!(later.draws, alone.draws, "each epoch draws anew");
+        let ratios = [1, 2, 3, 4].map(|step| {
+            let ratio = examples.batch(&[1], draw(4, step)).glance.expect("glancing").ratio;
+            (ratio * 1000.0).round() / 1000.0
+        });
+        assert_eq!(ratios, [0.8, 0.5, 0.2, 0.2]);
+        assert_eq!(examples.batch(&[1], Draw::Evaluation).glance, None);
+    }
 
     #[test]
     fn classes_are_the_different_tokens_in_order() {

@@ -294,7 +294,7 @@ fn predicted<R: AsRef<[u32]>>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
@@ -336,7 +336,8 @@ mod tests {
         )
     }
 
-    fn pairs(objective: Masked) -> PairExamples {
+    /// Of `a b c d e` and `x`, `a` and `y z x y`, `b c d` and `z z`.
+    pub(in crate::data) fn pairs(objective: Masked) -> PairExamples {
         predicting(Prediction::Masked(objective))
     }
 

@@ -76,8 +76,7 @@ fn most_probable(
     sentences.collect()
 }
 
-/// Of sentences with so many positions, the most probable translation that a prefix beam search finds,
-/// and its log-probability.
+/// Of sentences with so many positions, the best translation that a prefix beam search finds, and its score.
 fn search(
     model: &Seq2Seq,
     ctc: &CtcHead,
@@ -92,7 +91,8 @@ fn search(
             Frame::of(&ctc.predict(&model.head, &states), config.candidates)
         })
         .collect();
-    cut(&frames, lengths).map(|frames| prefix_beam_search(frames, config.width)).collect()
+    let search = |frames| prefix_beam_search(frames, config.width, config.token_bonus);
+    cut(&frames, lengths).map(search).collect()
 }
 
 /// The positions of each sentence.
@@ -137,9 +137,16 @@ impl Frame {
 
 /// The beginnings of translations as a tree: each is one word behind another.
 struct Prefixes {
-    /// The beginning before, and the word.
-    nodes: Vec<(usize, i64)>,
+    nodes: Vec<Prefix>,
     children: HashMap<(usize, i64), usize>,
+}
+
+/// The beginning of a translation.
+struct Prefix {
+    before: usize,
+    /// The last word; -1 of the empty one.
+    word: i64,
+    length: usize,
 }
 
 /// The beginning without words.
@@ -147,17 +154,14 @@ const EMPTY: usize = 0;
 
 impl Prefixes {
     fn new() -> Self {
-        Self { nodes: vec![(EMPTY, -1)], children: HashMap::new() }
-    }
-
-    /// The last word; -1 of the empty one.
-    fn last(&self, prefix: usize) -> i64 {
-        self.nodes[prefix].1
+        let empty = Prefix { before: EMPTY, word: -1, length: 0 };
+        Self { nodes: vec![empty], children: HashMap::new() }
     }
 
     fn with(&mut self, prefix: usize, word: i64) -> usize {
         *self.children.entry((prefix, word)).or_insert_with(|| {
-            self.nodes.push((prefix, word));
+            let length = self.nodes[prefix].length + 1;
+            self.nodes.push(Prefix { before: prefix, word, length });
             self.nodes.len() - 1
         })
     }
@@ -165,7 +169,7 @@ impl Prefixes {
     fn words(&self, mut prefix: usize) -> Vec<i64> {
         let mut words = Vec::new();
         while prefix != EMPTY {
-            let (before, word) = self.nodes[prefix];
+            let Prefix { before, word, .. } = self.nodes[prefix];
             words.push(word);
             prefix = before;
         }
@@ -195,15 +199,15 @@ fn log_add(a: f64, b: f64) -> f64 {
     if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
 }
 
-/// The best of the `width` beginnings that are followed from position to position, and its
-/// log-probability.
-fn prefix_beam_search(frames: &[Frame], width: usize) -> (Vec<i64>, f64) {
+/// The best of the `width` beginnings that are followed from position to position, and its score: its
+/// log-probability, and the bonus for each of its tokens.
+fn prefix_beam_search(frames: &[Frame], width: usize, bonus: f64) -> (Vec<i64>, f64) {
     let mut prefixes = Prefixes::new();
     let mut beam = vec![(EMPTY, Mass { blank: 0.0, word: f64::NEG_INFINITY })];
     for Frame { blank, words } in frames {
         let mut next: HashMap<usize, Mass> = HashMap::new();
         for &(prefix, mass) in &beam {
-            let (last, total) = (prefixes.last(prefix), mass.total());
+            let (last, total) = (prefixes.nodes[prefix].word, mass.total());
             let same = next.entry(prefix).or_insert(Mass::NONE);
             same.blank = log_add(same.blank, total + blank);
             for &(word, log_prob) in words {
@@ -220,12 +224,15 @@ fn prefix_beam_search(frames: &[Frame], width: usize) -> (Vec<i64>, f64) {
             }
         }
         beam = next.into_iter().collect();
+        let score = |&(prefix, mass): &(usize, Mass)| {
+            mass.total() + bonus * prefixes.nodes[prefix].length as f64
+        };
         // Ties are decided by the order in which beginnings were found, and so by nothing random.
-        beam.sort_by(|(a, of_a), (b, of_b)| of_b.total().total_cmp(&of_a.total()).then(a.cmp(b)));
+        beam.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.0.cmp(&b.0)));
         beam.truncate(width);
     }
     let (best, mass) = beam[0];
-    (prefixes.words(best), mass.total())
+    (prefixes.words(best), mass.total() + bonus * prefixes.nodes[best].length as f64)
 }
 
 #[cfg(test)]
@@ -268,17 +275,25 @@ mod tests {
     }
 
     #[test]
-    fn a_wide_beam_finds_the_most_probable_translation() {
+    fn a_wide_beam_finds_the_best_translation() {
         let mut rng = stream(7, Purpose::Order, &[]);
-        let mut differs_from_greedy = 0;
+        let (mut differs_from_greedy, mut differs_with_bonus) = (0, 0);
         for _ in 0..50 {
             let frames = frames(&mut rng, 5, 3);
             let all = all(&frames);
-            let (best, probability) =
-                all.iter().max_by(|(_, a), (_, b)| a.total_cmp(b)).expect("some translation");
-            let (found, score) = prefix_beam_search(&frames, 1000);
-            assert_eq!(&found, best);
-            assert!((score.exp() - probability).abs() < 1e-9);
+            let best = |bonus: f64| {
+                let score = |(words, probability): (&Vec<i64>, &f64)| {
+                    (words.clone(), probability.ln() + bonus * words.len() as f64)
+                };
+                all.iter().map(score).max_by(|(_, a), (_, b)| a.total_cmp(b)).expect("some")
+            };
+            for bonus in [0.0, 0.7] {
+                let (found, score) = prefix_beam_search(&frames, 1000, bonus);
+                let (expected, of_expected) = best(bonus);
+                assert_eq!(found, expected, "bonus {bonus}");
+                assert!((score - of_expected).abs() < 1e-9, "bonus {bonus}");
+            }
+            differs_with_bonus += usize::from(best(0.0).0 != best(0.7).0);
             let greedy: Vec<Option<i64>> = frames
                 .iter()
                 .map(|frame| {
@@ -287,9 +302,10 @@ mod tests {
                     (best.1 > frame.blank).then_some(best.0)
                 })
                 .collect();
-            differs_from_greedy += usize::from(collapse(&greedy) != found);
+            differs_from_greedy += usize::from(collapse(&greedy) != best(0.0).0);
         }
         assert!(differs_from_greedy > 0, "else the search is good for nothing here");
+        assert!(differs_with_bonus > 0, "else the bonus is");
     }
 
     #[test]
@@ -299,7 +315,7 @@ mod tests {
             let frames = frames(&mut rng, 5, 3);
             let all = all(&frames);
             for width in [1, 2, 4] {
-                let (found, score) = prefix_beam_search(&frames, width);
+                let (found, score) = prefix_beam_search(&frames, width, 0.0);
                 assert!(score.exp() <= all[&found] + 1e-9, "{width}");
             }
         }
@@ -307,6 +323,6 @@ mod tests {
 
     #[test]
     fn no_positions_are_the_empty_translation() {
-        assert_eq!(prefix_beam_search(&[], 4), (vec![], 0.0));
+        assert_eq!(prefix_beam_search(&[], 4, 1.0), (vec![], 0.0));
     }
 }

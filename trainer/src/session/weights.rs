@@ -69,12 +69,15 @@ pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpo
     Ok(checkpoint)
 }
 
+/// What predicts lengths.
+const LENGTHS: &str = "encoder.length_embedding.weight";
+
 /// Takes the trained weights of another run, for parameters of the same names: those of its
 /// average, or else of its newest checkpoint. `bases` are this run's.
 ///
 /// # Errors
 /// No checkpoint, another vocabulary or BERT on the same side, or a weight that this model does not
-/// have in the same shape.
+/// have in the same shape, but for a length prediction that it does not need.
 pub fn warm_start(
     run: &Path,
     parameters: &Parameters,
@@ -94,7 +97,9 @@ pub fn warm_start(
         .map_err(|other| Misfit(other.to_string()))?;
     let path = checkpoint.path(ADAPTERS);
     let file = Weights::read(&path)?;
-    if let Some(name) = file.names().find(|name| !parameters.names.contains(name)) {
+    // A model that predicts no lengths can start from one that does.
+    let is_missing = |name: &&String| name.as_str() != LENGTHS && !parameters.names.contains(name);
+    if let Some(name) = file.names().find(is_missing) {
         bail!(Misfit(format!(
             "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
              a part of this one",

@@ -68,3 +68,37 @@ fn a_fused_transformer_starts_from_a_plain_one() {
     let nowhere = warm_start(&folder.path().join("x"), &warm.parameters, &[]).unwrap_err();
     assert!(format!("{nowhere:#}").contains("no weights for model.init"), "{nowhere:#}");
 }
+
+/// A model that predicts no lengths starts from one that does; its blanks start anew.
+#[test]
+fn a_model_with_blanks_starts_from_one_with_masks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::new(folder.path().join("checkpoints"));
+    let of = |objective, seed| {
+        let (source, target) =
+            (transformer(SOURCE_WORDS, "learned"), transformer(TARGET_WORDS, "learned"));
+        tiny(source, target, objective, 0, seed)
+    };
+    let trained = of(json!({ "masked": { "length_classes": 11 } }), 1);
+    publish(&trained, &store, &[]);
+    let (warm, cold) = (of(json!({ "ctc": {} }), 2), of(json!({ "ctc": {} }), 2));
+    warm_start(folder.path(), &warm.parameters, &[]).expect("a warm start");
+    let mut taken = 0;
+    for (place, (name, found)) in warm.parameters.views(&warm.parameters.weights).enumerate() {
+        let own = trained.parameters.names.iter().position(|own| own == name);
+        let expected = match own {
+            Some(own) => &trained.parameters.trained[own],
+            None => &cold.parameters.trained[place],
+        };
+        assert!(found.equal(expected), "{name}");
+        taken += usize::from(own.is_some());
+    }
+    assert_eq!(taken + 1, trained.parameters.names.len(), "all but the length prediction");
+    assert_eq!(taken + 2, warm.parameters.names.len(), "all but the blank's weight and bias");
+
+    // The other way round, blanks would be lost.
+    let store = Store::new(folder.path().join("other/checkpoints"));
+    publish(&warm, &store, &[]);
+    let error = warm_start(&folder.path().join("other"), &trained.parameters, &[]).unwrap_err();
+    assert!(error.to_string().contains("no trained `decoder.blank."), "{error}");
+}

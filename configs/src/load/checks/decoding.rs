@@ -1,14 +1,14 @@
 //! Whether a model can be decoded as the config says.
 
 use crate::load::report::Report;
-use crate::schema::decoding::{Decoding, MaskPredict};
+use crate::schema::decoding::{CtcSearch, Decoding, MaskPredict};
 use crate::schema::model::Objective;
 use crate::schema::run::RunConfig;
 
 /// Reports every conflict.
 pub(super) fn check(run: &RunConfig, report: &mut Report) {
     match (&run.model.objective, &run.decoding) {
-        (Objective::Ctc(_), Decoding::Ctc(_)) => {}
+        (Objective::Ctc(_), Decoding::Ctc(config)) => ctc(config, report),
         (Objective::Ctc(_), decoding) => {
             let message = "the ctc objective's decoder writes all tokens at once, with blanks between \
                            them, must be {ctc: ...}";
@@ -32,6 +32,16 @@ pub(super) fn check(run: &RunConfig, report: &mut Report) {
         }
         (Objective::Masked(_), Decoding::MaskPredict(config)) => mask_predict(config, report),
         (Objective::Autoregressive(_), Decoding::BeamSearch(_)) | (Objective::Mlm(_), _) => {}
+    }
+}
+
+fn ctc(config: &CtcSearch, report: &mut Report) {
+    if config.token_bonus > 0.0 && config.width == 1 {
+        let message = format!(
+            "found {}, but without a search nothing is compared, must be 0, or set width to 2 or more",
+            config.token_bonus
+        );
+        report.conflict("decoding.ctc.token_bonus", message);
     }
 }
 
