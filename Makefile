@@ -6,7 +6,7 @@ TORCH ?=
 LINTS = $(if $(findstring 0.1.95,$(shell PATH="$(PATH)" cargo clippy --version)),-D warnings)
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-transformers test-dashboards test-gpu bench-venv bench bench-gpu
+.PHONY: help setup setup-test demo test test-slurm chaos test-nccl test-transformers test-dashboards test-gpu bench-venv bench bench-gpu bench-scale
 
 help:
 	@echo 'make demo          set up, build, train the demo on this machine and report'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-gpu      test what needs GPUs: numerics, several ranks, faults'
 	@echo 'make bench         compare the speed with plain PyTorch (installs it)'
 	@echo 'make bench-gpu     the same on a GPU (2.7 GB more to download)'
+	@echo 'make bench-scale   what the launcher costs with up to 1000 ranks, and preparing with 4 million pairs'
 	@echo 'make setup         system packages, Rust and libtorch for CPUs; cargo works afterwards'
 	@echo 'make setup TORCH=cuda   the same with CUDA and NCCL'
 
@@ -88,3 +89,10 @@ bench: bench-venv
 bench-gpu: bench-venv
 	cargo build --release --package tandem-trainer
 	.deps/bench-venv/bin/python trainer/bench/gpu.py
+
+# Ranks that train nothing, and synthetic texts of 2.5 GB in all: docs/scale.md.
+bench-scale: setup
+	cargo build --release
+	cargo build --release --package tandem-launcher --examples
+	python3 launcher/bench/scale.py 8 32 128 512 1000
+	python3 trainer/bench/data.py 20000 1000000 4000000

@@ -8,6 +8,7 @@ mod check_gpu;
 mod collectives;
 mod compositions;
 mod dashboards;
+mod dependencies;
 mod doctor;
 mod elastic;
 mod export;

@@ -274,7 +274,7 @@ fn a_teacher_is_trained_first_and_gone_on_with() {
     let checkpoints = run.beside("late-teacher/checkpoints");
     eventually("the teacher has a checkpoint", || checkpoints.join("latest").exists());
     run.stop(0);
-    launch.wait(75).assert_said("data.distillation: the teacher ");
+    launch.wait(75).assert_said("data.distillation: training ");
     let launch = run.start(&[]);
     eventually("the teacher is done", || checkpoints.join("average").exists());
     kill_the_launcher(&run, launch);
@@ -338,7 +338,7 @@ fn a_teacher_that_cannot_teach_is_refused_before_anything_starts() {
     refused(&["data.distillation.teacher=bert-de"], "has the mlm objective and cannot translate");
     refused(
         &["data.distillation.teacher=refused.yaml"],
-        "would be its own teacher; it must be another run",
+        "would need itself first; it must be another run",
     );
     let masked = tiny.ab_net("masked-teacher", 1, 0.0);
     let masked = format!("data.distillation.teacher={}", masked.display());

@@ -14,5 +14,5 @@ pub mod pretrained;
 pub mod schema;
 
 pub use load::problem::{Place, Problem, ProblemKind, Problems};
-pub use load::{check_overrides, load, load_to_use, load_trained, read};
+pub use load::{check_overrides, load, load_to_use, load_trained, read, run_of};
 pub use schema::run::RunConfig;

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tandem_config::schema::run::names;
@@ -15,6 +17,9 @@ use crate::run::evaluation::EvaluationFolder;
 use crate::run::io_error::{IoContext, IoError};
 use crate::run::store::{AVERAGE, Checkpoint, MANIFEST, Store, StoreError};
 use crate::slurm::Job;
+
+/// How long those who look for a lock's holder may keep it from being taken.
+const LOOKERS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why a run folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -345,18 +350,16 @@ impl RunFolder {
             .truncate(false)
             .open(&path)
             .tried("open", &path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+        match lock_beside_lookers(&file) {
+            Ok(true) => {}
+            Ok(false) => {
                 let holder = read_holder(&mut file);
                 return Err(RunFolderError::Locked { path: self.path.clone(), holder });
             }
-            Err(TryLockError::Error(source)) if has_no_locks(&source) => {
+            Err(source) if has_no_locks(&source) => {
                 return Err(RunFolderError::NoLocks { path, source });
             }
-            Err(TryLockError::Error(source)) => {
-                return Err(IoError::new("lock", path, source).into());
-            }
+            Err(source) => return Err(IoError::new("lock", path, source).into()),
         }
         let write = |file: &mut File| {
             let holder = Holder::this()?;
@@ -431,6 +434,28 @@ impl RunFolder {
     }
 }
 
+/// Takes the lock of a file; false if another launcher has it. Whoever looks for the holder has a shared
+/// lock for a moment, and keeps nobody out.
+fn lock_beside_lookers(file: &File) -> io::Result<bool> {
+    let deadline = Instant::now() + LOOKERS_DEADLINE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        match file.try_lock_shared() {
+            Ok(()) => file.unlock()?,
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        if Instant::now() > deadline {
+            return Ok(false);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn ends_a_line(file: &mut File) -> io::Result<bool> {
     let length = file.seek(SeekFrom::End(0))?;
     let Some(last) = length.checked_sub(1) else { return Ok(true) };
@@ -479,6 +504,21 @@ mod tests {
         drop(lock);
         assert_eq!(run.holder(), None);
         run.lock().unwrap();
+    }
+
+    #[test]
+    fn who_looks_for_the_launcher_keeps_none_out() {
+        let folder = TempDir::new().unwrap();
+        let run = RunFolder::new(folder.path().join("run"));
+        drop(run.lock().unwrap());
+        let looker = File::open(run.lock_file()).unwrap();
+        looker.lock_shared().unwrap();
+        let looks = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(looker);
+        });
+        run.lock().unwrap();
+        looks.join().unwrap();
     }
 
     #[test]

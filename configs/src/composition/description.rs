@@ -55,6 +55,9 @@ pub fn of(model: &Model) -> Vec<(String, String)> {
         None => objective.to_owned(),
     };
     parts.push(("objective".to_owned(), objective));
+    if let Some(init) = &model.init {
+        parts.push(("start".to_owned(), format!("the trained weights of {}", init.display())));
+    }
     parts
 }
 

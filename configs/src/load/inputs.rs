@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::load::report::Report;
+use crate::load::run_of;
 use crate::pretrained::Side;
 use crate::pretrained::bert::{BertConfig, BertFolder};
 use crate::pretrained::folder::FolderError;
@@ -75,15 +76,31 @@ pub(super) fn check(run: &RunConfig, report: &mut Report) -> Shapes {
     for (path, settings) in run.model.besides() {
         beside = bert(&settings.pretrained, &format!("{path}.pretrained"), report);
     }
-    if let Some(folder) = &run.model.init
-        && !folder.join(names::CHECKPOINTS).is_dir()
-        && !folder.join(names::WEIGHTS).is_file()
-    {
-        let message =
-            format!("{} is neither a trained run's folder nor an exported model", folder.display());
-        report.missing("model.init", message);
+    if let Some(path) = &run.model.init {
+        init(path, report);
     }
     Shapes { encoder, decoder, beside }
+}
+
+/// What a model starts from: a run file, or a folder that has weights.
+fn init(path: &Path, report: &mut Report) {
+    let has_weights =
+        || path.join(names::CHECKPOINTS).is_dir() || path.join(names::WEIGHTS).is_file();
+    if path.is_dir() && !has_weights() {
+        let message =
+            format!("{} is neither a trained run's folder nor an exported model", path.display());
+        report.missing("model.init", message);
+    } else if !path.exists() {
+        let message = format!(
+            "there is no {}, must be a trained run's folder, an exported model's, or a run file",
+            path.display()
+        );
+        report.missing("model.init", message);
+    } else if run_of(path).is_none() {
+        let message =
+            format!("{} does not say where its run lies, must be a run file", path.display());
+        report.conflict("model.init", message);
+    }
 }
 
 fn transformer(config: &Transformer, key: &str, report: &mut Report) -> Shape {

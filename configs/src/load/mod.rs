@@ -25,7 +25,7 @@ use crate::pretrained::hub::locate;
 use crate::schema::decoding::Decoding;
 use crate::schema::json::schema;
 use crate::schema::model::Encoder;
-use crate::schema::run::RunConfig;
+use crate::schema::run::{Run, RunConfig};
 
 /// Loads and validates a run file; `overrides` are `path.to.key=value`.
 ///
@@ -133,6 +133,19 @@ pub fn load_to_use(path: &Path, overrides: &[String]) -> Result<RunConfig, Probl
 fn usable((run, problems): (RunConfig, Problems)) -> Result<RunConfig, Problems> {
     let problems = problems.of_using();
     if problems.list.is_empty() { Ok(run) } else { Err(problems) }
+}
+
+/// The folder of a run that is named by its folder or by its run file; none where that is no run file.
+///
+/// Only the place is read, so that a run file may name itself, which is refused elsewhere.
+pub fn run_of(path: &Path) -> Option<PathBuf> {
+    if path.is_dir() {
+        return Some(path.to_owned());
+    }
+    let mut root = tree(path, &[], &[], &mut Vec::new()).ok()?;
+    paths::expand_all(&mut root, &mut Vec::new());
+    let run: Run = serde_json::from_value(root.entry("run")?.value.to_value()).ok()?;
+    std::path::absolute(run.path()).ok()
 }
 
 /// The BERT that labels a run's pairs, if any: where its run has not made it yet, the one that its run

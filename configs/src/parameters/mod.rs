@@ -16,6 +16,9 @@ use crate::pretrained::bert::Bert;
 use crate::pretrained::network::{Network, Pretrained, Role, Tensor};
 use crate::schema::model::{CrossAttention, EncoderAdapters, Train};
 
+/// What predicts lengths, where a model does.
+pub const LENGTH_EMBEDDING: &str = "encoder.length_embedding.weight";
+
 /// One tensor of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parameter {

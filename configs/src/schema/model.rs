@@ -21,8 +21,9 @@ pub struct Model {
     pub decoder: Option<Decoder>,
     /// What the model is trained for.
     pub objective: Objective,
-    /// A trained run's folder: what it trained is where this model's weights of the same names
-    /// start; the others start as ever.
+    /// A trained run's folder, an exported model's, or a run file, which is launched first as a run of its
+    /// own: what it trained is where this model's weights of the same names start; the others start as
+    /// ever. All of its trained weights must be there in the same shape.
     pub init: Option<PathBuf>,
 }
 

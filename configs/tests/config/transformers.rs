@@ -211,7 +211,17 @@ const CONFLICTS: &[Case] = &[
     ),
     (
         &[("objective:\n", "init: ./nowhere\n  objective:\n")],
-        &["26:3: model.init: nowhere is neither a trained run's folder nor an exported model"],
+        &[
+            "26:3: model.init: there is no nowhere, must be a trained run's folder, an exported model's, or a run file",
+        ],
+    ),
+    (
+        &[("objective:\n", "init: english\n  objective:\n")],
+        &["26:3: model.init: english is neither a trained run's folder nor an exported model"],
+    ),
+    (
+        &[("objective:\n", "init: train.tsv\n  objective:\n")],
+        &["26:3: model.init: train.tsv does not say where its run lies, must be a run file"],
     ),
 ];
 

@@ -9,7 +9,7 @@ use tandem_cluster::slurm::{Allocation, Job};
 use crate::launch::{launch_on, place};
 use crate::metrics;
 use crate::prepare;
-use crate::prepare::distillation;
+use crate::prepare::dependency;
 use crate::prepare::worker;
 use crate::slurm::job;
 use crate::terminal::exit::Exit;
@@ -34,7 +34,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        distillation::check(&config)?;
+        dependency::check(&config)?;
         let (program, interrupts) = (worker::find()?, Interrupts::catch()?);
         let run = RunFolder::new(config.run.path());
         if Allocation::is_follower() {

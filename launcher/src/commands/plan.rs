@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tandem_cluster::topology::Topology;
 
 use crate::prepare;
-use crate::prepare::distillation;
+use crate::prepare::dependency;
 use crate::prepare::plan::Plan;
 use crate::prepare::worker;
 use crate::terminal::exit::{Exit, Refused};
@@ -27,7 +27,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        distillation::check(&config)?;
+        dependency::check(&config)?;
         let topology =
             Topology::find_now(&config.cluster).map_err(|error| Refused(error.to_string()))?;
         let program = worker::find().unwrap_or_else(|_| "tandem-worker".into());

@@ -12,7 +12,7 @@ use super::exit_of;
 use super::in_repository;
 use crate::launch::launch;
 use crate::prepare;
-use crate::prepare::distillation;
+use crate::prepare::dependency;
 use crate::prepare::worker;
 use crate::reproduce::chart::draw;
 use crate::reproduce::difference::add_differences;
@@ -145,7 +145,7 @@ impl Args {
         say(format_args!("{}: {}", row.data, row.system));
         let ended = match table.untrained {
             true => speed::measure(config, interrupts),
-            false => distillation::check(&config)
+            false => dependency::check(&config)
                 .map_err(anyhow::Error::from)
                 .and_then(|()| launch(config, false, worker::find()?, interrupts.clone())),
         };

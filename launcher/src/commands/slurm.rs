@@ -11,7 +11,7 @@ use tandem_cluster::slurm;
 use tandem_cluster::topology::Topology;
 
 use crate::prepare;
-use crate::prepare::distillation;
+use crate::prepare::dependency;
 use crate::slurm::script::{Request, Script};
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::output;
@@ -37,7 +37,7 @@ pub(super) struct Args {
 impl Args {
     pub(super) fn run(self) -> anyhow::Result<Exit> {
         let config = prepare::load(&self.config, &self.overrides)?;
-        distillation::check(&config)?;
+        dependency::check(&config)?;
         if let Some(warning) = self.request.check_time(&self.sbatch, &config.cluster)? {
             say(format_args!("warning: {warning}"));
         }

@@ -65,7 +65,12 @@ fn text(
     lines.push(format!("run         {}", run.path().display()));
     let description = match waiting.as_ref().and_then(Option::as_ref) {
         Some(id) => format!("stopped; job {id} is in the queue and will resume it"),
-        None => describe(state, is_live).into(),
+        None => match &state.needed {
+            Some(needed) if is_live => {
+                format!("{} is trained first ({})", needed.run.display(), needed.key)
+            }
+            _ => describe(state, is_live).into(),
+        },
     };
     lines.push(format!("state       {description}"));
     lines.push(format!("step        {} of {}", state.step, state.steps));
@@ -126,6 +131,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::journal::Needed;
     use crate::journal::ending::Ending;
     use crate::journal::failure::{Failure, FailureKind};
 
@@ -180,6 +186,19 @@ mod tests {
             shown(&state, false, Some(Some("72".into())))
         );
         insta::assert_snapshot!("stopped_and_its_job_is_gone", shown(&state, false, Some(None)));
+    }
+
+    #[test]
+    fn a_run_that_needs_another_one_first() {
+        let needed =
+            Needed { key: "model.init".into(), run: Path::new("runs/transformer").to_owned() };
+        let state = State { status: Status::Running, needed: Some(needed), ..State::default() };
+        let line = |is_live: bool| {
+            let text = shown(&state, is_live, None);
+            text.lines().find(|line| line.starts_with("state ")).unwrap().to_owned()
+        };
+        assert_eq!(line(true), "state       runs/transformer is trained first (model.init)");
+        assert_eq!(line(false), "state       its launcher was killed; launch it again to resume");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A run's life: what teachers make for it, attempts at training, then the finished model's
+//! A run's life: what other runs make for it, attempts at training, then the finished model's
 //! average, scores and export.
 
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use tandem_cluster::run::store::Checkpoint;
 use tandem_cluster::slurm::Job;
 use tandem_config::schema::model::Objective;
 
+use super::dependency;
 use super::evaluation::Collector;
 use super::finish;
 use super::gaps::{self, Gap};
@@ -15,7 +16,6 @@ use super::group::End;
 use super::restarts::Restarts;
 use super::stragglers::Stragglers;
 use super::summary;
-use super::teacher;
 use super::training::Training;
 use super::{Coordinator, Halt};
 use crate::journal::ledger::Activity;
@@ -41,8 +41,9 @@ impl Coordinator {
             false => Activity::Restart,
         };
         self.journal.state.ledger.open(activity, Instant::now());
-        let ended =
-            teacher::teach(&mut self).and_then(|()| self.train()).and_then(|()| self.complete());
+        let ended = dependency::provide(&mut self)
+            .and_then(|()| self.train())
+            .and_then(|()| self.complete());
         let exit = match ended {
             Ok(()) => Exit::Done,
             Err(Halt::Exit(exit)) => exit,
@@ -168,6 +169,11 @@ impl Coordinator {
                 self.journal.save();
             }
         }
+    }
+
+    /// Whether there is a checkpoint to resume from, or one that was damaged.
+    pub(super) fn is_trained(&self) -> Result<bool, Halt> {
+        Ok(!self.run.store().steps()?.is_empty())
     }
 
     /// A checkpoint that the finished model needs and that is not there; `filled` is the step of the

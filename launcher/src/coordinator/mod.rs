@@ -4,13 +4,14 @@
 //!   overdue; [`engine_log`] finds in the output of mpirun or srun what went wrong.
 //! - [`attempts`] is what follows from the end of a group, for which [`restarts`] decides what is done
 //!   about a failure.
-//! - [`lifecycle`] is the order of the stages: [`teacher`] before training, for which [`translations`]
-//!   are made or found; [`training`], where [`evaluation`] merges and scores what the ranks translated,
+//! - [`lifecycle`] is the order of the stages: [`dependency`] before training, which trains the runs that
+//!   this one needs, and [`teacher`], for which [`translations`] are made or found; [`training`], where [`evaluation`] merges and scores what the ranks translated,
 //!   [`stragglers`] finds slow ranks and [`gaps`] the checkpoints that must be trained again; [`finish`]
 //!   after it; [`summary`] is what the report says.
 //! - [`session`]: groups of workers for `tandem translate`, `tandem evaluate` and `tandem serve`.
 
 pub(crate) mod attempts;
+pub(crate) mod dependency;
 pub(crate) mod engine_log;
 pub(crate) mod evaluation;
 pub(crate) mod finish;
@@ -51,7 +52,7 @@ pub(crate) struct Coordinator {
     pub progress: Progress,
     /// Where the run stands.
     pub journal: Journal,
-    /// Launches the run of a teacher.
+    /// Launches a run that this one needs.
     pub launch: Launch,
 }
 

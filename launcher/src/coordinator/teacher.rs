@@ -2,49 +2,35 @@
 //! (Kim and Rush 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a
 //! run learns from (Chen et al. 2020), with which its own workers label the data.
 //!
-//! A teacher is trained first where its run file is given, as a run of its own. Then, for pairs, this
-//! run's workers have it translate ([`translations`]), and what it wrote becomes the pairs in the run's
-//! folder, in the order of the text.
+//! A teacher is trained first where its run file is given ([`dependency`]). Then this run's workers have
+//! it translate ([`translations`]), and what it wrote becomes the pairs in the run's folder, in the order
+//! of the text.
 
 use std::collections::HashSet;
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::json;
 use tandem_cluster::run::atomic;
-use tandem_cluster::run::folder::RunFolderError;
 use tandem_cluster::run::records::Translation;
 use tandem_cluster::run::store::{ADAPTERS, Checkpoint};
 use tandem_cluster::run::synthetic::{self, Record};
 use tandem_cluster::run::task::{self, Input, Task, TooLong};
 
-use super::translations;
 use super::{Coordinator, Halt};
+use super::{dependency, translations};
 use crate::journal::Stage;
+use crate::prepare::dependency::Dependency;
 use crate::prepare::distillation::{
-    DistillationJob, DistillationStats, SCORES, SOFT_LABELS, Teacher, jobs,
+    DistillationJob, DistillationStats, SCORES, jobs, teacher_checkpoint,
 };
 use crate::score::{self, Scoring};
-use crate::terminal::exit::Exit;
 
-/// How often a teacher that another launcher has is looked at.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Has all teachers trained, and make their pairs, as far as that is not done yet.
+/// Has all teachers make their pairs, as far as that is not done yet.
 pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
-    if !matches!(coordinator.journal.state.stage, Stage::Train | Stage::Data) {
-        return Ok(());
-    }
-    if let Some(teacher) = Teacher::of_soft_labels(&coordinator.config)?
-        && teacher.is_missing()
-    {
-        train(coordinator, SOFT_LABELS, teacher)?;
-    }
     for job in jobs(&coordinator.config) {
         // What was trained on it already decides what it is; see data.allow_changed.
-        let is_trained = !coordinator.run.store().steps()?.is_empty();
+        let is_trained = coordinator.is_trained()?;
         let made = synthetic::verified(&job.folder);
         if made.is_some_and(|made| is_trained || job.input.hash().is_ok_and(|now| now == made.text))
         {
@@ -52,62 +38,18 @@ pub(super) fn teach(coordinator: &mut Coordinator) -> Result<(), Halt> {
         }
         coordinator.journal.state.stage = Stage::Data;
         coordinator.journal.save();
-        let (teacher, checkpoint) = trained(coordinator, &job)?;
+        let teacher = dependency::trained(coordinator, job.key, Dependency::find(&job.teacher)?)?;
+        let checkpoint = teacher_checkpoint(&teacher)?;
         make(coordinator, &job, &teacher, &checkpoint)?;
     }
-    coordinator.journal.state.stage = Stage::Train;
     Ok(())
-}
-
-/// The teacher, trained now if need be.
-fn trained(
-    coordinator: &mut Coordinator,
-    job: &DistillationJob,
-) -> Result<(Teacher, Checkpoint), Halt> {
-    let mut teacher = Teacher::find(&job.teacher)?;
-    if teacher.is_run_file {
-        let run = teacher.run.clone();
-        train(coordinator, job.key, teacher)?;
-        teacher = Teacher::find(run.path())?;
-    }
-    let checkpoint = teacher.checkpoint()?;
-    Ok((teacher, checkpoint))
-}
-
-/// Launches a teacher, which resumes if it was interrupted. If another launcher is training it, such as
-/// that of another student, this waits.
-fn train(coordinator: &mut Coordinator, key: &str, teacher: Teacher) -> Result<(), Halt> {
-    let run = teacher.run.path().display();
-    coordinator.progress.say(&format!("{key}: the teacher {run} first"));
-    let mut waits = false;
-    loop {
-        let (program, interrupts) =
-            (coordinator.workers.program.clone(), coordinator.workers.interrupts.clone());
-        let error = match (coordinator.launch)(teacher.config.clone(), program, interrupts) {
-            Ok(Exit::Done) => return Ok(()),
-            Ok(exit) => return Err(Halt::Exit(exit)),
-            Err(error) => error,
-        };
-        let Some(RunFolderError::Locked { holder, .. }) = error.downcast_ref() else {
-            return Err(error.into());
-        };
-        if coordinator.workers.interrupts.stop_requested() {
-            return Err(Halt::Exit(Exit::Stopped));
-        }
-        if !std::mem::replace(&mut waits, true) {
-            coordinator
-                .progress
-                .say(&format!("{key}: waiting for {holder}, which has the teacher"));
-        }
-        thread::sleep(POLL_INTERVAL);
-    }
 }
 
 /// Has the teacher translate, and makes pairs of the translations.
 fn make(
     coordinator: &mut Coordinator,
     job: &DistillationJob,
-    teacher: &Teacher,
+    teacher: &Dependency,
     checkpoint: &Checkpoint,
 ) -> Result<(), Halt> {
     let task = task_of(job, teacher, checkpoint)?;
@@ -147,14 +89,14 @@ fn make(
 
 fn task_of(
     job: &DistillationJob,
-    teacher: &Teacher,
+    teacher: &Dependency,
     checkpoint: &Checkpoint,
 ) -> anyhow::Result<Task> {
     let task = Task {
         model: teacher.run.path().to_owned(),
         config: None,
         checkpoint: checkpoint.folder().to_owned(),
-        decoding: teacher.decoding(job)?,
+        decoding: job.decoding(teacher)?,
         input: job.input.clone(),
         too_long: TooLong::Skip,
         chunk: job.chunk,
@@ -175,7 +117,7 @@ fn task_of(
 
 fn figures(
     job: &DistillationJob,
-    teacher: &Teacher,
+    teacher: &Dependency,
     translations: &[Translation],
     scoring: Scoring,
 ) -> DistillationStats {

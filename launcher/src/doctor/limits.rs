@@ -25,7 +25,7 @@ fn ranks(site: &Site) -> u64 {
 }
 
 pub(super) fn open_files(site: &Site) -> Option<Trouble> {
-    few_open_files(&site.system_text(LIMITS))
+    few_open_files(&site.system_text(LIMITS), ranks(site))
 }
 
 /// Refuses to launch where workers would hang or die without an error message: mpirun does not report that it
@@ -35,18 +35,23 @@ pub(super) fn open_files(site: &Site) -> Option<Trouble> {
 /// As the doctor's checks.
 pub(crate) fn refuse_low_limits(topology: &Topology) -> Result<(), Refused> {
     let limits = std::fs::read_to_string(LIMITS).unwrap_or_default();
-    few_open_files(&limits)
+    few_open_files(&limits, topology.ranks as u64)
         .or_else(|| few_processes(&limits, topology))
         .map_or(Ok(()), |Trouble { what, remedy, .. }| Err(Refused(format!("{what}; {remedy}"))))
 }
 
-fn few_open_files(limits: &str) -> Option<Trouble> {
-    let granted = limit_in(limits, "Max open files").filter(|&granted| granted < 512)?;
+fn few_open_files(limits: &str, ranks: u64) -> Option<Trouble> {
+    // The launcher has a connection with each rank.
+    let needed = 512.max(128 + ranks);
+    let granted = limit_in(limits, "Max open files").filter(|&granted| granted < needed)?;
     fail(
         format!(
-            "a process may open only {granted} files, but workers and their connections need 512"
+            "a process may open only {granted} files, but workers and their connections need {needed}"
         ),
-        "raise the limit: `ulimit -n 4096`, or LimitNOFILE of the service that starts Tandem",
+        format!(
+            "raise the limit: `ulimit -n {}`, or LimitNOFILE of the service that starts Tandem",
+            needed.max(4096)
+        ),
     )
 }
 
@@ -71,8 +76,9 @@ pub(super) fn processes(site: &Site) -> Option<Trouble> {
 }
 
 fn few_processes(limits: &str, topology: &Topology) -> Option<Trouble> {
-    // Besides its threads that compute, a worker on a CPU has 7; the launcher and mpirun have 10.
-    let needed = 16 + topology.ranks_per_host() * (8 + topology.threads);
+    // Besides its threads that compute, a worker on a CPU has 7; the launcher and mpirun have 10, and the
+    // launcher another one for each rank.
+    let needed = 16 + topology.ranks + topology.ranks_per_host() * (8 + topology.threads);
     let granted = limit_in(limits, "Max processes").filter(|&granted| granted < needed as u64)?;
     fail(
         format!(

@@ -373,7 +373,7 @@ const SEEDS: &[(&str, Seed, &str)] = &[
             it.add_run();
             it.write("proc/self/limits", "Max processes 30 30 processes");
         },
-        "but the run needs 34",
+        "but the run needs 36",
     ),
     (
         "processes",

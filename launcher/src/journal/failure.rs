@@ -103,11 +103,21 @@ impl Failure {
         }
         let _ = writeln!(text, "log: {}", self.log.display());
         if !self.consequences.is_empty() {
-            let ranks: Vec<String> = self.consequences.iter().map(usize::to_string).collect();
-            let _ = writeln!(text, "failed as a consequence: rank {}", ranks.join(", "));
+            let ranks = ranges(&self.consequences);
+            let _ = writeln!(text, "failed as a consequence: rank {ranks}");
         }
         text + "next: " + next
     }
+}
+
+/// Ascending numbers, from the third in a row on as a range: `0, 2, 4-9`.
+fn ranges(numbers: &[usize]) -> String {
+    let rows = numbers.chunk_by(|one, next| one + 1 == *next);
+    let words = rows.map(|row| match row {
+        [first, _, .., last] => format!("{first}-{last}"),
+        few => few.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),
+    });
+    words.collect::<Vec<_>>().join(", ")
 }
 
 /// The last non-empty lines of a log.
@@ -149,6 +159,11 @@ mod tests {
             consequences: vec![0, 2],
             log: PathBuf::from("/nowhere/rank-1.log"),
         }
+    }
+
+    #[test]
+    fn ranks_in_a_row_are_a_range() {
+        assert_eq!(ranges(&[0, 1, 3, 5, 6, 7, 9]), "0, 1, 3, 5-7, 9");
     }
 
     #[test]

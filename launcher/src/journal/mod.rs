@@ -69,6 +69,8 @@ pub(crate) enum Stage {
 pub(crate) struct State {
     pub status: Status,
     pub stage: Stage,
+    /// The run that is trained before this one.
+    pub needed: Option<Needed>,
     /// The newest attempt.
     pub attempt: u64,
     /// The number of restarts after failures.
@@ -115,6 +117,15 @@ pub(crate) struct State {
     pub job_endings: Vec<Ending>,
     /// When this was written, in seconds since 1970.
     pub updated: f64,
+}
+
+/// A run that is trained before the one that needs it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Needed {
+    /// The config's key that names it.
+    pub key: String,
+    /// Its folder.
+    pub run: PathBuf,
 }
 
 /// One group of workers that trained.

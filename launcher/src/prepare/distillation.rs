@@ -2,7 +2,7 @@
 //! 2016) and back-translation (Sennrich et al. 2016); and the BERT whose soft labels a run learns from
 //! (Chen et al. 2020).
 //!
-//! Here are the jobs and the checks of the teachers; [`crate::coordinator::teacher`] runs them.
+//! Here are the jobs and what they ask of their teachers; [`crate::coordinator::teacher`] runs them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,10 @@ use tandem_cluster::run::store::{AVERAGE, Checkpoint};
 use tandem_cluster::run::synthetic::{self, Pair};
 use tandem_cluster::run::task::Input;
 use tandem_config::RunConfig;
-use tandem_config::load_trained;
 use tandem_config::schema::decoding::{BeamSearch, CtcSearch, Decoding};
 use tandem_config::schema::model::Objective;
 
-use crate::journal::{Stage, State, Status, read_state};
-use crate::prepare;
+use crate::prepare::dependency::Dependency;
 use crate::score::Scores;
 use crate::terminal::exit::Refused;
 
@@ -115,67 +113,40 @@ pub(crate) fn jobs(config: &RunConfig) -> Vec<DistillationJob> {
     jobs
 }
 
-/// A teacher, trained or not.
-pub(crate) struct Teacher {
-    pub(crate) run: RunFolder,
-    pub(crate) config: RunConfig,
-    /// Whether it was given as a run file, and is launched if it has not finished.
-    pub(crate) is_run_file: bool,
+/// The run that trains the BERT of soft labels, if the config names one.
+pub(crate) fn soft_labels_teacher(config: &RunConfig) -> Result<Option<Dependency>, Refused> {
+    let Some(labels) = config.model.soft_labels() else { return Ok(None) };
+    let Some(path) = &labels.teacher else { return Ok(None) };
+    let teacher = Dependency::find(path)?;
+    if !teacher.config.model.joins_pairs() {
+        return Err(Refused(format!(
+            "{SOFT_LABELS}: {} does not read pairs; it must have the mlm objective with \
+             `conditional: true`",
+            path.display()
+        )));
+    }
+    let export = teacher.run.export();
+    if export != Path::new(labels.bert()) {
+        return Err(Refused(format!(
+            "{SOFT_LABELS}: {} trains the BERT {}, but `pretrained` is {}: leave out `pretrained`",
+            path.display(),
+            export.display(),
+            labels.bert()
+        )));
+    }
+    Ok(Some(teacher))
 }
 
-impl Teacher {
-    pub(crate) fn find(path: &Path) -> Result<Self, Refused> {
-        let is_run_file = !path.is_dir();
-        let (run, config) = if is_run_file {
-            let config = prepare::load(path, &[])?;
-            (RunFolder::new(config.run.path()), config)
-        } else {
-            let run = RunFolder::new(path.to_owned());
-            let config = load_trained(&run.config()).map_err(|error| Refused(error.to_string()))?;
-            (run, config)
-        };
-        Ok(Self { run, config, is_run_file })
-    }
-
-    /// The run that trains the BERT of soft labels, if the config names one.
-    pub(crate) fn of_soft_labels(config: &RunConfig) -> Result<Option<Self>, Refused> {
-        let Some(labels) = config.model.soft_labels() else { return Ok(None) };
-        let Some(path) = &labels.teacher else { return Ok(None) };
-        let teacher = Self::find(path)?;
-        if !teacher.config.model.joins_pairs() {
+impl DistillationJob {
+    /// The decoding of its teacher.
+    pub(crate) fn decoding(&self, teacher: &Dependency) -> Result<Decoding, Refused> {
+        let (key, name) = (self.key, self.teacher.display());
+        if let Objective::Mlm(_) = teacher.config.model.objective {
             return Err(Refused(format!(
-                "{SOFT_LABELS}: {} does not read pairs; it must have the mlm objective with \
-                 `conditional: true`",
-                path.display()
+                "{key}.teacher: {name} has the mlm objective and cannot translate"
             )));
         }
-        let export = teacher.run.export();
-        if export != Path::new(labels.bert()) {
-            return Err(Refused(format!(
-                "{SOFT_LABELS}: {} trains the BERT {}, but `pretrained` is {}: leave out `pretrained`",
-                path.display(),
-                export.display(),
-                labels.bert()
-            )));
-        }
-        Ok(Some(teacher))
-    }
-
-    /// Whether it must be launched first.
-    pub(crate) fn is_missing(&self) -> bool {
-        let is_done = |state: State| state.stage == Stage::Finished && state.status == Status::Done;
-        self.is_run_file && !read_state(&self.run).is_some_and(is_done)
-    }
-
-    /// The decoding for a job.
-    pub(crate) fn decoding(&self, job: &DistillationJob) -> Result<Decoding, Refused> {
-        let (key, teacher) = (job.key, job.teacher.display());
-        if let Objective::Mlm(_) = self.config.model.objective {
-            return Err(Refused(format!(
-                "{key}.teacher: {teacher} has the mlm objective and cannot translate"
-            )));
-        }
-        match (self.config.decoding.clone(), job.beam) {
+        match (teacher.config.decoding.clone(), self.beam) {
             (decoding, None) => Ok(decoding),
             (Decoding::BeamSearch(search), Some(width)) => {
                 Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
@@ -184,48 +155,24 @@ impl Teacher {
                 Ok(Decoding::Ctc(CtcSearch { width, ..search }))
             }
             (Decoding::MaskPredict(_), Some(_)) => Err(Refused(format!(
-                "{key}.beam: the teacher {teacher} has the masked objective and does not use beam \
+                "{key}.beam: the teacher {name} has the masked objective and does not use beam \
                  search; leave it out"
             ))),
         }
     }
-
-    pub(crate) fn checkpoint(&self) -> anyhow::Result<Checkpoint> {
-        self.run.model(AVERAGE).with_context(|| {
-            let path = self.run.path().display();
-            format!(
-                "{path} is not a finished run: launch it first, or give its run file as the teacher"
-            )
-        })
-    }
 }
 
-/// Checks all teachers of a run and their own teachers, before anything starts.
+/// The checkpoint with which a teacher translates.
 ///
 /// # Errors
-/// The first teacher that cannot do its job.
-pub(crate) fn check(config: &RunConfig) -> Result<(), Refused> {
-    fn check_below(config: &RunConfig, above: &mut Vec<PathBuf>) -> Result<(), Refused> {
-        above.push(config.run.path());
-        Teacher::of_soft_labels(config)?;
-        for job in jobs(config) {
-            let teacher = Teacher::find(&job.teacher)?;
-            teacher.decoding(&job)?;
-            if above.iter().any(|run| run == teacher.run.path()) {
-                return Err(Refused(format!(
-                    "{}.teacher: {} would be its own teacher; it must be another run",
-                    job.key,
-                    teacher.run.path().display()
-                )));
-            }
-            if teacher.is_run_file {
-                check_below(&teacher.config, above)?;
-            }
-        }
-        above.pop();
-        Ok(())
-    }
-    check_below(config, &mut Vec::new())
+/// It has not finished, or the checkpoint is damaged.
+pub(crate) fn teacher_checkpoint(teacher: &Dependency) -> anyhow::Result<Checkpoint> {
+    teacher.run.model(AVERAGE).with_context(|| {
+        let path = teacher.run.path().display();
+        format!(
+            "{path} is not a finished run: launch it first, or give its run file as the teacher"
+        )
+    })
 }
 
 /// Notes on what a launch would do with each teacher.
@@ -242,7 +189,7 @@ pub(crate) fn notes(config: &RunConfig) -> Vec<String> {
             }
         }
     };
-    let missing = Teacher::of_soft_labels(config).ok().flatten().filter(Teacher::is_missing);
+    let missing = soft_labels_teacher(config).ok().flatten().filter(Dependency::is_missing);
     let labels = missing
         .map(|teacher| format!("{SOFT_LABELS}: {} is trained first", teacher.run.path().display()));
     labels.into_iter().chain(jobs(config).into_iter().map(note)).collect()

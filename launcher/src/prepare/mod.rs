@@ -1,6 +1,7 @@
 //! From a config to a run folder that is ready to train, or to an error.
 
 pub(crate) mod changes;
+pub(crate) mod dependency;
 pub(crate) mod distillation;
 pub(crate) mod hub;
 pub(crate) mod plan;

@@ -14,8 +14,8 @@ use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 use tandem_config::schema::decoding::Decoding;
 
-use crate::prepare::distillation;
 use crate::prepare::worker::Work;
+use crate::prepare::{dependency, distillation};
 use crate::terminal::text::{quoted, thousands};
 
 #[derive(Debug, Clone, Serialize)]
@@ -64,6 +64,7 @@ impl Plan {
         let mut notes = Vec::new();
         let composition = Composition::open(config)?;
         notes.extend(head_note(&composition));
+        notes.extend(dependency::note(config));
         notes.extend(distillation::notes(config));
         notes.extend(soft_label_note(config));
         notes.extend(decoding_note(config));

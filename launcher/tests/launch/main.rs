@@ -3,6 +3,7 @@
 mod causes;
 mod metrics;
 mod orphans;
+mod scale;
 mod slurm;
 mod starts;
 mod streams;

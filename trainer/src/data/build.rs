@@ -137,12 +137,11 @@ impl Builder<'_> {
         Ok(key.finalize().into())
     }
 
-    /// Builds the samples and the report on their lines, with `threads` threads.
+    /// Adds the samples to `draft`, with `threads` threads; the report on their lines.
     ///
     /// # Errors
-    /// Unreadable files, or a line that the config refuses.
-    pub fn build(&self, threads: usize) -> Result<(Draft, Vec<u8>), DataError> {
-        let mut draft = Draft::default();
+    /// Unreadable files, a line that the config refuses, or an unwritable cache.
+    pub fn build(&self, threads: usize, draft: &mut Draft) -> Result<Vec<u8>, DataError> {
         let mut report = DataReport::default();
         for text in self.texts {
             let mut records = Records::open(text)?;
@@ -156,7 +155,7 @@ impl Builder<'_> {
                 let parts = map_slices(&chunk, threads, |part| self.tokenise(part));
                 for part in parts {
                     for line in part? {
-                        self.admit(text, line, &mut draft, &mut report)?;
+                        self.admit(text, line, draft, &mut report)?;
                     }
                 }
             }
@@ -165,9 +164,9 @@ impl Builder<'_> {
                 report.made_bad += report.bad() - before.1;
             }
         }
-        report.kept = draft.len() as u64;
+        report.kept = draft.len();
         (report.source_tokens, report.target_tokens) = draft.tokens();
-        Ok((draft, serde_json::to_vec(&report).unwrap_or_default()))
+        Ok(serde_json::to_vec(&report).unwrap_or_default())
     }
 
     fn tokenise(&self, records: &[Record]) -> Result<Vec<Line>, TokenizerError> {
@@ -267,7 +266,7 @@ impl Builder<'_> {
         report.cut += u64::from(is_cut);
         let texts = (!self.is_training()).then_some((&*record.source, &*record.target));
         for (source, target) in samples {
-            draft.push(record.line, &source, &target, texts);
+            draft.push(record.line, &source, &target, texts)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! sources, of targets and of texts (u64 each), ids of sources and of targets (u32), texts, report.
 
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{self, BufWriter, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,83 +45,145 @@ pub enum CacheError {
 /// The hash of all inputs of a cache file.
 pub type Key = [u8; 32];
 
-/// The samples of a cache file before it is written.
-#[derive(Debug, Default)]
+/// The samples of a cache file before it is written, in a file without a name for each section: a text may be
+/// larger than memory.
+#[derive(Debug)]
 pub struct Draft {
-    lines: Vec<u64>,
-    source_ends: Vec<u64>,
-    target_ends: Vec<u64>,
-    text_ends: Vec<u64>,
-    sources: Vec<u32>,
-    targets: Vec<u32>,
-    texts: Vec<u8>,
+    folder: PathBuf,
+    lines: Section,
+    source_ends: Section,
+    target_ends: Section,
+    text_ends: Section,
+    sources: Section,
+    targets: Section,
+    texts: Section,
+}
+
+/// Values of one type, one behind the other.
+#[derive(Debug)]
+struct Section {
+    file: BufWriter<File>,
+    count: u64,
+}
+
+impl Section {
+    fn new(folder: &Path) -> io::Result<Self> {
+        Ok(Self { file: BufWriter::new(tempfile::tempfile_in(folder)?), count: 0 })
+    }
+
+    fn extend<T: bytemuck::NoUninit>(&mut self, values: &[T]) -> io::Result<()> {
+        self.count += values.len() as u64;
+        self.file.write_all(bytemuck::cast_slice(values))
+    }
+
+    fn copy(&mut self, to: &mut impl Write) -> io::Result<()> {
+        self.file.rewind()?;
+        io::copy(self.file.get_mut(), to).map(drop)
+    }
 }
 
 impl Draft {
+    /// No samples yet; they are kept in the file system of this folder.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn new(folder: &Path) -> io::Result<Self> {
+        let section = || Section::new(folder);
+        Ok(Self {
+            folder: folder.to_owned(),
+            lines: section()?,
+            source_ends: section()?,
+            target_ends: section()?,
+            text_ends: section()?,
+            sources: section()?,
+            targets: section()?,
+            texts: section()?,
+        })
+    }
+
     /// Adds a sample. Either all samples have texts or none does.
-    pub fn push(&mut self, line: u64, source: &[u32], target: &[u32], texts: Option<(&str, &str)>) {
-        self.lines.push(line);
-        self.sources.extend_from_slice(source);
-        self.source_ends.push(self.sources.len() as u64);
-        self.targets.extend_from_slice(target);
-        self.target_ends.push(self.targets.len() as u64);
-        if let Some((source, target)) = texts {
-            for text in [source, target] {
-                self.texts.extend_from_slice(text.as_bytes());
-                self.text_ends.push(self.texts.len() as u64);
-            }
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn push(
+        &mut self,
+        line: u64,
+        source: &[u32],
+        target: &[u32],
+        texts: Option<(&str, &str)>,
+    ) -> Result<(), CacheError> {
+        self.add(line, source, target, texts)
+            .map_err(|source| CacheError::Write { path: self.folder.clone(), source })
+    }
+
+    fn add(
+        &mut self,
+        line: u64,
+        source: &[u32],
+        target: &[u32],
+        texts: Option<(&str, &str)>,
+    ) -> io::Result<()> {
+        self.lines.extend(&[line])?;
+        self.sources.extend(source)?;
+        self.source_ends.extend(&[self.sources.count])?;
+        self.targets.extend(target)?;
+        self.target_ends.extend(&[self.targets.count])?;
+        for text in texts.into_iter().flat_map(|(source, target)| [source, target]) {
+            self.texts.extend(text.as_bytes())?;
+            self.text_ends.extend(&[self.texts.count])?;
         }
+        Ok(())
     }
 
     /// Number of samples.
-    pub fn len(&self) -> usize {
-        self.lines.len()
+    pub fn len(&self) -> u64 {
+        self.lines.count
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
+        self.len() == 0
     }
 
     /// The numbers of source and target tokens.
     pub fn tokens(&self) -> (u64, u64) {
-        (self.sources.len() as u64, self.targets.len() as u64)
+        (self.sources.count, self.targets.count)
     }
 
-    fn write(&self, file: &mut impl Write, key: &Key, report: &[u8]) -> std::io::Result<()> {
-        let sections: [&[u8]; 8] = [
-            bytemuck::cast_slice(&self.lines),
-            bytemuck::cast_slice(&self.source_ends),
-            bytemuck::cast_slice(&self.target_ends),
-            bytemuck::cast_slice(&self.text_ends),
-            bytemuck::cast_slice(&self.sources),
-            bytemuck::cast_slice(&self.targets),
-            &self.texts,
-            report,
-        ];
+    fn write(&mut self, file: &mut impl Write, key: &Key, report: &[u8]) -> io::Result<()> {
         let counts = [
-            self.lines.len(),
-            self.text_ends.len(),
-            self.sources.len(),
-            self.targets.len(),
-            self.texts.len(),
-            report.len(),
+            self.lines.count,
+            self.text_ends.count,
+            self.sources.count,
+            self.targets.count,
+            self.texts.count,
+            report.len() as u64,
         ];
         let mut start = MAGIC.to_vec();
         start.extend_from_slice(key);
         for count in counts {
-            start.extend_from_slice(&(count as u64).to_le_bytes());
+            start.extend_from_slice(&count.to_le_bytes());
         }
         let mut hash = Sha256::new_with_prefix(&start);
-        for section in sections {
-            hash.update(section);
-        }
+        self.copy(&mut hash)?;
+        hash.update(report);
         file.write_all(&start)?;
         file.write_all(&hash.finalize())?;
-        for section in sections {
-            file.write_all(section)?;
-        }
-        Ok(())
+        self.copy(file)?;
+        file.write_all(report)
+    }
+
+    fn copy(&mut self, to: &mut impl Write) -> io::Result<()> {
+        let sections = [
+            &mut self.lines,
+            &mut self.source_ends,
+            &mut self.target_ends,
+            &mut self.text_ends,
+            &mut self.sources,
+            &mut self.targets,
+            &mut self.texts,
+        ];
+        sections.into_iter().try_for_each(|section| section.copy(to))
     }
 }
 
@@ -135,14 +197,14 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the file of this key, or writes it with the samples and the report of `make`.
+    /// Opens the file of this key, or writes it with the samples that `make` adds to a draft, and its report.
     ///
     /// # Errors
     /// `make` fails, or the folder cannot be written.
     pub fn open_or_make<E: From<CacheError>>(
         folder: &Path,
         key: &Key,
-        make: impl FnOnce() -> Result<(Draft, Vec<u8>), E>,
+        make: impl FnOnce(&mut Draft) -> Result<Vec<u8>, E>,
     ) -> Result<Self, E> {
         let name = hex::encode(&key[..16]);
         let path = folder.join(format!("{name}.tokens"));
@@ -158,7 +220,8 @@ impl Cache {
         if let Some(cache) = Self::open(&path, key) {
             return Ok(cache);
         }
-        let (draft, report) = make()?;
+        let mut draft = Draft::new(folder).map_err(failed)?;
+        let report = make(&mut draft)?;
         atomic::replace(&path, |file| draft.write(file, key, &report))
             .map_err(|source| CacheError::Write { path: path.clone(), source })?;
         Self::open(&path, key).ok_or_else(|| CacheError::Damaged { path }.into())
@@ -287,16 +350,15 @@ mod tests {
 
     const KEY: Key = [7; 32];
 
-    fn draft(texts: bool) -> Draft {
-        let mut draft = Draft::default();
-        draft.push(1, &[5, 6, 7], &[8], texts.then_some(("fünf", "")));
-        draft.push(4, &[], &[9, 10], texts.then_some(("", "neun zehn")));
-        draft
+    fn fill(draft: &mut Draft, texts: bool) -> Result<Vec<u8>, CacheError> {
+        draft.push(1, &[5, 6, 7], &[8], texts.then_some(("fünf", ""))).unwrap();
+        draft.push(4, &[], &[9, 10], texts.then_some(("", "neun zehn"))).unwrap();
+        assert_eq!((draft.len(), draft.tokens()), (2, (3, 3)));
+        Ok(b"{}".to_vec())
     }
 
     fn make(folder: &Path) -> Cache {
-        Cache::open_or_make::<CacheError>(folder, &KEY, || Ok((draft(true), b"{}".to_vec())))
-            .unwrap()
+        Cache::open_or_make(folder, &KEY, |draft| fill(draft, true)).unwrap()
     }
 
     fn file(folder: &Path) -> PathBuf {
@@ -324,18 +386,17 @@ mod tests {
     #[test]
     fn samples_and_texts_may_be_empty() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |key: Key, draft: Draft| {
-            Cache::open_or_make::<CacheError>(folder.path(), &key, || Ok((draft, vec![]))).unwrap()
-        };
-        assert!(open([1; 32], Draft::default()).is_empty());
-        assert_eq!(open([2; 32], draft(false)).texts(0), None);
+        let empty = Cache::open_or_make::<CacheError>(folder.path(), &[1; 32], |_| Ok(vec![]));
+        assert!(empty.unwrap().is_empty());
+        let made = Cache::open_or_make(folder.path(), &[2; 32], |draft| fill(draft, false));
+        assert_eq!(made.unwrap().texts(0), None);
     }
 
     #[test]
     fn a_cached_file_is_not_written_again() {
         let folder = tempfile::tempdir().unwrap();
         make(folder.path());
-        let again = Cache::open_or_make::<CacheError>(folder.path(), &KEY, || unreachable!());
+        let again = Cache::open_or_make::<CacheError>(folder.path(), &KEY, |_| unreachable!());
         assert_eq!(again.unwrap().len(), 2);
     }
 
@@ -366,9 +427,9 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    let cache = Cache::open_or_make::<CacheError>(folder.path(), &KEY, || {
+                    let cache = Cache::open_or_make(folder.path(), &KEY, |draft| {
                         made.fetch_add(1, Ordering::SeqCst);
-                        Ok((draft(true), vec![]))
+                        fill(draft, true)
                     });
                     assert_eq!(cache.unwrap().len(), 2);
                 });
@@ -382,7 +443,7 @@ mod tests {
     fn a_failure_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let damaged = || CacheError::Damaged { path: PathBuf::new() };
-        let result = Cache::open_or_make(folder.path(), &KEY, || Err(damaged()));
+        let result = Cache::open_or_make(folder.path(), &KEY, |_| Err(damaged()));
         assert!(result.is_err());
         make(folder.path());
     }
@@ -392,8 +453,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         std::fs::write(&path, "").unwrap();
-        let result =
-            Cache::open_or_make(&path, &KEY, || Ok::<_, CacheError>((draft(true), vec![])));
+        let result = Cache::open_or_make(&path, &KEY, |draft| fill(draft, true));
         assert!(result.unwrap_err().to_string().contains("set data.cache"));
     }
 }

@@ -37,7 +37,8 @@ impl Corpus {
     ) -> Result<Self, DataError> {
         let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
-        let cache = Cache::open_or_make(cache, &builder.key()?, || builder.build(threads))?;
+        let cache =
+            Cache::open_or_make(cache, &builder.key()?, |draft| builder.build(threads, draft))?;
         let report = serde_json::from_slice(cache.report());
         let mut report: DataReport = report.map_err(|source| {
             let file = builder.first_file().to_owned();

@@ -7,7 +7,8 @@ use tandem_cluster::run::control::Report;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::store::{self, ADAPTERS, AVERAGE, Checkpoint, LATEST, StoreError};
 use tandem_config::composition::Composition;
-use tandem_config::parameters;
+use tandem_config::parameters::{self, LENGTH_EMBEDDING};
+use tandem_config::run_of;
 use tch::no_grad;
 
 use crate::model::Parameters;
@@ -69,28 +70,24 @@ pub fn open(folder: &Path, bases: &[(String, String)]) -> anyhow::Result<Checkpo
     Ok(checkpoint)
 }
 
-/// What predicts lengths.
-const LENGTHS: &str = "encoder.length_embedding.weight";
-
-/// Takes the trained weights of another run, for parameters of the same names: those of its
-/// average, or else of its newest checkpoint. `bases` are this run's.
+/// Takes the trained weights of another run, given by its folder or run file, for parameters of the same
+/// names: those of its average, or else of its newest checkpoint. `bases` are this run's.
 ///
 /// # Errors
 /// No checkpoint, another vocabulary or BERT on the same side, or a weight that this model does not
 /// have in the same shape, but for a length prediction that it does not need.
 pub fn warm_start(
-    run: &Path,
+    init: &Path,
     parameters: &Parameters,
     bases: &[(String, String)],
 ) -> anyhow::Result<()> {
-    let folder = RunFolder::new(run.to_owned());
+    let unusable = || format!("{} has no weights for model.init to start from", init.display());
+    let folder = RunFolder::new(run_of(init).with_context(unusable)?);
     let checkpoint = match folder.model(AVERAGE) {
         Err(StoreError::Absent { .. }) => folder.model(LATEST),
         found => found,
     };
-    let checkpoint = checkpoint.with_context(|| {
-        format!("{} has no weights for model.init to start from", run.display())
-    })?;
+    let checkpoint = checkpoint.with_context(unusable)?;
     let here = |side: &str| bases.iter().find(|(known, _)| known == side);
     checkpoint
         .check_bases(|side| here(side).map(|(_, hash)| hash.as_str()))
@@ -98,7 +95,8 @@ pub fn warm_start(
     let path = checkpoint.path(ADAPTERS);
     let file = Weights::read(&path)?;
     // A model that predicts no lengths can start from one that does.
-    let is_missing = |name: &&String| name.as_str() != LENGTHS && !parameters.names.contains(name);
+    let is_missing =
+        |name: &&String| name.as_str() != LENGTH_EMBEDDING && !parameters.names.contains(name);
     if let Some(name) = file.names().find(is_missing) {
         bail!(Misfit(format!(
             "this model has no trained `{name}` as {} has: model.init must be a run whose model is \
@@ -108,7 +106,8 @@ pub fn warm_start(
     }
     for (name, mut view) in parameters.views(&parameters.weights) {
         if file.has(name) {
-            let stored = file.get(name, &view.size())?;
+            let stored = file.get(name, &view.size());
+            let stored = stored.map_err(|other| Misfit(format!("model.init: {other}")))?;
             no_grad(|| view.copy_(stored));
         }
     }

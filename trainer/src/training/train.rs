@@ -92,8 +92,8 @@ impl<'a> Trainer<'a> {
             let checkpoint = weights::open(folder, &bases)?;
             state = checkpoint::resume(&checkpoint, &parameters, &mut adam)?;
             state.world_size = worker.world_size;
-        } else if let Some(run) = &config.model.init {
-            weights::warm_start(run, &parameters, &bases)?;
+        } else if let Some(init) = &config.model.init {
+            weights::warm_start(init, &parameters, &bases)?;
         }
         let corpus = languages.corpus(worker, Split::Train)?.context("data.train is missing")?;
         let data = languages.data_hashes(worker, &corpus)?;

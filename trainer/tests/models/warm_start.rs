@@ -4,7 +4,7 @@ use serde_json::json;
 use tandem_cluster::run::store::Store;
 use tandem_config::schema::training::Optimizer;
 use tandem_trainer::optim::Adam;
-use tandem_trainer::session::weights::warm_start;
+use tandem_trainer::session::weights::{Misfit, warm_start};
 use tandem_trainer::training::checkpoint::{Snapshot, TrainerState};
 
 use crate::support::{SOURCE_WORDS, Tiny, fused, tiny, transformer};
@@ -62,6 +62,11 @@ fn a_fused_transformer_starts_from_a_plain_one() {
     };
     let message = refused(&warm, "b1");
     assert!(message.contains("was trained on another source vocabulary (SHA-256 a0)"), "{message}");
+    let (source, target) =
+        (transformer(SOURCE_WORDS + 1, "learned"), transformer(TARGET_WORDS, "learned"));
+    let other = tiny(source, target, json!({ "autoregressive": {} }), 0, 1);
+    let error = warm_start(folder.path(), &other.parameters, &bases("a0")).unwrap_err();
+    assert!(error.is::<Misfit>() && error.to_string().contains("has shape ["), "{error:#}");
     publish(&warm, &store, &[vocabulary]);
     let message = refused(&plain(3), "a0");
     assert!(message.contains("this model has no trained `"), "{message}");

@@ -18,6 +18,11 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a write to one worker may take; its socket's buffer holds thousands of messages.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How many connections may wait to be accepted; the system may allow fewer.
+const BACKLOG: i32 = 4096;
+/// How long nothing is accepted after a connection could not be.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
 /// What happened to a group of workers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -93,7 +98,7 @@ struct Shared {
     secret: String,
     attempt: u64,
     world_size: usize,
-    members: Mutex<BTreeMap<usize, TcpStream>>,
+    members: Mutex<BTreeMap<usize, Arc<TcpStream>>>,
     stopping: AtomicBool,
     closed: AtomicBool,
 }
@@ -116,6 +121,7 @@ impl Server {
             [] => here,
             _ => network::listen_to_all()?,
         };
+        let_many_connect(&listener)?;
         let own = listener.local_addr()?;
         let seen = |address: &IpAddr| SocketAddr::new(*address, own.port());
         let addresses = match addresses {
@@ -188,14 +194,14 @@ impl Drop for Server {
 }
 
 impl Shared {
-    fn members(&self) -> MutexGuard<'_, BTreeMap<usize, TcpStream>> {
+    fn members(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<TcpStream>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send_all(&self, message: &Downward) {
         for stream in self.members().values() {
             // A worker that cannot be written to is about to be reported as gone.
-            let _ = send(stream, message);
+            let _ = send(&**stream, message);
         }
     }
 
@@ -204,43 +210,47 @@ impl Shared {
             if self.closed.load(Ordering::SeqCst) {
                 return;
             }
-            let Ok(stream) = stream else { continue };
+            let Ok(stream) = stream else {
+                // For want of files or memory, of which there may be more when others have left.
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            };
             let (shared, events) = (Arc::clone(&self), events.clone());
             // Without a thread the connection is dropped, which the worker reports.
             let _ = std::thread::Builder::new()
                 .name("control-member".into())
-                .spawn(move || shared.serve(stream, &events));
+                .spawn(move || shared.serve(&Arc::new(stream), &events));
         }
     }
 
-    fn serve(&self, stream: TcpStream, events: &Sender<Event>) {
+    fn serve(&self, stream: &Arc<TcpStream>, events: &Sender<Event>) {
         let Ok(peer) = stream.peer_addr() else { return };
-        let Ok(mut incoming) = prepare(&stream) else { return };
+        let Ok(mut incoming) = prepare(stream) else { return };
         let hello = match receive(&mut incoming) {
             Ok(Some(Upward::Hello(hello))) => hello,
             Ok(Some(_)) => {
-                return self.refuse(&stream, peer, "it did not introduce itself", events);
+                return self.refuse(stream, peer, "it did not introduce itself", events);
             }
             Ok(None) => return,
-            Err(error) => return self.refuse(&stream, peer, &error.to_string(), events),
+            Err(error) => return self.refuse(stream, peer, &error.to_string(), events),
         };
         let rank = hello.rank;
-        if let Err(reason) = self.admit(&hello, &stream) {
-            return self.refuse(&stream, peer, &reason, events);
+        if let Err(reason) = self.admit(&hello, stream) {
+            return self.refuse(stream, peer, &reason, events);
         }
         let Hello { host, device, .. } = hello;
         let pid = (hello.number_space == process::number_space()).then_some(hello.pid);
         let address = peer.ip().to_canonical();
         // Nobody receives events any more when the server is being dropped.
         let _ = events.send(Event::Joined { rank, host, address, pid, device });
-        let goodbye = self.follow(rank, &mut incoming, &stream, events);
+        let goodbye = self.follow(rank, &mut incoming, stream, events);
         self.members().remove(&rank);
         let _ = stream.shutdown(Shutdown::Both);
         let _ = events.send(Event::Left { rank, goodbye });
     }
 
     /// Checks a hello and answers it; no other message may overtake the welcome.
-    fn admit(&self, hello: &Hello, stream: &TcpStream) -> Result<(), String> {
+    fn admit(&self, hello: &Hello, stream: &Arc<TcpStream>) -> Result<(), String> {
         if hello.secret != self.secret {
             return Err("it has another secret".into());
         }
@@ -260,12 +270,12 @@ impl Shared {
             return Err(format!("there is a rank {} already", hello.rank));
         }
         let failed = |error: io::Error| error.to_string();
-        send(stream, &Downward::Welcome).map_err(failed)?;
+        send(&**stream, &Downward::Welcome).map_err(failed)?;
         if self.stopping.load(Ordering::SeqCst) {
-            send(stream, &Downward::Stop).map_err(failed)?;
+            send(&**stream, &Downward::Stop).map_err(failed)?;
         }
         stream.set_read_timeout(None).map_err(failed)?;
-        members.insert(hello.rank, stream.try_clone().map_err(failed)?);
+        members.insert(hello.rank, Arc::clone(stream));
         Ok(())
     }
 
@@ -278,7 +288,7 @@ impl Shared {
     fn follow(
         &self,
         rank: usize,
-        incoming: &mut BufReader<TcpStream>,
+        incoming: &mut BufReader<&TcpStream>,
         stream: &TcpStream,
         events: &Sender<Event>,
     ) -> Option<i32> {
@@ -316,10 +326,32 @@ impl Shared {
     }
 }
 
-fn prepare(stream: &TcpStream) -> io::Result<BufReader<TcpStream>> {
+/// Lets all ranks of a large group connect at the same moment: where the queue of a listener is full, the
+/// system lets a connection wait for seconds.
+fn let_many_connect(listener: &TcpListener) -> io::Result<()> {
+    // On a socket that listens already, this changes the length of its queue.
+    socket2::SockRef::from(listener).listen(BACKLOG)
+}
+
+/// A rank's connection takes one open file, of which a process may often have 1024.
+fn prepare(stream: &TcpStream) -> io::Result<BufReader<&TcpStream>> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(WRITE_DEADLINE))?;
     stream.set_read_timeout(Some(HELLO_DEADLINE))?;
-    let incoming = stream.try_clone()?;
-    Ok(BufReader::new(incoming))
+    Ok(BufReader::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_may_connect_before_any_is_accepted() {
+        let listener = network::listen_here().unwrap();
+        let_many_connect(&listener).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap();
+        let waiting: Vec<TcpStream> = (0..300).map(connect).collect();
+        assert_eq!(waiting.len(), 300);
+    }
 }
