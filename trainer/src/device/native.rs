@@ -28,6 +28,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn tandem_new_stream(gpu: i8, id: *mut i64, handle: *mut *mut c_void) -> *mut c_char;
     fn tandem_use_stream(gpu: i8, id: i64) -> *mut c_char;
+    fn tandem_gpu_memory(gpu: i8, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn tandem_tune_cpu() -> *mut c_char;
     fn tandem_dropout(
         out: *mut *mut c_void,
@@ -184,6 +185,14 @@ pub(crate) fn new_stream(gpu: usize) -> (i64, *mut c_void) {
 pub(crate) fn use_stream(gpu: usize, id: i64) {
     // SAFETY: no pointers.
     check(unsafe { tandem_use_stream(gpu as i8, id) });
+}
+
+/// Bytes of a GPU that this process's tensors take, and that libtorch holds for them.
+pub(crate) fn gpu_memory(gpu: usize) -> (u64, u64) {
+    let (mut allocated, mut reserved) = (0, 0);
+    // SAFETY: both pointers are valid for writes.
+    check(unsafe { tandem_gpu_memory(gpu as i8, &mut allocated, &mut reserved) });
+    (allocated, reserved)
 }
 
 /// Variables by which libtorch and oneDNN bound what they keep of each product's shape: a program of

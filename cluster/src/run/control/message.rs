@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::run::records::{DataReport, EvaluationSums, TrainingMetrics, number};
+use crate::run::records::{DataReport, EvaluationSums, Memory, TrainingMetrics, number};
 
 /// Longer lines are refused: only something that is not ours sends them.
 const LINE_BYTES: u64 = 64 << 20;
@@ -96,7 +96,7 @@ pub enum Report {
         /// Versions and hashes by name.
         facts: BTreeMap<String, String>,
     },
-    /// The average time of a micro-batch on a rank since its last report; every rank.
+    /// The average time of a micro-batch on a rank since its last report, and its memory; every rank.
     Pace {
         /// The optimizer step.
         step: u64,
@@ -106,6 +106,8 @@ pub enum Report {
         /// Seconds of computing.
         #[serde(with = "number")]
         compute: f64,
+        /// What the rank holds now.
+        memory: Memory,
     },
     /// Figures of a training step; rank 0.
     Metrics {

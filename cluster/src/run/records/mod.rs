@@ -6,6 +6,7 @@
 mod data;
 mod evaluation;
 mod latency;
+mod memory;
 pub(crate) mod number;
 mod training;
 mod translation;
@@ -13,5 +14,6 @@ mod translation;
 pub use data::{DataReport, Example, Problem, ProblemCount, shorten};
 pub use evaluation::{EvaluationSums, TranslationSums};
 pub use latency::Latency;
+pub use memory::{GpuMemory, Memory};
 pub use training::{StepTime, TrainingMetrics};
 pub use translation::Translation;
