@@ -47,6 +47,11 @@ const char* tandem_torch_config() {
   return config.c_str();
 }
 
+const char* tandem_cpu_capability() {
+  static const std::string capability = at::get_cpu_capability();
+  return capability.c_str();
+}
+
 char* tandem_set_grad(at::Tensor* parameter, at::Tensor* grad) {
   return guarded([&] { parameter->mutable_grad() = *grad; });
 }

@@ -14,9 +14,11 @@ use tandem_config::RunConfig;
 
 use super::evaluation::{self, Collector, Evaluation, Merged, Part};
 use super::group::Listener;
+use super::preflight::Finding;
 use super::restarts::Restarts;
 use super::stragglers::Stragglers;
 use crate::journal::ending::Ending;
+use crate::journal::figures::Figures;
 use crate::journal::ledger::Activity;
 use crate::journal::{Journal, Pace, Rank, now};
 use crate::score::Scoring;
@@ -115,11 +117,30 @@ impl Listener for Training<'_> {
             // The group's own business, and another verb's.
             Report::Failed { .. }
             | Report::Identity { .. }
+            | Report::Preflight { .. }
             | Report::Translated { .. }
             | Report::Serving { .. }
             | Report::Began { .. }
             | Report::Answered { .. } => {}
         }
+    }
+
+    fn measured(&mut self, figures: Vec<Figures>, findings: &[Finding], seconds: f64) {
+        let texts: Vec<&String> = findings.iter().map(|finding| &finding.text).collect();
+        self.journal
+            .event("preflight", json!({ "seconds": seconds, "ranks": figures, "findings": texts }));
+        match findings {
+            [] => self.progress.say(&format!(
+                "preflight: nothing conspicuous on {} ranks, in {seconds:.1} s",
+                figures.len()
+            )),
+            // A failure is reported as such.
+            _ => findings
+                .iter()
+                .filter(|finding| !finding.is_failure)
+                .for_each(|finding| self.notice(&finding.text)),
+        }
+        self.journal.state.preflight = figures;
     }
 
     fn stopping(&mut self) {

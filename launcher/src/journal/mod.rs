@@ -2,10 +2,11 @@
 //!
 //! Neither stops a run: if one cannot be written, for example on a full disk, that is reported once.
 //! [`failure`] is what went wrong in a group of workers, [`ending`] how a Slurm job ended, [`ledger`] where
-//! the time went.
+//! the time went, [`figures`] what a preflight measured.
 
 pub(crate) mod ending;
 pub(crate) mod failure;
+pub(crate) mod figures;
 pub(crate) mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use tandem_cluster::run::records::{DataReport, Memory};
 
 use crate::journal::ending::Ending;
 use crate::journal::failure::Failure;
+use crate::journal::figures::Figures;
 use crate::journal::ledger::Ledger;
 
 /// The interval at which state.json is written when only numbers have changed.
@@ -85,6 +87,8 @@ pub(crate) struct State {
     pub step_seconds: Option<f64>,
     /// When the newest report of a step came, in seconds since 1970.
     pub stepped: Option<f64>,
+    /// What the newest preflight measured.
+    pub preflight: Vec<Figures>,
     /// The ranks of the newest group that trains, as far as they have connected.
     pub ranks: BTreeMap<usize, Rank>,
     /// Seconds until the last step.

@@ -8,6 +8,7 @@ unsafe extern "C" {
     fn tandem_free(message: *mut c_char);
     fn tandem_torch_version() -> *const c_char;
     fn tandem_torch_config() -> *const c_char;
+    fn tandem_cpu_capability() -> *const c_char;
     fn tandem_set_grad(parameter: *mut c_void, grad: *mut c_void) -> *mut c_char;
     fn tandem_on_accumulated(
         parameter: *mut c_void,
@@ -229,6 +230,12 @@ pub(crate) fn loaded_torch_version() -> String {
 pub(crate) fn torch_version() -> String {
     // SAFETY: a C string that lives as long as the program.
     unsafe { CStr::from_ptr(tandem_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The instructions that libtorch's own kernels use on this CPU, such as AVX2.
+pub(crate) fn cpu_capability() -> String {
+    // SAFETY: a C string that lives as long as the program.
+    unsafe { CStr::from_ptr(tandem_cpu_capability()) }.to_string_lossy().into_owned()
 }
 
 /// The CUDA that libtorch was built with, as 1000 · major + 10 · minor, by libcudart, which it loads

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::run::records::{DataReport, EvaluationSums, Memory, TrainingMetrics, number};
+use crate::run::records::{
+    DataReport, EvaluationSums, Memory, PreflightStage, TrainingMetrics, number,
+};
 
 /// Longer lines are refused: only something that is not ours sends them.
 const LINE_BYTES: u64 = 64 << 20;
@@ -95,6 +97,11 @@ pub enum Report {
     Identity {
         /// Versions and hashes by name.
         facts: BTreeMap<String, String>,
+    },
+    /// How far this rank has come in the preflight; every rank, where the launcher has asked for one.
+    Preflight {
+        /// So far, and what it has found out.
+        stage: PreflightStage,
     },
     /// The average time of a micro-batch on a rank since its last report, and its memory; every rank.
     Pace {

@@ -8,6 +8,7 @@ mod evaluation;
 mod latency;
 mod memory;
 pub(crate) mod number;
+mod preflight;
 mod training;
 mod translation;
 
@@ -15,5 +16,6 @@ pub use data::{DataReport, Example, Problem, ProblemCount, shorten};
 pub use evaluation::{EvaluationSums, TranslationSums};
 pub use latency::Latency;
 pub use memory::{GpuMemory, Memory};
+pub use preflight::{Disk, PreflightStage, Probe};
 pub use training::{StepTime, TrainingMetrics};
 pub use translation::Translation;
