@@ -19,7 +19,7 @@ use tandem_config::schema::cluster::{Deadlines, Preflight as When};
 
 use super::engine_log::{death, describe_signal, lost_host, start_failure};
 use super::members::{Members, Overdue};
-use super::preflight::{self, Finding, Late, Preflight};
+use super::preflight::{self, Late, Preflight};
 use crate::journal;
 use crate::journal::ending::Ending;
 use crate::journal::failure::{Failure, FailureKind};
@@ -84,7 +84,7 @@ pub(crate) trait Listener {
     /// A rank reports.
     fn report(&mut self, rank: usize, report: Report);
     /// The hosts were measured before anything was loaded, in so many seconds.
-    fn measured(&mut self, figures: Vec<Figures>, findings: &[Finding], seconds: f64) {
+    fn measured(&mut self, figures: Vec<Figures>, findings: &[String], seconds: f64) {
         let _ = (figures, findings, seconds);
     }
     /// The group was asked to stop.
@@ -282,6 +282,9 @@ impl Watch<'_> {
                 let host = self.ways.host_at(address).map_or(host, str::to_owned);
                 let process = pid.and_then(Process::find);
                 self.listener.joined(rank, &host, &device);
+                if let Some(preflight) = &mut self.preflight {
+                    preflight.joined(rank, &host, now);
+                }
                 self.members.join(rank, host, process, now);
                 if self.members.complete() {
                     self.listener.all_joined();
@@ -330,17 +333,17 @@ impl Watch<'_> {
         }
     }
 
-    /// A rank has come so far in the preflight. What the last one adds is compared.
+    /// A rank has come so far in the preflight. When the last one has done everything, all are compared.
     fn reached(&mut self, rank: usize, stage: PreflightStage, now: Instant) {
-        let (Some(preflight), Some(member)) = (&mut self.preflight, self.members.get(rank)) else {
-            return;
-        };
-        let time = (now, journal::now());
-        let Some(figures) = preflight.reached(rank, &member.host, stage, time) else { return };
-        let seconds = preflight.spent(now).as_secs_f64();
-        let findings = preflight::compare(&figures, self.memory_per_rank);
-        self.listener.measured(figures, &findings, seconds);
-        if let Some(Finding { rank, text, .. }) = findings.into_iter().find(|it| it.is_failure) {
+        let Some(preflight) = &mut self.preflight else { return };
+        let is_over = preflight.reached(rank, stage, (now, journal::now()));
+        if is_over {
+            let (figures, seconds) = (preflight.figures(), preflight.spent(now).as_secs_f64());
+            let findings = preflight::compare(&figures, self.memory_per_rank);
+            self.listener.measured(figures, &findings, seconds);
+        } else if preflight.is_full(rank)
+            && let Some((rank, text)) = preflight::full_disk(&preflight.figures())
+        {
             let code = Exit::Usage.code().into();
             self.fail(FailureKind::Error, Some(rank), text, Some(code));
         }

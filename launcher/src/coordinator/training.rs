@@ -14,7 +14,6 @@ use tandem_config::RunConfig;
 
 use super::evaluation::{self, Collector, Evaluation, Merged, Part};
 use super::group::Listener;
-use super::preflight::Finding;
 use super::restarts::Restarts;
 use super::stragglers::Stragglers;
 use crate::journal::ending::Ending;
@@ -125,20 +124,17 @@ impl Listener for Training<'_> {
         }
     }
 
-    fn measured(&mut self, figures: Vec<Figures>, findings: &[Finding], seconds: f64) {
-        let texts: Vec<&String> = findings.iter().map(|finding| &finding.text).collect();
-        self.journal
-            .event("preflight", json!({ "seconds": seconds, "ranks": figures, "findings": texts }));
+    fn measured(&mut self, figures: Vec<Figures>, findings: &[String], seconds: f64) {
+        self.journal.event(
+            "preflight",
+            json!({ "seconds": seconds, "ranks": figures, "findings": findings }),
+        );
         match findings {
             [] => self.progress.say(&format!(
                 "preflight: nothing conspicuous on {} ranks, in {seconds:.1} s",
                 figures.len()
             )),
-            // A failure is reported as such.
-            _ => findings
-                .iter()
-                .filter(|finding| !finding.is_failure)
-                .for_each(|finding| self.notice(&finding.text)),
+            _ => findings.iter().for_each(|text| self.notice(text)),
         }
         self.journal.state.preflight = figures;
     }

@@ -84,6 +84,9 @@ fn run_as(
         tell_panics(session.clone());
     }
     worker.report(Report::Identity { facts: versions(&worker) });
+    if preflight::is_wanted() {
+        preflight::look(&worker);
+    }
     let mut universe = None;
     let result = start_mpi(&worker).and_then(|mpi| {
         let (started, mpi) = mpi.unzip();
@@ -176,8 +179,8 @@ pub(super) fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
     Mpi::start(number("OMPI_COMM_WORLD_SIZE").unwrap_or(1))
 }
 
-/// What sums gradients over the ranks: MPI in main memory, NCCL between GPUs. The hosts are measured before,
-/// if the launcher asks for it.
+/// What sums gradients over the ranks: MPI in main memory, NCCL between GPUs. The way there is tried, if the
+/// launcher asks for it.
 ///
 /// # Errors
 /// What keeps a rank from using NCCL.
@@ -187,7 +190,7 @@ pub(super) fn collective(
 ) -> Result<Box<dyn Collective>, CollectiveError> {
     let Some(mpi) = mpi else { return Ok(Box::new(Solo)) };
     if preflight::is_wanted() {
-        preflight::look(worker, &mpi)?;
+        preflight::meet(worker, &mpi)?;
     }
     let world: Box<dyn Collective> = match worker.device {
         Device::Cpu => Box::new(mpi),

@@ -36,12 +36,17 @@ pub(crate) fn is_wanted() -> bool {
     env::var(PREFLIGHT_VARIABLE).is_ok_and(|value| value == "1")
 }
 
-/// Measures this rank's host, then the way to rank 0.
+/// Measures this rank's host: before MPI, which a full disk ends with words of its own.
+pub(crate) fn look(worker: &Worker) {
+    reached(worker, PreflightStage::Probed(probe(worker)));
+}
+
+/// Tries the way to rank 0.
 ///
 /// # Errors
 /// A failing communication library.
-pub(crate) fn look(worker: &Worker, mpi: &Mpi) -> Result<(), CollectiveError> {
-    reached(worker, PreflightStage::Probed(probe(worker)));
+pub(crate) fn meet(worker: &Worker, mpi: &Mpi) -> Result<(), CollectiveError> {
+    reached(worker, PreflightStage::Started);
     let seconds = link(mpi)?;
     reached(worker, PreflightStage::Linked { seconds });
     Ok(())

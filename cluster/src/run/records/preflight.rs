@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum PreflightStage {
     /// It has measured its host.
     Probed(Probe),
+    /// MPI is started, for which ranks wait for each other.
+    Started,
     /// Messages have gone from it to rank 0 and back; of rank 0, with all others.
     Linked {
         /// Seconds of a message to each other rank and back, by rank; rank 0 alone.
