@@ -119,7 +119,7 @@ const STRIKES: [(&str, Strike, &[&str]); 4] = [
 ];
 
 /// What is wrong with rank 1, or with its host, from the start.
-const STARTS: [(&str, Prepare, i32, &[&str]); 9] = [
+const STARTS: [(&str, Prepare, i32, &[&str]); 10] = [
     (
         "a BERT that is absent on one host",
         |ranks| std::fs::remove_dir_all(ranks.view("1").join("bert")).expect("a folder"),
@@ -172,6 +172,17 @@ const STARTS: [(&str, Prepare, i32, &[&str]); 9] = [
         &["rank ", "its tandem-worker build is ", "all must be the same"],
     ),
     (
+        "a full disk on one host",
+        // Nothing is ever free there.
+        |ranks| ranks.wrap("TMPDIR=/proc exec \"$worker\" \"$@\""),
+        2,
+        &[
+            "rank 1 on ",
+            " failed in phase start ",
+            "0 MiB are free for the temporary files in /proc",
+        ],
+    ),
+    (
         "a library that is absent on one host",
         |ranks| ranks.wrap("echo 'libtorch_cpu.so: cannot open shared object file' >&2; exit 127"),
         1,
@@ -209,7 +220,7 @@ fn the_first_line_names_rank_and_cause() {
     for (index, (fault, prepare, code, words)) in STARTS.iter().enumerate() {
         let ranks = Ranks::new(&tiny, &format!("started-{index}"));
         prepare(&ranks);
-        let launch = ranks.start(&["data.cache=/proc/self/cwd/cache"]);
+        let launch = ranks.start(&["data.cache=/proc/self/cwd/cache", "cluster.preflight=always"]);
         launch.wait(*code).assert_cause(fault, words);
         ranks.run.assert_no_process();
     }

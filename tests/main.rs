@@ -20,6 +20,7 @@ mod hub;
 mod paper;
 mod parity;
 mod pipeline;
+mod preflight;
 mod reproduce;
 mod score;
 mod serve;

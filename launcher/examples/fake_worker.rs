@@ -18,7 +18,9 @@ use tandem_cluster::run::control::{Invitation, Phase, Report, Session};
 use tandem_cluster::run::evaluation::EvaluationFolder;
 use tandem_cluster::run::exit::Exit;
 use tandem_cluster::run::folder::RunFolder;
-use tandem_cluster::run::records::{EvaluationSums, TrainingMetrics, Translation, TranslationSums};
+use tandem_cluster::run::records::{
+    EvaluationSums, Memory, TrainingMetrics, Translation, TranslationSums,
+};
 use tandem_cluster::run::store::{ADAPTERS, Checkpoint, OPTIMIZER, TRAINER};
 use tandem_cluster::run::task::{Input, Task};
 
@@ -119,7 +121,8 @@ impl Worker {
     fn tell_pace(&self, step: u64) {
         let slow = number("FAKE_SLOW", u64::MAX) == self.rank as u64;
         let compute = if slow { 1.25 } else { 1.0 };
-        self.session.report(Report::Pace { step, data: 0.0, compute });
+        let memory = Memory { resident: 1 << 30, gpu: None };
+        self.session.report(Report::Pace { step, data: 0.0, compute, memory });
     }
 
     fn save(&self, step: u64) -> Result<(), Box<dyn Error>> {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tandem_cluster::process;
 use tandem_cluster::run::control::{HEARTBEAT, Invitation, Phase, Report};
 use tandem_cluster::run::exit::Exit;
-use tandem_cluster::run::records::TrainingMetrics;
+use tandem_cluster::run::records::{Memory, TrainingMetrics};
 
 const CONNECTING: Duration = Duration::from_secs(60);
 /// How often something is sent or read.
@@ -150,7 +150,8 @@ impl Rank {
             self.report(Report::Metrics { step, metrics })?;
         }
         if step.is_multiple_of(10) && !self.is_silent {
-            self.report(Report::Pace { step, data: 0.0, compute: 1.0 })?;
+            let memory = Memory { resident: 1 << 30, gpu: None };
+            self.report(Report::Pace { step, data: 0.0, compute: 1.0, memory })?;
         }
         Ok(())
     }

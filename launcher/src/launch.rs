@@ -89,9 +89,11 @@ pub(crate) fn launch_on(
     if more {
         journal.state.stage = Stage::Train;
     }
-    progress.say(&Plan::new(&config, topology.clone(), program.clone())?.to_string());
-    let deadlines = config.cluster.deadlines.clone();
-    let workers = Workers { program, topology, deadlines, interrupts };
+    let plan = Plan::new(&config, topology.clone(), program.clone())?;
+    progress.say(&plan.to_string());
+    let (deadlines, preflight) = (config.cluster.deadlines.clone(), config.cluster.preflight);
+    let memory_per_rank = plan.size.memory_per_rank;
+    let workers = Workers { program, topology, deadlines, interrupts, preflight, memory_per_rank };
     let launch: Launch = |config, program, interrupts| launch(config, false, program, interrupts);
     Coordinator { run, config, workers, progress, journal, launch }.run()
 }

@@ -24,9 +24,10 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use serde_json::Value;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::GpuMemory;
 use tandem_cluster::run::store::MANIFEST;
 
-use crate::journal::{State, read_state};
+use crate::journal::{Pace, Rank, State, read_state};
 use crate::terminal::exit::Refused;
 
 /// The media type of what [`encode`] writes.
@@ -113,6 +114,8 @@ fn registry(run: &RunFolder, state: &State) -> Registry {
     metrics.gauge("planned_steps", "Optimizer steps of the whole run", state.steps as f64);
     let measured = [
         ("loss", "Training loss of the newest step", state.loss),
+        ("step_seconds", "Mean time of the newest steps", state.step_seconds),
+        ("last_step_timestamp_seconds", "When the newest step was reported", state.stepped),
         ("tokens_per_second", "Target tokens per second, all ranks", state.tokens_per_second),
         ("remaining_seconds", "Estimated time until the last step", state.seconds_left),
     ];
@@ -143,7 +146,49 @@ fn registry(run: &RunFolder, state: &State) -> Registry {
     let scores = newest.into_iter().flat_map(|(_, scores)| scores);
     let scores = scores.map(|(name, value)| (vec![("name", name.clone())], *value));
     metrics.gauges("validation", "The newest evaluation on data.valid, by name", scores);
+    ranks(&mut metrics, state);
     metrics.0
+}
+
+/// What there is for each rank that trains.
+fn ranks(metrics: &mut Metrics, state: &State) {
+    let mut family = |name: &str, help: &str, value: &dyn Fn(&Rank) -> Option<f64>| {
+        let sample = |(rank, known): (&usize, &Rank)| {
+            let labels = vec![("rank", rank.to_string()), ("host", known.host.clone())];
+            Some((labels, value(known)?))
+        };
+        let samples: Vec<_> = state.ranks.iter().filter_map(sample).collect();
+        if !samples.is_empty() {
+            metrics.gauges(&format!("rank_{name}"), help, samples);
+        }
+    };
+    let pace = |value: fn(Pace) -> f64| move |rank: &Rank| rank.pace.map(value);
+    let gpu =
+        |value: fn(GpuMemory) -> u64| move |rank: &Rank| Some(value(rank.pace?.memory.gpu?) as f64);
+    family("compute_seconds", "Mean time of computing a micro-batch", &pace(|pace| pace.compute));
+    family("data_seconds", "Mean time of waiting for a micro-batch", &pace(|pace| pace.data));
+    family(
+        "slowdown_ratio",
+        "Time for a micro-batch over the median of the other ranks",
+        &|rank| rank.slowdown,
+    );
+    family("straggler", "Whether the rank has been slow for some time: 1 or 0", &|rank| {
+        rank.slowdown.map(|_| f64::from(u8::from(rank.is_straggler)))
+    });
+    let resident = pace(|pace| pace.memory.resident as f64);
+    family("resident_memory_bytes", "Resident main memory of the worker", &resident);
+    for (name, help, value) in [
+        (
+            "allocated",
+            "GPU memory that the worker's tensors take",
+            (|gpu| gpu.allocated) as fn(GpuMemory) -> u64,
+        ),
+        ("reserved", "GPU memory that the worker holds for tensors", |gpu| gpu.reserved),
+        ("free", "Memory of the rank's GPU that no process holds", |gpu| gpu.free),
+        ("total", "Memory of the rank's GPU", |gpu| gpu.total),
+    ] {
+        family(&format!("gpu_memory_{name}_bytes"), help, &gpu(value));
+    }
 }
 
 /// An enum's name in state.json.
@@ -165,6 +210,16 @@ fn written(run: &RunFolder, step: u64) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::journal::{Stage, Status};
+    use tandem_cluster::run::records::Memory;
+
+    fn rank(host: &str, slowdown: f64, is_straggler: bool) -> Rank {
+        let gpu =
+            GpuMemory { allocated: 1 << 30, reserved: 2 << 30, free: 77 << 30, total: 80 << 30 };
+        let memory = Memory { resident: 3 << 30, gpu: is_straggler.then_some(gpu) };
+        let pace = Pace { step: 610, data: 0.125, compute: slowdown, memory };
+        let (host, device) = (host.into(), "Cpu".into());
+        Rank { host, device, pace: Some(pace), slowdown: Some(slowdown), is_straggler }
+    }
 
     #[test]
     fn a_run_in_training() {
@@ -175,6 +230,9 @@ mod tests {
             steps: 900,
             loss: Some(2.5),
             tokens_per_second: Some(12_345.0),
+            step_seconds: Some(0.25),
+            stepped: Some(1_700_000_000.25),
+            ranks: [(0, rank("n1", 0.8, false)), (1, rank("n2", 1.25, true))].into(),
             seconds_left: Some(125.0),
             attempt: 3,
             restarts: 2,

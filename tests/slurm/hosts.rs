@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tandem_tests::fault::slow_down_shortly;
 use tandem_tests::hosts::Hosts;
 use tandem_tests::launch::Launch;
 use tandem_tests::live::{Run, eventually};
@@ -98,6 +99,38 @@ fn a_hostfile_is_enough_and_a_lost_host_is_missed() {
     ended.assert_said("error: n2 does not answer, and cluster.workers is 2, but ");
 }
 
+/// The newest preflight.
+fn preflight(run: &Run) -> Value {
+    run.events("preflight").pop().expect("a preflight")
+}
+
+/// A preflight on hosts of which one is slow, and then without space.
+#[test]
+#[ignore = "needs root: make test-slurm"]
+fn a_slow_host_and_a_full_one_are_named_before_anything_is_loaded() {
+    let tiny = Arc::new(Tiny::new());
+    let hosts = Hosts::start(2);
+    let short = ["training.steps=4", "evaluation.every=0", "evaluation.sentences=4"];
+
+    let run = Run::new(&tiny, "slow", 0, &short);
+    let launched = launch(&hosts, &run, &[]);
+    let pid = run.rank(1, 1);
+    while run.events("preflight").is_empty() && slow_down_shortly(pid) {}
+    launched.wait(0).assert_said("note: preflight: n2 (rank 1): a matrix product takes ");
+    let found = preflight(&run);
+    let host = |rank: usize| found["ranks"][rank]["host"].clone();
+    assert_eq!((host(0), host(1)), ("n1".into(), "n2".into()), "{found:#}");
+    assert!(found["seconds"].as_f64() < Some(5.0), "{found:#}");
+
+    hosts.fill_temporary_files(2);
+    let run = Run::new(&tiny, "full", 0, &short);
+    let ended = launch(&hosts, &run, &[]).wait(2);
+    ended.assert_said("error: rank 1 on n2 failed in phase start ");
+    ended.assert_said(" MiB are free for the temporary files in ");
+    assert_eq!(run.events("attempt").len(), 1, "another attempt would not help");
+    run.assert_no_process();
+}
+
 /// Each host has several networks and several names.
 #[test]
 #[ignore = "needs root: make test-slurm"]
@@ -122,6 +155,7 @@ fn workers_meet_by_the_network_between_their_hosts() {
                     restricts Open MPI to 198.18.1.0/24 and NCCL to eth0";
     assert!(findings.contains(networks), "{findings}");
     good.start_with(&[], |command| hosts.host(command)).wait(0);
+    assert_eq!(preflight(&good)["ranks"].as_array().map(Vec::len), Some(2));
 
     // The user has chosen a network that leads nowhere.
     let astray = |name: &str, settings: &[&str]| {
@@ -132,13 +166,23 @@ fn workers_meet_by_the_network_between_their_hosts() {
         });
         (run, launched)
     };
-    let (run, launched) = astray("astray", &["cluster.deadlines.step=4", "cluster.max_restarts=0"]);
+    let (run, launched) = astray("unreachable", &["cluster.max_restarts=0"]);
+    let ended = launched.wait(1);
+    ended.assert_said("error: rank 1 on n1 hung in phase start ");
+    ended.assert_said("rank 1 on n1 could not exchange messages with rank 0 on n0 within 5 s");
+    ended.assert_said("eth0 leads to n1, and OMPI_MCA_btl_tcp_if_include is eth1");
+    assert_eq!(run.events("plan").len(), 0, "nothing is loaded");
+    run.assert_no_process();
+
+    let late = ["cluster.preflight=never", "cluster.deadlines.step=4", "cluster.max_restarts=0"];
+    let (run, launched) = astray("astray", &late);
     let ended = launched.wait(1);
     ended.assert_said("no progress in phase reduce for ");
     ended.assert_said("eth0 leads to n1, and OMPI_MCA_btl_tcp_if_include is eth1");
     run.assert_no_process();
 
-    let (run, launched) = astray("stopped", &["cluster.deadlines.stop=3"]);
+    let late = ["cluster.preflight=never", "cluster.deadlines.stop=3"];
+    let (run, launched) = astray("stopped", &late);
     eventually("all have connected", || run.events("joined").len() == 2);
     std::thread::sleep(Duration::from_secs(4));
     let asked = Instant::now();

@@ -392,11 +392,14 @@ fn launch(run: &Run, hosts: Option<&Hosts>, workers: usize) -> Launch {
 
 /// Lets a process have a tenth of the time for two seconds; answers whether it lived that long.
 fn slow_down(pid: u32) -> bool {
-    (0..20).all(|_| {
-        let stopped = try_send(pid, "STOP");
-        sleep(Duration::from_millis(90));
-        let continued = try_send(pid, "CONT");
-        sleep(Duration::from_millis(10));
-        stopped && continued
-    })
+    (0..20).all(|_| slow_down_shortly(pid))
+}
+
+/// Lets a process have a tenth of the time for a tenth of a second; answers whether it lived that long.
+pub fn slow_down_shortly(pid: u32) -> bool {
+    let stopped = try_send(pid, "STOP");
+    sleep(Duration::from_millis(90));
+    let continued = try_send(pid, "CONT");
+    sleep(Duration::from_millis(10));
+    stopped && continued
 }

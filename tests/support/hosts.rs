@@ -67,6 +67,13 @@ impl Hosts {
         self.script("sh", &[&[&*format!("n{host}")], words].concat());
     }
 
+    /// Leaves a host little space for temporary files: less than a run needs, enough for mpirun.
+    pub fn fill_temporary_files(&self, host: usize) {
+        let folder = self.path(&format!("tmp/n{host}"));
+        let folder = folder.to_str().expect("UTF-8");
+        self.run(host, &["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]);
+    }
+
     /// Nothing reaches a host any more, and nothing comes from it; it does not know.
     pub fn cut(&self, host: usize) {
         self.script("cut", &[&format!("n{host}")]);

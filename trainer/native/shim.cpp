@@ -8,6 +8,7 @@
 #include <ATen/Context.h>
 #include <ATen/Version.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -44,6 +45,11 @@ const char* tandem_torch_version() {
 const char* tandem_torch_config() {
   static const std::string config = at::show_config();
   return config.c_str();
+}
+
+const char* tandem_cpu_capability() {
+  static const std::string capability = at::get_cpu_capability();
+  return capability.c_str();
 }
 
 char* tandem_set_grad(at::Tensor* parameter, at::Tensor* grad) {
@@ -98,6 +104,16 @@ char* tandem_use_stream(int8_t gpu, int64_t id) {
     c10::Device device(c10::DeviceType::CUDA, gpu);
     c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA)
         .exchangeStream(c10::Stream(c10::Stream::UNSAFE, device, id));
+  });
+}
+
+// Bytes of a GPU that this process's tensors take, and that libtorch holds for them.
+char* tandem_gpu_memory(int8_t gpu, uint64_t* allocated, uint64_t* reserved) {
+  return guarded([&] {
+    auto stats = c10::getDeviceAllocator(c10::DeviceType::CUDA)->getDeviceStats(gpu);
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *allocated = stats.allocated_bytes[all].current;
+    *reserved = stats.reserved_bytes[all].current;
   });
 }
 

@@ -125,6 +125,13 @@ impl Machine {
     }
 }
 
+/// Bytes of memory that programs could still take, by the text of `/proc/meminfo`; none if it does not say.
+pub fn available_memory(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// How many of the `installed` GPUs a value of CUDA_VISIBLE_DEVICES leaves, by CUDA's rules: names count
 /// up to the first that is none (`-1`, `none`, an index beyond the last), and one that comes twice
 /// hides all. Whether there is a GPU of a UUID is known to the driver alone.

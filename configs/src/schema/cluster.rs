@@ -31,6 +31,8 @@ pub struct Cluster {
     /// Gradients are summed in buckets of so many MiB.
     #[schemars(range(min = 0.001))]
     pub bucket_mib: f64,
+    /// Whether the hosts are measured and compared before anything is loaded.
+    pub preflight: Preflight,
     /// After a failure the run resumes from its newest good checkpoint, so many times; a
     /// published checkpoint resets the count.
     pub max_restarts: usize,
@@ -52,6 +54,7 @@ impl Default for Cluster {
             reduction: Reduction::Plain,
             gradient_dtype: GradientDtype::F32,
             bucket_mib: 2.0,
+            preflight: Preflight::Auto,
             max_restarts: 3,
             deadlines: Deadlines::default(),
             slurm: Slurm::default(),
@@ -142,6 +145,20 @@ pub enum GradientDtype {
     Bf16,
 }
 
+/// Whether ranks compare clocks, versions, free memory and disk, a matrix product and an all-reduce
+/// before they load anything: a slow host is named, and a broken one ends the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Preflight {
+    /// Where the run is on several hosts.
+    #[default]
+    Auto,
+    /// Wherever there are several workers.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// What is done when Slurm ends the job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -180,6 +197,9 @@ pub struct Deadlines {
     /// Start-up: connecting, loading, tokenising.
     #[schemars(range(min = 1.0))]
     pub start: f64,
+    /// The preflight of several hosts, all of it.
+    #[schemars(range(min = 1.0))]
+    pub preflight: f64,
     /// One training step.
     #[schemars(range(min = 1.0))]
     pub step: f64,
@@ -200,6 +220,14 @@ pub struct Deadlines {
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { start: 1800.0, step: 120.0, save: 600.0, evaluate: 300.0, stop: 120.0, hosts: 300.0 }
+        Self {
+            start: 1800.0,
+            preflight: 5.0,
+            step: 120.0,
+            save: 600.0,
+            evaluate: 300.0,
+            stop: 120.0,
+            hosts: 300.0,
+        }
     }
 }

@@ -132,13 +132,13 @@ const KEYS: &[Case] = &[
     (
         &[("  device: cpu", "  gpus: 2")],
         &[
-            "57:3: cluster.gpus: unknown key, allowed: engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm",
+            "57:3: cluster.gpus: unknown key, allowed: engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | preflight | max_restarts | deadlines | slurm",
         ],
     ),
     (
         &[("  workers: 2", "  Workers: 2")],
         &[
-            "56:3: cluster.Workers: unknown key, allowed: engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm, did you mean `workers`?",
+            "56:3: cluster.Workers: unknown key, allowed: engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | preflight | max_restarts | deadlines | slurm, did you mean `workers`?",
         ],
     ),
     (
@@ -282,7 +282,7 @@ const TYPES: &[Case] = &[
     (
         &[("cluster:\n  engine: mpirun\n  workers: 2\n  device: cpu\n", "cluster: local\n")],
         &[
-            "54:10: cluster: found the text `local`, must be a map of engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | max_restarts | deadlines | slurm",
+            "54:10: cluster: found the text `local`, must be a map of engine | workers | workers_per_gpu | hostfile | device | threads | reduction | gradient_dtype | bucket_mib | preflight | max_restarts | deadlines | slurm",
         ],
     ),
     (

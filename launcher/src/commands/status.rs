@@ -86,6 +86,12 @@ fn text(
     let all: Vec<String> = checkpoints.iter().map(u64::to_string).collect();
     lines.push(format!("checkpoints latest {}, best {}", step(state.latest), step(state.best)));
     lines.push(format!("            of steps {}", all.join(", ")));
+    for (rank, known) in state.ranks.iter().filter(|(_, known)| is_live && known.is_straggler) {
+        let times = known.slowdown.unwrap_or(1.0);
+        let host = &known.host;
+        lines
+            .push(format!("straggler   rank {rank} on {host}: {times:.2} times as long as others"));
+    }
     for report in &state.data {
         lines.push(format!("data        {}", report.summary()));
     }
@@ -131,9 +137,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::journal::Needed;
     use crate::journal::ending::Ending;
     use crate::journal::failure::{Failure, FailureKind};
+    use crate::journal::{Needed, Rank};
 
     fn shown(state: &State, is_live: bool, waiting: Option<Option<String>>) -> String {
         let run = RunFolder::new("runs/demo".into());
@@ -163,6 +169,10 @@ mod tests {
             steps: Some(400),
             time: 0.0,
         };
+        let rank = |slowdown, is_straggler| {
+            let host = "n2".into();
+            Rank { host, slowdown: Some(slowdown), is_straggler, ..Rank::default() }
+        };
         let mut state = State {
             status: Status::Running,
             stage: Stage::Train,
@@ -176,6 +186,7 @@ mod tests {
             latest: Some(600),
             best: Some(400),
             failure: Some(failure),
+            ranks: [(0, rank(1.0, false)), (1, rank(1.25, true))].into(),
             ..State::default()
         };
         state.add_ending(ending);

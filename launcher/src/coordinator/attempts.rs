@@ -19,6 +19,7 @@ impl Coordinator {
         let attempt = self.run.begin_attempt()?;
         self.journal.state.attempt = attempt;
         self.journal.state.status = Status::Running;
+        self.journal.state.ranks.clear();
         let topology = serde_json::to_value(&self.workers.topology)?;
         self.journal.event("attempt", json!({ "verb": verb, "topology": topology }));
         self.journal.save();

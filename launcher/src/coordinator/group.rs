@@ -11,15 +11,19 @@ use std::time::{Duration, Instant};
 use tandem_cluster::engine::{self, EngineError, Job, Process};
 use tandem_cluster::hosts::network::Ways;
 use tandem_cluster::process;
-use tandem_cluster::run::control::{Event, Link, Phase, Report, Server};
+use tandem_cluster::run::control::{Event, Link, PREFLIGHT_VARIABLE, Phase, Report, Server};
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::records::PreflightStage;
 use tandem_cluster::topology::Topology;
-use tandem_config::schema::cluster::Deadlines;
+use tandem_config::schema::cluster::{Deadlines, Preflight as When};
 
 use super::engine_log::{death, describe_signal, lost_host, start_failure};
 use super::members::{Members, Overdue};
+use super::preflight::{self, Late, Preflight};
+use crate::journal;
 use crate::journal::ending::Ending;
 use crate::journal::failure::{Failure, FailureKind};
+use crate::journal::figures::Figures;
 use crate::prepare::worker::Work;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
@@ -79,6 +83,10 @@ pub(crate) trait Listener {
     }
     /// A rank reports.
     fn report(&mut self, rank: usize, report: Report);
+    /// The hosts were measured before anything was loaded, in so many seconds.
+    fn measured(&mut self, figures: Vec<Figures>, findings: &[String], seconds: f64) {
+        let _ = (figures, findings, seconds);
+    }
     /// The group was asked to stop.
     fn stopping(&mut self) {}
     /// The Slurm job of the launcher ends; called repeatedly from then on.
@@ -99,6 +107,10 @@ pub(crate) struct Workers {
     pub deadlines: Deadlines,
     /// The launcher's signals.
     pub interrupts: Interrupts,
+    /// Whether their hosts are measured before they train.
+    pub preflight: When,
+    /// What the plan says that a rank takes of its device's memory, in bytes.
+    pub memory_per_rank: u64,
 }
 
 impl Workers {
@@ -114,8 +126,21 @@ impl Workers {
         work: &Work,
         listener: &mut dyn Listener,
     ) -> Result<End, GroupError> {
-        let job = work.job(&self.program, run.path(), &self.topology);
-        supervise(self, run, attempt, job, listener)
+        let mut job = work.job(&self.program, run.path(), &self.topology);
+        let preflight = self.has_preflight(work).then(|| {
+            job.environment.push((PREFLIGHT_VARIABLE.to_owned(), "1".to_owned()));
+            Preflight::new(self.topology.ranks, self.deadlines.preflight)
+        });
+        supervise(self, run, attempt, job, preflight, listener)
+    }
+
+    fn has_preflight(&self, work: &Work) -> bool {
+        let is_wanted = match self.preflight {
+            When::Auto => self.topology.hosts.len() > 1,
+            When::Always => self.topology.ranks > 1,
+            When::Never => false,
+        };
+        is_wanted && matches!(work, Work::Train { .. })
     }
 }
 
@@ -124,6 +149,7 @@ fn supervise(
     run: &RunFolder,
     attempt: u64,
     mut job: Job,
+    preflight: Option<Preflight>,
     listener: &mut dyn Listener,
 ) -> Result<End, GroupError> {
     let Workers { topology, deadlines, interrupts, .. } = workers;
@@ -142,6 +168,8 @@ fn supervise(
         members: Members::new(topology.ranks, Instant::now()),
         failures: Vec::new(),
         identity: BTreeMap::new(),
+        preflight,
+        memory_per_rank: workers.memory_per_rank,
         ways,
         listener,
     };
@@ -154,6 +182,9 @@ fn supervise(
         let now = Instant::now();
         if now - looked > SUSPEND_THRESHOLD {
             watch.members.forgive(now - looked);
+            if let Some(preflight) = &mut watch.preflight {
+                preflight.forgive(now - looked);
+            }
         }
         looked = now;
         watch.listener.tick();
@@ -184,6 +215,10 @@ fn supervise(
                 break Some(End::StopOverdue);
             }
             _ => {}
+        }
+        if let Some(late) = watch.preflight.as_ref().and_then(|preflight| preflight.overdue(now)) {
+            watch.late(late);
+            break None;
         }
         if let Some(overdue) = watch.members.overdue(deadlines, now) {
             watch.hung(overdue);
@@ -223,6 +258,9 @@ struct Watch<'a> {
     failures: Vec<Failure>,
     /// What has to be the same on every rank, and the first one that said what that is.
     identity: BTreeMap<String, (usize, String)>,
+    /// How far the ranks have come in it, where there is one.
+    preflight: Option<Preflight>,
+    memory_per_rank: u64,
     ways: Ways,
     listener: &'a mut dyn Listener,
 }
@@ -244,6 +282,9 @@ impl Watch<'_> {
                 let host = self.ways.host_at(address).map_or(host, str::to_owned);
                 let process = pid.and_then(Process::find);
                 self.listener.joined(rank, &host, &device);
+                if let Some(preflight) = &mut self.preflight {
+                    preflight.joined(rank, &host, now);
+                }
                 self.members.join(rank, host, process, now);
                 if self.members.complete() {
                     self.listener.all_joined();
@@ -258,6 +299,9 @@ impl Watch<'_> {
             }
             Event::Report { rank, report: Report::Identity { facts } } => {
                 self.compare(rank, facts);
+            }
+            Event::Report { rank, report: Report::Preflight { stage } } => {
+                self.reached(rank, stage, now);
             }
             Event::Report { rank, report } => self.listener.report(rank, report),
             Event::Left { rank, goodbye } => {
@@ -277,13 +321,41 @@ impl Watch<'_> {
             let (first, there) =
                 self.identity.entry(name.clone()).or_insert_with(|| (rank, here.clone()));
             if here != *there {
+                let host = self.members.get(*first).map(|first| format!(" on {}", first.host));
                 let message = format!(
-                    "its {name} is {here}, and on rank {first} {there}: all must be the same"
+                    "its {name} is {here}, and on rank {first}{} {there}: all must be the same, so copy \
+                     it from one host to the other",
+                    host.unwrap_or_default()
                 );
                 let code = Exit::Usage.code().into();
                 return self.fail(FailureKind::Error, Some(rank), message, Some(code));
             }
         }
+    }
+
+    /// A rank has come so far in the preflight. When the last one has done everything, all are compared.
+    fn reached(&mut self, rank: usize, stage: PreflightStage, now: Instant) {
+        let Some(preflight) = &mut self.preflight else { return };
+        let is_over = preflight.reached(rank, stage, (now, journal::now()));
+        if is_over {
+            let (figures, seconds) = (preflight.figures(), preflight.spent(now).as_secs_f64());
+            let findings = preflight::compare(&figures, self.memory_per_rank);
+            self.listener.measured(figures, &findings, seconds);
+        } else if preflight.is_full(rank)
+            && let Some((rank, text)) = preflight::full_disk(&preflight.figures())
+        {
+            let code = Exit::Usage.code().into();
+            self.fail(FailureKind::Error, Some(rank), text, Some(code));
+        }
+    }
+
+    /// Some ranks have not got through the preflight in time.
+    fn late(&mut self, late: Late) {
+        let mut reason = late.reason;
+        if let (true, Some(ways)) = (late.is_network, self.ways.describe()) {
+            reason += &format!("; {ways}");
+        }
+        self.fail(FailureKind::Hang, Some(late.rank), reason, None);
     }
 
     fn left(&mut self, rank: usize, goodbye: Option<i32>) {

@@ -220,8 +220,15 @@ fn deadline_key(phase: Phase) -> &'static str {
 mod tests {
     use super::*;
 
-    const DEADLINES: Deadlines =
-        Deadlines { start: 60.0, step: 30.0, save: 40.0, evaluate: 50.0, stop: 10.0, hosts: 60.0 };
+    const DEADLINES: Deadlines = Deadlines {
+        start: 60.0,
+        preflight: 5.0,
+        step: 30.0,
+        save: 40.0,
+        evaluate: 50.0,
+        stop: 10.0,
+        hosts: 60.0,
+    };
 
     fn at(start: Instant, seconds: u64) -> Instant {
         start + Duration::from_secs(seconds)

@@ -1,7 +1,7 @@
 //! The coordinator: a run from its first worker to its report.
 //!
 //! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
-//!   overdue; [`engine_log`] finds in the output of mpirun or srun what went wrong.
+//!   overdue, [`preflight`] which host is slow or broken before anything is loaded; [`engine_log`] finds in the output of mpirun or srun what went wrong.
 //! - [`attempts`] is what follows from the end of a group, for which [`restarts`] decides what is done
 //!   about a failure.
 //! - [`lifecycle`] is the order of the stages: [`dependency`] before training, which trains the runs that
@@ -19,6 +19,7 @@ pub(crate) mod gaps;
 pub(crate) mod group;
 pub(crate) mod lifecycle;
 pub(crate) mod members;
+pub(crate) mod preflight;
 pub(crate) mod restarts;
 pub(crate) mod session;
 pub(crate) mod stragglers;

@@ -12,6 +12,7 @@ use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::slurm::SlurmError;
 use tandem_cluster::topology::Topology;
 use tandem_config::RunConfig;
+use tandem_config::schema::cluster::Preflight;
 
 use crate::coordinator::evaluation::Part;
 use crate::coordinator::finish::Parts;
@@ -58,7 +59,10 @@ impl Session {
             }
         };
         let deadlines = config.cluster.deadlines.clone();
-        let workers = Workers { program, topology, deadlines, interrupts };
+        // Only training, in which all ranks wait for the slowest, is worth a preflight.
+        let (preflight, memory_per_rank) = (Preflight::Never, 0);
+        let workers =
+            Workers { program, topology, deadlines, interrupts, preflight, memory_per_rank };
         Ok(Self { config, workers, scratch })
     }
 

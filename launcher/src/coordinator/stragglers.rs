@@ -1,29 +1,17 @@
 //! Ranks that are slower than the others, which all have to wait for them.
 
+use crate::journal::Pace;
+
 /// A rank that takes so much longer than the others' median is slow.
 const SLOW: f64 = 1.2;
 /// Ranks report every ten steps; so many reports in a row make a straggler.
 const REPORTS: usize = 2;
 
-/// Seconds for a micro-batch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Pace {
-    /// Waiting for it.
-    pub data: f64,
-    /// Computing.
-    pub compute: f64,
-}
-
-impl Pace {
-    fn total(self) -> f64 {
-        self.data + self.compute
-    }
-}
-
 /// What is known of one rank.
 #[derive(Debug, Clone, Default)]
 struct Rank {
-    newest: Option<(u64, Pace)>,
+    newest: Option<Pace>,
+    slowdown: Option<f64>,
     slow_in_a_row: usize,
     is_named: bool,
 }
@@ -40,16 +28,12 @@ impl Stragglers {
         Self { ranks: vec![Rank::default(); ranks] }
     }
 
-    /// Adds the pace of a rank up to `step`. Once all ranks have reported theirs: the new stragglers, each
+    /// Adds the pace of a rank. Once all ranks have reported theirs of a step: the new stragglers, each
     /// once, with how many percent it is slower and in what.
-    pub(crate) fn add(&mut self, rank: usize, step: u64, pace: Pace) -> Vec<(usize, String)> {
-        self.ranks[rank].newest = Some((step, pace));
-        let paces: Vec<Pace> = self
-            .ranks
-            .iter()
-            .filter_map(|rank| rank.newest.filter(|(at, _)| *at == step))
-            .map(|(_, pace)| pace)
-            .collect();
+    pub(crate) fn add(&mut self, rank: usize, pace: Pace) -> Vec<(usize, String)> {
+        self.ranks[rank].newest = Some(pace);
+        let newest = self.ranks.iter().filter_map(|rank| rank.newest);
+        let paces: Vec<Pace> = newest.filter(|other| other.step == pace.step).collect();
         if paces.len() < self.ranks.len() || paces.len() < 2 {
             return Vec::new();
         }
@@ -60,14 +44,15 @@ impl Stragglers {
                 median(others.map(|(_, pace)| of(*pace)).collect())
             };
             let (here, usual) = (paces[index], others(Pace::total));
-            if usual <= 0.0 || here.total() < SLOW * usual {
+            rank.slowdown = (usual > 0.0).then(|| here.total() / usual);
+            let Some(slowdown) = rank.slowdown.filter(|slowdown| *slowdown >= SLOW) else {
                 rank.slow_in_a_row = 0;
                 continue;
-            }
+            };
             rank.slow_in_a_row += 1;
             if rank.slow_in_a_row == REPORTS && !rank.is_named {
                 rank.is_named = true;
-                let percent = 100.0 * (here.total() / usual - 1.0);
+                let percent = 100.0 * (slowdown - 1.0);
                 let more_data = here.data - others(|pace| pace.data);
                 let more_compute = here.compute - others(|pace| pace.compute);
                 let phase = if more_data > more_compute { "data" } else { "compute" };
@@ -75,6 +60,16 @@ impl Stragglers {
             }
         }
         found
+    }
+
+    /// How many times as long as the others' median a rank takes; none before all have reported a step.
+    pub(crate) fn slowdown(&self, rank: usize) -> Option<f64> {
+        self.ranks.get(rank)?.slowdown
+    }
+
+    /// Whether a rank has been slow for some time, and still is.
+    pub(crate) fn is_slow(&self, rank: usize) -> bool {
+        self.ranks.get(rank).is_some_and(|rank| rank.slow_in_a_row >= REPORTS)
     }
 }
 
@@ -91,7 +86,8 @@ mod tests {
         let ranks = paces.iter().enumerate();
         ranks
             .flat_map(|(rank, (data, compute))| {
-                stragglers.add(rank, step, Pace { data: *data, compute: *compute })
+                let (data, compute) = (*data, *compute);
+                stragglers.add(rank, Pace { step, data, compute, ..Pace::default() })
             })
             .collect()
     }
@@ -104,10 +100,16 @@ mod tests {
         let named = add(&mut stragglers, 20, &slow);
         assert_eq!(named, [(1, "25 % slower than the others in compute".to_owned())]);
         assert!(add(&mut stragglers, 30, &slow).is_empty());
+        assert_eq!((stragglers.slowdown(1), stragglers.is_slow(1)), (Some(1.25), true));
+        assert_eq!((stragglers.slowdown(0), stragglers.is_slow(0)), (Some(0.8), false));
         let waits = [(0.5, 1.0), (0.0, 1.0), (0.0, 1.0)];
         add(&mut stragglers, 40, &waits);
         let named = add(&mut stragglers, 50, &waits);
         assert_eq!(named, [(0, "50 % slower than the others in data".to_owned())]);
+        assert!(
+            stragglers.is_slow(0) && !stragglers.is_slow(1),
+            "rank 1 is as fast as the others again"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use tandem_config::composition::{Composition, description};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 
 use super::evaluation;
+use crate::journal::figures::Figures;
 use crate::journal::{State, Status};
 use crate::prepare::distillation;
 use crate::report::{Attempt, Outcome, ReportInput, Test, Training, Validation, pick_samples};
@@ -54,6 +55,7 @@ pub(crate) fn of(
             .into_iter()
             .map(|(account, seconds)| (account.name().to_owned(), seconds))
             .collect(),
+        preflight: state.preflight.iter().map(Figures::to_string).collect(),
         loss: state.curve.clone(),
         validations: validations(run, state),
         test: test(run, config, state),

@@ -15,10 +15,11 @@ use tandem_config::RunConfig;
 use super::evaluation::{self, Collector, Evaluation, Merged, Part};
 use super::group::Listener;
 use super::restarts::Restarts;
-use super::stragglers::{Pace, Stragglers};
-use crate::journal::Journal;
+use super::stragglers::Stragglers;
 use crate::journal::ending::Ending;
+use crate::journal::figures::Figures;
 use crate::journal::ledger::Activity;
+use crate::journal::{Journal, Pace, Rank, now};
 use crate::score::Scoring;
 use crate::tensorboard::Writer;
 use crate::terminal::progress::{Progress, Standing};
@@ -52,6 +53,8 @@ pub(crate) struct Training<'a> {
 impl Listener for Training<'_> {
     fn joined(&mut self, rank: usize, host: &str, device: &str) {
         self.journal.event("joined", json!({ "rank": rank, "host": host, "device": device }));
+        let (host, device) = (host.to_owned(), device.to_owned());
+        self.journal.state.ranks.insert(rank, Rank { host, device, ..Rank::default() });
     }
 
     fn all_joined(&mut self) {
@@ -107,19 +110,33 @@ impl Listener for Training<'_> {
                 self.progress.show_line(&line, chunk + 1 == chunks);
             }
             Report::Notice { text } => self.notice(&format!("rank {rank}: {text}")),
-            Report::Pace { step, data, compute } => {
-                for (rank, words) in self.stragglers.add(rank, step, Pace { data, compute }) {
-                    self.notice(&format!("rank {rank} is {words}, up to step {step}"));
-                }
+            Report::Pace { step, data, compute, memory } => {
+                self.paced(rank, Pace { step, data, compute, memory });
             }
             // The group's own business, and another verb's.
             Report::Failed { .. }
             | Report::Identity { .. }
+            | Report::Preflight { .. }
             | Report::Translated { .. }
             | Report::Serving { .. }
             | Report::Began { .. }
             | Report::Answered { .. } => {}
         }
+    }
+
+    fn measured(&mut self, figures: Vec<Figures>, findings: &[String], seconds: f64) {
+        self.journal.event(
+            "preflight",
+            json!({ "seconds": seconds, "ranks": figures, "findings": findings }),
+        );
+        match findings {
+            [] => self.progress.say(&format!(
+                "preflight: nothing conspicuous on {} ranks, in {seconds:.1} s",
+                figures.len()
+            )),
+            _ => findings.iter().for_each(|text| self.notice(text)),
+        }
+        self.journal.state.preflight = figures;
     }
 
     fn stopping(&mut self) {
@@ -160,6 +177,21 @@ impl Training<'_> {
         (state.step, state.steps, state.seconds_left) = (step, steps, left);
         state.loss = Some(loss).filter(|loss| loss.is_finite());
         state.tokens_per_second = Some(tokens_per_second).filter(|rate| rate.is_finite());
+        state.step_seconds = Some(time.total_ms / 1e3);
+        state.stepped = Some(now());
+    }
+
+    fn paced(&mut self, rank: usize, pace: Pace) {
+        for (rank, words) in self.stragglers.add(rank, pace) {
+            self.notice(&format!("rank {rank} is {words}, up to step {}", pace.step));
+        }
+        for (rank, known) in &mut self.journal.state.ranks {
+            known.slowdown = self.stragglers.slowdown(*rank);
+            known.is_straggler = self.stragglers.is_slow(*rank);
+        }
+        if let Some(known) = self.journal.state.ranks.get_mut(&rank) {
+            known.pace = Some(pace);
+        }
     }
 
     fn notice(&mut self, text: &str) {

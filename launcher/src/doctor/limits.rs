@@ -1,5 +1,6 @@
 //! What the system grants a process.
 
+use tandem_cluster::hosts;
 use tandem_cluster::topology::Topology;
 
 use super::{Site, Trouble, fail, warn};
@@ -123,9 +124,7 @@ pub(super) fn memory(site: &Site) -> Option<Trouble> {
     if topology.device != tandem_cluster::topology::Device::Cpu {
         return None;
     }
-    let text = site.system_text("/proc/meminfo");
-    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
-    let available = line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024;
+    let available = hosts::available_memory(&site.system_text("/proc/meminfo"))?;
     let needed = size.memory_per_rank * topology.ranks as u64;
     if needed <= available {
         return None;

@@ -2,10 +2,11 @@
 //!
 //! Neither stops a run: if one cannot be written, for example on a full disk, that is reported once.
 //! [`failure`] is what went wrong in a group of workers, [`ending`] how a Slurm job ended, [`ledger`] where
-//! the time went.
+//! the time went, [`figures`] what a preflight measured.
 
 pub(crate) mod ending;
 pub(crate) mod failure;
+pub(crate) mod figures;
 pub(crate) mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,10 +20,11 @@ use serde_json::{Value, json};
 use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
 use tandem_cluster::run::io_error::{IoContext, IoError};
-use tandem_cluster::run::records::DataReport;
+use tandem_cluster::run::records::{DataReport, Memory};
 
 use crate::journal::ending::Ending;
 use crate::journal::failure::Failure;
+use crate::journal::figures::Figures;
 use crate::journal::ledger::Ledger;
 
 /// The interval at which state.json is written when only numbers have changed.
@@ -83,6 +85,14 @@ pub(crate) struct State {
     pub loss: Option<f64>,
     /// Target tokens a second.
     pub tokens_per_second: Option<f64>,
+    /// Mean seconds of a step, over those before the newest report.
+    pub step_seconds: Option<f64>,
+    /// When the newest report of a step came, in seconds since 1970.
+    pub stepped: Option<f64>,
+    /// What the newest preflight measured.
+    pub preflight: Vec<Figures>,
+    /// The ranks of the newest group that trains, as far as they have connected.
+    pub ranks: BTreeMap<usize, Rank>,
     /// Seconds until the last step.
     pub seconds_left: Option<f64>,
     /// Trained parameters, as the workers count them.
@@ -126,6 +136,42 @@ pub(crate) struct Needed {
     pub key: String,
     /// Its folder.
     pub run: PathBuf,
+}
+
+/// A rank that trains.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Rank {
+    /// Where it is.
+    pub host: String,
+    /// What it computes on.
+    pub device: String,
+    /// What it has reported of itself last.
+    pub pace: Option<Pace>,
+    /// How many times as long as the others' median it takes for a micro-batch; none before all ranks
+    /// have reported the same step.
+    pub slowdown: Option<f64>,
+    /// Whether it has been slow for some time.
+    pub is_straggler: bool,
+}
+
+/// How fast a rank is, and how big.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Pace {
+    /// Up to which step.
+    pub step: u64,
+    /// Seconds of waiting for a micro-batch.
+    pub data: f64,
+    /// Seconds of computing it.
+    pub compute: f64,
+    /// What the rank held then.
+    pub memory: Memory,
+}
+
+impl Pace {
+    /// Seconds for a micro-batch.
+    pub(crate) fn total(self) -> f64 {
+        self.data + self.compute
+    }
 }
 
 /// One group of workers that trained.

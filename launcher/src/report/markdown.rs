@@ -32,6 +32,7 @@ pub(crate) fn markdown(input: &ReportInput) -> String {
         ("Teachers", input.distilled.iter().map(distillation).collect()),
         ("Training", training(&input.training)),
         ("Time", time(&input.time)),
+        ("Preflight", input.preflight.iter().map(|n| format!("- {}\n", plain(n))).collect()),
         ("Warnings", input.notices.iter().map(|n| format!("- {}\n", plain(n))).collect()),
         ("Next steps", commands(input)),
     ] {

@@ -38,6 +38,8 @@ pub(crate) struct ReportInput {
     pub distilled: Vec<DistillationStats>,
     /// Steps and speed.
     pub training: Training,
+    /// What a preflight measured of each rank, in a line.
+    pub preflight: Vec<String>,
     /// What the time went into, as (account, seconds).
     pub time: Vec<(String, f64)>,
     /// Training loss as (step, loss).

@@ -1,5 +1,6 @@
 //! What every distributed verb does first and last: log file, MPI, coordinator, goodbye.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
@@ -21,6 +22,7 @@ use crate::data::batches::BatchError;
 use crate::data::read::ReadError;
 use crate::data::split::DataError;
 use crate::data::wordpiece::WordpieceError;
+use crate::device::{native, nccl};
 use crate::model::parameters::ParameterError;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
@@ -28,6 +30,7 @@ use crate::parallel::solo::Solo;
 use crate::parallel::{Collective, CollectiveError};
 use crate::session::blame;
 use crate::session::build_id;
+use crate::session::preflight;
 use crate::session::weights::Misfit;
 use crate::session::worker::Worker;
 use crate::training::train::Diverged;
@@ -80,8 +83,10 @@ fn run_as(
     if let Some(session) = worker.session() {
         tell_panics(session.clone());
     }
-    let program = ("tandem-worker build".to_owned(), build_id::this());
-    worker.report(Report::Identity { facts: [program].into() });
+    worker.report(Report::Identity { facts: versions(&worker) });
+    if preflight::is_wanted() {
+        preflight::look(&worker);
+    }
     let mut universe = None;
     let result = start_mpi(&worker).and_then(|mpi| {
         let (started, mpi) = mpi.unzip();
@@ -174,7 +179,8 @@ pub(super) fn started_by_mpirun() -> Result<(Universe, Mpi), CollectiveError> {
     Mpi::start(number("OMPI_COMM_WORLD_SIZE").unwrap_or(1))
 }
 
-/// What sums gradients over the ranks: MPI in main memory, NCCL between GPUs.
+/// What sums gradients over the ranks: MPI in main memory, NCCL between GPUs. The way there is tried, if the
+/// launcher asks for it.
 ///
 /// # Errors
 /// What keeps a rank from using NCCL.
@@ -182,10 +188,13 @@ pub(super) fn collective(
     worker: &Worker,
     mpi: Option<Mpi>,
 ) -> Result<Box<dyn Collective>, CollectiveError> {
-    Ok(match mpi {
-        None => Box::new(Solo),
-        Some(mpi) if worker.device == Device::Cpu => Box::new(mpi),
-        Some(mpi) => {
+    let Some(mpi) = mpi else { return Ok(Box::new(Solo)) };
+    if preflight::is_wanted() {
+        preflight::meet(worker, &mpi)?;
+    }
+    let world: Box<dyn Collective> = match worker.device {
+        Device::Cpu => Box::new(mpi),
+        _ => {
             let cluster = &worker.config.cluster;
             let deadlines = &cluster.deadlines;
             // One rank may save or evaluate while another waits for it in the next step. The
@@ -194,7 +203,29 @@ pub(super) fn collective(
             let longest = Duration::from_secs_f64(longest);
             Box::new(Nccl::start(&mpi, worker.device, cluster.workers_per_gpu, longest)?)
         }
-    })
+    };
+    if preflight::is_wanted() {
+        preflight::reduce(worker, &*world)?;
+    }
+    Ok(world)
+}
+
+/// What must be the same on every rank before anything is loaded: the program and its libraries.
+fn versions(worker: &Worker) -> BTreeMap<String, String> {
+    let mut versions = BTreeMap::new();
+    versions.insert("tandem-worker build".to_owned(), build_id::this());
+    versions.insert("libtorch version".to_owned(), native::loaded_torch_version());
+    if worker.world_size > 1
+        && let Ok(version) = mpi::environment::library_version()
+    {
+        // What follows is who built it.
+        let version = version.split(',').next().unwrap_or_default().to_owned();
+        versions.insert("MPI version".to_owned(), version);
+    }
+    if let (Device::Cuda(_), Ok(nccl)) = (worker.device, nccl::load()) {
+        versions.insert("NCCL version".to_owned(), nccl.version.to_string());
+    }
+    versions
 }
 
 /// The exit code: whether the launcher should try again, never again, or have the config or data fixed.

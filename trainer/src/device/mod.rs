@@ -6,6 +6,7 @@
 
 pub(crate) mod cuda;
 pub(crate) mod driver;
+pub(crate) mod memory;
 pub(crate) mod native;
 pub(crate) mod nccl;
 pub(crate) mod precision;

@@ -8,6 +8,7 @@ unsafe extern "C" {
     fn tandem_free(message: *mut c_char);
     fn tandem_torch_version() -> *const c_char;
     fn tandem_torch_config() -> *const c_char;
+    fn tandem_cpu_capability() -> *const c_char;
     fn tandem_set_grad(parameter: *mut c_void, grad: *mut c_void) -> *mut c_char;
     fn tandem_on_accumulated(
         parameter: *mut c_void,
@@ -28,6 +29,7 @@ unsafe extern "C" {
     ) -> *mut c_char;
     fn tandem_new_stream(gpu: i8, id: *mut i64, handle: *mut *mut c_void) -> *mut c_char;
     fn tandem_use_stream(gpu: i8, id: i64) -> *mut c_char;
+    fn tandem_gpu_memory(gpu: i8, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn tandem_tune_cpu() -> *mut c_char;
     fn tandem_dropout(
         out: *mut *mut c_void,
@@ -186,6 +188,14 @@ pub(crate) fn use_stream(gpu: usize, id: i64) {
     check(unsafe { tandem_use_stream(gpu as i8, id) });
 }
 
+/// Bytes of a GPU that this process's tensors take, and that libtorch holds for them.
+pub(crate) fn gpu_memory(gpu: usize) -> (u64, u64) {
+    let (mut allocated, mut reserved) = (0, 0);
+    // SAFETY: both pointers are valid for writes.
+    check(unsafe { tandem_gpu_memory(gpu as i8, &mut allocated, &mut reserved) });
+    (allocated, reserved)
+}
+
 /// Variables by which libtorch and oneDNN bound what they keep of each product's shape: a program of
 /// its own. A micro-batch has a few dozen shapes, and the next one others: kept by the thousand, which
 /// is what both do, they fill a gigabyte and are never used again.
@@ -220,6 +230,12 @@ pub(crate) fn loaded_torch_version() -> String {
 pub(crate) fn torch_version() -> String {
     // SAFETY: a C string that lives as long as the program.
     unsafe { CStr::from_ptr(tandem_torch_version()) }.to_string_lossy().into_owned()
+}
+
+/// The instructions that libtorch's own kernels use on this CPU, such as AVX2.
+pub(crate) fn cpu_capability() -> String {
+    // SAFETY: a C string that lives as long as the program.
+    unsafe { CStr::from_ptr(tandem_cpu_capability()) }.to_string_lossy().into_owned()
 }
 
 /// The CUDA that libtorch was built with, as 1000 · major + 10 · minor, by libcudart, which it loads

@@ -17,6 +17,7 @@ use tandem_config::schema::transformer::RateSchedule;
 use crate::data::batches::Batches;
 use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::split::Split;
+use crate::device::memory;
 use crate::inference::evaluate::Evaluator;
 use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
@@ -300,7 +301,8 @@ impl<'a> Trainer<'a> {
     fn log(&mut self, sums: &Sums, norm: Option<f64>) {
         let tokens_per_second = self.times.end(sums.tokens);
         if let Some((data, compute)) = self.times.pace() {
-            self.worker.report(Report::Pace { step: self.state.step, data, compute });
+            let memory = memory::used(self.worker.device);
+            self.worker.report(Report::Pace { step: self.state.step, data, compute, memory });
         }
         let training = &self.worker.config.training;
         let (step, steps) = (self.state.step, training.steps);

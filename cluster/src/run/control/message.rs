@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::run::records::{DataReport, EvaluationSums, TrainingMetrics, number};
+use crate::run::records::{
+    DataReport, EvaluationSums, Memory, PreflightStage, TrainingMetrics, number,
+};
 
 /// Longer lines are refused: only something that is not ours sends them.
 const LINE_BYTES: u64 = 64 << 20;
@@ -96,7 +98,12 @@ pub enum Report {
         /// Versions and hashes by name.
         facts: BTreeMap<String, String>,
     },
-    /// The average time of a micro-batch on a rank since its last report; every rank.
+    /// How far this rank has come in the preflight; every rank, where the launcher has asked for one.
+    Preflight {
+        /// So far, and what it has found out.
+        stage: PreflightStage,
+    },
+    /// The average time of a micro-batch on a rank since its last report, and its memory; every rank.
     Pace {
         /// The optimizer step.
         step: u64,
@@ -106,6 +113,8 @@ pub enum Report {
         /// Seconds of computing.
         #[serde(with = "number")]
         compute: f64,
+        /// What the rank holds now.
+        memory: Memory,
     },
     /// Figures of a training step; rank 0.
     Metrics {

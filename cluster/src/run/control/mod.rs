@@ -27,6 +27,8 @@ pub const SECRET_VARIABLE: &str = "TANDEM_SECRET";
 pub const ATTEMPT_VARIABLE: &str = "TANDEM_ATTEMPT";
 /// What the launcher found for the workers to compute on: `cpu` or `cuda`.
 pub const DEVICE_VARIABLE: &str = "TANDEM_DEVICE";
+/// `1` where ranks are to measure their hosts before they load anything.
+pub const PREFLIGHT_VARIABLE: &str = "TANDEM_PREFLIGHT";
 /// How many workers the launcher started.
 pub const WORLD_SIZE_VARIABLE: &str = "TANDEM_WORLD_SIZE";
 

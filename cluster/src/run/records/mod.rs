@@ -6,12 +6,16 @@
 mod data;
 mod evaluation;
 mod latency;
+mod memory;
 pub(crate) mod number;
+mod preflight;
 mod training;
 mod translation;
 
 pub use data::{DataReport, Example, Problem, ProblemCount, shorten};
 pub use evaluation::{EvaluationSums, TranslationSums};
 pub use latency::Latency;
+pub use memory::{GpuMemory, Memory};
+pub use preflight::{Disk, PreflightStage, Probe};
 pub use training::{StepTime, TrainingMetrics};
 pub use translation::Translation;
