@@ -450,8 +450,8 @@ mod tests {
     #[test]
     fn a_slow_host_is_named_once_with_what_the_others_have() {
         let mut all = four();
-        for rank in 2..4 {
-            all[rank].probe.product_seconds = 0.3;
+        for slow in &mut all[2..4] {
+            slow.probe.product_seconds = 0.3;
         }
         // Most ranks are slow, and a slow one is not compared with those of its own host.
         all.remove(1);
