@@ -4,7 +4,7 @@
 use tandem_config::pretrained::bert::BertConfig;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Loss, Sums, rows};
+use super::{Loss, Losses, Sums, rows};
 use crate::data::example::MlmBatch;
 use crate::model::networks::bert;
 use crate::model::{Encoder, LmHead, Parameters, Pass, Positions};
@@ -37,18 +37,16 @@ impl Mlm {
         let labels = Tensor::from_slice(&batch.labels).to_device(device);
         let transformed = self.transformed(batch, device, pass);
         let words = cross_entropy(&self.head, &transformed, &labels, 0.0);
-        let nll = words.nll.double_value(&[]);
         let predicted = batch.labels.len() as f64;
-        let sums = Sums {
-            loss: nll,
-            nll,
+        let counts = Sums {
             predicted,
             denominator: predicted,
             sentences: batch.samples.len() as f64,
             tokens: batch.input.tokens() as f64,
             ..Sums::default()
         };
-        Loss { surrogate: words.surrogate, sums }
+        let losses = Losses::new(words.nll.shallow_clone(), words.nll);
+        Loss { surrogate: words.surrogate, losses, counts }
     }
 
     /// The `top` most probable of the vocabulary's first `words` at each predicted position, with

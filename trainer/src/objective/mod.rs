@@ -15,7 +15,7 @@ use crate::data::batches::Lengths;
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
 use crate::model::{Block, Parameters, Pass};
 
-pub use sums::Sums;
+pub use sums::{Losses, Sums};
 pub use translation::Translation;
 
 /// A model and its loss.
@@ -55,13 +55,22 @@ impl MicroBatch {
     }
 }
 
-/// The loss of a micro-batch.
+/// The loss of a micro-batch. None of it has been read into main memory, which would wait for the device.
 #[derive(Debug)]
 pub struct Loss {
     /// A scalar whose gradient is that of the loss; its value means nothing.
     pub surrogate: Tensor,
-    /// What is added up.
-    pub sums: Sums,
+    /// The sums that were computed on the device.
+    pub losses: Losses,
+    /// The sums that are known without it.
+    pub counts: Sums,
+}
+
+impl Loss {
+    /// The sums of the micro-batch, which are waited for.
+    pub fn sums(&self) -> Sums {
+        Sums::read(&self.losses.with(self.counts, Kind::Double))
+    }
 }
 
 impl Objective {

@@ -13,6 +13,7 @@ use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::records::TrainingMetrics;
 use tandem_cluster::run::store::Store;
 use tandem_config::schema::transformer::RateSchedule;
+use tch::{Device, Kind};
 
 use crate::data::batches::Batches;
 use crate::data::prefetch::{Prefetch, PrefetchError};
@@ -199,7 +200,10 @@ impl<'a> Trainer<'a> {
                     // The others are in the step already: they learn of it with the sums.
                     let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
                     self.finish_update()?;
-                    self.updates.get_mut().reducer.give_up(&sums.to_tensor());
+                    self.updates
+                        .get_mut()
+                        .reducer
+                        .give_up(&sums.to_tensor(Kind::Float, Device::Cpu));
                     break;
                 }
                 found => found?.context("the stream of batches has ended")?,
@@ -210,9 +214,10 @@ impl<'a> Trainer<'a> {
             let weights = |block: Block| self.updates.borrow_mut().make(block, &self.parameters);
             let pass = Pass::train(masks).after(&weights);
             let mut loss = self.objective.loss(&batch, self.worker.device, &pass);
-            loss.sums += std::mem::take(&mut flags);
+            loss.counts += std::mem::take(&mut flags);
+            let sums = loss.losses.with(loss.counts, Kind::Float);
             self.finish_update()?;
-            self.updates.get_mut().reducer.begin(index, &loss.sums.to_tensor());
+            self.updates.get_mut().reducer.begin(index, &sums);
             loss.surrogate.backward();
             self.updates.get_mut().reducer.end(index);
         }

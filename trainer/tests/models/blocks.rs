@@ -48,7 +48,7 @@ fn passages() -> MicroBatch {
 fn needs_before_it_uses(name: &str, parameters: &Parameters, objective: &Objective) -> Vec<Block> {
     let batch = if let Objective::Mlm(_) = objective { passages() } else { pairs() };
     let masks = || stream(1, Purpose::Dropout, &[1, 0]);
-    let expected = objective.loss(&batch, Device::Cpu, &Pass::train(masks())).sums;
+    let expected = objective.loss(&batch, Device::Cpu, &Pass::train(masks())).sums();
     assert!(expected.loss.is_finite(), "{name}");
     let weights = parameters.weights.copy();
     let _ = no_grad(|| parameters.weights.shallow_clone().fill_(f64::NAN));
@@ -63,7 +63,7 @@ fn needs_before_it_uses(name: &str, parameters: &Parameters, objective: &Objecti
             needed.push(block);
         }
     };
-    let found = objective.loss(&batch, Device::Cpu, &Pass::train(masks()).after(&restore)).sums;
+    let found = objective.loss(&batch, Device::Cpu, &Pass::train(masks()).after(&restore)).sums();
     assert_eq!(found, expected, "{name}: a weight was used before its block was needed");
     needed.into_inner()
 }

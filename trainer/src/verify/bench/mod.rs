@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use tandem_config::schema::cluster::{GradientDtype, Reduction};
 use tandem_config::schema::training::Optimizer;
-use tch::{Device, no_grad};
+use tch::{Device, Kind, no_grad};
 
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
@@ -63,7 +63,7 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
     let losses: Vec<f64> = batches
         .iter()
         .map(|batch| {
-            let sums = no_grad(|| masked.loss(batch, device, &Pass::eval())).sums;
+            let sums = no_grad(|| masked.loss(batch, device, &Pass::eval()).sums());
             sums.loss / sums.denominator
         })
         .collect();
@@ -81,10 +81,10 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
         let masks = stream(1, Purpose::Dropout, &[updates.adam.step]);
         let loss = masked.loss(batch, device, &Pass::train(masks));
-        updates.reducer.begin(0, &loss.sums.to_tensor());
+        updates.reducer.begin(0, &loss.losses.with(loss.counts, Kind::Float));
         loss.surrogate.backward();
         updates.reducer.send_rest();
-        updates.begin(&parameters, 1.0 / loss.sums.denominator, |_| 5e-4);
+        updates.begin(&parameters, 1.0 / loss.counts.denominator, |_| 5e-4);
         Ok(updates.finish(&parameters)?)
     };
     // Adam's state and the allocator's blocks are made once; on a GPU those of each shape.

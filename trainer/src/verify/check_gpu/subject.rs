@@ -118,10 +118,11 @@ impl Subject {
     /// Leaves the batch's gradient in the reducer; the loss of a target token.
     fn backward(&mut self) -> f64 {
         let loss = self.objective.loss(&self.batch, self.device, &Pass::eval());
-        self.updates.reducer.begin(0, &loss.sums.to_tensor());
+        self.updates.reducer.begin(0, &loss.losses.with(loss.counts, Kind::Float));
         loss.surrogate.backward();
         self.updates.reducer.send_rest();
-        loss.sums.loss / loss.sums.denominator
+        let sums = loss.sums();
+        sums.loss / sums.denominator
     }
 
     fn update(&mut self) -> anyhow::Result<()> {
