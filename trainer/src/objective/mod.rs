@@ -13,6 +13,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
+use crate::device::transfer::{Reading, to_device};
 use crate::model::{Block, Parameters, Pass};
 
 pub use sums::{Losses, Sums};
@@ -69,7 +70,7 @@ pub struct Loss {
 impl Loss {
     /// The sums of the micro-batch, which are waited for.
     pub fn sums(&self) -> Sums {
-        Sums::read(&self.losses.with(self.counts, Kind::Double))
+        Sums::from_slice(&Reading::begin(&self.losses.with(self.counts, Kind::Double)).wait())
     }
 }
 
@@ -128,8 +129,8 @@ impl Examples {
 /// Rows of ids and which of them are real: `[B, T]` i64 and `[B, T]` bool.
 pub fn rows(padded: &Padded, device: Device) -> (Tensor, Tensor) {
     let shape = [padded.rows as i64, padded.columns as i64];
-    let ids = Tensor::from_slice(&padded.ids).view(shape).to_device(device);
-    let lengths = Tensor::from_slice(&padded.lengths).to_device(device).unsqueeze(1);
+    let ids = to_device(&padded.ids, device).view(shape);
+    let lengths = to_device(&padded.lengths, device).unsqueeze(1);
     let real = Tensor::arange(shape[1], (Kind::Int64, device)).unsqueeze(0).less_tensor(&lengths);
     (ids, real)
 }

@@ -2,6 +2,8 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use crate::device::transfer::to_device;
+
 /// The struct of sums of these names, which are in the same order in its array.
 macro_rules! sums {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -65,14 +67,15 @@ sums! {
 impl Sums {
     /// In the order of [`Sums::to_array`]: `[COUNT]`.
     pub fn to_tensor(self, kind: Kind, device: Device) -> Tensor {
-        Tensor::from_slice(&self.to_array()).to_kind(kind).to_device(device)
+        if kind == Kind::Float {
+            return to_device(&self.to_array().map(|sum| sum as f32), device);
+        }
+        to_device(&self.to_array(), device).to_kind(kind)
     }
 
-    /// Out of a tensor `[COUNT]`, which is waited for.
-    pub fn read(tensor: &Tensor) -> Self {
-        let mut values = [0.0; Self::COUNT];
-        tensor.to_kind(Kind::Double).copy_data(&mut values, Self::COUNT);
-        Self::from_array(values)
+    /// Out of the values of a tensor `[COUNT]`.
+    pub fn from_slice(values: &[f64]) -> Self {
+        Self::from_array(std::array::from_fn(|index| values[index]))
     }
 }
 

@@ -12,6 +12,7 @@ use tch::{Device, Kind, Tensor};
 
 use super::{Loss, Losses, Sums, rows};
 use crate::data::example::PairBatch;
+use crate::device::transfer::to_device;
 use crate::model::{Batch, Parameters, Pass, Seq2Seq};
 use crate::objective::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
 
@@ -102,9 +103,9 @@ impl Translation {
     fn soft_labels(&self, batch: &PairBatch, device: Device) -> Option<SoftLabels> {
         let (config, rows) = (self.soft_labels.as_ref()?, batch.soft.as_ref()?);
         let shape = [batch.labels.len() as i64, -1];
-        let logits = Tensor::from_slice(&rows.logits).view(shape).to_device(device);
+        let logits = to_device(&rows.logits, device).view(shape);
         Some(SoftLabels {
-            ids: Tensor::from_slice(&rows.ids).view(shape).to_device(device),
+            ids: to_device(&rows.ids, device).view(shape),
             probabilities: (logits / config.temperature).softmax(-1, Kind::Float),
             weight: config.weight,
         })
@@ -123,7 +124,7 @@ fn distance(memory: &Tensor, bert: &Tensor, is_real: &Tensor) -> Tensor {
 fn tensors(batch: &PairBatch, device: Device) -> Batch {
     let (source, source_real) = rows(&batch.source, device);
     let (decoder_input, target_real) = rows(&batch.decoder_input, device);
-    let on_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+    let on_device = |values: &[i64]| to_device(values, device);
     Batch {
         source,
         source_real,

@@ -126,8 +126,8 @@ impl Subject {
     }
 
     fn update(&mut self) -> anyhow::Result<()> {
-        let tokens = self.batch.target.tokens() as f64;
-        self.updates.begin(&self.parameters, 1.0 / tokens, |_| LEARNING_RATE);
+        let sums = self.updates.reducer.sums()?;
+        self.updates.begin(&self.parameters, &sums, 0.0, |_| LEARNING_RATE)?;
         Ok(self.updates.finish(&self.parameters)?)
     }
 
@@ -161,10 +161,12 @@ pub(crate) fn replayed(device: Device, gradients: &[Tensor]) -> anyhow::Result<T
     let parameters = Parameters::new(&list(&ab_net()), &[], SEED, Kind::Float, device)?;
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let runs = runs(&parameters);
+    let skipped = Tensor::zeros([], (Kind::Float, device));
     for gradient in gradients {
         let gradient = gradient.to_device(device);
-        adam.begin();
-        runs.iter().for_each(|run| adam.update(&parameters, run, &gradient, LEARNING_RATE));
+        adam.begin(&skipped);
+        runs.iter()
+            .for_each(|run| adam.update(&parameters, run, &gradient, LEARNING_RATE, &skipped));
     }
     Ok(here(&parameters.weights))
 }
