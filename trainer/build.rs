@@ -15,6 +15,8 @@ fn main() {
         .std("c++20")
         .files(["native/shim.cpp", "native/kernels.cpp", "native/loops.cpp"])
         .flag("-fopenmp")
+        // As libtorch was built: some of its classes have another layout without.
+        .define("NDEBUG", None)
         // Without these, comparisons in a loop keep it from becoming vector code.
         .flag("-fno-trapping-math")
         .flag("-fno-math-errno")

@@ -74,18 +74,14 @@ int cuEventRecord(event* it, void* stream) {
   return SUCCESS;
 }
 
+// What is computed behind the default stream's wait for the other has to be waited for by that anew.
 int cuStreamWaitEvent(void* stream, event* it, unsigned flags) {
-  (void)stream, (void)flags;
-  behind = it->recorded;
+  (void)flags;
+  behind = stream && it->recorded;
   return it->recorded ? SUCCESS : INVALID_VALUE;
 }
 
-// What is computed after a wait for the stream has to be waited for by the stream anew.
-int cuEventQuery(event* it) {
-  if (it->hanging) return NOT_READY;
-  behind = 0;
-  return SUCCESS;
-}
+int cuEventQuery(event* it) { return it->hanging ? NOT_READY : SUCCESS; }
 
 int cuEventDestroy_v2(event* it) {
   free(it);

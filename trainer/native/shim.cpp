@@ -1,14 +1,20 @@
-// What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, streams, CPU
-// settings.
+// What libtorch offers and tch does not: gradient buffers and hooks, fused Adam, streams and events,
+// what operators are called, CPU settings.
 
+#include <atomic>
 #include <cstdlib>
+#include <memory>
+#include <string_view>
 #include <malloc.h>
 
 #include <ATen/ATen.h>
 #include <ATen/Context.h>
 #include <ATen/Version.h>
+#include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <ATen/record_function.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
@@ -29,6 +35,42 @@ struct Accumulated : torch::autograd::PostAccumulateGradHook {
   void* context;
   size_t index;
 };
+
+// What one thread, and those that run its backward, have called since it began to count.
+struct Calls {
+  std::atomic<uint64_t> operators = 0; // all of them
+  std::atomic<uint64_t> waits = 0;     // they read a device's results, or copy from or to it
+  at::CallbackHandle handle = 0;
+};
+
+Calls calls;
+thread_local bool in_optimizer = false;
+
+constexpr const char* OPTIMIZER = "aten::_fused_adamw_";
+
+// Whether an operator waits for the device that it works on. A copy to or from it is waited for if it is
+// made by `to(device)`, the form of tch's `to_device`, which names no kind; on a CPU it is called, too.
+bool waits(const at::RecordFunction& function) {
+  const std::string_view name = function.name();
+  for (const auto* read : {"aten::_local_scalar_dense", "aten::equal", "aten::nonzero"}) {
+    if (name == read) return true;
+  }
+  const auto full = function.operator_name();
+  const bool is_form = name == "aten::to" && full && full->overload_name == "dtype_layout";
+  return is_form && function.inputs()[1].isNone();
+}
+
+std::unique_ptr<at::ObserverContext> called(const at::RecordFunction& function) {
+  ++calls.operators;
+  if (std::string_view(function.name()) == OPTIMIZER) in_optimizer = true;
+  // On a CPU, that one reads its own step counter.
+  if (!in_optimizer && waits(function)) ++calls.waits;
+  return nullptr;
+}
+
+void ended(const at::RecordFunction& function, at::ObserverContext*) {
+  if (std::string_view(function.name()) == OPTIMIZER) in_optimizer = false;
+}
 
 } // namespace
 
@@ -64,15 +106,51 @@ char* tandem_on_accumulated(
   });
 }
 
+// Changes nothing if `skipped` is 1.
 char* tandem_fused_adam(
     at::Tensor* weights, at::Tensor* grads, at::Tensor* exp_avg, at::Tensor* exp_avg_sq,
-    at::Tensor* step, double lr, double beta1, double beta2, double eps) {
+    at::Tensor* step, at::Tensor* skipped, double lr, double beta1, double beta2, double eps) {
   return guarded([&] {
     at::NoGradGuard guard;
     at::_fused_adamw_(
         {*weights}, {*grads}, {*exp_avg}, {*exp_avg_sq}, {}, {*step}, lr, beta1, beta2,
-        /*weight_decay=*/0.0, eps, /*amsgrad=*/false, /*maximize=*/false);
+        /*weight_decay=*/0.0, eps, /*amsgrad=*/false, /*maximize=*/false,
+        /*grad_scale=*/{}, /*found_inf=*/*skipped);
   });
+}
+
+// Multiplies the values of leaves, of which autograd takes no note.
+char* tandem_multiply_all(at::Tensor** leaves, size_t count, at::Tensor* factor) {
+  return guarded([&] {
+    at::NoGradGuard guard;
+    std::vector<at::Tensor> values;
+    for (size_t index = 0; index < count; ++index) {
+      values.push_back(leaves[index]->variable_data());
+    }
+    at::_foreach_mul_(values, *factor);
+  });
+}
+
+char* tandem_count_calls() {
+  return guarded([] {
+    calls.operators = calls.waits = 0;
+    at::RecordFunctionCallback callback(called, ended);
+    callback.needsInputs(true).scopes({at::RecordScope::FUNCTION});
+    calls.handle = at::addThreadLocalCallback(callback);
+  });
+}
+
+char* tandem_counted_calls(uint64_t* operators, uint64_t* waits) {
+  return guarded([&] {
+    at::removeCallback(calls.handle);
+    *operators = calls.operators;
+    *waits = calls.waits;
+  });
+}
+
+// Lets a GPU round the factors of f32 products to TF32, or not.
+char* tandem_use_tf32(bool used) {
+  return guarded([&] { at::globalContext().setFloat32MatmulPrecision(used ? "high" : "highest"); });
 }
 
 // f32 products through oneDNN where that is as exact, and big blocks kept by the process instead
@@ -96,6 +174,24 @@ char* tandem_new_stream(int8_t gpu, int64_t* id, void** handle) {
     *id = stream.id();
     *handle = stream.native_handle();
   });
+}
+
+// An event behind all that the calling thread has queued on a GPU.
+char* tandem_record_event(int8_t gpu, c10::Event** made) {
+  return guarded([&] {
+    c10::impl::VirtualGuardImpl cuda(c10::DeviceType::CUDA);
+    auto event = std::make_unique<c10::Event>(c10::DeviceType::CUDA);
+    event->record(cuda.getStream(c10::Device(c10::DeviceType::CUDA, gpu)));
+    *made = event.release();
+  });
+}
+
+char* tandem_wait_for_event(c10::Event* event) {
+  return guarded([&] { event->synchronize(); });
+}
+
+void tandem_free_event(c10::Event* event) {
+  delete event;
 }
 
 // Lets libtorch queue in that stream what the calling thread computes on the GPU.

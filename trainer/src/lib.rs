@@ -13,7 +13,7 @@
 
 pub mod commands;
 pub mod data;
-mod device;
+pub mod device;
 pub mod inference;
 pub mod model;
 pub mod objective;

@@ -66,7 +66,7 @@ pub struct Inputs<'a> {
 pub fn estimate(run: &RunConfig, inputs: Inputs) -> Estimate {
     let Inputs { composition, parameters, .. } = inputs;
     let number = match run.training.precision {
-        Precision::F32 => F32,
+        Precision::F32 | Precision::Tf32 => F32,
         Precision::Bf16 => F32 / 2,
     };
     let trained = trained_count(parameters) as u64;

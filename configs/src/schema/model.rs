@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::soft_labels::SoftLabels;
-use crate::schema::training::Precision;
 use crate::schema::transformer::{Beside, Transformer};
 
 pub use crate::schema::vocabulary::Vocabulary;
@@ -112,9 +111,20 @@ pub struct NewBert {
     pub dropout: f64,
     /// Precision of the weights in the exported folder.
     #[serde(default)]
-    pub export: Precision,
+    pub export: Stored,
     /// Where its WordPiece vocabulary comes from.
     pub vocabulary: Vocabulary,
+}
+
+/// Precision of the weights in an exported folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Stored {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
 }
 
 /// Which weights of one side are trained.

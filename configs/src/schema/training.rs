@@ -109,6 +109,9 @@ pub enum Precision {
     /// 32-bit floats.
     #[default]
     F32,
+    /// The same, but GPUs round the factors of matrix products to TF32, which has 10 bits behind the point
+    /// instead of 23. CPUs have no TF32: there it is f32, bit for bit.
+    Tf32,
     /// bfloat16: frozen weights are held in bf16 only, trained weights and sums in f32. A CPU
     /// without AVX-512, which has no bf16 products, computes in f32.
     Bf16,

@@ -249,7 +249,7 @@ const TYPES: &[Case] = &[
     ),
     (
         &[("  precision: bf16", "  precision: 16")],
-        &["45:14: training.precision: found 16, must be one of f32 | bf16"],
+        &["45:14: training.precision: found 16, must be one of f32 | tf32 | bf16"],
     ),
     (
         &[("  precision: bf16", "  clip_norm: .inf")],
@@ -392,7 +392,7 @@ const CHOICES: &[Case] = &[
     ),
     (
         &[("precision: bf16", "precision: fp16")],
-        &["45:14: training.precision: found the text `fp16`, must be one of f32 | bf16"],
+        &["45:14: training.precision: found the text `fp16`, must be one of f32 | tf32 | bf16"],
     ),
     (
         &[("  device: cpu", "  gradient_dtype: f16")],

@@ -13,6 +13,7 @@ use tandem_config::load::labelling_bert;
 use tandem_config::parameters::estimate::{self, Inputs};
 use tandem_config::parameters::{self, frozen_count, trained_count};
 use tandem_config::schema::decoding::Decoding;
+use tandem_config::schema::training::Precision;
 
 use crate::prepare::worker::Work;
 use crate::prepare::{dependency, distillation};
@@ -68,6 +69,7 @@ impl Plan {
         notes.extend(distillation::notes(config));
         notes.extend(soft_label_note(config));
         notes.extend(decoding_note(config));
+        notes.extend(precision_note(config, topology.device));
         let work = Work::Train { resume: None, evaluate_first: false };
         let mut commands = vec![command(&topology, &work, &program, &run)];
         if config.data.test.is_some() && config.model.decoder.is_some() {
@@ -120,6 +122,16 @@ fn size(
 fn head_note(composition: &Composition) -> Option<String> {
     let folder = composition.decoder.as_ref()?.headless()?;
     Some(format!("{} has no masked-language-model head: the head is trained", folder.display()))
+}
+
+/// A note on what TF32 means on the device.
+fn precision_note(config: &RunConfig, device: Device) -> Option<String> {
+    let meaning = match device {
+        Device::Cpu => "a CPU has no TF32 and computes in f32",
+        Device::Cuda => "matrix products round f32 to TF32, with 10 bits behind the point",
+    };
+    let is_chosen = config.training.precision == Precision::Tf32;
+    is_chosen.then(|| format!("precision tf32: {meaning}"))
 }
 
 /// A note that translations are found in fewer passes, which changes them.
@@ -238,6 +250,18 @@ mod tests {
         let here = std::env::current_dir().unwrap();
         let plans = plans.replace(&here.display().to_string(), "[HERE]");
         insta::assert_snapshot!(plans.replace(&root.display().to_string(), "[REPOSITORY]"));
+    }
+
+    #[test]
+    fn tf32_is_said_to_be_f32_on_cpus() {
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/demo.yaml");
+        let note = |precision: &str, device| {
+            let precision = format!("training.precision={precision}");
+            precision_note(&tandem_config::load(&demo, &[precision]).unwrap(), device)
+        };
+        assert_eq!(note("f32", Device::Cuda), None);
+        assert!(note("tf32", Device::Cpu).unwrap().ends_with("computes in f32"));
+        assert!(note("tf32", Device::Cuda).unwrap().ends_with("10 bits behind the point"));
     }
 
     #[test]

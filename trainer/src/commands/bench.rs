@@ -94,6 +94,7 @@ pub(super) struct ReduceArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Dtype {
     F32,
+    Tf32,
     Bf16,
 }
 
@@ -122,6 +123,7 @@ impl Args {
         }
         let (dtype, precision) = match self.dtype {
             Dtype::F32 => ("f32", Precision::F32),
+            Dtype::Tf32 => ("tf32", Precision::Tf32),
             Dtype::Bf16 => ("bf16", Precision::Bf16),
         };
         let mut measured = measure(&Workload {

@@ -121,7 +121,7 @@ fn all_reduce_seconds(
     let mut repeat = |times: u32| {
         world.begin()?;
         (0..times).try_for_each(|_| world.all_reduce_sum(&mut tensor))?;
-        world.settle()
+        world.complete()
     };
     repeat(1)?;
     let started = Instant::now();

@@ -22,15 +22,27 @@ unsafe extern "C" {
         exp_avg: *mut c_void,
         exp_avg_sq: *mut c_void,
         step: *mut c_void,
+        skipped: *mut c_void,
         lr: f64,
         beta1: f64,
         beta2: f64,
         eps: f64,
     ) -> *mut c_char;
+    fn tandem_multiply_all(
+        leaves: *const *mut c_void,
+        count: usize,
+        factor: *mut c_void,
+    ) -> *mut c_char;
+    fn tandem_count_calls() -> *mut c_char;
+    fn tandem_counted_calls(operators: *mut u64, waits: *mut u64) -> *mut c_char;
+    fn tandem_record_event(gpu: i8, made: *mut *mut c_void) -> *mut c_char;
+    fn tandem_wait_for_event(event: *mut c_void) -> *mut c_char;
+    fn tandem_free_event(event: *mut c_void);
     fn tandem_new_stream(gpu: i8, id: *mut i64, handle: *mut *mut c_void) -> *mut c_char;
     fn tandem_use_stream(gpu: i8, id: i64) -> *mut c_char;
     fn tandem_gpu_memory(gpu: i8, allocated: *mut u64, reserved: *mut u64) -> *mut c_char;
     fn tandem_tune_cpu() -> *mut c_char;
+    fn tandem_use_tf32(used: bool) -> *mut c_char;
     fn tandem_dropout(
         out: *mut *mut c_void,
         x: *mut c_void,
@@ -151,9 +163,10 @@ pub(crate) fn on_accumulated(
     }
 }
 
-/// One Adam step on flat f32 tensors of equal length; `step` is a 0-dimensional f32, counted up.
+/// One Adam step on flat f32 tensors of equal length. `step` and `skipped` are 0-dimensional and f32: the
+/// number of the step, and 1 to change nothing, or 0.
 pub(crate) fn fused_adam(
-    [weights, grads, exp_avg, exp_avg_sq, step]: [&Tensor; 5],
+    [weights, grads, exp_avg, exp_avg_sq, step, skipped]: [&Tensor; 6],
     lr: f64,
     betas: [f64; 2],
     eps: f64,
@@ -166,12 +179,65 @@ pub(crate) fn fused_adam(
             raw(exp_avg),
             raw(exp_avg_sq),
             raw(step),
+            raw(skipped),
             lr,
             betas[0],
             betas[1],
             eps,
         )
     });
+}
+
+/// Multiplies the values of all `leaves` by a 0-dimensional `factor`, of which autograd takes no note.
+pub(crate) fn multiply_all(leaves: &[&Tensor], factor: &Tensor) {
+    if leaves.is_empty() {
+        return; // which libtorch refuses
+    }
+    let leaves: Vec<*mut c_void> = leaves.iter().map(|leaf| raw(leaf)).collect();
+    // SAFETY: all are live at::Tensor objects.
+    check(unsafe { tandem_multiply_all(leaves.as_ptr(), leaves.len(), raw(factor)) });
+}
+
+/// Begins to count the operators of the calling thread, which must be the only one that counts.
+pub(crate) fn count_calls() {
+    // SAFETY: no arguments.
+    check(unsafe { tandem_count_calls() });
+}
+
+/// How many operators the calling thread has called since [`count_calls`], backward included, and how many
+/// of them wait for a GPU where they work on one.
+pub(crate) fn counted_calls() -> (u64, u64) {
+    let (mut operators, mut waits) = (0, 0);
+    // SAFETY: both pointers are valid for writes.
+    check(unsafe { tandem_counted_calls(&mut operators, &mut waits) });
+    (operators, waits)
+}
+
+/// An event behind what was queued on a GPU.
+#[derive(Debug)]
+pub(crate) struct Event(*mut c_void);
+
+impl Event {
+    /// Behind all that this thread has queued so far.
+    pub(crate) fn record(gpu: usize) -> Self {
+        let mut made = std::ptr::null_mut();
+        // SAFETY: the pointer is valid for a write.
+        check(unsafe { tandem_record_event(gpu as i8, &mut made) });
+        Self(made)
+    }
+
+    /// Waits for it.
+    pub(crate) fn wait(&self) {
+        // SAFETY: the event is alive.
+        check(unsafe { tandem_wait_for_event(self.0) });
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: the event is freed once.
+        unsafe { tandem_free_event(self.0) };
+    }
 }
 
 /// A stream of a GPU other than the default one: its number in libtorch, and its handle in CUDA.
@@ -216,6 +282,12 @@ pub(crate) unsafe fn bound_caches() {
 pub(crate) fn tune_cpu() {
     // SAFETY: no arguments.
     check(unsafe { tandem_tune_cpu() });
+}
+
+/// Whether GPUs may round the factors of f32 products to TF32.
+pub(crate) fn use_tf32(used: bool) {
+    // SAFETY: no pointers.
+    check(unsafe { tandem_use_tf32(used) });
 }
 
 /// The version that the loaded libtorch reports; empty if it reports none.

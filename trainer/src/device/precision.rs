@@ -3,6 +3,8 @@
 use tandem_config::schema::training::Precision;
 use tch::{Device, Kind};
 
+use super::native;
+
 /// Kinds of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kinds {
@@ -13,14 +15,17 @@ pub struct Kinds {
 }
 
 impl Kinds {
-    /// The kinds that `precision` means on `device`.
+    /// The kinds that `precision` means on `device`. From here on, products of f32 are rounded as it says.
     ///
     /// A CPU without AVX-512 has no bf16 products: emulated they take 10 to 70 times as long as
     /// f32's. There frozen weights are held in bf16, and turned into f32 as they are used.
     pub fn new(precision: Precision, device: Device) -> Self {
+        if device.is_cuda() {
+            native::use_tf32(precision == Precision::Tf32);
+        }
         let both = |kind| Self { frozen: kind, compute: kind };
         match precision {
-            Precision::F32 => both(Kind::Float),
+            Precision::F32 | Precision::Tf32 => both(Kind::Float),
             Precision::Bf16 if device != Device::Cpu || multiplies_bf16() => both(Kind::BFloat16),
             Precision::Bf16 => Self { frozen: Kind::BFloat16, compute: Kind::Float },
         }
@@ -46,6 +51,8 @@ mod tests {
         for device in [Device::Cpu, Device::Cuda(0)] {
             assert_eq!(Kinds::new(Precision::Bf16, device).frozen, Kind::BFloat16);
         }
+        let f32 = Kinds { frozen: Kind::Float, compute: Kind::Float };
+        assert_eq!(Kinds::new(Precision::Tf32, Device::Cpu), f32);
         assert_eq!(Kinds::new(Precision::Bf16, Device::Cuda(0)).compute, Kind::BFloat16);
         let f32 = Kinds { frozen: Kind::Float, compute: Kind::Float };
         assert_eq!(Kinds::new(Precision::F32, Device::Cpu), f32);

@@ -160,7 +160,7 @@ impl Evaluator {
                 return None;
             }
             let batch = self.examples.batch(samples, Draw::Evaluation);
-            sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval())).sums;
+            sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval()).sums());
         }
         let Sums { loss, nll, predicted, length_nll, sentences, denominator, .. } = sums;
         Some(EvaluationSums {

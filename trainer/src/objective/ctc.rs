@@ -15,9 +15,10 @@ use tch::{Device, Kind, Tensor, no_grad};
 
 use super::alignment::best_alignment;
 use super::loss::HeadGradients;
-use super::{Loss, Sums, rows};
+use super::{Loss, Losses, Sums, rows};
 use crate::data::ctc::{CtcBatch, Glance};
 use crate::data::example::Padded;
+use crate::device::transfer::to_device;
 use crate::model::ctc::CtcHead;
 use crate::model::{Encoded, Parameters, Pass, Positions, Seq2Seq};
 
@@ -68,9 +69,7 @@ impl Ctc {
         let predicted = (0..batch.fits.len()).filter(|&sentence| batch.fits[sentence]);
         let predicted =
             predicted.map(|sentence| batch.classes.lengths[sentence]).sum::<i64>() as f64;
-        let sums = Sums {
-            loss: nll,
-            nll,
+        let counts = Sums {
             predicted,
             denominator: predicted,
             sentences: batch.samples.len() as f64,
@@ -78,7 +77,8 @@ impl Ctc {
             tokens: (batch.source.tokens() + batch.classes.tokens()) as f64,
             ..Sums::default()
         };
-        Loss { surrogate, sums }
+        let nll = to_device(&[nll], device).squeeze();
+        Loss { surrogate, losses: Losses::new(nll.shallow_clone(), nll), counts }
     }
 
     fn ctc(&self) -> &CtcHead {
@@ -186,7 +186,7 @@ impl Rows {
             let start = row as i64 * columns;
             start..start + length
         });
-        let positions = Tensor::from_slice(&positions.collect::<Vec<i64>>()).to_device(device);
+        let positions = to_device(&positions.collect::<Vec<i64>>(), device);
         Self { input, real, positions, words: rows(&batch.words, device).0 }
     }
 
@@ -202,7 +202,7 @@ impl Rows {
             let length = batch.decoder_input.lengths[sentence] as usize;
             std::iter::repeat_n(of(sentence), length)
         });
-        Tensor::from_slice(&numbers.collect::<Vec<i64>>()).to_device(self.input.device())
+        to_device(&numbers.collect::<Vec<i64>>(), self.input.device())
     }
 }
 

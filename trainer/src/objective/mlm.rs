@@ -4,8 +4,9 @@
 use tandem_config::pretrained::bert::BertConfig;
 use tch::{Device, Kind, Tensor, no_grad};
 
-use super::{Loss, Sums, rows};
+use super::{Loss, Losses, Sums, rows};
 use crate::data::example::MlmBatch;
+use crate::device::transfer::to_device;
 use crate::model::networks::bert;
 use crate::model::{Encoder, LmHead, Parameters, Pass, Positions};
 use crate::objective::loss::cross_entropy;
@@ -34,21 +35,19 @@ impl Mlm {
 
     /// `Σ nll` of the predicted tokens.
     pub fn loss(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Loss {
-        let labels = Tensor::from_slice(&batch.labels).to_device(device);
+        let labels = to_device(&batch.labels, device);
         let transformed = self.transformed(batch, device, pass);
         let words = cross_entropy(&self.head, &transformed, &labels, 0.0);
-        let nll = words.nll.double_value(&[]);
         let predicted = batch.labels.len() as f64;
-        let sums = Sums {
-            loss: nll,
-            nll,
+        let counts = Sums {
             predicted,
             denominator: predicted,
             sentences: batch.samples.len() as f64,
             tokens: batch.input.tokens() as f64,
             ..Sums::default()
         };
-        Loss { surrogate: words.surrogate, sums }
+        let losses = Losses::new(words.nll.shallow_clone(), words.nll);
+        Loss { surrogate: words.surrogate, losses, counts }
     }
 
     /// The `top` most probable of the vocabulary's first `words` at each predicted position, with
@@ -77,10 +76,10 @@ impl Mlm {
     /// States at the predicted positions, ready for [`LmHead::project`]: `[N, D]`.
     fn transformed(&self, batch: &MlmBatch, device: Device, pass: &Pass) -> Tensor {
         let (ids, real) = rows(&batch.input, device);
-        let positions = Tensor::from_slice(&batch.loss_positions).to_device(device);
+        let positions = to_device(&batch.loss_positions, device);
         let at = Positions::new(&positions, &ids);
         let types = batch.second.as_ref().map(|second| {
-            let second = Tensor::from_slice(second).to_device(device).unsqueeze(1); // [B, 1]
+            let second = to_device(second, device).unsqueeze(1); // [B, 1]
             let places = Tensor::arange(ids.size()[1], (Kind::Int64, device)).unsqueeze(0);
             places.greater_equal_tensor(&second).to_kind(Kind::Int64) // [B, T]
         });

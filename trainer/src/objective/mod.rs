@@ -16,9 +16,10 @@ use tch::{Device, Kind, Tensor};
 use crate::data::batches::Lengths;
 use crate::data::ctc::{CtcBatch, CtcExamples};
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
+use crate::device::transfer::{Reading, to_device};
 use crate::model::{Block, Parameters, Pass, Seq2Seq};
 
-pub use sums::Sums;
+pub use sums::{Losses, Sums};
 pub use translation::Translation;
 
 /// A model and its loss.
@@ -65,13 +66,22 @@ impl MicroBatch {
     }
 }
 
-/// The loss of a micro-batch.
+/// The loss of a micro-batch. None of it has been read into main memory, which would wait for the device.
 #[derive(Debug)]
 pub struct Loss {
     /// A scalar whose gradient is that of the loss; its value means nothing.
     pub surrogate: Tensor,
-    /// What is added up.
-    pub sums: Sums,
+    /// The sums that were computed on the device.
+    pub losses: Losses,
+    /// The sums that are known without it.
+    pub counts: Sums,
+}
+
+impl Loss {
+    /// The sums of the micro-batch, which are waited for.
+    pub fn sums(&self) -> Sums {
+        Sums::from_slice(&Reading::begin(&self.losses.with(self.counts, Kind::Double)).wait())
+    }
 }
 
 impl Objective {
@@ -144,8 +154,8 @@ impl Examples {
 /// Rows of ids and which of them are real: `[B, T]` i64 and `[B, T]` bool.
 pub fn rows(padded: &Padded, device: Device) -> (Tensor, Tensor) {
     let shape = [padded.rows as i64, padded.columns as i64];
-    let ids = Tensor::from_slice(&padded.ids).view(shape).to_device(device);
-    let lengths = Tensor::from_slice(&padded.lengths).to_device(device).unsqueeze(1);
+    let ids = to_device(&padded.ids, device).view(shape);
+    let lengths = to_device(&padded.lengths, device).unsqueeze(1);
     let real = Tensor::arange(shape[1], (Kind::Int64, device)).unsqueeze(0).less_tensor(&lengths);
     (ids, real)
 }

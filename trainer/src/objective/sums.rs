@@ -1,34 +1,34 @@
 //! What is summed over micro-batches and ranks in addition to the gradients.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
+
+use crate::device::transfer::to_device;
 
 /// The struct of sums of these names, which are in the same order in its array.
 macro_rules! sums {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Sums over micro-batches; every rank adds its own to the step's reduction.
+        /// Sums over micro-batches; every rank adds its own to the step's reduction. Numbers, or the
+        /// places of a tensor that hold them.
         #[derive(Debug, Clone, Copy, Default, PartialEq)]
-        pub struct Sums {
-            $($(#[$doc])* pub $name: f64,)*
+        pub struct Sums<T = f64> {
+            $($(#[$doc])* pub $name: T,)*
+        }
+
+        impl<T> Sums<T> {
+            /// In a fixed order.
+            pub fn to_array(self) -> [T; Sums::COUNT] {
+                [$(self.$name),*]
+            }
+
+            /// Out of the order of [`Sums::to_array`].
+            pub fn from_array([$($name),*]: [T; Sums::COUNT]) -> Self {
+                Self { $($name),* }
+            }
         }
 
         impl Sums {
             /// How many there are.
             pub const COUNT: usize = [$(stringify!($name)),*].len();
-
-            /// In a fixed order.
-            pub fn to_array(self) -> [f64; Self::COUNT] {
-                [$(self.$name),*]
-            }
-
-            /// As f32, in the order of [`Sums::to_array`].
-            pub fn to_tensor(self) -> Tensor {
-                Tensor::from_slice(&self.to_array()).to_kind(Kind::Float)
-            }
-
-            /// Out of the order of [`Sums::to_array`].
-            pub fn from_array([$($name),*]: [f64; Self::COUNT]) -> Self {
-                Self { $($name),* }
-            }
         }
     };
 }
@@ -64,9 +64,73 @@ sums! {
     given_up,
 }
 
+impl Sums {
+    /// In the order of [`Sums::to_array`]: `[COUNT]`.
+    pub fn to_tensor(self, kind: Kind, device: Device) -> Tensor {
+        if kind == Kind::Float {
+            return to_device(&self.to_array().map(|sum| sum as f32), device);
+        }
+        to_device(&self.to_array(), device).to_kind(kind)
+    }
+
+    /// Out of the values of a tensor `[COUNT]`.
+    pub fn from_slice(values: &[f64]) -> Self {
+        Self::from_array(std::array::from_fn(|index| values[index]))
+    }
+}
+
+impl Sums<Tensor> {
+    /// The places of a tensor `[COUNT]`.
+    pub fn of(tensor: &Tensor) -> Self {
+        let mut places = tensor.unbind(0).into_iter();
+        Self::from_array(std::array::from_fn(|_| places.next().expect("a place for each sum")))
+    }
+}
+
 impl std::ops::AddAssign for Sums {
     fn add_assign(&mut self, other: Self) {
         let (mine, other) = (self.to_array(), other.to_array());
         *self = Self::from_array(std::array::from_fn(|i| mine[i] + other[i]));
+    }
+}
+
+/// Those sums of a micro-batch that its forward pass computes: scalars in f32 or f64, which stay on its
+/// device.
+#[derive(Debug)]
+pub struct Losses {
+    /// [`Sums::loss`].
+    pub loss: Tensor,
+    /// [`Sums::nll`].
+    pub nll: Tensor,
+    /// [`Sums::soft_nll`].
+    pub soft_nll: Option<Tensor>,
+    /// [`Sums::length_nll`].
+    pub length_nll: Option<Tensor>,
+    /// [`Sums::distillation`].
+    pub distillation: Option<Tensor>,
+}
+
+impl Losses {
+    /// Of predicted tokens alone.
+    pub fn new(loss: Tensor, nll: Tensor) -> Self {
+        Self { loss, nll, soft_nll: None, length_nll: None, distillation: None }
+    }
+
+    /// All sums of a micro-batch, the others being `counts`: `[COUNT]`, on the device.
+    pub fn with(&self, counts: Sums, kind: Kind) -> Tensor {
+        let all = counts.to_tensor(kind, self.loss.device());
+        let places = Sums::of(&all);
+        let known = [(places.loss, Some(&self.loss)), (places.nll, Some(&self.nll))];
+        let others = [
+            (places.soft_nll, self.soft_nll.as_ref()),
+            (places.length_nll, self.length_nll.as_ref()),
+            (places.distillation, self.distillation.as_ref()),
+        ];
+        for (mut place, value) in known.into_iter().chain(others) {
+            if let Some(value) = value {
+                no_grad(|| place.copy_(value));
+            }
+        }
+        all
     }
 }

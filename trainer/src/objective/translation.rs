@@ -10,8 +10,9 @@ use tandem_config::schema::model::{Model, Objective};
 use tandem_config::schema::soft_labels::SoftLabels as SoftLabelsConfig;
 use tch::{Device, Kind, Tensor};
 
-use super::{Loss, Sums, rows};
+use super::{Loss, Losses, Sums, rows};
 use crate::data::example::PairBatch;
+use crate::device::transfer::to_device;
 use crate::model::{Batch, Parameters, Pass, Seq2Seq};
 use crate::objective::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
 
@@ -68,10 +69,7 @@ impl Translation {
             Some(soft) => distilled_cross_entropy(head, &transformed, labels, smoothing, &soft),
             None => cross_entropy(head, &transformed, labels, smoothing),
         };
-        let mut sums = Sums {
-            loss: words.loss.double_value(&[]),
-            nll: words.nll.double_value(&[]),
-            soft_nll: words.soft_nll.double_value(&[]),
+        let counts = Sums {
             predicted: batch.labels.len() as f64,
             sentences: batch.samples.len() as f64,
             denominator: batch.target.tokens() as f64,
@@ -79,31 +77,35 @@ impl Translation {
             tokens: (batch.source.tokens() + batch.target.tokens()) as f64,
             ..Sums::default()
         };
+        // Sums are as exact as if they were added up in main memory.
+        let exact = |loss: &Tensor| loss.detach().to_kind(Kind::Double);
         let mut surrogate = words.surrogate;
+        let mut losses = Losses::new(exact(&words.loss), words.nll);
+        losses.soft_nll = Some(words.soft_nll);
         if let Some(log_probs) = &encoded.length_log_probs {
             let nll = length_nll(log_probs, &tensors.lengths);
-            sums.length_nll = nll.double_value(&[]);
-            sums.loss += self.length_loss * sums.length_nll;
+            losses.loss += exact(&nll) * self.length_loss;
+            losses.length_nll = Some(nll.detach());
             surrogate += nll * self.length_loss;
         }
         if let Some(bert) = encoded.bert.as_ref().filter(|_| self.distillation > 0.0) {
             let distance = distance(&encoded.memory, &bert.hidden, &tensors.source_real);
-            sums.distillation = distance.double_value(&[]);
             let share = 1.0 - self.distillation;
-            let weight = self.distillation * sums.denominator / sums.source_tokens.max(1.0);
-            sums.loss = share * sums.loss + weight * sums.distillation;
+            let weight = self.distillation * counts.denominator / counts.source_tokens.max(1.0);
+            losses.loss = losses.loss * share + exact(&distance) * weight;
+            losses.distillation = Some(distance.detach());
             surrogate = surrogate * share + distance * weight;
         }
-        Loss { surrogate, sums }
+        Loss { surrogate, losses, counts }
     }
 
     /// The soft labels that a batch has.
     fn soft_labels(&self, batch: &PairBatch, device: Device) -> Option<SoftLabels> {
         let (config, rows) = (self.soft_labels.as_ref()?, batch.soft.as_ref()?);
         let shape = [batch.labels.len() as i64, -1];
-        let logits = Tensor::from_slice(&rows.logits).view(shape).to_device(device);
+        let logits = to_device(&rows.logits, device).view(shape);
         Some(SoftLabels {
-            ids: Tensor::from_slice(&rows.ids).view(shape).to_device(device),
+            ids: to_device(&rows.ids, device).view(shape),
             probabilities: (logits / config.temperature).softmax(-1, Kind::Float),
             weight: config.weight,
         })
@@ -122,7 +124,7 @@ fn distance(memory: &Tensor, bert: &Tensor, is_real: &Tensor) -> Tensor {
 fn tensors(batch: &PairBatch, device: Device) -> Batch {
     let (source, source_real) = rows(&batch.source, device);
     let (decoder_input, target_real) = rows(&batch.decoder_input, device);
-    let on_device = |values: &[i64]| Tensor::from_slice(values).to_device(device);
+    let on_device = |values: &[i64]| to_device(values, device);
     Batch {
         source,
         source_real,

@@ -5,5 +5,5 @@ pub mod runs;
 pub mod schedule;
 
 pub use adam::Adam;
-pub use runs::{Run, runs};
+pub use runs::{Run, is_beside, runs};
 pub use schedule::{learning_rate, share};

@@ -13,15 +13,17 @@ pub(super) enum Job {
     Bucket(usize, Vec<Tensor>),
     /// Sums a single value over all ranks.
     Value(Tensor),
-    /// Waits for all jobs so far, and replies.
+    /// Replies once all jobs so far are settled, as [`Collective::settle`] says.
     Settle,
+    /// Replies once all jobs so far are complete.
+    Complete,
 }
 
 /// An answer to the thread that sent the jobs.
 pub(super) enum Arrived {
     /// A bucket's sums are complete.
     Bucket(usize),
-    /// All jobs so far are done.
+    /// What all jobs so far have made can be used.
     All,
 }
 
@@ -72,6 +74,10 @@ impl Communication {
             }
             Job::Settle => {
                 self.collective.settle()?;
+                Ok(Some(Arrived::All))
+            }
+            Job::Complete => {
+                self.collective.complete()?;
                 Ok(Some(Arrived::All))
             }
         }

@@ -142,7 +142,7 @@ impl Reducer {
             let _ = self.buffers[buffer].zero_();
         }
         let mut place = self.sums_of(buffer);
-        place += sums.to_device(place.device());
+        place += sums;
         if index + 1 == self.turns.len() {
             locked(&self.progress).arm();
         }
@@ -174,19 +174,18 @@ impl Reducer {
         }
         self.arrived.fill(false);
         locked(&self.progress).send_rest(&self.buffers[0].narrow(0, 0, 1));
-        self.settle();
+        self.settle(Job::Settle);
     }
 
-    /// Waits for the step's sums.
+    /// Waits for the step's sums, which are in place until the next step begins: `[sums]`, f32. Like
+    /// gradients on a GPU, they are there for whatever is queued next.
     ///
     /// # Errors
     /// A failing communication library.
-    pub fn sums(&mut self) -> Result<Vec<f64>, CollectiveError> {
+    pub fn sums(&mut self) -> Result<Tensor, CollectiveError> {
         let last = self.layout.last();
         self.wait_for_buckets(last..last + 1)?;
-        let mut values = vec![0f64; self.sums];
-        self.sums_of(0).to_kind(Kind::Double).copy_data(&mut values, self.sums);
-        Ok(values)
+        Ok(self.sums_of(0))
     }
 
     /// Waits until these elements of the gradients are reduced.
@@ -223,9 +222,20 @@ impl Reducer {
         Ok(())
     }
 
-    fn settle(&mut self) {
+    /// Waits until all communication is over, on a GPU, too: what was computed from it can be read without
+    /// waiting for other ranks.
+    ///
+    /// # Errors
+    /// A failing communication library.
+    pub fn complete(&mut self) -> Result<(), CollectiveError> {
+        self.finish()?;
+        self.settle(Job::Complete);
+        self.finish()
+    }
+
+    fn settle(&mut self, job: Job) {
         self.settled = false;
-        locked(&self.progress).send(Job::Settle);
+        locked(&self.progress).send(job);
     }
 
     /// The gradients of all trained parameters, one after another.
@@ -245,7 +255,7 @@ impl Reducer {
         self.finish()?;
         let total = Tensor::from_slice(&[value]).to_device(self.buffers[0].device());
         locked(&self.progress).send(Job::Value(total.shallow_clone()));
-        self.settle();
+        self.settle(Job::Complete);
         self.finish()?;
         Ok(total.double_value(&[0]))
     }
@@ -443,6 +453,10 @@ mod tests {
         Settings { reduction, dtype, shards, sums: 3, bucket_elements, into_forward }
     }
 
+    fn numbers(sums: Result<Tensor, CollectiveError>) -> Vec<f32> {
+        Vec::try_from(sums.expect("sums")).expect("[sums]")
+    }
+
     /// The backward of a loss whose gradient is `factor` everywhere.
     fn backward(parameters: &Parameters, factor: f64) {
         let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
@@ -465,7 +479,7 @@ mod tests {
                 }
             }
             reducer.send_rest();
-            assert_eq!(reducer.sums().expect("sums"), [0.0, 4.0, 6.0]);
+            assert_eq!(numbers(reducer.sums()), [0.0, 4.0, 6.0]);
             reducer.finish().expect("gradients");
             assert_eq!(reducer.gradients(), Tensor::full([17], 10.0, (Kind::Float, Device::Cpu)));
         }
@@ -502,13 +516,13 @@ mod tests {
         let parameters = parameters(&[4, 3, 10]);
         let settings = settings(Reduction::Plain, 2, 8);
         let mut reducer = Reducer::new(Box::new(Noted::new(2)), &parameters, &settings);
-        for (factor, not_finite) in [(f64::NAN, 1.0), (1.0, 0.0), (f64::INFINITY, 1.0)] {
+        for (factor, not_finite) in [(f64::NAN, 1f32), (1.0, 0.0), (f64::INFINITY, 1.0)] {
             reducer.begin(0, &Tensor::from_slice(&[0f32, 1.0, 2.0]));
             let weights = parameters.trained.iter().map(|leaf| leaf.sum(Kind::Float));
             (weights.sum::<Tensor>() + parameters.trained[1].get(0) * factor).backward();
             reducer.end(0);
             reducer.send_rest();
-            assert_eq!(reducer.sums().expect("sums"), [not_finite, 1.0, 2.0], "{factor}");
+            assert_eq!(numbers(reducer.sums()), [not_finite, 1.0, 2.0], "{factor}");
             reducer.finish().expect("gradients");
         }
     }

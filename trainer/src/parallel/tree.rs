@@ -129,7 +129,7 @@ pub fn conformance(collective: &dyn Collective, device: Device) -> Result<(), Co
             }
         }
     }
-    collective.settle()
+    collective.complete()
 }
 
 #[cfg(test)]

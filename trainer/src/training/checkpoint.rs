@@ -135,6 +135,6 @@ pub fn resume(
         .with_context(|| format!("cannot read {}", path.display()))?;
     let state: TrainerState = serde_json::from_str(&text)
         .with_context(|| format!("{} is not a trainer's state", path.display()))?;
-    adam.step = state.step - state.skipped;
+    adam.resume(state.step - state.skipped);
     Ok(state)
 }

@@ -11,8 +11,7 @@ use tandem_config::composition::Composition;
 use tandem_config::pretrained::bert::BertConfig;
 use tandem_config::pretrained::family::Family;
 use tandem_config::pretrained::tokenizer::BESIDE;
-use tandem_config::schema::model::{Encoder, Objective};
-use tandem_config::schema::training::Precision;
+use tandem_config::schema::model::{Encoder, Objective, Stored};
 use tch::Tensor;
 
 use crate::data::tokenizer::Tokenizer;
@@ -51,11 +50,11 @@ pub fn write(worker: &Worker, parameters: &Parameters) -> anyhow::Result<()> {
 }
 
 /// The precision that a BERT's config.json names; f32 where it names none of ours.
-fn precision_of(folder: &Path) -> Precision {
+fn precision_of(folder: &Path) -> Stored {
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let is_bf16 = ["dtype", "torch_dtype"].iter().any(|key| json[key] == "bfloat16");
-    if is_bf16 { Precision::Bf16 } else { Precision::F32 }
+    if is_bf16 { Stored::Bf16 } else { Stored::F32 }
 }
 
 fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -70,7 +69,7 @@ fn copy_tokenizer(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 /// The config.json of the folder that the BERT came from, with another precision.
-fn write_config_of(from: &Path, precision: Precision, path: &Path) -> anyhow::Result<()> {
+fn write_config_of(from: &Path, precision: Stored, path: &Path) -> anyhow::Result<()> {
     let from = from.join("config.json");
     let text = std::fs::read_to_string(&from)
         .with_context(|| format!("cannot read {}", from.display()))?;
@@ -85,7 +84,7 @@ fn write_config_of(from: &Path, precision: Precision, path: &Path) -> anyhow::Re
 /// What transformers' `BertForMaskedLM` reads, for the tokenizer in `folder`.
 fn write_new_config(
     bert: &BertConfig,
-    precision: Precision,
+    precision: Stored,
     folder: &Path,
     path: &Path,
 ) -> anyhow::Result<()> {
@@ -113,10 +112,10 @@ fn write_new_config(
     write_json(&json, path)
 }
 
-fn dtype(precision: Precision) -> &'static str {
+fn dtype(precision: Stored) -> &'static str {
     match precision {
-        Precision::F32 => "float32",
-        Precision::Bf16 => "bfloat16",
+        Stored::F32 => "float32",
+        Stored::Bf16 => "bfloat16",
     }
 }
 
@@ -129,12 +128,12 @@ fn write_json(json: &serde_json::Value, path: &Path) -> anyhow::Result<()> {
 fn write_weights(
     parameters: &Parameters,
     family: &Family,
-    precision: Precision,
+    precision: Stored,
     path: &Path,
 ) -> anyhow::Result<()> {
     let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::Bf16 => Dtype::BF16,
+        Stored::F32 => Dtype::F32,
+        Stored::Bf16 => Dtype::BF16,
     };
     let stored: Vec<(String, Vec<usize>, Vec<u8>)> = parameters
         .views(&parameters.weights)
@@ -152,12 +151,12 @@ fn write_weights(
     Ok(std::fs::write(path, safetensors::serialize(views, Some(metadata))?)?)
 }
 
-fn bytes(tensor: &Tensor, precision: Precision) -> Vec<u8> {
+fn bytes(tensor: &Tensor, precision: Stored) -> Vec<u8> {
     let mut values = vec![0f32; tensor.numel()];
     tensor.contiguous().view([-1]).copy_data(&mut values, tensor.numel());
     match precision {
-        Precision::F32 => bytemuck::cast_slice(&values).to_vec(),
-        Precision::Bf16 => {
+        Stored::F32 => bytemuck::cast_slice(&values).to_vec(),
+        Stored::Bf16 => {
             let rounded: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
             bytemuck::cast_slice(&rounded).to_vec()
         }

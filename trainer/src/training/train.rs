@@ -13,15 +13,17 @@ use tandem_cluster::run::control::{Phase, Report};
 use tandem_cluster::run::records::TrainingMetrics;
 use tandem_cluster::run::store::Store;
 use tandem_config::schema::transformer::RateSchedule;
+use tch::{Kind, Tensor};
 
 use crate::data::batches::Batches;
 use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::split::Split;
 use crate::device::memory;
+use crate::device::transfer::Reading;
 use crate::inference::evaluate::Evaluator;
 use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
-use crate::optim::{Adam, learning_rate, share};
+use crate::optim::{Adam, is_beside, learning_rate, share};
 use crate::parallel::shards::shards_of;
 use crate::parallel::{Collective, Reducer, reducer};
 use crate::random::{Purpose, stream};
@@ -62,10 +64,30 @@ pub struct Trainer<'a> {
     evaluator: Option<Evaluator>,
     store: Store,
     saving: Option<JoinHandle<anyhow::Result<()>>>,
+    /// After the last step whose sums have been read.
     state: TrainerState,
+    unread: Option<Unread>,
+    /// Whether this rank leaves its share of all further steps out.
+    has_given_up: bool,
     times: StepTimes,
-    /// The step whose gradient's norm is still to be logged.
-    norm_is_due: Option<u64>,
+}
+
+/// A step whose sums are read when the next one is queued, so that no device waits for its host.
+struct Unread {
+    step: u64,
+    /// [`Sums`], with whether the step was skipped as `not_finite`.
+    sums: Reading,
+    norm: Norm,
+}
+
+/// The norm of a step's gradient, where it is logged.
+enum Norm {
+    /// It is not.
+    Unwanted,
+    /// It can be computed once all gradients are there.
+    Due,
+    /// It is on its way.
+    Computed(Reading),
 }
 
 impl<'a> Trainer<'a> {
@@ -138,8 +160,9 @@ impl<'a> Trainer<'a> {
             store: worker.run.store(),
             saving: None,
             state,
+            unread: None,
+            has_given_up: false,
             times: StepTimes::default(),
-            norm_is_due: None,
         })
     }
 
@@ -154,37 +177,38 @@ impl<'a> Trainer<'a> {
         if evaluate_first && self.evaluate()? == Ending::Stopped {
             return self.finish(Ending::Stopped);
         }
-        while self.state.step < steps {
-            let step = self.state.step + 1;
+        while self.begun() < steps {
+            let step = self.begun() + 1;
             self.worker.phase(Phase::Train, step);
             self.times.begin();
             let sums = self.forward_backward(step)?;
-            if sums.given_up > 0.0 {
-                self.save()?;
-                return self.finish(Ending::Stopped);
-            }
-            let norm = self.update(step, &sums)?;
-            self.state.step = step;
-            self.state.position += config.training.micro_batches as u64;
-            self.log(&sums, norm);
+            let mut found = self.read()?; // the step before
+            self.update(step, &sums)?;
+            self.times.end();
 
-            let stops = sums.stop > 0.0;
             let evaluates = self.evaluator.is_some() && config.evaluation.is_due(step, steps);
-            let saves = sums.checkpoint > 0.0 || config.checkpoints.is_due(step, steps);
-            // What is evaluated may turn out to be the best, and may be stopped in the middle.
-            if stops || saves || evaluates {
+            let is_due = evaluates || config.checkpoints.is_due(step, steps);
+            let is_asked = found.stop > 0.0 || found.checkpoint > 0.0;
+            if is_due || is_asked {
+                found += self.read_all()?; // this step as well
+                // What is evaluated may turn out to be the best, and may be stopped in the middle.
                 self.save()?;
             }
-            if stops || evaluates && self.evaluate()? == Ending::Stopped {
+            if found.stop > 0.0 || evaluates && self.evaluate()? == Ending::Stopped {
                 return self.finish(Ending::Stopped);
             }
         }
         self.finish(Ending::Done)
     }
 
+    /// The last step that has begun.
+    fn begun(&self) -> u64 {
+        self.unread.as_ref().map_or(self.state.step, |unread| unread.step)
+    }
+
     /// Adds up the gradients and sums of this rank's micro-batches, then of all ranks. The step before
     /// is finished on the way, at the latest before a gradient takes the place of one of its own.
-    fn forward_backward(&mut self, step: u64) -> anyhow::Result<Sums> {
+    fn forward_backward(&mut self, step: u64) -> anyhow::Result<Tensor> {
         let mut flags = Sums {
             stop: f64::from(u8::from(self.worker.stop_requested())),
             checkpoint: f64::from(u8::from(self.worker.checkpoint_requested())),
@@ -199,8 +223,9 @@ impl<'a> Trainer<'a> {
                 Err(PrefetchError::GivenUp) => {
                     // The others are in the step already: they learn of it with the sums.
                     let sums = Sums { stop: 1.0, given_up: 1.0, ..Sums::default() };
+                    let sums = sums.to_tensor(Kind::Float, self.worker.device);
                     self.finish_update()?;
-                    self.updates.get_mut().reducer.give_up(&sums.to_tensor());
+                    self.updates.get_mut().reducer.give_up(&sums);
                     break;
                 }
                 found => found?.context("the stream of batches has ended")?,
@@ -211,9 +236,10 @@ impl<'a> Trainer<'a> {
             let weights = |block: Block| self.updates.borrow_mut().make(block, &self.parameters);
             let pass = Pass::train(masks).after(&weights);
             let mut loss = self.objective.loss(&batch, self.worker.device, &pass);
-            loss.sums += std::mem::take(&mut flags);
+            loss.counts += std::mem::take(&mut flags);
+            let sums = loss.losses.with(loss.counts, Kind::Float);
             self.finish_update()?;
-            self.updates.get_mut().reducer.begin(index, &loss.sums.to_tensor());
+            self.updates.get_mut().reducer.begin(index, &sums);
             loss.surrogate.backward();
             self.updates.get_mut().reducer.end(index);
         }
@@ -225,11 +251,14 @@ impl<'a> Trainer<'a> {
         let sums = updates.wait(Reducer::sums)?;
         self.worker.phase(Phase::Train, step);
         self.times.gradients_ready(updates.take_waited());
-        Ok(Sums::from_array(std::array::from_fn(|index| sums[index])))
+        Ok(sums)
     }
 
     /// The next batch. Where that takes a while the coordinator knows what is waited for.
     fn wait_for_batch(&mut self, step: u64) -> Result<Option<MicroBatch>, PrefetchError> {
+        if self.has_given_up {
+            return Err(PrefetchError::GivenUp);
+        }
         let told = Cell::new(false);
         let found = self.batches.next_item(&|| {
             if !told.replace(true) {
@@ -240,35 +269,32 @@ impl<'a> Trainer<'a> {
         if told.get() {
             self.worker.phase(Phase::Train, step);
         }
+        self.has_given_up = matches!(found, Err(PrefetchError::GivenUp));
         found
     }
 
-    /// Begins the optimizer's step; skipped, and counted, where the gradient is not finite. To be clipped
-    /// all of it must be there, and its norm is answered; else the next forward pass begins before.
-    fn update(&mut self, step: u64, sums: &Sums) -> anyhow::Result<Option<f64>> {
+    /// Begins the optimizer's step, which is skipped where the gradient is not finite. To be clipped, all of
+    /// it must be there; else the next forward pass begins before.
+    fn update(&mut self, step: u64, sums: &Tensor) -> anyhow::Result<()> {
         let training = &self.worker.config.training;
-        let updates = self.updates.get_mut();
-        let mut scale = 1.0 / sums.denominator.max(1.0);
-        let mut norm = None;
-        if training.clip_norm > 0.0 {
-            updates.wait(Reducer::finish)?;
-            let mut gradients = updates.reducer.gradients();
-            gradients *= scale;
-            let found = gradients.norm().double_value(&[]);
-            scale = if found > training.clip_norm { training.clip_norm / found } else { 1.0 };
-            norm = Some(found);
-        }
-        let is_finite = sums.not_finite == 0.0 && sums.loss.is_finite();
-        if !is_finite || norm.is_some_and(|norm| !norm.is_finite()) {
-            self.skip(step)?;
-            return Ok(norm);
-        }
-        self.state.skipped_in_a_row = 0;
         let lr = learning_rate(&training.schedule, step, training.steps);
         let share = self.beside_rate.map_or(1.0, |schedule| share(&schedule, step));
-        let rate = |name: &str| if name.starts_with("fused.") { share * lr } else { lr };
-        updates.begin(&self.parameters, scale, rate);
-        Ok(norm)
+        let rate = |name: &str| if is_beside(name) { share * lr } else { lr };
+        let is_logged = self.is_logged(step);
+        let updates = self.updates.get_mut();
+        let verdict = updates.begin(&self.parameters, sums, training.clip_norm, rate)?;
+        let norm = match &verdict.norm {
+            _ if !is_logged => Norm::Unwanted,
+            Some(norm) => Norm::Computed(Reading::begin(norm)),
+            None => Norm::Due,
+        };
+        Sums::of(sums).not_finite.copy_(&verdict.skipped);
+        self.unread = Some(Unread { step, sums: Reading::begin(sums), norm });
+        if let Some((data, compute)) = self.times.pace() {
+            let memory = memory::used(self.worker.device);
+            self.worker.report(Report::Pace { step, data, compute, memory });
+        }
+        Ok(())
     }
 
     /// Finishes the step that has been begun, which must be done before the weights are read.
@@ -276,11 +302,37 @@ impl<'a> Trainer<'a> {
         let updates = self.updates.get_mut();
         updates.finish(&self.parameters)?;
         self.times.gradients_ready(updates.take_waited());
-        if let Some(step) = self.norm_is_due.take() {
-            let norm = updates.reducer.gradients().norm().double_value(&[]);
-            self.worker.report(Report::GradientNorm { step, norm });
+        if let Some(Unread { norm: norm @ Norm::Due, .. }) = &mut self.unread {
+            *norm = Norm::Computed(Reading::begin(&updates.reducer.gradients().norm()));
         }
         Ok(())
+    }
+
+    /// Reads the sums of the step that has not been read, and takes it into the state and the log. One that a
+    /// rank has given up never was.
+    fn read(&mut self) -> anyhow::Result<Sums> {
+        let Some(Unread { step, sums, norm }) = self.unread.take() else {
+            return Ok(Sums::default());
+        };
+        let sums = Sums::from_slice(&sums.wait());
+        if sums.given_up == 0.0 {
+            self.state.step = step;
+            self.state.position += self.worker.config.training.micro_batches as u64;
+            if sums.not_finite > 0.0 {
+                self.skip(step)?;
+            } else {
+                self.state.skipped_in_a_row = 0;
+            }
+            self.log(&sums, norm);
+        }
+        Ok(sums)
+    }
+
+    /// Reads the sums of all steps that have begun. They are finished, so that the weights may be used.
+    fn read_all(&mut self) -> anyhow::Result<Sums> {
+        self.finish_update()?;
+        self.updates.get_mut().reducer.complete()?;
+        self.read()
     }
 
     fn skip(&mut self, step: u64) -> anyhow::Result<()> {
@@ -298,15 +350,18 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    fn log(&mut self, sums: &Sums, norm: Option<f64>) {
-        let tokens_per_second = self.times.end(sums.tokens);
-        if let Some((data, compute)) = self.times.pace() {
-            let memory = memory::used(self.worker.device);
-            self.worker.report(Report::Pace { step: self.state.step, data, compute, memory });
-        }
+    /// Whether this rank logs a step.
+    fn is_logged(&self, step: u64) -> bool {
+        let training = &self.worker.config.training;
+        self.worker.is_first()
+            && (step.is_multiple_of(training.log_every) || step == training.steps)
+    }
+
+    fn log(&mut self, sums: &Sums, norm: Norm) {
+        let tokens_per_second = self.times.had(sums.tokens);
         let training = &self.worker.config.training;
         let (step, steps) = (self.state.step, training.steps);
-        if !self.worker.is_first() || !(step % training.log_every == 0 || step == steps) {
+        if !self.is_logged(step) {
             return;
         }
         let mean = |sum: f64, count: f64| (sum > 0.0).then(|| sum / count.max(1.0));
@@ -324,9 +379,8 @@ impl<'a> Trainer<'a> {
             peak_memory: peak_rss_bytes(),
         };
         self.worker.report(Report::Metrics { step, metrics });
-        match norm {
-            Some(norm) => self.worker.report(Report::GradientNorm { step, norm }),
-            None => self.norm_is_due = Some(step),
+        if let Norm::Computed(norm) = norm {
+            self.worker.report(Report::GradientNorm { step, norm: norm.wait()[0] });
         }
     }
 

@@ -9,4 +9,5 @@ mod golden;
 mod mask_predict;
 mod soft_labels;
 mod support;
+mod waits;
 mod warm_start;

@@ -127,7 +127,7 @@ fn a_berts_conditional_loss_and_gradients_are_those_of_transformers() {
     let samples = vec![1, 2, 3];
     let batch = MlmBatch { input, second: Some(second), loss_positions, labels, samples };
     let loss = model(&config, &parameters).loss(&batch, Device::Cpu, &Pass::eval());
-    close("loss", &Tensor::from(loss.sums.loss as f32), golden.get("teacher.loss"));
+    close("loss", &Tensor::from(loss.sums().loss as f32), golden.get("teacher.loss"));
     loss.surrogate.backward();
     golden.check_gradients(&parameters, "teacher.gradient.");
 }
@@ -172,8 +172,8 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     };
     let batch = examples.batch(&[0, 1, 2, 3], Draw::Train { epoch: 0, step: 1 });
     let loss = student.loss(&batch, Device::Cpu, &Pass::eval());
-    close("loss", &Tensor::from(loss.sums.loss as f32), golden.get("student.loss"));
-    let soft_nll = Tensor::from(loss.sums.soft_nll as f32);
+    close("loss", &Tensor::from(loss.sums().loss as f32), golden.get("student.loss"));
+    let soft_nll = Tensor::from(loss.sums().soft_nll as f32);
     close("soft nll", &soft_nll, golden.get("student.soft_nll"));
     loss.surrogate.backward();
     golden.check_gradients(&parameters, "student.gradient.");
@@ -181,7 +181,7 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     // Held-out text is scored by the data alone.
     let held_out = examples.batch(&[0, 1, 2, 3], Draw::Evaluation);
     assert!(held_out.soft.is_none());
-    assert_eq!(student.loss(&held_out, Device::Cpu, &Pass::eval()).sums.soft_nll, 0.0);
+    assert_eq!(student.loss(&held_out, Device::Cpu, &Pass::eval()).sums().soft_nll, 0.0);
     // Damage is noticed.
     let path = store.folder().join("000000");
     let mut bytes = std::fs::read(&path).expect("the chunk");

@@ -1,9 +1,10 @@
 //! Collective operations over NCCL, on tensors in GPU memory.
 //!
 //! The operations only queue work in a separate stream ([`stream`]) and return, so that gradients are
-//! reduced during backward; [`Collective::settle`] waits for them. The communicator is non-blocking:
-//! creating it, queueing and waiting all end at a deadline, or as soon as NCCL has detected an error. Then
-//! the communicator is aborted (`ncclCommAbort`), which ends its kernels, and every later call fails.
+//! reduced during backward; [`Collective::settle`] lets computation wait for them. The communicator is
+//! non-blocking: creating it, queueing and waiting all end at a deadline, or as soon as NCCL has detected an
+//! error. Then the communicator is aborted (`ncclCommAbort`), which ends its kernels, and every later call
+//! fails.
 //!
 //! Ranks find each other through MPI: in one exchange, each sends its version of NCCL and its GPU, and rank
 //! 0 the unique id. A library that is missing on one host, a different version, or too many ranks on one GPU
@@ -287,8 +288,8 @@ impl Collective for Nccl {
 
     fn settle(&self) -> Result<(), CollectiveError> {
         let done = |_| Ok(self.stream.is_done()?);
-        let outcome = self.stream.mark().map_err(NcclError::from);
-        let outcome = outcome.and_then(|()| self.wait("the reduction of a step", done));
+        let outcome = self.wait("the reduction of a step", done);
+        let outcome = outcome.and_then(|()| self.stream.precede().map_err(NcclError::from));
         Ok(self.or_give_up(outcome)?)
     }
 }

@@ -8,10 +8,10 @@
 //! allocator reuses freed memory only for later work of the same stream.
 //!
 //! The two streams synchronise twice. When a bucket's last gradient has been queued, communication waits
-//! for an event after it in stream 0 ([`Stream::follow`]). At the end of a step, the thread itself waits for
-//! an event after the last operation ([`Stream::mark`], [`Stream::is_done`]), while it watches for NCCL's
-//! errors and the deadline; whatever any thread queues afterwards comes later. A wait on the GPU would have
-//! no advantage, since the step's sums are read into main memory next.
+//! for an event after it in stream 0 ([`Stream::follow`]). At the end of a step, stream 0 waits for an event
+//! after the last operation ([`Stream::precede`]): whatever any thread queues afterwards comes later. The
+//! host does not wait for that event until the end of the next step ([`Stream::is_done`]), when it watches
+//! for NCCL's errors and the deadline.
 
 use std::ffi::c_void;
 
@@ -45,7 +45,7 @@ impl Stream {
                 let (id, handle) = native::new_stream(index);
                 (Some((index, id)), handle)
             }
-            _ => (None, std::ptr::null_mut()),
+            _ => (None, std::ptr::dangling_mut::<u8>().cast()),
         };
         let new_event = || event::create(CUevent_flags::CU_EVENT_DISABLE_TIMING);
         let (computed, communicated) = (new_event()?, new_event()?);
@@ -72,16 +72,18 @@ impl Stream {
         }
     }
 
-    /// Records an event after everything queued in this stream so far.
-    pub fn mark(&self) -> Result<(), DriverError> {
+    /// Lets the default stream wait for everything queued in this stream so far.
+    pub fn precede(&self) -> Result<(), DriverError> {
+        let wait = CUevent_wait_flags::CU_EVENT_WAIT_DEFAULT;
         // SAFETY: context, event and stream live as long as `self`.
         unsafe {
             ctx::set_current(self.context)?;
-            event::record(self.communicated, self.handle())
+            event::record(self.communicated, self.handle())?;
+            stream::wait_event(stream::null(), self.communicated, wait)
         }
     }
 
-    /// Whether the recorded event has completed.
+    /// Whether all is done that the default stream was last made to wait for.
     pub fn is_done(&self) -> Result<bool, DriverError> {
         // SAFETY: context and event live as long as `self`.
         let found = unsafe {

@@ -126,6 +126,7 @@ fn reduce_without_patience(nccl: &Nccl) -> Result<(), CollectiveError> {
     unsafe { *patience.cast::<libc::c_long>() = 10 };
     nccl.begin()?;
     nccl.all_reduce_sum(&mut Tensor::ones([5], (Kind::Float, Device::Cpu)))?;
+    nccl.settle().expect("nothing that was settled before");
     nccl.settle()
 }
 

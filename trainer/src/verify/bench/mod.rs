@@ -14,10 +14,11 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 use tandem_config::schema::cluster::{GradientDtype, Reduction};
 use tandem_config::schema::training::Optimizer;
-use tch::{Device, no_grad};
+use tch::{Device, Kind, no_grad};
 
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::{Padded, PairBatch};
+use crate::device::calls::Calls;
 use crate::device::cuda;
 use crate::device::precision::Kinds;
 use crate::inference::Sources;
@@ -63,7 +64,7 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
     let losses: Vec<f64> = batches
         .iter()
         .map(|batch| {
-            let sums = no_grad(|| masked.loss(batch, device, &Pass::eval())).sums;
+            let sums = no_grad(|| masked.loss(batch, device, &Pass::eval()).sums());
             sums.loss / sums.denominator
         })
         .collect();
@@ -78,19 +79,24 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
     };
     let reducer = Reducer::new(Box::new(Solo), &parameters, &settings);
     let mut updates = Updates::new(adam, reducer, &parameters);
+    let mut steps = 0;
     let mut step = |batch: &PairBatch| -> anyhow::Result<()> {
-        let masks = stream(1, Purpose::Dropout, &[updates.adam.step]);
+        let masks = stream(1, Purpose::Dropout, &[steps]);
+        steps += 1;
         let loss = masked.loss(batch, device, &Pass::train(masks));
-        updates.reducer.begin(0, &loss.sums.to_tensor());
+        updates.reducer.begin(0, &loss.losses.with(loss.counts, Kind::Float));
         loss.surrogate.backward();
         updates.reducer.send_rest();
-        updates.begin(&parameters, 1.0 / loss.sums.denominator, |_| 5e-4);
+        let sums = updates.reducer.sums()?;
+        updates.begin(&parameters, &sums, 0.0, |_| 5e-4)?;
         Ok(updates.finish(&parameters)?)
     };
     // Adam's state and the allocator's blocks are made once; on a GPU those of each shape.
     let warm_up = if device == Device::Cpu { &batches[..1] } else { &batches[..] };
     warm_up.iter().try_for_each(&mut step)?;
     let (seconds, user_cpu_seconds) = timed(work, || batches.iter().try_for_each(&mut step))?;
+    let (last, calls) = Calls::of(|| step(&batches[0]));
+    last?;
     let tokens: i64 = batches.iter().map(|batch| batch.target.tokens()).sum();
     Ok(json!({
         "batches": batches.len(),
@@ -99,6 +105,8 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
         "seconds": seconds,
         "user_cpu_seconds": user_cpu_seconds,
         "losses": losses,
+        "operators_per_step": calls.operators,
+        "waits_per_step": calls.waits,
     }))
 }
 

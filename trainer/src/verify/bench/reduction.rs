@@ -134,7 +134,7 @@ impl Steps<'_> {
             self.reducer.end(index);
         }
         self.reducer.send_rest();
-        self.reducer.sums()?;
+        let _sums = self.reducer.sums()?;
         Ok(())
     }
 }

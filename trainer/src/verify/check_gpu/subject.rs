@@ -118,15 +118,16 @@ impl Subject {
     /// Leaves the batch's gradient in the reducer; the loss of a target token.
     fn backward(&mut self) -> f64 {
         let loss = self.objective.loss(&self.batch, self.device, &Pass::eval());
-        self.updates.reducer.begin(0, &loss.sums.to_tensor());
+        self.updates.reducer.begin(0, &loss.losses.with(loss.counts, Kind::Float));
         loss.surrogate.backward();
         self.updates.reducer.send_rest();
-        loss.sums.loss / loss.sums.denominator
+        let sums = loss.sums();
+        sums.loss / sums.denominator
     }
 
     fn update(&mut self) -> anyhow::Result<()> {
-        let tokens = self.batch.target.tokens() as f64;
-        self.updates.begin(&self.parameters, 1.0 / tokens, |_| LEARNING_RATE);
+        let sums = self.updates.reducer.sums()?;
+        self.updates.begin(&self.parameters, &sums, 0.0, |_| LEARNING_RATE)?;
         Ok(self.updates.finish(&self.parameters)?)
     }
 
@@ -160,10 +161,12 @@ pub(crate) fn replayed(device: Device, gradients: &[Tensor]) -> anyhow::Result<T
     let parameters = Parameters::new(&list(&ab_net()), &[], SEED, Kind::Float, device)?;
     let mut adam = Adam::new(&Optimizer::default(), &parameters.weights);
     let runs = runs(&parameters);
+    let skipped = Tensor::zeros([], (Kind::Float, device));
     for gradient in gradients {
         let gradient = gradient.to_device(device);
-        adam.begin();
-        runs.iter().for_each(|run| adam.update(&parameters, run, &gradient, LEARNING_RATE));
+        adam.begin(&skipped);
+        runs.iter()
+            .for_each(|run| adam.update(&parameters, run, &gradient, LEARNING_RATE, &skipped));
     }
     Ok(here(&parameters.weights))
 }
