@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use tandem_tests::{Tiny, expect_code, program};
+use tandem_tests::{Tiny, adapters, expect_code, program};
 
 fn reproduce(tiny: &Tiny, arguments: &[&str]) -> Command {
     let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/paper");
@@ -117,6 +117,57 @@ fn a_run_of_other_settings_is_not_shown_as_a_rows() {
     assert!(longer.contains("its run made 6 of 9 updates") && bleu(&longer).is_some(), "{longer}");
     // Whoever asked for something else has changed nothing.
     assert!(bleu(&row(&["--read"], 0).0).is_some());
+}
+
+/// Rows that are the same run, translated in different ways: it is trained once.
+#[test]
+fn a_run_is_translated_in_several_ways() {
+    let tiny = Tiny::new();
+    tiny.ab_net("masked", 1, 0.1);
+    std::fs::create_dir(tiny.path("tables")).expect("a folder");
+    let row = |system: &str, iterations: usize| {
+        format!(
+            "  - {{data: De-En, system: {system}, run: masked, decode: \
+             [decoding.mask_predict.iterations={iterations}, cluster.threads=1]}}\n"
+        )
+    };
+    let table =
+        format!("title: 'Ways: two'\nfigure: speed\nrows:\n{}{}", row("ten", 10), row("one", 1));
+    tiny.write("tables/ways.yaml", &table);
+    let reproduce = |more: &[&str]| {
+        let mut command = program("tandem");
+        command.args(["reproduce", "ways"]).args(more).arg("--configs").arg(tiny.path(""));
+        command.arg("--output").arg(tiny.path("made"));
+        command
+    };
+    let text = || read(tiny.path("made/ways.md"));
+    let cells = |system: &str| -> Vec<String> {
+        let text = text();
+        let line = text.lines().find(|line| line.starts_with(&format!("| De-En | {system} |")));
+        line.unwrap_or_else(|| panic!("{text}")).split(" | ").map(str::to_owned).collect()
+    };
+    expect_code(&mut reproduce(&["--read"]), 0);
+    assert!(text().contains("its run has not started"), "{}", text());
+    // One row's run, another way of translating it.
+    expect_code(&mut reproduce(&["--only", "ten"]), 0);
+    assert!(cells("ten")[3].parse::<f64>().is_ok(), "{}", text());
+    assert!(text().contains("its run has not been translated in this way"), "{}", text());
+    let weights = adapters(&tiny.path("masked"), 12);
+    let said = expect_code(&mut reproduce(&[]), 0).stderr;
+    assert!(!said.contains("step 1/12"), "the run is not trained again: {said}");
+    assert!(adapters(&tiny.path("masked"), 12) == weights);
+    assert!(cells("one")[3].parse::<f64>().is_ok(), "{}", text());
+    let iterations = "test-average-decoding.mask_predict.iterations";
+    for ways in ["10", "1"] {
+        let scores = tiny.path(&format!("masked/evaluation/{iterations}={ways}/scores.json"));
+        let scores: serde_json::Value = serde_json::from_str(&read(scores)).expect("JSON");
+        let passes = scores["figures"]["passes"].as_f64().expect("passes");
+        assert!(if ways == "1" { passes == 1.0 } else { passes > 1.0 }, "{ways}: {passes}");
+    }
+    assert!(read(tiny.path("made/ways.svg")).contains("sentences/s"));
+    // What is there is only read.
+    let said = expect_code(&mut reproduce(&[]), 0).stderr;
+    assert_eq!(said, "", "nothing is left to do");
 }
 
 /// `tandem reproduce latency` of two tiny rows.

@@ -6,11 +6,8 @@ use clap::ValueEnum;
 use tandem_cluster::run::evaluation::EvaluationFolder;
 
 use super::trained::Trained;
-use crate::coordinator::evaluation;
 use crate::coordinator::finish::table;
-use crate::coordinator::session::Session;
-use crate::prepare::worker::Work;
-use crate::score::Scoring;
+use crate::coordinator::trained;
 use crate::terminal::exit::{Exit, Refused};
 use crate::terminal::interrupts::Interrupts;
 use crate::terminal::output;
@@ -48,30 +45,16 @@ impl Args {
             return Err(Refused(format!("the run has no data.{split}")).into());
         }
         let checkpoint = self.model.checkpoint(&run)?;
-        let folder = self.output.unwrap_or_else(|| {
-            // The hardware and the place of a BERT do not change scores.
-            let changes_scores = |text: &&String| text.starts_with("decoding.");
-            let decoding = self.model.overrides.iter().filter(changes_scores);
-            let decoding: Vec<String> =
-                decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
-            let name = format!("{split}-{}{}", self.model.checkpoint, decoding.concat());
-            run.named_evaluation(&name).path().to_owned()
-        });
-        let folder = EvaluationFolder::new(std::path::absolute(&folder)?);
-        let work = Work::Evaluate {
-            model: Some(run.path().to_owned()),
-            checkpoint: Some(checkpoint.folder().to_owned()),
-            split: split.into(),
-            output: folder.path().to_owned(),
-            decoding: (!self.model.overrides.is_empty()).then(|| config.decoding.clone()),
+        let folder = match self.output {
+            Some(folder) => EvaluationFolder::new(std::path::absolute(&folder)?),
+            None => trained::folder(&run, split, &self.model.checkpoint, &self.model.overrides),
         };
-        let scoring = Scoring::from(&config.evaluation);
-        let done = match Session::new(&run, config, Interrupts::catch()?)?.work(&work)? {
-            Ok(done) => done,
+        let interrupts = Interrupts::catch()?;
+        let scored = trained::evaluate(&run, config, &checkpoint, split, &folder, interrupts)?;
+        let evaluation = match scored {
+            Ok(evaluation) => evaluation,
             Err(exit) => return Ok(exit),
         };
-        let (evaluation, _) =
-            evaluation::finish(&folder, split, checkpoint.step(), &done.parts, scoring)?;
         if self.json {
             output::print(serde_json::to_string_pretty(&evaluation)?)?;
         } else {

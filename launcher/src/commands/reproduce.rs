@@ -41,7 +41,8 @@ use tandem_cluster::error::with_causes;
 /// another run; the other rows are launched nevertheless. With --read it is 0.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside or latency; or a table in --configs.
+    /// 1, 2, 3a, 3b, figure-2, figure-3a, figure-3b, beside or latency; or a table in --configs, such as
+    /// few-passes in configs/proof.
     table: String,
     /// Launch nothing, and only read the results of existing runs.
     #[arg(long)]
@@ -121,7 +122,7 @@ impl Args {
     /// The results of a row that are already there.
     fn read(&self, table: &Table, row: &Row) -> Outcome {
         match self.config(row) {
-            Ok(config) => reached(table, &config),
+            Ok(config) => reached(table, row, &config),
             Err(reason) => Outcome::Nothing(reason),
         }
     }
@@ -132,7 +133,10 @@ impl Args {
             Ok(config) => config,
             Err(reason) => return (Outcome::Nothing(reason), Exit::Usage),
         };
-        match reached(table, &config) {
+        if !row.decode.is_empty() {
+            return self.decoded(table, row, config, interrupts);
+        }
+        match reached(table, row, &config) {
             Outcome::Measured(run) if table.untrained || run.steps >= config.training.steps => {
                 return (Outcome::Measured(run), Exit::Done);
             }
@@ -145,10 +149,41 @@ impl Args {
         say(format_args!("{}: {}", row.data, row.system));
         let ended = match table.untrained {
             true => speed::measure(config, interrupts),
-            false => dependency::check(&config)
-                .map_err(anyhow::Error::from)
-                .and_then(|()| launch(config, false, worker::find()?, interrupts.clone())),
+            false => train(config, interrupts),
         };
+        self.ended(table, row, ended)
+    }
+
+    /// The results of a row whose run is translated in a way of its own, trained first if necessary.
+    fn decoded(
+        &self,
+        table: &Table,
+        row: &Row,
+        config: RunConfig,
+        interrupts: &Interrupts,
+    ) -> (Outcome, Exit) {
+        if let measured @ Outcome::Measured(_) = reached(table, row, &config) {
+            return (measured, Exit::Done);
+        }
+        say(format_args!("{}: {}", row.data, row.system));
+        let is_trained = match results::outcome(&config) {
+            Outcome::Measured(run) => run.steps >= config.training.steps,
+            other @ Outcome::Other { resumes: false, .. } => return (other, Exit::Usage),
+            _ => false,
+        };
+        let trained = match is_trained {
+            true => Ok(Exit::Done),
+            false => train(config.clone(), interrupts),
+        };
+        let ended = match trained {
+            Ok(Exit::Done) => results::decode(&config, &row.decode, interrupts),
+            ended => ended,
+        };
+        self.ended(table, row, ended)
+    }
+
+    /// The results of a row whose work has ended.
+    fn ended(&self, table: &Table, row: &Row, ended: anyhow::Result<Exit>) -> (Outcome, Exit) {
         match ended {
             Ok(Exit::Done) => (self.read(table, row), Exit::Done),
             Ok(exit) => {
@@ -163,11 +198,17 @@ impl Args {
     }
 }
 
-fn reached(table: &Table, config: &RunConfig) -> Outcome {
+fn reached(table: &Table, row: &Row, config: &RunConfig) -> Outcome {
     match table.untrained {
         true => speed::outcome(config),
-        false => results::outcome(config),
+        false if row.decode.is_empty() => results::outcome(config),
+        false => results::decoded(config, &row.decode),
     }
+}
+
+fn train(config: RunConfig, interrupts: &Interrupts) -> anyhow::Result<Exit> {
+    dependency::check(&config)?;
+    launch(config, false, worker::find()?, interrupts.clone())
 }
 
 /// The exit code of a table, from those of two of its rows: being stopped outranks a failure, which

@@ -25,6 +25,7 @@ pub(crate) mod session;
 pub(crate) mod stragglers;
 pub(crate) mod summary;
 pub(crate) mod teacher;
+pub(crate) mod trained;
 pub(crate) mod training;
 pub(crate) mod translations;
 

@@ -46,6 +46,15 @@ pub(crate) fn draw(table: &Table, outcomes: &[Outcome]) -> String {
             }
             chart("BLEU, tokenised", x, &lines)
         }
+        Figure::Speed => {
+            let lines = rows().zip(COLOURS.into_iter().cycle());
+            let lines = lines.filter_map(|((row, outcome), colour)| {
+                let run = outcome.finished()?;
+                let course = Course::Points(vec![(run.sentences_per_second?, run.bleu?)]);
+                Some(Line { name: row.system.clone(), colour, course })
+            });
+            chart("BLEU, 13a", "sentences/s", &lines.collect::<Vec<_>>())
+        }
         Figure::Curves => {
             chart("Validation BLEU, 13a", "step", &curves(table, outcomes, |run| &run.curve))
         }
@@ -64,6 +73,7 @@ pub(crate) fn caption(table: &Table) -> String {
             "bars of each row's milliseconds per sentence in the paper and here".into()
         }
         Figure::Points { x } => format!("BLEU in the paper and here over {x}"),
+        Figure::Speed => "each row's BLEU over how many sentences it translates in a second".into(),
         Figure::Curves => "validation BLEU of each row over the steps".into(),
         Figure::WordCurves => {
             "validation loss of each row in nats per word over the steps".to_owned()

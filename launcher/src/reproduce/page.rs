@@ -181,6 +181,7 @@ mod tests {
             system: system.into(),
             run: "run".into(),
             set: Vec::new(),
+            decode: Vec::new(),
             device: None,
             paper: Paper { bleu, ..Paper::default() },
             x,

@@ -2,15 +2,21 @@
 
 use tandem_cluster::run::evaluation::EvaluationFolder;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::store::AVERAGE;
 use tandem_config::RunConfig;
 
 use super::shortage;
-use crate::coordinator::evaluation;
+use crate::coordinator::{evaluation, trained};
 use crate::journal::{Stage, State, Status, read_state};
 use crate::prepare;
 use crate::prepare::changes;
 use crate::prepare::hub;
 use crate::score::Difference;
+use crate::terminal::exit::Exit;
+use crate::terminal::interrupts::Interrupts;
+
+/// The split that rows are compared on.
+const SPLIT: &str = "test";
 
 /// The state of a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,6 +115,41 @@ pub(crate) fn outcome(config: &RunConfig) -> Outcome {
     }
 }
 
+/// The state of a config's run where it is to be translated in another way.
+pub(crate) fn decoded(config: &RunConfig, decode: &[String]) -> Outcome {
+    let Outcome::Measured(mut measured) = outcome(config) else { return outcome(config) };
+    let run = RunFolder::new(config.run.path());
+    let folder = trained::folder(&run, SPLIT, AVERAGE, decode);
+    let Some(found) = evaluation::read(&folder).filter(|found| found.step == measured.steps) else {
+        return Outcome::Nothing("its run has not been translated in this way".into());
+    };
+    let figure = |name: &str| found.figures.get(name).copied();
+    measured.bleu_tokenized = figure("bleu_tokenized");
+    measured.bleu = figure("bleu");
+    measured.chrf = figure("chrf");
+    measured.sentences_per_second = figure("sentences_per_second");
+    measured.latency_ms = evaluation::latency(&folder).map(|latency| latency.median_ms);
+    measured.test = Some(folder);
+    Outcome::Measured(measured)
+}
+
+/// Translates the test split with the model of a finished run in another way.
+///
+/// # Errors
+/// Overrides that do not fit the run, no model, or workers that cannot be started.
+pub(crate) fn decode(
+    config: &RunConfig,
+    decode: &[String],
+    interrupts: &Interrupts,
+) -> anyhow::Result<Exit> {
+    let run = RunFolder::new(config.run.path());
+    let used = prepare::load_to_use(&run, decode)?;
+    let checkpoint = prepare::model(&run, AVERAGE)?;
+    let folder = trained::folder(&run, SPLIT, AVERAGE, decode);
+    let scored = trained::evaluate(&run, used, &checkpoint, SPLIT, &folder, interrupts.clone())?;
+    Ok(scored.err().unwrap_or(Exit::Done))
+}
+
 /// A setting of scoring in which a run differs from its row. Resuming the run would correct it.
 ///
 /// # Errors
@@ -137,7 +178,7 @@ fn measured(run: &RunFolder, state: &State) -> Measured {
         let points = state.valid.iter();
         points.filter_map(|(step, figures)| Some((*step, *figures.get(name)?))).collect()
     };
-    let test = run.evaluation("test", state.step);
+    let test = run.evaluation(SPLIT, state.step);
     Measured {
         bleu_tokenized: figure("bleu_tokenized"),
         bleu: figure("bleu"),

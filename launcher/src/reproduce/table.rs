@@ -40,6 +40,8 @@ pub(crate) enum Figure {
         /// The label of the x axis.
         x: String,
     },
+    /// BLEU of each row over how many sentences it translates in a second.
+    Speed,
     /// Validation BLEU over the steps, one curve for each row.
     Curves,
     /// Negative log-likelihood of a word on the validation split over the steps, one curve for each row.
@@ -58,6 +60,10 @@ pub(crate) struct Row {
     /// Overrides of the run file, as for `--set`.
     #[serde(default)]
     pub set: Vec<String>,
+    /// Overrides for a trained model, as for `tandem evaluate`: a row's figures are those of its run
+    /// translated in this way.
+    #[serde(default)]
+    pub decode: Vec<String>,
     /// The device to measure speed on, which takes precedence over all overrides.
     pub device: Option<Device>,
     /// The numbers that the paper gives.

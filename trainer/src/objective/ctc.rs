@@ -111,11 +111,15 @@ impl Ctc {
                 let Some((words_gradients, blanks)) = &mut gradients else { continue };
                 // Of other words it is their probability, of the classes what the alignments say.
                 let by_class = aligned.gradient().to_device(words.device()); // [n, C]
-                let mut logits = (predictions.logits - predictions.log_sum.unsqueeze(1)).exp_();
+                let mut logits = predictions.logits;
+                let _ = logits.g_sub_(&predictions.log_sum.unsqueeze(1)).exp_();
                 let by_word = by_class.narrow(1, 1, by_class.size()[1] - 1);
                 let _ = logits.scatter_(1, &words, &by_word);
-                let fits = rows.per_position(batch, &group, |sentence| batch.fits[sentence].into());
-                let _ = logits.g_mul_(&fits.to_kind(Kind::Float).unsqueeze(1));
+                if batch.fits[group.sentences.clone()].contains(&false) {
+                    let fits = |sentence: usize| batch.fits[sentence].into();
+                    let fits = rows.per_position(batch, &group, fits);
+                    let _ = logits.g_mul_(&fits.to_kind(Kind::Float).unsqueeze(1));
+                }
                 words_gradients.add(&logits, &states);
                 blanks.push(by_class.select(1, 0));
             }
