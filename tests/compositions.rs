@@ -112,6 +112,13 @@ fn berts_and_transformers_together() {
     // The BERT has 32 positions, and sentences have up to 24 tokens.
     let one = CTC.replace("upsampling: 2", "upsampling: 1");
     from_yaml_to_bleu(&tiny, "ctc", BERT_ENCODER, BERT_DECODER, &one);
+    // With too many targets that do not fit into their positions, nothing would be learnt.
+    let misfit = "eins .\tone two three four five six seven .\n";
+    tiny.write("misfits.tsv", &misfit.repeat(9));
+    let mut launch = program("tandem");
+    launch.arg("launch").arg(tiny.translation("misfits", 2, BERT_ENCODER, BERT_DECODER, &one));
+    launch.args(["--set", "data.train.tsv.path=misfits.tsv", "--set", "data.max_ratio=99"]);
+    expect_code(&mut launch, 2).assert_said("9 of 9 training pairs have more target tokens than");
     let longer = english.replace("max_length: 32", "max_length: 48");
     from_yaml_to_bleu(&tiny, "enc-ctc", BERT_ENCODER, &longer, CTC);
     from_yaml_to_bleu(&tiny, "bert-decoder", &german, BERT_DECODER, MASKED);

@@ -130,7 +130,7 @@ fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
     let mut total = source.activations(tokens / upsampling, length / upsampling);
     let is_tuned = |beside: &&Beside| beside.train() == Train::All;
     if let Some(beside) = composition.beside.as_ref().filter(is_tuned) {
-        total += beside.bert.activations(tokens, length);
+        total += beside.bert.activations(tokens / upsampling, length / upsampling);
     }
     if let Some(decoder) = &composition.decoder {
         let network = decoder.network();

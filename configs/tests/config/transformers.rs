@@ -84,10 +84,21 @@ const CONFLICTS: &[Case] = &[
     (
         &[
             ("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 1}"),
-            ("beam_search: {width: 4}", "ctc: {token_bonus: 0.5}"),
+            ("beam_search: {width: 4}", "ctc: {width: 1, token_bonus: 0.5}"),
         ],
         &[
-            "35:9: decoding.ctc.token_bonus: found 0.5, but without a search nothing is compared, must be 0, or set width to 2 or more",
+            "35:9: decoding.ctc.width: found 1, which searches for nothing, but token_bonus is 0.5, must be at least 2, or set decoding.ctc.token_bonus to 0",
+        ],
+    ),
+    (
+        &[
+            ("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 2}"),
+            ("beam_search: {width: 4}", "ctc: {}"),
+            ("  max_length: 12", "  max_length: 8"),
+            ("max_tokens: 400", "max_tokens: 15"),
+        ],
+        &[
+            "30:3: training.max_tokens: found 15, must be at least 16: the longest sentence in decoder positions by data.max_length or the model's positions",
         ],
     ),
     (

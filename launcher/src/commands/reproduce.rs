@@ -162,15 +162,15 @@ impl Args {
         config: RunConfig,
         interrupts: &Interrupts,
     ) -> (Outcome, Exit) {
-        if let measured @ Outcome::Measured(_) = reached(table, row, &config) {
-            return (measured, Exit::Done);
-        }
-        say(format_args!("{}: {}", row.data, row.system));
         let is_trained = match results::outcome(&config) {
             Outcome::Measured(run) => run.steps >= config.training.steps,
             other @ Outcome::Other { resumes: false, .. } => return (other, Exit::Usage),
             _ => false,
         };
+        match reached(table, row, &config) {
+            measured @ Outcome::Measured(_) if is_trained => return (measured, Exit::Done),
+            _ => say(format_args!("{}: {}", row.data, row.system)),
+        }
         let trained = match is_trained {
             true => Ok(Exit::Done),
             false => train(config.clone(), interrupts),

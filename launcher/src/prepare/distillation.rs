@@ -151,6 +151,11 @@ impl DistillationJob {
             (Decoding::BeamSearch(search), Some(width)) => {
                 Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
             }
+            (Decoding::Ctc(search), Some(1)) if search.token_bonus > 0.0 => Err(Refused(format!(
+                "{key}.beam: found 1, which searches for nothing, but the teacher {name} has \
+                     decoding.ctc.token_bonus {}; must be at least 2, or left out",
+                search.token_bonus
+            ))),
             (Decoding::Ctc(search), Some(width)) => {
                 Ok(Decoding::Ctc(CtcSearch { width, ..search }))
             }

@@ -118,8 +118,7 @@ pub(crate) fn outcome(config: &RunConfig) -> Outcome {
 /// The state of a config's run where it is to be translated in another way.
 pub(crate) fn decoded(config: &RunConfig, decode: &[String]) -> Outcome {
     let Outcome::Measured(mut measured) = outcome(config) else { return outcome(config) };
-    let run = RunFolder::new(config.run.path());
-    let folder = trained::folder(&run, SPLIT, AVERAGE, decode);
+    let folder = decoded_folder(&RunFolder::new(config.run.path()), decode);
     let Some(found) = evaluation::read(&folder).filter(|found| found.step == measured.steps) else {
         return Outcome::Nothing("its run has not been translated in this way".into());
     };
@@ -131,6 +130,13 @@ pub(crate) fn decoded(config: &RunConfig, decode: &[String]) -> Outcome {
     measured.latency_ms = evaluation::latency(&folder).map(|latency| latency.median_ms);
     measured.test = Some(folder);
     Outcome::Measured(measured)
+}
+
+/// Where a run's scores lie when it is translated in another way. The hardware is a part of that, since speed
+/// is measured, too.
+fn decoded_folder(run: &RunFolder, decode: &[String]) -> EvaluationFolder {
+    let ways: String = decode.iter().map(|text| format!("-{}", text.replace('/', "_"))).collect();
+    run.named_evaluation(&format!("{SPLIT}-{AVERAGE}{ways}"))
 }
 
 /// Translates the test split with the model of a finished run in another way.
@@ -145,7 +151,7 @@ pub(crate) fn decode(
     let run = RunFolder::new(config.run.path());
     let used = prepare::load_to_use(&run, decode)?;
     let checkpoint = prepare::model(&run, AVERAGE)?;
-    let folder = trained::folder(&run, SPLIT, AVERAGE, decode);
+    let folder = decoded_folder(&run, decode);
     let scored = trained::evaluate(&run, used, &checkpoint, SPLIT, &folder, interrupts.clone())?;
     Ok(scored.err().unwrap_or(Exit::Done))
 }

@@ -237,6 +237,7 @@ fn exit_of(error: &anyhow::Error) -> Exit {
             | DataError::Refused { .. }
             | DataError::Nothing { .. }
             | DataError::TooManyBad { .. }
+            | DataError::Misfits { .. }
             | DataError::WrongKind { .. },
         ) => true,
     };

@@ -67,6 +67,22 @@ pub enum DataError {
         /// What became of the lines.
         report: Box<DataReport>,
     },
+    /// Too many targets have more tokens than their positions can hold.
+    #[error(
+        "{misfits} of {pairs} training pairs have more target tokens than their positions can hold, \
+         {upsampling} for each source token, and would add nothing to the loss (data.max_bad allows a \
+         share of {max_bad}); raise model.objective.ctc.upsampling"
+    )]
+    Misfits {
+        /// Such pairs.
+        misfits: usize,
+        /// All pairs.
+        pairs: usize,
+        /// Positions for each source token.
+        upsampling: usize,
+        /// The share that the config allows.
+        max_bad: f64,
+    },
     /// Pairs where passages are needed, or the other way round.
     #[error("{} has {found}, but the objective needs {needed}", file.display())]
     WrongKind {

@@ -14,7 +14,8 @@ use crate::model::ctc::{CtcHead, Predictions};
 use crate::model::{Pass, Positions, Seq2Seq};
 use crate::objective::alignment::collapse;
 
-/// Translates a batch. `poll` is called before the pass, and ends the work by answering false.
+/// Translates a batch. `poll` is called before the pass and each search, and ends the work by answering
+/// false.
 ///
 /// # Panics
 /// If the model predicts no blanks.
@@ -43,7 +44,7 @@ pub(super) fn translate(
         let lengths = Vec::<i64>::try_from(lengths).expect("lengths are [B]");
         let found = match config.width {
             1 => most_probable(model, ctc, &transformed, &lengths),
-            _ => search(model, ctc, config, &transformed, &lengths),
+            _ => search(model, ctc, config, &transformed, &lengths, poll)?,
         };
         let translation = |(words, score): (Vec<i64>, f64)| {
             let words = words.into_iter().filter(|&word| word != ids.end);
@@ -83,7 +84,8 @@ fn search(
     config: &CtcSearch,
     transformed: &Tensor,
     lengths: &[i64],
-) -> Vec<(Vec<i64>, f64)> {
+    poll: &mut dyn FnMut() -> bool,
+) -> Option<Vec<(Vec<i64>, f64)>> {
     let chunks = model.head.chunks(transformed.size()[0]);
     let frames: Vec<Frame> = chunks
         .flat_map(|(start, count)| {
@@ -91,7 +93,9 @@ fn search(
             Frame::of(&ctc.predict(&model.head, &states), config.candidates)
         })
         .collect();
-    let search = |frames| prefix_beam_search(frames, config.width, config.token_bonus);
+    let search = |frames: &[Frame]| {
+        poll().then(|| prefix_beam_search(frames, config.width, config.token_bonus))
+    };
     cut(&frames, lengths).map(search).collect()
 }
 

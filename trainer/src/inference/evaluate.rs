@@ -97,7 +97,7 @@ impl Evaluator {
         latency_sentences: usize,
     ) -> anyhow::Result<Option<Self>> {
         let Some(corpus) = languages.corpus(worker, split)? else { return Ok(None) };
-        let examples = languages.examples(worker, Arc::clone(&corpus))?;
+        let examples = languages.examples(worker, Arc::clone(&corpus), split)?;
         Ok(Some(Self { languages, corpus, examples, split, sentences, latency_sentences }))
     }
 

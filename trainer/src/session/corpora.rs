@@ -18,7 +18,7 @@ use crate::data::corrupt::Replacements;
 use crate::data::ctc::CtcExamples;
 use crate::data::example::{MlmExamples, PairExamples, Prediction};
 use crate::data::read::Column;
-use crate::data::split::{Side, Sides, Split};
+use crate::data::split::{DataError, Side, Sides, Split};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::wordpiece;
 use crate::objective::Examples;
@@ -141,18 +141,24 @@ impl Languages {
         Ok(hashes)
     }
 
-    /// Makes the objective's micro-batches out of a corpus.
+    /// Makes the objective's micro-batches out of the corpus of a split.
     ///
     /// # Errors
-    /// Pairs without a target side, which validation refuses.
-    pub fn examples(&self, worker: &Worker, corpus: Arc<Corpus>) -> anyhow::Result<Examples> {
+    /// Pairs without a target side, which validation refuses; or, with CTC, too many training pairs whose
+    /// targets do not fit into their positions.
+    pub fn examples(
+        &self,
+        worker: &Worker,
+        corpus: Arc<Corpus>,
+        split: Split,
+    ) -> anyhow::Result<Examples> {
         let seed = worker.config.seed;
         let source = Replacements::of(&self.source);
         let prediction = match &worker.config.model.objective {
             Objective::Masked(objective) => Prediction::Masked(objective.clone()),
             Objective::Autoregressive(_) => Prediction::Autoregressive,
             Objective::Ctc(objective) => {
-                let examples = self.ctc_examples(worker, corpus, objective.clone())?;
+                let examples = self.ctc_examples(worker, corpus, objective.clone(), split)?;
                 return Ok(Examples::Ctc(examples));
             }
             Objective::Mlm(objective) => {
@@ -178,6 +184,7 @@ impl Languages {
         worker: &Worker,
         corpus: Arc<Corpus>,
         objective: Ctc,
+        split: Split,
     ) -> anyhow::Result<CtcExamples> {
         let target = self.target.as_ref().context("the model has no decoder")?;
         let upsampling = objective.upsampling;
@@ -189,13 +196,17 @@ impl Languages {
             steps: worker.config.training.steps,
             seed: worker.config.seed,
         };
-        let misfits = examples.misfits();
+        let (misfits, pairs) = (examples.misfits(), examples.corpus.len());
+        let max_bad = worker.config.data.max_bad;
+        let is_too_much = misfits as f64 > max_bad * pairs as f64 || misfits == pairs;
+        if split == Split::Train && is_too_much {
+            bail!(DataError::Misfits { misfits, pairs, upsampling, max_bad });
+        }
         if misfits > 0 && worker.is_first() {
-            let pairs = examples.corpus.len();
             worker.notice(format!(
-                "{misfits} of {pairs} pairs have more target tokens than {upsampling} \
-                 positions for each source token can hold: they add nothing to the loss; \
-                 model.objective.ctc.upsampling gives more positions"
+                "data.{}: {misfits} of {pairs} pairs have more target tokens than their positions can \
+                 hold, {upsampling} for each source token: the loss leaves them out",
+                split.name()
             ));
         }
         Ok(examples)

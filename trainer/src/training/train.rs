@@ -124,7 +124,7 @@ impl<'a> Trainer<'a> {
             check_data(worker, &state, &data, folder)?;
         }
         state.data = data;
-        let mut examples = languages.examples(worker, Arc::clone(&corpus))?;
+        let mut examples = languages.examples(worker, Arc::clone(&corpus), Split::Train)?;
         if let (Some(teacher), Examples::Pair(pairs)) = (config.model.soft_labels(), &mut examples)
         {
             let labels = teacher::soft_labels(worker, &languages, teacher, &corpus)?;

@@ -38,10 +38,11 @@ pub(super) fn check(run: &RunConfig, report: &mut Report) {
 fn ctc(config: &CtcSearch, report: &mut Report) {
     if config.token_bonus > 0.0 && config.width == 1 {
         let message = format!(
-            "found {}, but without a search nothing is compared, must be 0, or set width to 2 or more",
+            "found 1, which searches for nothing, but token_bonus is {}, must be at least 2, or set \
+             decoding.ctc.token_bonus to 0",
             config.token_bonus
         );
-        report.conflict("decoding.ctc.token_bonus", message);
+        report.conflict("decoding.ctc.width", message);
     }
 }
 

@@ -330,6 +330,7 @@ const BESIDE: &str = "BERT beside";
 /// Sentences fit into the sides' positions, the length classes and a micro-batch.
 fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
     let joins = run.model.joins_pairs();
+    let is_ctc = matches!(run.model.objective, Objective::Ctc(_));
     let sides = [("encoder", shapes.encoder), ("decoder", shapes.decoder), (BESIDE, shapes.beside)];
     for (side, shape) in sides {
         let (Some(length), Some(shape)) = (run.data.max_length, shape) else { continue };
@@ -347,7 +348,7 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
                  has so many positions, reads [CLS] before a sentence"
             );
             report.conflict("data.max_length", message);
-        } else if length > positions {
+        } else if length > positions && !(side == "decoder" && is_ctc) {
             let message = format!("found {length}, the {side}'s {kind} has {positions} positions");
             report.conflict("data.max_length", message);
         }
@@ -378,8 +379,11 @@ fn lengths(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
         );
         report.conflict("model.objective.masked.length_classes", message);
     }
-    let (what, length) = match run.data.max_length {
-        Some(length) if joins => ("pair", joined(length, length)),
+    let (what, length) = match (run.data.max_length, &run.model.objective) {
+        (Some(length), _) if joins => ("pair", joined(length, length)),
+        (Some(length), Objective::Ctc(ctc)) => {
+            ("sentence in decoder positions", length * ctc.upsampling)
+        }
         _ => ("sentence", length),
     };
     if run.training.max_tokens < length {

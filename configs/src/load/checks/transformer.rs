@@ -2,7 +2,7 @@
 
 use crate::load::inputs::Shapes;
 use crate::load::report::Report;
-use crate::schema::model::{Decoder, Vocabulary};
+use crate::schema::model::{Decoder, Objective, Vocabulary};
 use crate::schema::run::RunConfig;
 use crate::schema::transformer::{BertFused, CtNmt, Transformer};
 
@@ -28,6 +28,13 @@ pub(super) fn check(run: &RunConfig, shapes: &Shapes, report: &mut Report) {
         && let Some(own) = &encoder.ct_nmt
     {
         ct_nmt(own, encoder, shapes, report);
+        if own.distillation > 0.0 && matches!(run.model.objective, Objective::Ctc(_)) {
+            let message = format!(
+                "found {}, but the ctc objective has no such part of the loss, must be 0",
+                own.distillation
+            );
+            report.conflict("model.encoder.transformer.ct_nmt.distillation", message);
+        }
         if let Some((side, _)) = fused.first() {
             let message = "the encoder has a BERT of ct_nmt already, leave one of the two out";
             report.conflict(&format!("model.{side}.transformer.bert_fused"), message.into());
