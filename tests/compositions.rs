@@ -262,8 +262,8 @@ cluster: {{ workers: 2, threads: 1, device: cpu }}
         let said = expect_code(&mut command, 0).stderr;
         assert_eq!(said.contains(words), are_said, "{said}");
     };
-    launch("training.steps=6", "soft_labels.teacher: the teacher ", true);
-    launch("training.steps=12", "soft_labels.teacher: the teacher ", false);
+    launch("training.steps=6", "soft_labels.teacher: training ", true);
+    launch("training.steps=12", "soft_labels.teacher: training ", false);
     assert!(exported("late-teacher").unwrap() == exported("teacher").unwrap());
     assert!(labels(&tiny.path("cache-late")) == labels(&tiny.path("cache")), "other labels");
     assert!(adapters(&tiny.path("student"), 12) == adapters(&tiny.path("late"), 12));

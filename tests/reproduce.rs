@@ -171,7 +171,6 @@ fn a_run_is_translated_in_several_ways() {
     assert_eq!(said, "", "nothing is left to do");
     expect_code(&mut reproduce(&["--only", "one", "--set", "training.steps=15"]), 0);
     assert!(cells("one")[3].parse::<f64>().is_ok(), "{}", text());
-    assert!(cells("ten")[3].parse::<f64>().is_err(), "{}", text());
     adapters(&tiny.path("masked"), 15);
 }
 
