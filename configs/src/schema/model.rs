@@ -414,7 +414,8 @@ impl Default for Autoregressive {
 #[serde(default, deny_unknown_fields)]
 pub struct Ctc {
     /// Decoder positions for each source token. A target of more tokens (and one more for each that is
-    /// repeated at once) than positions adds nothing to the loss.
+    /// repeated at once) than positions adds nothing to the loss; data.max_bad limits the share of such
+    /// pairs in training.
     #[schemars(range(min = 1, max = 8))]
     pub upsampling: usize,
     /// Shows parts of the target in training; none: the decoder reads masks alone, as it does in

@@ -47,7 +47,12 @@ impl Args {
         let checkpoint = self.model.checkpoint(&run)?;
         let folder = match self.output {
             Some(folder) => EvaluationFolder::new(std::path::absolute(&folder)?),
-            None => trained::folder(&run, split, &self.model.checkpoint, &self.model.overrides),
+            None => {
+                // The hardware and the place of a BERT do not change scores.
+                let overrides = self.model.overrides.iter();
+                let decoding = overrides.filter(|text| text.starts_with("decoding."));
+                trained::folder(&run, split, &self.model.checkpoint, decoding)
+            }
         };
         let interrupts = Interrupts::catch()?;
         let scored = trained::evaluate(&run, config, &checkpoint, split, &folder, interrupts)?;

@@ -1,14 +1,16 @@
 //! The coordinator: a run from its first worker to its report.
 //!
 //! - [`group`] runs one group of workers; [`members`] knows where its ranks are and which one is
-//!   overdue, [`preflight`] which host is slow or broken before anything is loaded; [`engine_log`] finds in the output of mpirun or srun what went wrong.
+//!   overdue, [`preflight`] which host is slow or broken before anything is loaded; [`engine_log`] finds in
+//!   the output of mpirun or srun what went wrong.
 //! - [`attempts`] is what follows from the end of a group, for which [`restarts`] decides what is done
 //!   about a failure.
 //! - [`lifecycle`] is the order of the stages: [`dependency`] before training, which trains the runs that
-//!   this one needs, and [`teacher`], for which [`translations`] are made or found; [`training`], where [`evaluation`] merges and scores what the ranks translated,
-//!   [`stragglers`] finds slow ranks and [`gaps`] the checkpoints that must be trained again; [`finish`]
-//!   after it; [`summary`] is what the report says.
-//! - [`session`]: groups of workers for `tandem translate`, `tandem evaluate` and `tandem serve`.
+//!   this one needs, and [`teacher`], for which [`translations`] are made or found; [`training`], where
+//!   [`evaluation`] merges and scores what the ranks translated, [`stragglers`] finds slow ranks and [`gaps`]
+//!   the checkpoints that must be trained again; [`finish`] after it; [`summary`] is what the report says.
+//! - [`session`]: groups of workers for `tandem translate`, `tandem evaluate` and `tandem serve`;
+//!   [`trained`] has them score a model.
 
 pub(crate) mod attempts;
 pub(crate) mod dependency;

@@ -12,17 +12,15 @@ use crate::score::Scoring;
 use crate::terminal::exit::Exit;
 use crate::terminal::interrupts::Interrupts;
 
-/// Where a checkpoint's scores on a split lie unless a user says otherwise. Of `overrides`, the hardware and
-/// the place of a BERT do not change scores.
-pub(crate) fn folder(
+/// Where a checkpoint's scores on a split lie when it is used with these overrides.
+pub(crate) fn folder<'a>(
     run: &RunFolder,
     split: &str,
     checkpoint: &str,
-    overrides: &[String],
+    overrides: impl Iterator<Item = &'a String>,
 ) -> EvaluationFolder {
-    let decoding = overrides.iter().filter(|text| text.starts_with("decoding."));
-    let decoding: String = decoding.map(|text| format!("-{}", text.replace('/', "_"))).collect();
-    run.named_evaluation(&format!("{split}-{checkpoint}{decoding}"))
+    let overrides: String = overrides.map(|text| format!("-{}", text.replace('/', "_"))).collect();
+    run.named_evaluation(&format!("{split}-{checkpoint}{overrides}"))
 }
 
 /// Scores a checkpoint of `run` on a split into `folder`, as `config` says, or with what the workers ended.

@@ -135,8 +135,7 @@ pub(crate) fn decoded(config: &RunConfig, decode: &[String]) -> Outcome {
 /// Where a run's scores lie when it is translated in another way. The hardware is a part of that, since speed
 /// is measured, too.
 fn decoded_folder(run: &RunFolder, decode: &[String]) -> EvaluationFolder {
-    let ways: String = decode.iter().map(|text| format!("-{}", text.replace('/', "_"))).collect();
-    run.named_evaluation(&format!("{SPLIT}-{AVERAGE}{ways}"))
+    trained::folder(run, SPLIT, AVERAGE, decode.iter())
 }
 
 /// Translates the test split with the model of a finished run in another way.

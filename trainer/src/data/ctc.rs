@@ -73,7 +73,7 @@ impl CtcExamples {
             let target = self.target(sample as usize);
             let (own, of_target) = classes_of(target);
             inputs.push(vec![self.target.mask; self.positions(source)]);
-            fits.push(positions_needed(target) <= self.positions(source));
+            fits.push(self.fits(sample as usize));
             sources.push(source);
             words.push(own);
             classes.push(of_target);
@@ -111,10 +111,11 @@ impl CtcExamples {
 
     /// How many samples have too many target tokens to be aligned with their positions.
     pub fn misfits(&self) -> usize {
-        let fits = |&sample: &usize| {
-            positions_needed(self.target(sample)) <= self.positions(self.corpus.source(sample))
-        };
-        (0..self.corpus.len()).filter(|sample| !fits(sample)).count()
+        (0..self.corpus.len()).filter(|&sample| !self.fits(sample)).count()
+    }
+
+    fn fits(&self, sample: usize) -> bool {
+        positions_needed(self.target(sample)) <= self.positions(self.corpus.source(sample))
     }
 
     /// A target without `[SEP]`.

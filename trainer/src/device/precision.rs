@@ -51,10 +51,10 @@ mod tests {
         for device in [Device::Cpu, Device::Cuda(0)] {
             assert_eq!(Kinds::new(Precision::Bf16, device).frozen, Kind::BFloat16);
         }
-        let f32 = Kinds { frozen: Kind::Float, compute: Kind::Float };
-        assert_eq!(Kinds::new(Precision::Tf32, Device::Cpu), f32);
         assert_eq!(Kinds::new(Precision::Bf16, Device::Cuda(0)).compute, Kind::BFloat16);
         let f32 = Kinds { frozen: Kind::Float, compute: Kind::Float };
-        assert_eq!(Kinds::new(Precision::F32, Device::Cpu), f32);
+        for precision in [Precision::F32, Precision::Tf32] {
+            assert_eq!(Kinds::new(precision, Device::Cpu), f32);
+        }
     }
 }

@@ -9,14 +9,13 @@ use super::native::Event;
 /// `values` on `device`: `[N]`.
 pub(crate) fn to_device<T: Element>(values: &[T], device: Device) -> Tensor {
     let here = Tensor::from_slice(values);
-    // Only a copy from pinned memory can be queued.
-    let is_queued = device.is_cuda() && !values.is_empty();
-    if is_queued {
-        here.pin_memory(device).to_device_(device, here.kind(), true, false)
-    } else if device == Device::Cpu {
-        here
-    } else {
-        here.to_device(device)
+    match device {
+        Device::Cpu => here,
+        // Only a copy from pinned memory can be queued, and there is none of nothing.
+        Device::Cuda(_) if !values.is_empty() => {
+            here.pin_memory(device).to_device_(device, here.kind(), true, false)
+        }
+        _ => here.to_device(device),
     }
 }
 
@@ -30,10 +29,12 @@ pub(crate) struct Reading {
 impl Reading {
     /// Begins to read `tensor` as it is after everything that has been queued so far.
     pub(crate) fn begin(tensor: &Tensor) -> Self {
-        let (kind, copied) = (tensor.kind(), |gpu| Event::record(gpu));
         // Into pinned memory.
-        let here = tensor.detach().to_device_(Device::Cpu, kind, true, true);
-        let copied = if let Device::Cuda(gpu) = tensor.device() { Some(copied(gpu)) } else { None };
+        let here = tensor.detach().to_device_(Device::Cpu, tensor.kind(), true, true);
+        let copied = match tensor.device() {
+            Device::Cuda(gpu) => Some(Event::record(gpu)),
+            _ => None,
+        };
         Self { here, copied }
     }
 

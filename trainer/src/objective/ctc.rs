@@ -19,7 +19,7 @@ use super::{Loss, Losses, Sums, rows};
 use crate::data::ctc::{CtcBatch, Glance};
 use crate::data::example::Padded;
 use crate::device::transfer::to_device;
-use crate::model::ctc::CtcHead;
+use crate::model::ctc::{CtcHead, Predictions};
 use crate::model::{Encoded, Parameters, Pass, Positions, Seq2Seq};
 
 /// A translation model whose decoder predicts words and blanks.
@@ -35,6 +35,14 @@ struct Rows {
     real: Tensor,      // [B, T]
     positions: Tensor, // [N]
     words: Tensor,     // [B, U]
+}
+
+/// What the model predicts at the n positions of a group.
+struct Guess {
+    states: Tensor, // [n, D]
+    words: Tensor,  // [n, U]
+    predictions: Predictions,
+    log_probs: Tensor, // of the classes, on the CPU: [n, C]
 }
 
 /// Sentences whose logits are held at once.
@@ -92,20 +100,29 @@ impl Ctc {
         self.model.head.transform(&states)
     }
 
+    fn groups(&self, batch: &CtcBatch) -> Vec<Group> {
+        groups(self.model.head.rows_at_once(), &batch.decoder_input.lengths)
+    }
+
+    fn guess(&self, batch: &CtcBatch, rows: &Rows, group: &Group, transformed: &Tensor) -> Guess {
+        let (start, count) = (group.positions.start as i64, group.positions.len() as i64);
+        let states = transformed.narrow(0, start, count);
+        let predictions = self.ctc().predict(&self.model.head, &states);
+        let words = rows.words_at(batch, group);
+        let log_probs = predictions.log_probs(&words);
+        Guess { states, words, predictions, log_probs }
+    }
+
     /// A scalar with the loss's gradient, and the loss.
     fn align(&self, batch: &CtcBatch, rows: &Rows, transformed: &Tensor) -> (Tensor, f64) {
-        let (head, ctc) = (&self.model.head, self.ctc());
         let mut nll = 0.0;
         let mut gradients = transformed
             .requires_grad()
-            .then(|| (HeadGradients::new(head, transformed), Vec::new()));
+            .then(|| (HeadGradients::new(&self.model.head, transformed), Vec::new()));
         no_grad(|| {
-            for group in groups(head.rows_at_once(), &batch.decoder_input.lengths) {
-                let (start, count) = (group.positions.start as i64, group.positions.len() as i64);
-                let states = transformed.narrow(0, start, count);
-                let predictions = ctc.predict(head, &states);
-                let words = rows.words_at(batch, &group); // [n, U]
-                let log_probs = predictions.log_probs(&words);
+            for group in self.groups(batch) {
+                let Guess { states, words, predictions, log_probs } =
+                    self.guess(batch, rows, &group, transformed);
                 let aligned = Aligned::new(&log_probs, batch, &group.sentences);
                 nll += aligned.nll;
                 let Some((words_gradients, blanks)) = &mut gradients else { continue };
@@ -127,7 +144,7 @@ impl Ctc {
         let Some((words, blanks)) = gradients else {
             return (Tensor::zeros([], (Kind::Float, transformed.device())), nll);
         };
-        let blanks = (ctc.blank(transformed) * Tensor::cat(&blanks, 0)).sum(Kind::Float);
+        let blanks = (self.ctc().blank(transformed) * Tensor::cat(&blanks, 0)).sum(Kind::Float);
         (words.surrogate(transformed) + blanks, nll)
     }
 
@@ -144,11 +161,9 @@ impl Ctc {
         no_grad(|| {
             let transformed = self.transformed(rows, encoded, &pass.without_dropout());
             let mut shown = batch.decoder_input.clone();
-            for group in groups(self.model.head.rows_at_once(), &batch.decoder_input.lengths) {
-                let (start, count) = (group.positions.start as i64, group.positions.len() as i64);
-                let states = transformed.narrow(0, start, count);
-                let predictions = self.ctc().predict(&self.model.head, &states);
-                let log_probs = predictions.log_probs(&rows.words_at(batch, &group));
+            for group in self.groups(batch) {
+                let Guess { predictions, log_probs, .. } =
+                    self.guess(batch, rows, &group, &transformed);
                 let classes = log_probs.size()[1] as usize;
                 let log_probs = Vec::<f32>::try_from(log_probs.view([-1])).expect("[n * C]");
                 let best = predictions.best();
@@ -167,11 +182,12 @@ impl Ctc {
                     let wrong =
                         aligned.iter().zip(&best[own]).filter(|(word, (best, _))| *word != best);
                     let share = wrong.count() as f64 / length.max(1) as f64;
-                    let input = &mut shown.ids[sentence * shown.columns..];
-                    for (position, word) in aligned.into_iter().enumerate() {
-                        let draw = glance.draws[sentence][position];
-                        if let Some(word) = word.filter(|_| draw < glance.ratio * share) {
-                            input[position] = word;
+                    let input = &mut shown.ids[sentence * shown.columns..][..length];
+                    for ((mask, word), draw) in
+                        input.iter_mut().zip(aligned).zip(&glance.draws[sentence])
+                    {
+                        if let Some(word) = word.filter(|_| *draw < glance.ratio * share) {
+                            *mask = word;
                         }
                     }
                 }

@@ -66,7 +66,7 @@ impl MicroBatch {
     }
 }
 
-/// The loss of a micro-batch. None of it has been read into main memory, which would wait for the device.
+/// The loss of a micro-batch. It stays on its device, so that nobody has to wait for it yet.
 #[derive(Debug)]
 pub struct Loss {
     /// A scalar whose gradient is that of the loss; its value means nothing.

@@ -109,7 +109,8 @@ impl Languages {
         Ok(Some(Arc::new(corpus)))
     }
 
-    /// The SHA-256 of every split's samples, by its name, and of what teachers were given. `train` is the opened corpus of training.
+    /// The SHA-256 of every split's samples, by its name, and of what teachers were given. `train` is the
+    /// opened corpus of training.
     ///
     /// # Errors
     /// Unreadable files.

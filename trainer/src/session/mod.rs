@@ -1,7 +1,7 @@
 //! One rank at work: [`worker`] is who it is and whom it talks to, [`corpora`] its tokenizers and
-//! texts, [`weights`] its model's tensors, [`trained`] a checkpoint's model opened for use, [`preflight`] what it measures before,
-//! [`blame`] the samples that a thread works
-//! on, [`build_id`] the build of this program.
+//! texts, [`weights`] its model's tensors, [`trained`] a checkpoint's model opened for use, [`preflight`]
+//! what it measures before, [`blame`] the samples that a thread works on, [`build_id`] the build of this
+//! program.
 
 pub mod blame;
 pub mod build_id;
