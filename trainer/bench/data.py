@@ -6,7 +6,7 @@ from 250,000 on they repeat, which no part of the preparation notices. The model
 worker with one thread.
 
     cargo build --release
-    python3 trainer/bench/data.py [--keep] PAIRS...
+    python3 trainer/bench/data.py [--folder FOLDER] PAIRS...
 """
 
 import argparse
