@@ -1,7 +1,7 @@
 //! The preflight: before anything is loaded, ranks on several hosts measure them, and the slow or broken host
 //! is named.
 //!
-//! [`Preflight`] follows how far each rank has come, and names those that do not arrive in time. [`compare`]
+//! [`Preflight`] follows how far each rank has come, and names those that do not arrive in time. [`compare()`]
 //! finds what is conspicuous in what they have measured. Versions that differ are found by what ranks report
 //! of their identity.
 
