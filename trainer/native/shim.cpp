@@ -3,7 +3,10 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <string>
 #include <string_view>
 #include <malloc.h>
 
@@ -38,12 +41,13 @@ struct Accumulated : torch::autograd::PostAccumulateGradHook {
 
 // What one thread, and those that run its backward, have called since it began to count.
 struct Calls {
-  std::atomic<uint64_t> operators = 0; // all of them
-  std::atomic<uint64_t> waits = 0;     // they read a device's results, or copy from or to it
+  std::map<std::string, uint64_t> operators; // how often each is called
+  std::atomic<uint64_t> waits = 0;           // they read a device's results, or copy from or to it
   at::CallbackHandle handle = 0;
 };
 
 Calls calls;
+std::mutex counting; // a GPU's backward has threads of its own
 thread_local bool in_optimizer = false;
 
 constexpr const char* OPTIMIZER = "aten::_fused_adamw_";
@@ -61,7 +65,10 @@ bool waits(const at::RecordFunction& function) {
 }
 
 std::unique_ptr<at::ObserverContext> called(const at::RecordFunction& function) {
-  ++calls.operators;
+  {
+    const std::lock_guard lock(counting);
+    ++calls.operators[function.name()];
+  }
   if (std::string_view(function.name()) == OPTIMIZER) in_optimizer = true;
   // On a CPU, that one reads its own step counter.
   if (!in_optimizer && waits(function)) ++calls.waits;
@@ -133,17 +140,20 @@ char* tandem_multiply_all(at::Tensor** leaves, size_t count, at::Tensor* factor)
 
 char* tandem_count_calls() {
   return guarded([] {
-    calls.operators = calls.waits = 0;
+    calls.operators.clear();
+    calls.waits = 0;
     at::RecordFunctionCallback callback(called, ended);
     callback.needsInputs(true).scopes({at::RecordScope::FUNCTION});
     calls.handle = at::addThreadLocalCallback(callback);
   });
 }
 
-char* tandem_counted_calls(uint64_t* operators, uint64_t* waits) {
+// Names each operator that was called with the number of its calls.
+char* tandem_counted_calls(
+    void (*named)(void*, const char*, uint64_t), void* context, uint64_t* waits) {
   return guarded([&] {
     at::removeCallback(calls.handle);
-    *operators = calls.operators;
+    for (const auto& [name, count] : calls.operators) named(context, name.c_str(), count);
     *waits = calls.waits;
   });
 }

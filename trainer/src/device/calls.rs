@@ -1,20 +1,26 @@
 //! How many operators of libtorch a piece of work calls, and whether it waits for a GPU.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::native;
 
 /// Calls of libtorch's operators, also those that backward makes and that others make in turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calls {
-    /// All of them: on a GPU, most launch a kernel.
-    pub operators: u64,
+    /// How often each operator is called: on a GPU, most of them launch a kernel.
+    pub operators: BTreeMap<String, u64>,
     /// Those that wait for the device if it is a GPU: they read its results, or copy from or to it without
     /// being queued. They are seen on CPUs, too.
     pub waits: u64,
 }
 
 impl Calls {
+    /// The calls of all operators.
+    pub fn total(&self) -> u64 {
+        self.operators.values().sum()
+    }
+
     /// Those that `work` makes in this thread. One thread counts at a time.
     pub fn of<T>(work: impl FnOnce() -> T) -> (T, Self) {
         static ONE: Mutex<()> = Mutex::new(());

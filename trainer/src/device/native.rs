@@ -1,5 +1,6 @@
 //! The C++ shim: what libtorch offers and tch does not.
 
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::{Device, Kind, Tensor};
@@ -34,7 +35,11 @@ unsafe extern "C" {
         factor: *mut c_void,
     ) -> *mut c_char;
     fn tandem_count_calls() -> *mut c_char;
-    fn tandem_counted_calls(operators: *mut u64, waits: *mut u64) -> *mut c_char;
+    fn tandem_counted_calls(
+        named: extern "C" fn(*mut c_void, *const c_char, u64),
+        context: *mut c_void,
+        waits: *mut u64,
+    ) -> *mut c_char;
     fn tandem_record_event(gpu: i8, made: *mut *mut c_void) -> *mut c_char;
     fn tandem_wait_for_event(event: *mut c_void) -> *mut c_char;
     fn tandem_free_event(event: *mut c_void);
@@ -204,12 +209,21 @@ pub(crate) fn count_calls() {
     check(unsafe { tandem_count_calls() });
 }
 
-/// How many operators the calling thread has called since [`count_calls`], backward included, and how many
-/// of them wait for a GPU where they work on one.
-pub(crate) fn counted_calls() -> (u64, u64) {
-    let (mut operators, mut waits) = (0, 0);
-    // SAFETY: both pointers are valid for writes.
-    check(unsafe { tandem_counted_calls(&mut operators, &mut waits) });
+/// How often the calling thread has called each operator since [`count_calls`], backward included, and how
+/// many calls wait for a GPU where they work on one.
+pub(crate) fn counted_calls() -> (BTreeMap<String, u64>, u64) {
+    type Operators = BTreeMap<String, u64>;
+
+    extern "C" fn named(context: *mut c_void, name: *const c_char, count: u64) {
+        // SAFETY: `context` is the map below, which nobody else uses meanwhile, and the name a C string.
+        let (operators, name) =
+            unsafe { (&mut *(context as *mut Operators), CStr::from_ptr(name)) };
+        operators.insert(name.to_string_lossy().into_owned(), count);
+    }
+    let (mut operators, mut waits) = (Operators::new(), 0);
+    let context = (&raw mut operators).cast();
+    // SAFETY: the map outlives the call, and the pointer is valid for a write.
+    check(unsafe { tandem_counted_calls(named, context, &mut waits) });
     (operators, waits)
 }
 

@@ -105,7 +105,8 @@ pub(crate) fn train(work: &Workload) -> anyhow::Result<Value> {
         "seconds": seconds,
         "user_cpu_seconds": user_cpu_seconds,
         "losses": losses,
-        "operators_per_step": calls.operators,
+        "operators_per_step": calls.total(),
+        "operators": calls.operators,
         "waits_per_step": calls.waits,
     }))
 }
