@@ -42,27 +42,21 @@ pub fn translate(
             if !poll() {
                 return None;
             }
-            let found = continuations(model, ids, &memory, &mut cache, &searches, &active);
-            // The next pass's rows, and sentences, as places in this pass's.
-            let (mut rows, mut sentences, mut row) = (Vec::new(), Vec::new(), 0);
-            let mut still_active = Vec::new();
+            let found = continuations(model, ids, &memory, &mut cache, &mut searches, &active);
+            // The next pass's sentences, as places in this pass's.
+            let (mut places, mut still_active) = (Vec::new(), Vec::new());
             for (place, (&sentence, found)) in active.iter().zip(found).enumerate() {
                 let search = &mut searches[sentence];
-                let first_row = row;
-                row += search.live.len();
                 search.advance(found, ids.end);
                 if !search.done() {
-                    rows.extend(search.live.iter().map(|live| (first_row + live.parent) as i64));
-                    sentences.push(place as i64);
+                    places.push(place as i64);
                     still_active.push(sentence);
                 }
             }
-            let device = memory.device();
-            if !rows.iter().copied().eq(0..row as i64) {
-                cache = cache.select(&Tensor::from_slice(&rows).to_device(device));
-            }
-            if sentences.len() < active.len() {
-                memory = memory.select(&Tensor::from_slice(&sentences).to_device(device));
+            if still_active.len() < active.len() {
+                let places = Tensor::from_slice(&places).to_device(memory.device());
+                cache = cache.select(&places);
+                memory = memory.select(&places);
             }
             active = still_active;
         }
@@ -82,8 +76,9 @@ struct Hypothesis {
     tokens: Vec<i64>,
     /// `Σ log p`; minus infinity for one that only fills up the beam.
     log_prob: f32,
-    /// Which of the last pass's hypotheses it continues.
-    parent: usize,
+    /// Where the cache has its tokens, each where the pass that read it has put it; the last one is not
+    /// read yet.
+    columns: Vec<usize>,
 }
 
 /// One more token for a hypothesis.
@@ -114,14 +109,29 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(config: &'a BeamSearch, longest: usize) -> Self {
-        let nothing = Hypothesis { tokens: Vec::new(), log_prob: 0.0, parent: 0 };
+        let nothing = Hypothesis { tokens: Vec::new(), log_prob: 0.0, columns: Vec::new() };
         Self { config, live: vec![nothing], finished: Vec::new(), longest, passes: 0, rows: 0 }
+    }
+
+    /// Gives the last token of each live hypothesis the cache's next column, and says which columns each
+    /// of them sees, its own included.
+    fn read(&mut self) -> impl Iterator<Item = bool> {
+        let first = self.rows;
+        self.passes += 1;
+        self.rows += self.live.len();
+        for (row, live) in self.live.iter_mut().enumerate() {
+            live.columns.push(first + row);
+        }
+        let all = self.rows;
+        self.live.iter().flat_map(move |live| {
+            let mut is_seen = vec![false; all];
+            live.columns.iter().for_each(|&column| is_seen[column] = true);
+            is_seen
+        })
     }
 
     /// Finishes some hypotheses and continues others by one token.
     fn advance(&mut self, found: Continuations, end: i64) {
-        self.passes += 1;
-        self.rows += self.live.len();
         let last = self.passes == self.longest;
         let mut candidates = if last { found.ends } else { found.best };
         candidates.retain(|candidate| candidate.log_prob > f32::NEG_INFINITY);
@@ -131,11 +141,11 @@ impl<'a> Search<'a> {
         });
         let mut live = Vec::new();
         for (rank, candidate) in candidates.into_iter().enumerate() {
-            let mut tokens = self.live[candidate.parent].tokens.clone();
-            tokens.push(candidate.token);
-            let Continuation { parent, log_prob, .. } = candidate;
-            if candidate.token != end {
-                live.push(Hypothesis { tokens, log_prob, parent });
+            let Continuation { parent, token, log_prob } = candidate;
+            let Hypothesis { mut tokens, columns, .. } = self.live[parent].clone();
+            tokens.push(token);
+            if token != end {
+                live.push(Hypothesis { tokens, log_prob, columns });
             } else if rank < self.config.width && self.finished.len() < self.config.width {
                 let score = self.score(log_prob, self.passes);
                 self.finished.push((tokens, score));
@@ -187,22 +197,29 @@ fn continuations(
     ids: TargetIds,
     memory: &Memory,
     cache: &mut KvCache,
-    searches: &[Search],
+    searches: &mut [Search],
     active: &[usize],
 ) -> Vec<Continuations> {
+    let mut is_seen = Vec::new();
+    for &sentence in active {
+        is_seen.extend(searches[sentence].read());
+    }
     let live = || active.iter().flat_map(|&sentence| &searches[sentence].live);
     let last = |live: &Hypothesis| live.tokens.last().copied().unwrap_or(ids.first);
     let last: Vec<i64> = live().map(last).collect();
     let so_far: Vec<f32> = live().map(|live| live.log_prob).collect();
+    let (sentences, rows) = (active.len() as i64, last.len() as i64);
     let device = memory.device();
-    let last = Tensor::from_slice(&last).to_device(device);
+    let last = Tensor::from_slice(&last).to_device(device).view([sentences, -1]);
     let so_far = Tensor::from_slice(&so_far).to_device(device).unsqueeze(1); // [R, 1]
-    let hidden = model.decoder.step(&last, memory, cache); // [R, D]
+    let is_seen = Tensor::from_slice(&is_seen).to_device(device);
+    let is_seen = is_seen.view([sentences, rows / sentences, -1]); // [B, W, S]
+    let hidden = model.decoder.step(&last, &is_seen, memory, cache).view([rows, -1]); // [R, D]
     let logits = model.head.project(&model.head.transform(&hidden)); // [R, V]
     let log_probs = logits.log_softmax(-1, Kind::Float) + so_far;
     // GPT-2 has one special token for everything.
     let mut never = if ids.pad == ids.end { Vec::new() } else { vec![ids.pad] };
-    if searches[active[0]].passes == 0 {
+    if searches[active[0]].passes == 1 {
         never.push(ids.end); // no translation is empty
     }
     for id in never {
@@ -213,7 +230,6 @@ fn continuations(
         Vec::<f32>::try_from(flat).expect("log-probabilities are f32")
     };
     let ends = to_host(&log_probs.select(1, ids.end));
-    let sentences = active.len() as i64;
     let vocabulary = log_probs.size()[1];
     let all = log_probs.view([sentences, -1]); // [B, W · V]
     let width = searches[active[0]].config.width as i64;

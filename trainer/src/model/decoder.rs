@@ -6,7 +6,7 @@
 use tch::{Kind, Tensor};
 
 use super::layer::{DecoderLayer, Embeddings, LayerSource, Writing};
-use super::layers::attention::{LayerCache, causal_mask, key_mask};
+use super::layers::attention::{LayerCache, causal_mask, hiding, key_mask};
 use super::memory::{Encoded, Memory, Source};
 use super::{Block, Pass, Positions};
 
@@ -20,18 +20,18 @@ pub struct Decoder {
     kind: Kind,
 }
 
-/// A causal decoder's keys and values of the tokens so far, for R rows.
+/// A causal decoder's keys and values of all tokens so far of B sentences, W new ones of each after a pass.
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
-    tokens: i64,
+    passes: i64,
 }
 
 impl KvCache {
-    /// The keys and values of these rows, in this order.
-    pub fn select(&self, rows: &Tensor) -> Self {
-        let layers = self.layers.iter().map(|layer| layer.select(rows)).collect();
-        Self { layers, tokens: self.tokens }
+    /// The keys and values of these sentences, in this order.
+    pub fn select(&self, sentences: &Tensor) -> Self {
+        let layers = self.layers.iter().map(|layer| layer.select(sentences)).collect();
+        Self { layers, passes: self.passes }
     }
 }
 
@@ -81,25 +81,31 @@ impl Decoder {
     /// The cache of no tokens.
     pub fn empty_cache(&self) -> KvCache {
         let layers = self.layers.iter().map(|_| LayerCache::default()).collect();
-        KvCache { layers, tokens: 0 }
+        KvCache { layers, passes: 0 }
     }
 
-    /// The hidden states `[R, D]` of the next token of each row, `[R]`, without dropout. The `cache` grows
-    /// by it.
-    ///
-    /// The memory's B sentences have `R / B` rows each, those of a sentence together.
+    /// The hidden states `[B, W, D]` of each sentence's W next tokens `[B, W]`, without dropout. They stand
+    /// at one position, each behind others, as a tree's leaves do: booleans `[B, W, S]` say which of the S
+    /// tokens of the `cache`, which grows by these W, each of them sees.
     ///
     /// # Panics
     /// If the decoder is not causal: its earlier hidden states would change with each token.
-    pub fn step(&self, ids: &Tensor, memory: &Memory, cache: &mut KvCache) -> Tensor {
+    pub fn step(
+        &self,
+        ids: &Tensor,
+        is_seen: &Tensor,
+        memory: &Memory,
+        cache: &mut KvCache,
+    ) -> Tensor {
         assert!(self.is_causal, "only a causal decoder writes token by token");
         let pass = Pass::eval();
-        let ids = ids.unsqueeze(1);
-        let hidden = self.embeddings.forward(&ids, cache.tokens, self.kind, &pass);
-        cache.tokens += 1;
-        let everything_seen = Tensor::zeros([1, 1, 1, cache.tokens], (self.kind, ids.device()));
+        let (batch, width) = ids.size2().expect("ids are [B, W]");
+        let rows = ids.view([batch * width, 1]);
+        let hidden = self.embeddings.forward(&rows, cache.passes, self.kind, &pass);
+        let hidden = hidden.view([batch, width, -1]);
+        cache.passes += 1;
         let layers = Some(cache.layers.as_mut_slice());
-        self.layers(hidden, &everything_seen, memory.into(), layers, None, &pass).squeeze_dim(1)
+        self.layers(hidden, &hiding(is_seen, self.kind), memory.into(), layers, None, &pass)
     }
 
     fn layers(

@@ -41,12 +41,11 @@ pub trait EncoderLayer: Debug {
     fn forward(&self, x: &Tensor, reading: Reading) -> Tensor;
 }
 
-/// What a decoder layer gets in addition to its input. Its memory's B sentences have `R / B` rows each,
-/// those of a sentence together.
+/// What a decoder layer gets in addition to its input.
 #[derive(Clone, Copy)]
 pub struct Writing<'a> {
-    /// Added to the scores of the target's keys: `[R, 1, 1, S]` for those that are not real, or
-    /// `[1, 1, T, S]` for those that a query may not see.
+    /// Added to the scores of the target's keys: `[B, 1, 1, S]` for those that are not real, or
+    /// `[1 or B, 1, T, S]` for those that a query may not see.
     pub mask: &'a Tensor,
     /// What is looked at.
     pub source: LayerSource<'a>,
@@ -87,7 +86,7 @@ pub trait DecoderLayer: Debug {
     /// The encoder output as keys and values; none for a layer without cross-attention.
     fn memory(&self, encoded: &Encoded) -> Option<LayerMemory>;
 
-    /// `[R, T, D]` to `[R, T, D]`, or to `[N, D]` of the positions that are wanted. With a `cache`, which
+    /// `[B, T, D]` to `[B, T, D]`, or to `[N, D]` of the positions that are wanted. With a `cache`, which
     /// grows by these tokens, they see its tokens too.
     fn forward(&self, x: &Tensor, cache: Option<&mut LayerCache>, writing: Writing) -> Tensor;
 }

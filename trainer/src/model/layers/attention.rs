@@ -18,7 +18,12 @@ const ALIGNMENT: i64 = 8;
 
 /// The additive mask `[B, 1, 1, S]` of keys that are not real, from booleans `[B, S]`.
 pub fn key_mask(is_real: &Tensor, kind: Kind) -> Tensor {
-    (is_real.logical_not().to_kind(kind) * MASKED).unsqueeze(1).unsqueeze(1)
+    hiding(&is_real.unsqueeze(1), kind)
+}
+
+/// The additive mask `[B, 1, T, S]` of keys that a query does not see, from booleans `[B, T, S]`.
+pub fn hiding(is_seen: &Tensor, kind: Kind) -> Tensor {
+    (is_seen.logical_not().to_kind(kind) * MASKED).unsqueeze(1)
 }
 
 /// The additive mask `[1, 1, T, T]` that hides from each query the keys behind its own position.
@@ -78,7 +83,7 @@ fn attend(
     query: &Tensor, // [B, H, T, d]
     key: &Tensor,   // [B, H, S, d]
     value: &Tensor, // [B, H, S, d]
-    mask: &Tensor,  // [B, 1, 1, S] or [1, 1, T, S]
+    mask: &Tensor,  // [1 or B, 1, 1 or T, S]
     dropout: f64,
     pass: &Pass,
 ) -> Tensor {
@@ -108,7 +113,7 @@ pub struct SelfAttention {
 impl SelfAttention {
     /// `[B, T, D]` to `[B, T, D]`, or to `[N, D]` of the positions `at` alone.
     ///
-    /// `mask` is added to the scores: `[B, 1, 1, S]` for keys that are not real, or `[1, 1, T, S]` for
+    /// `mask` is added to the scores: `[B, 1, 1, S]` for keys that are not real, or `[1 or B, 1, T, S]` for
     /// keys that a query may not see. With a `cache`, which grows by these tokens, queries see its tokens
     /// too: S is their number and T.
     pub fn forward(
@@ -121,35 +126,53 @@ impl SelfAttention {
     ) -> Tensor {
         let parts = self.query_key_value.forward(x);
         let [query, key, value] = [0, 1, 2].map(|part| split_heads(&parts[part], self.heads));
-        let (key, value) = LayerCache::extend(cache, key, value);
+        let KeyValue { key, value } = LayerCache::extend(cache, key, value);
         let attended = attend(&query, &key, &value, mask, self.dropout, pass);
         self.output.forward(&Positions::gathered(at, &attended))
     }
 }
 
-/// One self-attention's keys and values of the tokens so far.
+/// One self-attention's keys and values of the tokens so far, in buffers with room for more.
 #[derive(Debug, Default)]
-pub struct LayerCache(Option<KeyValue>);
+pub struct LayerCache {
+    buffers: Option<KeyValue>, // [B, H, capacity, d]
+    tokens: i64,
+}
 
 impl LayerCache {
     /// The keys and values so far with those of new tokens behind them; a `cache` keeps them.
-    fn extend(cache: Option<&mut Self>, key: Tensor, value: Tensor) -> (Tensor, Tensor) {
-        let Some(cache) = cache else { return (key, value) };
-        let extended = match &cache.0 {
-            Some(old) => KeyValue {
-                key: Tensor::cat(&[&old.key, &key], 2),
-                value: Tensor::cat(&[&old.value, &value], 2),
-            },
-            None => KeyValue { key, value },
-        };
-        let both = (extended.key.shallow_clone(), extended.value.shallow_clone());
-        cache.0 = Some(extended);
-        both
+    fn extend(cache: Option<&mut Self>, key: Tensor, value: Tensor) -> KeyValue {
+        let Some(cache) = cache else { return KeyValue { key, value } };
+        let (old, new) = (cache.tokens, key.size()[2]);
+        cache.tokens += new;
+        let has_room = |buffers: &KeyValue| buffers.key.size()[2] >= old + new;
+        if !cache.buffers.as_ref().is_some_and(has_room) {
+            let roomy = |now: &Tensor, before: Option<&Tensor>| {
+                let (batch, heads, _, depth) = now.size4().expect("keys have four dimensions");
+                let size = [batch, heads, 2 * (old + new), depth];
+                let buffer = Tensor::empty(size, (now.kind(), now.device()));
+                if let Some(before) = before {
+                    buffer.narrow(2, 0, old).copy_(&before.narrow(2, 0, old));
+                }
+                buffer
+            };
+            let before = cache.buffers.as_ref();
+            cache.buffers = Some(KeyValue {
+                key: roomy(&key, before.map(|before| &before.key)),
+                value: roomy(&value, before.map(|before| &before.value)),
+            });
+        }
+        let buffers = cache.buffers.as_ref().expect("there is room now");
+        buffers.key.narrow(2, old, new).copy_(&key);
+        buffers.value.narrow(2, old, new).copy_(&value);
+        let so_far = |buffer: &Tensor| buffer.narrow(2, 0, old + new);
+        KeyValue { key: so_far(&buffers.key), value: so_far(&buffers.value) }
     }
 
-    /// The keys and values of these rows, in this order.
-    pub fn select(&self, rows: &Tensor) -> Self {
-        Self(self.0.as_ref().map(|cached| cached.select(rows)))
+    /// The keys and values of these sentences, in this order.
+    pub fn select(&self, sentences: &Tensor) -> Self {
+        let buffers = self.buffers.as_ref().map(|buffers| buffers.select(sentences));
+        Self { buffers, tokens: self.tokens }
     }
 }
 
@@ -183,8 +206,8 @@ impl CrossAttention {
         }
     }
 
-    /// `[R, T, D]` to `[R, T, D]`, or `[N, D]` of the positions `at` to the same; `mask` is of the
-    /// memory's keys, `[B, 1, 1, S]`. Each of the B sentences has `R / B` rows, one behind the other.
+    /// `[B, T, D]` to `[B, T, D]`, or `[N, D]` of the positions `at` to the same; `mask` is of the
+    /// memory's keys, `[B, 1, 1, S]`.
     pub fn forward(
         &self,
         x: &Tensor,
@@ -194,15 +217,10 @@ impl CrossAttention {
         pass: &Pass,
     ) -> Tensor {
         let query = self.query.forward(x);
-        let query = match at {
-            Some(at) => at.scatter(&query),
-            // A sentence's rows look at its memory side by side, as if they were one.
-            None => query.view([memory.key.size()[0], -1, query.size()[2]]),
-        };
+        let query = at.map_or_else(|| query.shallow_clone(), |at| at.scatter(&query));
         let query = split_heads(&query, self.heads);
         let attended = attend(&query, &memory.key, &memory.value, mask, 0.0, pass);
-        let output = self.output.forward(&Positions::gathered(at, &attended));
-        output.view(x.size().as_slice())
+        self.output.forward(&Positions::gathered(at, &attended))
     }
 }
 
