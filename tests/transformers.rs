@@ -206,6 +206,13 @@ fn a_folder_for_transformers_has_all_weights_and_says_what_it_is() {
         !card.contains(&*tiny.path("").to_string_lossy()),
         "where things lie is nobody's business"
     );
+    let elsewhere = "With the `decoding` that it was trained with";
+    assert!(!card.contains(elsewhere), "{card}");
+    let other = tiny.path("card-other");
+    let words = ["export", &name, "--format", "transformers", "--output", &other.to_string_lossy()];
+    tandem(&words, &["decoding.mask_predict.iterations=1"], 0);
+    let card = std::fs::read_to_string(other.join("README.md")).expect("a card");
+    assert!(card.contains(elsewhere) && card.contains("BLEU"), "{card}");
 
     // It is no model of Tandem's own, and takes no such model's place.
     let said = tandem(&["export", &name, "--format", "transformers", "--output", &name], &[], 2);

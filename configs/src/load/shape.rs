@@ -136,15 +136,22 @@ impl Comparison<'_> {
                 }
             }
             Content::Map(entries) if entries.len() > 1 => {
-                let keys: Vec<String> =
-                    entries.iter().map(|entry| format!("`{}`", entry.key)).collect();
-                let message = format!(
-                    "found {} choices ({}), must be {}",
-                    keys.len(),
-                    keys.join(", "),
-                    rule.words()
-                );
-                self.report(entries[1].place, path, message);
+                let (chosen, other) = (&entries[0], &entries[1]);
+                let message = match (chosen.place, other.place) {
+                    (Place::File { .. }, Place::Override(_)) => format!(
+                        "`{}` is chosen; to choose `{other}` instead, set all of it: \
+                         {path}='{{{other}: {{...}}}}'",
+                        chosen.key,
+                        other = other.key
+                    ),
+                    _ => {
+                        let keys: Vec<String> =
+                            entries.iter().map(|entry| format!("`{}`", entry.key)).collect();
+                        let (count, keys) = (keys.len(), keys.join(", "));
+                        format!("found {count} choices ({keys}), must be {}", rule.words())
+                    }
+                };
+                self.report(other.place, path, message);
             }
             _ => self.mismatch(node, rule, path),
         }

@@ -1035,6 +1035,12 @@ const OVERRIDES: &[OverrideCase] = &[
             "--set training.steps=[1: training.steps: not YAML: while parsing a flow sequence, expected ',' or ']'",
         ],
     ),
+    (
+        &["training.schedule.linear.peak=1e-3"],
+        &[
+            "--set training.schedule.linear.peak=1e-3: training.schedule: `inverse_sqrt` is chosen; to choose `linear` instead, set all of it: training.schedule='{linear: {...}}'",
+        ],
+    ),
     (&["seed.x=1"], &["--set seed.x=1: seed.x: `seed` is not a map, so it has no key `x`"]),
     (
         &["data.train={lines: {path: mono.de}}"],
@@ -1077,7 +1083,7 @@ const OVERRIDES: &[OverrideCase] = &[
     (
         &["data.train.lines.path=mono.de"],
         &[
-            "--set data.train.lines.path=mono.de: data.train: found 2 choices (`tsv`, `lines`), must be one of {tsv: ...} | {files: ...} | {jsonl: ...} | {lines: ...}",
+            "--set data.train.lines.path=mono.de: data.train: `tsv` is chosen; to choose `lines` instead, set all of it: data.train='{lines: {...}}'",
         ],
     ),
 ];

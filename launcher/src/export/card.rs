@@ -11,9 +11,17 @@ use crate::coordinator::finish::{averaged, table};
 
 /// The card of a model.
 pub(super) fn card(export: &Export) -> String {
-    let Export { launched, model, evaluation, command, .. } = export;
+    let Export { config, launched, model, evaluation, command, .. } = export;
     let scores = match evaluation {
-        Some(evaluation) => format!("```\n{}\n```\n", table(evaluation)),
+        Some(evaluation) => {
+            let other = match config.decoding == launched.decoding {
+                true => "",
+                false => {
+                    "With the `decoding` that it was trained with, which is not config.json's:\n\n"
+                }
+            };
+            format!("{other}```\n{}\n```\n", table(evaluation))
+        }
         None => "It has not been scored on a test set.\n".into(),
     };
     let seed = launched.seed;

@@ -132,7 +132,10 @@ fn scores(test: &Test) -> String {
         text += &format!("- Evaluated: the checkpoint of step {}\n", thousands(step));
     }
     if let Some(accuracy) = test.length_accuracy {
-        text += &format!("- Target lengths predicted exactly: {:.1} %\n", 100.0 * accuracy);
+        text += &format!(
+            "- As many tokens as the reference: {:.1} % of the translations\n",
+            100.0 * accuracy
+        );
     }
     if let Some(latency) = &test.latency {
         text += &format!(
