@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tandem_tests::launch::Launch;
 use tandem_tests::live::{Run, eventually, send};
-use tandem_tests::{Ended, Tiny, copy_folder, processes, program, trace};
+use tandem_tests::{Ended, Tiny, copy_folder, expect_code, processes, program, trace};
 
 /// Nothing is tried again, and no run here ends by itself.
 const SETTINGS: [&str; 6] = [
@@ -224,4 +224,42 @@ fn the_first_line_names_rank_and_cause() {
         launch.wait(*code).assert_cause(fault, words);
         ranks.run.assert_no_process();
     }
+}
+
+/// Pairs of so many words on each side.
+fn pairs(words: usize, count: usize) -> String {
+    format!("{}.\t{}.\n", "eins ".repeat(words), "one ".repeat(words)).repeat(count)
+}
+
+#[test]
+fn memory_that_does_not_suffice_ends_a_run_before_its_first_step() {
+    const MOST_BYTES: usize = 1_500_000;
+    let tiny = Arc::new(Tiny::texts());
+    let library = tiny.path("memory.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("doubles/memory.c");
+    let most = format!("-DMOST_BYTES={MOST_BYTES}");
+    let mut cc = std::process::Command::new("cc");
+    cc.args(["-O1", "-Wall", "-Wextra", "-fPIC", "-shared", &most]).arg(source);
+    expect_code(cc.arg("-o").arg(&library).arg("-ldl"), 0);
+    tiny.pre_train("de", 128);
+    tiny.pre_train("en", 128);
+
+    // Attention over 25 pairs of 120 words has weights of 2.9 MB, all else fits.
+    let settings = [
+        "training.max_tokens=3000",
+        "data.max_length=124",
+        "model.objective.masked.length_classes=130",
+        "decoding.mask_predict.max_tokens=200",
+        "cluster.max_restarts=0",
+    ];
+    let run = |name: &str, words: usize| {
+        tiny.write("train.tsv", &(pairs(5, 300) + &pairs(words, 25)));
+        let run = Run::new(&tiny, name, 1, &settings);
+        run.with("LD_PRELOAD", &library.to_string_lossy()).set("cluster.engine=solo")
+    };
+    run("enough", 20).launch(&[], 0);
+    let ended = run("too-little", 116).launch(&[], 1);
+    let words =
+        ["rank 0 on ", "failed in phase start", "memory seems to have run out", "max_tokens"];
+    ended.assert_cause("too little memory", &words);
 }

@@ -321,11 +321,14 @@ fn words_of_libtorch(panic: &str) -> Option<String> {
     // A trace of calls follows; the panic has it on one line.
     let said = said.split("\\n").next()?.trim_end_matches("\")");
     let is_about_memory = ["could not create a primitive", "allocate memory", "out of memory"];
-    let hint = match is_about_memory.iter().any(|words| said.contains(words)) {
-        true => " (it says so when memory runs out)",
+    let remedy = match is_about_memory.iter().any(|words| said.contains(words)) {
+        true => {
+            "memory seems to have run out: lower training.max_tokens, or the max_tokens of the decoding \
+             if it was translating; "
+        }
         false => "",
     };
-    Some(format!("libtorch: {said}{hint}"))
+    Some(format!("{remedy}libtorch: {said}"))
 }
 
 /// A panic is reported to the coordinator, then ends the process: a half-dead rank would leave the
@@ -356,8 +359,12 @@ mod tests {
             Some("libtorch: index out of range in self".into())
         );
         assert_eq!(
-            words_of_libtorch(&panic("could not create a primitive")),
-            Some("libtorch: could not create a primitive (it says so when memory runs out)".into())
+            words_of_libtorch(&panic("CUDA out of memory. Tried to allocate 2.00 GiB.\nException")),
+            Some(
+                "memory seems to have run out: lower training.max_tokens, or the max_tokens of the \
+                 decoding if it was translating; libtorch: CUDA out of memory. Tried to allocate 2.00 GiB."
+                    .into()
+            )
         );
         assert_eq!(words_of_libtorch("index 7 out of range"), None);
     }

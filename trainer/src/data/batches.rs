@@ -100,6 +100,17 @@ impl Epoch {
         let batch = self.order[place] as usize;
         &self.samples[self.cuts[batch]..self.cuts[batch + 1]]
     }
+
+    /// The samples of the batch that takes most memory: in attention, each of its padded tokens sees as many
+    /// as its longest side has. `lengths` are those of all samples.
+    pub fn largest(&self, lengths: &[Lengths]) -> &[u32] {
+        let size = |samples: &&[u32]| {
+            let longest = samples.last().map_or(0, |&last| longer(lengths[last as usize]));
+            samples.len() * longest * longest
+        };
+        let batches = self.cuts.windows(2).map(|ends| &self.samples[ends[0]..ends[1]]);
+        batches.max_by_key(size).unwrap_or_default()
+    }
 }
 
 /// Batches for evaluation and translation: the longest samples first, in a fixed order, every
@@ -176,6 +187,23 @@ mod tests {
                 seen.sort_unstable();
                 assert_eq!(seen, (0..count as u32).collect::<Vec<_>>());
             }
+        }
+    }
+
+    #[test]
+    fn the_largest_batch_is_full_of_long_samples() {
+        let lengths: Vec<Lengths> =
+            [(3, 3); 10].into_iter().chain([(5, 8); 7]).chain([(20, 2)]).collect();
+        let batches = Batches::new(lengths.clone(), 24, 1, |_| 0).unwrap();
+        // 8 of 3 tokens, 3 of 8, and 1 of 20, which takes most.
+        assert_eq!(batches.epoch(0).largest(&lengths), [17]);
+        let lengths = &lengths[..17];
+        let batches = Batches::new(lengths.to_vec(), 24, 1, |_| 0).unwrap();
+        for epoch in 0..3 {
+            let epoch = batches.epoch(epoch);
+            let largest = epoch.largest(lengths);
+            assert_eq!(largest.len(), 3);
+            assert!(largest.iter().all(|&sample| sample >= 10));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::data::batches::{Batches, Epoch};
+use crate::data::batches::{Batches, Epoch, Lengths};
 use crate::data::example::Draw;
 use crate::objective::{Examples, MicroBatch};
 use crate::session::blame;
@@ -29,6 +29,22 @@ impl MicroBatches {
         own: Range<u64>,
     ) -> Self {
         Self { batches, examples, shards, position, own, epoch: None }
+    }
+
+    /// The one of the current epoch that takes most memory, whoever's it is; none for a rank without any.
+    /// `lengths` are those of all samples.
+    pub fn largest(&mut self, lengths: &[Lengths]) -> Option<MicroBatch> {
+        if self.own.is_empty() {
+            return None;
+        }
+        let (number, _) = self.batches.locate(self.position);
+        let epoch = self.batches.epoch(number);
+        let samples = epoch.largest(lengths);
+        let step = self.position / self.shards + 1;
+        blame::works_on(samples);
+        let batch = self.examples.batch(samples, Draw::Train { epoch: number, step });
+        self.epoch = Some((number, epoch));
+        Some(batch)
     }
 }
 

@@ -131,11 +131,15 @@ impl<'a> Trainer<'a> {
             pairs.soft_labels = Some(Arc::new(labels));
         }
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
-        let batches = Batches::new(examples.lengths(), max_tokens, config.seed, line)?;
+        let lengths = examples.lengths();
+        let batches = Batches::new(lengths.clone(), max_tokens, config.seed, line)?;
         let shards = config.training.micro_batches;
         let own = shards_of(worker.rank, worker.world_size, shards);
         let own = own.start as u64..own.end as u64;
-        let stream = MicroBatches::new(batches, examples, shards as u64, state.position, own);
+        let mut stream = MicroBatches::new(batches, examples, shards as u64, state.position, own);
+        if let Some(largest) = stream.largest(&lengths) {
+            rehearse(worker, &objective, &parameters, &largest);
+        }
         let evaluator = Evaluator::for_training(worker, languages)?;
         let settings = reducer::Settings {
             reduction: config.cluster.reduction,
@@ -444,6 +448,16 @@ impl<'a> Trainer<'a> {
         }
         Ok(ending)
     }
+}
+
+/// Computes the gradient of the largest micro-batch and keeps nothing of it: memory that does not suffice
+/// ends the run before its first step, and not hours later.
+fn rehearse(worker: &Worker, objective: &Objective, parameters: &Parameters, largest: &MicroBatch) {
+    blame::works_on(largest.samples());
+    let pass = Pass::train(stream(worker.config.seed, Purpose::Dropout, &[0, 0]));
+    let loss = objective.loss(largest, worker.device, &pass);
+    Tensor::run_backward(&[loss.surrogate], &parameters.trained, false, false);
+    blame::works_on(&[]);
 }
 
 /// Refuses to resume on other texts than the checkpoint's, unless the config allows it.
