@@ -1,7 +1,7 @@
 //! Whether this machine, and a run on it, would work: found out before anything starts.
 //!
-//! [`Site`] is what there is, gathered within a second; a check is a function of it that finds at
-//! most one thing, so that each can be tested without breaking a machine. [`gpu_test`] makes GPUs work.
+//! [`Site`] is what there is; a check is a function of it that finds at most one thing, so that each can be
+//! tested without breaking a machine. [`gpu_test`] makes GPUs work.
 
 mod environment;
 mod files;

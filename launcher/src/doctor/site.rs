@@ -23,8 +23,11 @@ use crate::prepare::plan::{Plan, Size};
 use crate::prepare::worker;
 use crate::prepare::worker::said;
 
-/// How long a program or the network may take to answer.
+/// How long the network may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long a program may take to answer: libtorch for CUDA has gigabytes, and may come from a network.
+const PROGRAM_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What there is. Files of the system are read below `root` by the checks themselves.
 #[derive(Debug, Clone)]
@@ -83,10 +86,11 @@ impl Site {
         let machine = Machine::this();
         let worker = worker::find().map_err(|error| error.to_string());
         let (libraries, mpirun, resolves) = std::thread::scope(|scope| {
-            let libraries = scope
-                .spawn(|| worker.as_ref().ok().map(|path| worker::libraries(path, ANSWER_TIMEOUT)));
+            let libraries = scope.spawn(|| {
+                worker.as_ref().ok().map(|path| worker::libraries(path, PROGRAM_TIMEOUT))
+            });
             let mpirun =
-                scope.spawn(|| said(Command::new("mpirun").arg("--version"), ANSWER_TIMEOUT).ok());
+                scope.spawn(|| said(Command::new("mpirun").arg("--version"), PROGRAM_TIMEOUT).ok());
             let resolves = resolves(&machine.host);
             // A thread that panics has ended the process.
             (libraries.join().unwrap_or_default(), mpirun.join().unwrap_or_default(), resolves)
