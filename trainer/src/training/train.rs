@@ -131,7 +131,7 @@ impl<'a> Trainer<'a> {
             pairs.soft_labels = Some(Arc::new(labels));
         }
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
-        let batches = Batches::new(examples.lengths(), max_tokens, config.seed, line)?;
+        let batches = Batches::new(&examples.lengths(), max_tokens, config.seed, line)?;
         let shards = config.training.micro_batches;
         let own = shards_of(worker.rank, worker.world_size, shards);
         let own = own.start as u64..own.end as u64;
