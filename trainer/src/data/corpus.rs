@@ -37,8 +37,8 @@ impl Corpus {
     ) -> Result<Self, DataError> {
         let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
-        let cache =
-            Cache::open_or_make(cache, &builder.key()?, |draft| builder.build(threads, draft))?;
+        let key = builder.key(cache)?;
+        let cache = Cache::open_or_make(cache, &key, |draft| builder.build(threads, draft))?;
         let report = serde_json::from_slice(cache.report());
         let mut report: DataReport = report.map_err(|source| {
             let file = builder.first_file().to_owned();
@@ -67,8 +67,9 @@ impl Corpus {
         texts: &[Text],
         split: Split,
         sides: Sides<'_>,
+        cache: &Path,
     ) -> Result<Key, DataError> {
-        Builder { data, texts, split, sides }.key()
+        Builder { data, texts, split, sides }.key(cache)
     }
 
     /// Number of samples.
@@ -414,7 +415,7 @@ mod tests {
         let key = |data: &Data, split, max_length| {
             let sides = fixture.pair(max_length);
             let texts = std::slice::from_ref(&data.train);
-            Builder { data, texts, split, sides }.key().unwrap()
+            Builder { data, texts, split, sides }.key(fixture.folder.path()).unwrap()
         };
         let mut other = base.clone();
         other.max_ratio = 3.0;

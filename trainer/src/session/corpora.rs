@@ -121,21 +121,22 @@ impl Languages {
     ) -> anyhow::Result<BTreeMap<String, String>> {
         let mut hashes: BTreeMap<_, _> =
             [(Split::Train.name().into(), hex::encode(train.key()))].into();
-        // Synthetic data lies in the run; the text that it was made from does not.
         let (data, sides) = (&worker.config.data, self.sides(worker));
+        let cache = data.cache(worker.run.path());
+        // Synthetic data lies in the run; the text that it was made from does not.
         if data.distillation.is_some() {
             let texts = std::slice::from_ref(&data.train);
-            let key = Corpus::key_of(data, texts, Split::Train, sides)?;
+            let key = Corpus::key_of(data, texts, Split::Train, sides, &cache)?;
             hashes.insert("distillation".into(), hex::encode(key));
         }
         if let Some(back_translation) = &data.back_translation {
             let texts = [Text::Lines { path: back_translation.text.clone() }];
-            let key = Corpus::key_of(data, &texts, Split::Train, sides)?;
+            let key = Corpus::key_of(data, &texts, Split::Train, sides, &cache)?;
             hashes.insert("back_translation".into(), hex::encode(key));
         }
         for split in [Split::Valid, Split::Test] {
             if let Some(texts) = Self::texts(worker, split) {
-                let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
+                let key = Corpus::key_of(data, &texts, split, sides, &cache)?;
                 hashes.insert(split.name().into(), hex::encode(key));
             }
         }
