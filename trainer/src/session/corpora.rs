@@ -146,8 +146,8 @@ impl Languages {
     /// Makes the objective's micro-batches out of the corpus of a split.
     ///
     /// # Errors
-    /// Pairs without a target side, which validation refuses; or, with CTC, too many training pairs whose
-    /// targets do not fit into their positions.
+    /// Pairs without a target side, which validation refuses; or, with CTC, a damaged cache or too many training
+    /// pairs whose targets do not fit into their positions.
     pub fn examples(
         &self,
         worker: &Worker,
@@ -198,7 +198,7 @@ impl Languages {
             steps: worker.config.training.steps,
             seed: worker.config.seed,
         };
-        let (misfits, pairs) = (examples.misfits(), examples.corpus.len());
+        let (misfits, pairs) = (examples.misfits()?, examples.corpus.len());
         let max_bad = worker.config.data.max_bad;
         let is_too_much = misfits as f64 > max_bad * pairs as f64 || misfits == pairs;
         if split == Split::Train && is_too_much {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::data::batches::{Batches, Epoch};
+use crate::data::cache::CacheError;
 use crate::data::example::Draw;
 use crate::objective::{Examples, MicroBatch};
 use crate::session::blame;
@@ -33,9 +34,9 @@ impl MicroBatches {
 }
 
 impl Iterator for MicroBatches {
-    type Item = MicroBatch;
+    type Item = Result<MicroBatch, CacheError>;
 
-    fn next(&mut self) -> Option<MicroBatch> {
+    fn next(&mut self) -> Option<Self::Item> {
         if self.own.is_empty() {
             return None;
         }
