@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tandem_tests::launch::Launch;
 use tandem_tests::live::{Run, eventually, send};
-use tandem_tests::poison::poison;
+use tandem_tests::poison::{damage, poison};
 use tandem_tests::seeded::Seeded;
 use tandem_tests::{Ended, Tiny, adapters, copy_folder, processes, trace};
 
@@ -405,6 +405,29 @@ fn a_poisoned_batch_is_named_and_not_tried_a_third_time() {
     let (_, samples) = samples.unwrap_or_else(|| panic!("no samples in {message}"));
     assert!(samples.split([',', ' ']).any(|sample| sample == "0"), "{message}");
     ended.assert_said("  in the micro-batch of the samples ");
+    run.assert_no_process();
+}
+
+#[test]
+fn damaged_tokenised_text_is_not_trained_on_and_is_made_again() {
+    let tiny = Tiny::shared();
+    let text = std::fs::read_to_string(tiny.path("train.tsv")).expect("a text");
+    tiny.write("long.tsv", &text.repeat(10));
+    let cache = tiny.path("damaged-cache");
+    let mut settings = SETTINGS.to_vec();
+    let own_cache = format!("data.cache={}", cache.display());
+    settings.extend([&own_cache[..], "data.train.tsv.path=long.tsv"]);
+    let sound = Run::new(&tiny, "sound-cache", 2, &settings);
+    sound.launch(&[], 0);
+    damage(&cache);
+    let run = Run::new(&tiny, "damaged-cache-run", 2, &settings);
+    run.launch(&[], 0);
+    let failures = run.events("failure");
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    let message = failures[0]["failure"]["message"].as_str().expect("a message");
+    let words = ["the cache of tokenised text ", ".tokens is damaged in the ", "makes it again"];
+    assert!(words.iter().all(|words| message.contains(words)), "{message}");
+    assert!(adapters(run.folder(), STEPS) == adapters(sound.folder(), STEPS), "other weights");
     run.assert_no_process();
 }
 

@@ -6,7 +6,7 @@ from 250,000 on they repeat, which no part of the preparation notices. The model
 worker with one thread.
 
     cargo build --release
-    python3 trainer/bench/data.py [--folder FOLDER] PAIRS...
+    python3 trainer/bench/data.py [--folder FOLDER] [--words WORDS] PAIRS...
 """
 
 import argparse
@@ -26,15 +26,15 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs/demo"
 
 
-def write_pairs(path, count):
+def write_pairs(path, count, words):
     with lzma.open(DEMO / "data/train.tsv.xz", "rt") as file:
         lines = [line.rstrip("\n").split("\t") for line in file]
     rng = random.Random(1)
     sides = [list(itertools.chain.from_iterable(line[side].split() for line in lines)) for side in (0, 1)]
     distinct = []
     for _ in range(min(count, DISTINCT)):
-        length = min(60, max(3, int(rng.gauss(25, 10))))
-        texts = [" ".join(rng.choices(words, k=max(3, length + rng.randint(-3, 3)))) for words in sides]
+        length = min(60, max(3, int(rng.gauss(words, 0.4 * words))))
+        texts = [" ".join(rng.choices(side, k=max(3, length + rng.randint(-3, 3)))) for side in sides]
         distinct.append("\t".join(texts) + "\n")
     with open(path, "w") as file:
         for start in range(0, count, DISTINCT):
@@ -100,13 +100,16 @@ def launch(folder, count, steps=4):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=pathlib.Path)
+    parser.add_argument("--words", type=int, default=25, help="of each side, on average")
     parser.add_argument("pairs", type=int, nargs="+")
     arguments = parser.parse_args()
     folder = arguments.folder or pathlib.Path(tempfile.mkdtemp(prefix="tandem-data-"))
     for count in arguments.pairs:
         text = folder / f"{count}.tsv"
         if not text.exists():
-            write_pairs(text, count)
+            write_pairs(text, count, arguments.words)
+            # The hash of a text that has just changed is not remembered.
+            time.sleep(12)
         shutil.rmtree(folder / "cache", ignore_errors=True)
         for name in ["cold", "warm", "warm"]:
             seen, tokens, peak = launch(folder, count)

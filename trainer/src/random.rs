@@ -75,11 +75,15 @@ impl Rng {
 
     /// Uniform among 0, 1, ..., `n` - 1, without bias; 0 if `n` is 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        // Lemire 2019: the high half of a 128-bit product, rejecting the uneven rest.
-        let rest = if n == 0 { return 0 } else { n.wrapping_neg() % n };
+        // Lemire 2019: the high half of a 128-bit product, rejecting the uneven rest. The rest is less than n,
+        // so that the slow division is rarely needed.
+        if n == 0 {
+            return 0;
+        }
         loop {
             let product = u128::from(self.bits()) * u128::from(n);
-            if product as u64 >= rest {
+            let low = product as u64;
+            if low >= n || low >= n.wrapping_neg() % n {
                 return (product >> 64) as u64;
             }
         }
@@ -143,6 +147,25 @@ mod tests {
         }
         // 10,000 each, with a standard deviation of 82.
         assert!(counts.iter().all(|count| count.abs_diff(10_000) < 400), "{counts:?}");
+    }
+
+    #[test]
+    fn below_rejects_exactly_the_uneven_rest() {
+        let (mut rng, mut plain) = (stream(7, Purpose::Order, &[]), stream(7, Purpose::Order, &[]));
+        let mut rejected = 0;
+        for n in [1, 2, 3, 1000, (1 << 63) - 1, (1 << 63) + 1, u64::MAX / 3 * 2, u64::MAX] {
+            for _ in 0..100 {
+                let expected = loop {
+                    let product = u128::from(plain.bits()) * u128::from(n);
+                    if product % (1 << 64) >= (1 << 64) % u128::from(n) {
+                        break (product >> 64) as u64;
+                    }
+                    rejected += 1;
+                };
+                assert_eq!(rng.below(n), expected);
+            }
+        }
+        assert!(rejected > 100, "{rejected}");
     }
 
     #[test]

@@ -34,7 +34,10 @@ pub type Lengths = (u32, u32);
 /// batch of all is found without computing earlier ones.
 #[derive(Debug, Clone)]
 pub struct Batches {
-    lengths: Vec<Lengths>,
+    /// The bucket of each sample, by its number in ascending order.
+    buckets: Vec<u32>,
+    /// Where each bucket begins in sorted order.
+    starts: Vec<u32>,
     /// The first sample of each batch in sorted order, and the end.
     cuts: Vec<usize>,
     seed: u64,
@@ -47,7 +50,7 @@ impl Batches {
     /// # Errors
     /// No samples, or one that alone has more than `max_tokens` tokens.
     pub fn new(
-        lengths: Vec<Lengths>,
+        lengths: &[Lengths],
         max_tokens: usize,
         seed: u64,
         line: impl Fn(usize) -> u64,
@@ -59,9 +62,31 @@ impl Batches {
             let length = longer(lengths[sample]);
             return Err(BatchError::TooLong { line: line(sample), length, max_tokens });
         }
-        let mut sorted: Vec<usize> = lengths.iter().copied().map(longer).collect();
-        sorted.sort_unstable();
-        Ok(Self { cuts: cut(&sorted, max_tokens), lengths, seed })
+        // Buckets are far fewer than samples, so that counting is faster than comparing.
+        let mut counts: Vec<Vec<u32>> = vec![];
+        for &sample in lengths {
+            let (longer, column) = bucket(sample);
+            if counts.len() <= longer {
+                counts.resize(longer + 1, vec![]);
+            }
+            counts[longer].resize(buckets(longer), 0);
+            counts[longer][column] += 1;
+        }
+        let sorted = counts.iter().enumerate().flat_map(|(longer, row)| {
+            std::iter::repeat_n(longer, row.iter().sum::<u32>() as usize)
+        });
+        let cuts = cut(sorted, max_tokens);
+        let (mut numbers, mut starts, mut start) = (counts, vec![], 0);
+        for cell in numbers.iter_mut().flatten().filter(|count| **count > 0) {
+            let count = std::mem::replace(cell, starts.len() as u32);
+            starts.push(start);
+            start += count;
+        }
+        let number = |&sample: &Lengths| {
+            let (longer, column) = bucket(sample);
+            numbers[longer][column]
+        };
+        Ok(Self { buckets: lengths.iter().map(number).collect(), starts, cuts, seed })
     }
 
     /// The number of batches in an epoch.
@@ -77,9 +102,15 @@ impl Batches {
     /// The batches of an epoch, in their order.
     pub fn epoch(&self, epoch: u64) -> Epoch {
         let mut rng = stream(self.seed, Purpose::Order, &[epoch]);
-        let mut samples: Vec<u32> = (0..self.lengths.len() as u32).collect();
-        rng.shuffle(&mut samples);
-        samples.sort_by_key(|&sample| bucket(self.lengths[sample as usize]));
+        let mut shuffled: Vec<u32> = (0..self.buckets.len() as u32).collect();
+        rng.shuffle(&mut shuffled);
+        let mut samples = vec![0; shuffled.len()];
+        let mut ends = self.starts.clone();
+        for sample in shuffled {
+            let end = &mut ends[self.buckets[sample as usize] as usize];
+            samples[*end as usize] = sample;
+            *end += 1;
+        }
         let mut order: Vec<u32> = (0..self.per_epoch() as u32).collect();
         rng.shuffle(&mut order);
         Epoch { samples, cuts: self.cuts.clone(), order }
@@ -118,9 +149,8 @@ impl Epoch {
 pub fn evaluation_batches(lengths: &[Lengths], max_tokens: usize) -> Vec<Vec<u32>> {
     let mut samples: Vec<u32> = (0..lengths.len() as u32).collect();
     samples.sort_by_key(|&sample| bucket(lengths[sample as usize]));
-    let sorted: Vec<usize> =
-        samples.iter().map(|&sample| longer(lengths[sample as usize])).collect();
-    let cuts = cut(&sorted, max_tokens);
+    let sorted = samples.iter().map(|&sample| longer(lengths[sample as usize]));
+    let cuts = cut(sorted, max_tokens);
     let mut batches: Vec<Vec<u32>> =
         cuts.windows(2).map(|ends| samples[ends[0]..ends[1]].to_vec()).collect();
     batches.reverse();
@@ -128,17 +158,18 @@ pub fn evaluation_batches(lengths: &[Lengths], max_tokens: usize) -> Vec<Vec<u32
 }
 
 /// The bounds of batches over ascending lengths, including 0 and the end.
-fn cut(sorted: &[usize], max_tokens: usize) -> Vec<usize> {
+fn cut(sorted: impl Iterator<Item = usize>, max_tokens: usize) -> Vec<usize> {
     let mut cuts = vec![0];
-    let mut first = 0;
-    for (place, length) in sorted.iter().enumerate() {
-        if place > first && length * (place + 1 - first) > max_tokens {
-            cuts.push(place);
-            first = place;
+    let (mut first, mut end) = (0, 0);
+    for length in sorted {
+        if end > first && length * (end + 1 - first) > max_tokens {
+            cuts.push(end);
+            first = end;
         }
+        end += 1;
     }
-    if !sorted.is_empty() {
-        cuts.push(sorted.len());
+    if end > 0 {
+        cuts.push(end);
     }
     cuts
 }
@@ -147,10 +178,17 @@ fn longer((source, target): Lengths) -> usize {
     source.max(target) as usize
 }
 
-/// The sort key of a sample: first the longer side, which decides where batches are cut, then the other one in
-/// steps of 4 tokens, to reduce padding.
-fn bucket((source, target): Lengths) -> (u32, bool, u32) {
-    (source.max(target), source > target, source.min(target) / 4)
+/// The sort key of a sample: first the longer side, which decides where batches are cut; then, as one number
+/// below [`buckets`], which side that is and the other one in steps of 4 tokens, to reduce padding.
+fn bucket((source, target): Lengths) -> (usize, usize) {
+    let longer = source.max(target) as usize;
+    let first = if source > target { buckets(longer) / 2 } else { 0 };
+    (longer, first + source.min(target) as usize / 4)
+}
+
+/// The number of buckets whose longer side is this one.
+fn buckets(longer: usize) -> usize {
+    2 * (longer / 4 + 1)
 }
 
 #[cfg(test)]
@@ -174,7 +212,7 @@ mod tests {
             let count = 1 + rng.below(300) as usize;
             let lengths = lengths(&mut rng, count);
             let max_tokens = 30 + rng.below(200) as usize;
-            let batches = Batches::new(lengths.clone(), max_tokens, seed, |_| 0).unwrap();
+            let batches = Batches::new(&lengths, max_tokens, seed, |_| 0).unwrap();
             for epoch in 0..3 {
                 let order = batches.epoch(epoch);
                 let mut seen = Vec::new();
@@ -190,15 +228,45 @@ mod tests {
         }
     }
 
+    /// The plain definition of the order. A change here breaks resuming every existing run.
+    #[test]
+    fn an_epoch_is_shuffled_sorted_by_bucket_and_cut() {
+        for seed in 0..200 {
+            let mut rng = rng(seed);
+            let (count, longest) = (1 + rng.below(2000), 1 + rng.below(70));
+            let mut side = || rng.below(longest) as u32;
+            let lengths: Vec<Lengths> = (0..count).map(|_| (side(), side())).collect();
+            let max_tokens = (longest + rng.below(500)) as usize;
+            let batches = Batches::new(&lengths, max_tokens, seed, |_| 0).unwrap();
+
+            let mut sorted: Vec<usize> = lengths.iter().copied().map(longer).collect();
+            sorted.sort_unstable();
+            let key = |(source, target): Lengths| {
+                (source.max(target), source > target, source.min(target) / 4)
+            };
+            let cuts = cut(sorted.into_iter(), max_tokens);
+            for epoch in 0..3 {
+                let mut rng = stream(seed, Purpose::Order, &[epoch]);
+                let mut samples: Vec<u32> = (0..lengths.len() as u32).collect();
+                rng.shuffle(&mut samples);
+                samples.sort_by_key(|&sample| key(lengths[sample as usize]));
+                let mut order: Vec<u32> = (0..cuts.len() as u32 - 1).collect();
+                rng.shuffle(&mut order);
+                let cuts = cuts.clone();
+                assert_eq!(batches.epoch(epoch), Epoch { samples, cuts, order });
+            }
+        }
+    }
+
     #[test]
     fn the_largest_batch_is_full_of_long_samples() {
         let lengths: Vec<Lengths> =
             [(3, 3); 10].into_iter().chain([(5, 8); 7]).chain([(20, 2)]).collect();
-        let batches = Batches::new(lengths.clone(), 24, 1, |_| 0).unwrap();
+        let batches = Batches::new(&lengths, 24, 1, |_| 0).unwrap();
         // 8 of 3 tokens, 3 of 8, and 1 of 20, which takes most.
         assert_eq!(batches.epoch(0).largest(&lengths), [17]);
         let lengths = &lengths[..17];
-        let batches = Batches::new(lengths.to_vec(), 24, 1, |_| 0).unwrap();
+        let batches = Batches::new(lengths, 24, 1, |_| 0).unwrap();
         for epoch in 0..3 {
             let epoch = batches.epoch(epoch);
             let largest = epoch.largest(lengths);
@@ -210,7 +278,7 @@ mod tests {
     #[test]
     fn an_epoch_is_a_function_of_seed_and_number() {
         let lengths = lengths(&mut rng(1), 500);
-        let batches = |seed| Batches::new(lengths.clone(), 100, seed, |_| 0).unwrap();
+        let batches = |seed| Batches::new(&lengths, 100, seed, |_| 0).unwrap();
         assert_eq!(batches(1).epoch(3), batches(1).epoch(3));
         assert_ne!(batches(1).epoch(3), batches(1).epoch(4));
         assert_ne!(batches(1).epoch(3), batches(2).epoch(3));
@@ -228,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_nth_batch_of_all_is_found_directly() {
-        let batches = Batches::new(vec![(4, 4); 10], 8, 1, |_| 0).unwrap();
+        let batches = Batches::new(&[(4, 4); 10], 8, 1, |_| 0).unwrap();
         assert_eq!(batches.per_epoch(), 5);
         assert_eq!(batches.locate(0), (0, 0));
         assert_eq!(batches.locate(4), (0, 4));
@@ -237,10 +305,10 @@ mod tests {
 
     #[test]
     fn a_sample_that_cannot_fit_is_named_by_its_line() {
-        let error = Batches::new(vec![(3, 3), (2, 9)], 8, 1, |sample| sample as u64 + 10);
+        let error = Batches::new(&[(3, 3), (2, 9)], 8, 1, |sample| sample as u64 + 10);
         let expected = BatchError::TooLong { line: 11, length: 9, max_tokens: 8 };
         assert_eq!(error.unwrap_err(), expected);
-        assert_eq!(Batches::new(vec![], 8, 1, |_| 0).unwrap_err(), BatchError::NoSamples);
+        assert_eq!(Batches::new(&[], 8, 1, |_| 0).unwrap_err(), BatchError::NoSamples);
     }
 
     #[test]

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tandem_cluster::run::records::{DataReport, Problem};
-use tandem_cluster::run::store::hash_file;
 use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
 
 use super::cache::{Draft, Key};
 use super::parallel::map_slices;
 use super::read::{ReadError, Record, Records};
+use super::remembered;
 use super::split::{DataError, Sides, Split};
 use super::tokenizer::{Encoder, TokenizerError};
 
@@ -95,11 +95,12 @@ impl Builder<'_> {
         self.split == Split::Train
     }
 
-    /// The hash of everything that decides what the samples are.
+    /// The hash of everything that decides what the samples are. Those of the texts are remembered in the folder
+    /// `cache`.
     ///
     /// # Errors
     /// Unreadable files.
-    pub fn key(&self) -> Result<Key, DataError> {
+    pub fn key(&self, cache: &Path) -> Result<Key, DataError> {
         let sides = match self.sides {
             Sides::Pair { source, target } => vec![source, target],
             Sides::Passages(side) | Sides::Sentences(side) => vec![side],
@@ -131,7 +132,7 @@ impl Builder<'_> {
         }
         for path in self.files() {
             let failed = |source| ReadError::Open { path: path.to_owned(), source };
-            key.update(hash_file(path).map_err(failed)?.1);
+            key.update(remembered::sha256(path, cache).map_err(failed)?);
             key.update(path.extension().unwrap_or_default().as_encoded_bytes());
         }
         Ok(key.finalize().into())

@@ -12,7 +12,7 @@ use tandem_config::schema::data::{Data, Text};
 
 use super::batches::Lengths;
 use super::build::Builder;
-use super::cache::{Cache, Key};
+use super::cache::{Cache, CacheError, Key};
 use super::split::{DataError, Sides, Split};
 
 /// One split's samples, in the order of its file.
@@ -37,8 +37,8 @@ impl Corpus {
     ) -> Result<Self, DataError> {
         let builder = Builder { data, texts, split, sides };
         builder.check_kind()?;
-        let cache =
-            Cache::open_or_make(cache, &builder.key()?, |draft| builder.build(threads, draft))?;
+        let key = builder.key(cache)?;
+        let cache = Cache::open_or_make(cache, &key, |draft| builder.build(threads, draft))?;
         let report = serde_json::from_slice(cache.report());
         let mut report: DataReport = report.map_err(|source| {
             let file = builder.first_file().to_owned();
@@ -67,8 +67,9 @@ impl Corpus {
         texts: &[Text],
         split: Split,
         sides: Sides<'_>,
+        cache: &Path,
     ) -> Result<Key, DataError> {
-        Builder { data, texts, split, sides }.key()
+        Builder { data, texts, split, sides }.key(cache)
     }
 
     /// Number of samples.
@@ -86,29 +87,41 @@ impl Corpus {
         &self.report
     }
 
-    /// The line that a sample comes from, counted from 1.
+    /// The line that a sample comes from, counted from 1. It is for messages.
     pub fn line(&self, sample: usize) -> u64 {
         self.cache.line(sample)
     }
 
     /// A sample's source with `[SEP]`, or a passage from `[CLS]` to `[SEP]`.
-    pub fn source(&self, sample: usize) -> &[u32] {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn source(&self, sample: usize) -> Result<&[u32], CacheError> {
         self.cache.source(sample)
     }
 
     /// A sample's target with `[SEP]`; nothing for a passage.
-    pub fn target(&self, sample: usize) -> &[u32] {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn target(&self, sample: usize) -> Result<&[u32], CacheError> {
         self.cache.target(sample)
     }
 
-    /// The full text of a held-out pair; empty for training samples.
-    pub fn texts(&self, sample: usize) -> (&str, &str) {
-        self.cache.texts(sample).unwrap_or_default()
+    /// How many tokens of a sample's target, without `[SEP]`, equal the one before.
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn repeats(&self, sample: usize) -> Result<u32, CacheError> {
+        self.cache.repeats(sample)
     }
 
-    /// Whether a sample's source is empty, that is only `[SEP]`.
-    pub fn is_empty_source(&self, sample: usize) -> bool {
-        self.source(sample).len() <= 1
+    /// The full text of a held-out pair; empty for training samples.
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn texts(&self, sample: usize) -> Result<(&str, &str), CacheError> {
+        self.cache.texts(sample)
     }
 
     /// The hash of everything that the samples depend on.
@@ -121,10 +134,15 @@ impl Corpus {
         self.cache.target_range(sample)
     }
 
+    /// A sample's lengths.
+    pub fn length(&self, sample: usize) -> Lengths {
+        let (source, target) = (self.cache.source_range(sample), self.target_range(sample));
+        (source.len() as u32, target.len() as u32)
+    }
+
     /// All samples' lengths.
     pub fn lengths(&self) -> Vec<Lengths> {
-        let length = |ids: &[u32]| ids.len() as u32;
-        (0..self.len()).map(|i| (length(self.source(i)), length(self.target(i)))).collect()
+        (0..self.len()).map(|sample| self.length(sample)).collect()
     }
 }
 
@@ -228,11 +246,11 @@ mod tests {
         let report = corpus.report();
         assert_eq!((report.read, report.dropped, report.kept, report.cut), (9, 6, 3, 0));
         assert_eq!((report.source_tokens, report.target_tokens), (3 + 2 + 2, 2 + 2 + 2));
-        assert_eq!(corpus.source(0), [5, 6, SEP]);
-        assert_eq!(corpus.target(0), [5, SEP]);
+        assert_eq!(corpus.source(0).unwrap(), [5, 6, SEP]);
+        assert_eq!(corpus.target(0).unwrap(), [5, SEP]);
         assert_eq!([0, 1, 2].map(|sample| corpus.line(sample)), [1, 6, 9]);
         assert_eq!(corpus.lengths(), [(3, 2), (2, 2), (2, 2)]);
-        assert_eq!(corpus.texts(0), ("", ""));
+        assert_eq!(corpus.texts(0).unwrap(), ("", ""));
     }
 
     #[test]
@@ -309,12 +327,17 @@ mod tests {
         let corpus = fixture.open(&data, Split::Test, fixture.pair(8), 2).unwrap();
         assert_eq!(corpus.len(), 9);
         assert_eq!((0..9).map(|i| corpus.line(i)).collect::<Vec<_>>(), (1..=9).collect::<Vec<_>>());
-        assert_eq!((corpus.source(1), corpus.target(1)), (&[0, SEP][..], &[SEP][..]));
-        assert_eq!((corpus.source(2), corpus.target(2)), (&[SEP][..], &[6, SEP][..]));
-        assert!(corpus.is_empty_source(2) && !corpus.is_empty_source(1));
-        assert_eq!(corpus.source(7).len(), 8); // 8 tokens and [SEP], cut to 8
-        assert_eq!(corpus.texts(7), ("a a a a a a a a", "a a a a a a"));
-        assert_eq!(corpus.texts(3), ("a\u{fffd}", "b"));
+        assert_eq!(
+            (corpus.source(1).unwrap(), corpus.target(1).unwrap()),
+            (&[0, SEP][..], &[SEP][..])
+        );
+        assert_eq!(
+            (corpus.source(2).unwrap(), corpus.target(2).unwrap()),
+            (&[SEP][..], &[6, SEP][..])
+        );
+        assert_eq!(corpus.source(7).unwrap().len(), 8); // 8 tokens and [SEP], cut to 8
+        assert_eq!(corpus.texts(7).unwrap(), ("a a a a a a a a", "a a a a a a"));
+        assert_eq!(corpus.texts(3).unwrap(), ("a\u{fffd}", "b"));
         assert_eq!((corpus.report().dropped, corpus.report().cut), (0, 1));
     }
 
@@ -329,7 +352,7 @@ mod tests {
             Corpus::open(&data, texts, Split::Train, fixture.pair(8), &cache, 2).unwrap()
         };
         let corpus = open(&[data.train.clone(), more.clone()]);
-        let sources: Vec<u32> = (0..corpus.len()).map(|i| corpus.source(i)[0]).collect();
+        let sources: Vec<u32> = (0..corpus.len()).map(|i| corpus.source(i).unwrap()[0]).collect();
         assert_eq!(sources, [5, 6, 7]);
         assert_eq!((corpus.report().read, corpus.report().files.len()), (3, 2));
         assert_eq!(open(&[more]).len(), 1, "another list of texts is another cache");
@@ -361,7 +384,10 @@ mod tests {
         let mut data = fixture.pairs("a b c a\ta b c\n");
         data.too_long = TooLong::Cut;
         let corpus = fixture.open(&data, Split::Train, fixture.pair(3), 1).unwrap();
-        assert_eq!((corpus.source(0), corpus.target(0)), (&[5, 6, SEP][..], &[5, 6, SEP][..]));
+        assert_eq!(
+            (corpus.source(0).unwrap(), corpus.target(0).unwrap()),
+            (&[5, 6, SEP][..], &[5, 6, SEP][..])
+        );
         assert_eq!((corpus.report().cut, corpus.report().dropped), (1, 0));
     }
 
@@ -387,7 +413,10 @@ mod tests {
             assert_eq!(corpus.len(), CHUNK_LINES + 100);
             for sample in 0..corpus.len() {
                 assert_eq!(corpus.line(sample), sample as u64 + 1);
-                assert_eq!(corpus.source(sample).len(), if sample % 3 == 0 { 2 } else { 3 });
+                assert_eq!(
+                    corpus.source(sample).unwrap().len(),
+                    if sample % 3 == 0 { 2 } else { 3 }
+                );
             }
         }
     }
@@ -399,10 +428,11 @@ mod tests {
         let data = data(Text::Lines { path });
         let sides = Sides::Passages(fixture.side(5));
         let corpus = fixture.open(&data, Split::Train, sides, 1).unwrap();
-        let found: Vec<&[u32]> = (0..corpus.len()).map(|sample| corpus.source(sample)).collect();
+        let found: Vec<&[u32]> =
+            (0..corpus.len()).map(|sample| corpus.source(sample).unwrap()).collect();
         let expected: [&[u32]; 3] = [&[1, 5, 6, SEP], &[1, 7, 5, 6, SEP], &[1, 7, SEP]];
         assert_eq!(found, expected);
-        assert!(corpus.target(0).is_empty());
+        assert!(corpus.target(0).unwrap().is_empty());
         assert_eq!([0, 1, 2].map(|sample| corpus.line(sample)), [1, 1, 3]);
         assert_eq!(counts(&corpus), [(Problem::Empty, 1, 2)]);
     }
@@ -414,7 +444,7 @@ mod tests {
         let key = |data: &Data, split, max_length| {
             let sides = fixture.pair(max_length);
             let texts = std::slice::from_ref(&data.train);
-            Builder { data, texts, split, sides }.key().unwrap()
+            Builder { data, texts, split, sides }.key(fixture.folder.path()).unwrap()
         };
         let mut other = base.clone();
         other.max_ratio = 3.0;
@@ -466,11 +496,11 @@ mod tests {
         let data = data(Text::Lines { path });
         let sides = Sides::Sentences(fixture.side(4));
         let corpus = fixture.open(&data, Split::Test, sides, 2).unwrap();
-        let ids: Vec<&[u32]> = (0..corpus.len()).map(|i| corpus.source(i)).collect();
+        let ids: Vec<&[u32]> = (0..corpus.len()).map(|i| corpus.source(i).unwrap()).collect();
         let expected: [&[u32]; 4] = [&[5, 6, SEP], &[SEP], &[6, SEP], &[5, 5, 5, SEP]];
         assert_eq!(ids, expected);
         let expected = [(Problem::NotUtf8, 1, 3), (Problem::Empty, 1, 2), (Problem::TooLong, 1, 4)];
         assert_eq!(counts(&corpus), expected);
-        assert_eq!(corpus.texts(0), ("a b", ""));
+        assert_eq!(corpus.texts(0).unwrap(), ("a b", ""));
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tandem_config::schema::model::{Ctc, Glancing};
 
 use super::batches::Lengths;
+use super::cache::CacheError;
 use super::corpus::Corpus;
 use super::example::{Draw, Padded};
 use super::tokenizer::SpecialIds;
@@ -62,23 +63,26 @@ pub struct CtcExamples {
 
 impl CtcExamples {
     /// The micro-batch of these samples.
-    pub fn batch(&self, samples: &[u32], draw: Draw) -> CtcBatch {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<CtcBatch, CacheError> {
         let mut sources = Vec::with_capacity(samples.len());
         let mut inputs = Vec::with_capacity(samples.len());
         let mut words = Vec::with_capacity(samples.len());
         let mut classes = Vec::with_capacity(samples.len());
         let mut fits = Vec::with_capacity(samples.len());
         for &sample in samples {
-            let source = self.corpus.source(sample as usize);
-            let target = self.target(sample as usize);
+            let target = self.corpus.target(sample as usize)?;
+            let target = target.strip_suffix(&[self.target.sep]).unwrap_or(target);
             let (own, of_target) = classes_of(target);
-            inputs.push(vec![self.target.mask; self.positions(source)]);
-            fits.push(self.fits(sample as usize));
-            sources.push(source);
+            inputs.push(vec![self.target.mask; self.positions(sample as usize)]);
+            fits.push(self.fits(sample as usize)?);
+            sources.push(self.corpus.source(sample as usize)?);
             words.push(own);
             classes.push(of_target);
         }
-        CtcBatch {
+        Ok(CtcBatch {
             glance: self.glance(samples, draw),
             source: Padded::new(&sources, self.source.pad),
             decoder_input: Padded::new(&inputs, self.target.pad),
@@ -86,7 +90,7 @@ impl CtcExamples {
             classes: Padded::new(&classes, 0),
             fits,
             samples: samples.to_vec(),
-        }
+        })
     }
 
     fn glance(&self, samples: &[u32], draw: Draw) -> Option<Glance> {
@@ -95,8 +99,7 @@ impl CtcExamples {
         };
         let draws = |&sample: &u32| {
             let mut rng = stream(self.seed, Purpose::Glancing, &[epoch, sample.into()]);
-            let positions = self.positions(self.corpus.source(sample as usize));
-            (0..positions).map(|_| rng.uniform()).collect()
+            (0..self.positions(sample as usize)).map(|_| rng.uniform()).collect()
         };
         let ratio = Glancing::ratio(glancing, step, self.steps);
         Some(Glance { ratio, draws: samples.iter().map(draws).collect() })
@@ -110,22 +113,26 @@ impl CtcExamples {
     }
 
     /// How many samples have too many target tokens to be aligned with their positions.
-    pub fn misfits(&self) -> usize {
-        (0..self.corpus.len()).filter(|&sample| !self.fits(sample)).count()
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn misfits(&self) -> Result<usize, CacheError> {
+        let mut misfits = 0;
+        for sample in 0..self.corpus.len() {
+            misfits += usize::from(!self.fits(sample)?);
+        }
+        Ok(misfits)
     }
 
-    fn fits(&self, sample: usize) -> bool {
-        positions_needed(self.target(sample)) <= self.positions(self.corpus.source(sample))
+    /// Whether there are enough positions: one for each token but `[SEP]`, and a blank between equal ones.
+    fn fits(&self, sample: usize) -> Result<bool, CacheError> {
+        let (_, target) = self.corpus.length(sample);
+        let needed = target.saturating_sub(1) + self.corpus.repeats(sample)?;
+        Ok(needed as usize <= self.positions(sample))
     }
 
-    /// A target without `[SEP]`.
-    fn target(&self, sample: usize) -> &[u32] {
-        let target = self.corpus.target(sample);
-        target.strip_suffix(&[self.target.sep]).unwrap_or(target)
-    }
-
-    fn positions(&self, source: &[u32]) -> usize {
-        source.len() * self.objective.upsampling
+    fn positions(&self, sample: usize) -> usize {
+        self.corpus.length(sample).0 as usize * self.objective.upsampling
     }
 }
 
@@ -137,11 +144,6 @@ fn classes_of(target: &[u32]) -> (Vec<u32>, Vec<u32>) {
     let class = |word| words.binary_search(word).expect("a word of the target") as u32 + 1;
     let classes = target.iter().map(class).collect();
     (words, classes)
-}
-
-/// The fewest positions whose predictions collapse to a target: a blank stands between equal tokens.
-fn positions_needed(target: &[u32]) -> usize {
-    target.len() + target.windows(2).filter(|pair| pair[0] == pair[1]).count()
 }
 
 #[cfg(test)]
@@ -160,7 +162,7 @@ mod tests {
     #[test]
     fn the_decoder_reads_masks_for_each_source_token() {
         let one = examples(Ctc { upsampling: 1, glancing: None });
-        let batch = one.batch(&[2, 1, 0], Draw::Evaluation);
+        let batch = one.batch(&[2, 1, 0], Draw::Evaluation).unwrap();
         assert_eq!(batch.decoder_input.lengths, batch.source.lengths);
         assert_eq!(batch.decoder_input.lengths, [4, 2, 6]);
         #[rustfmt::skip]
@@ -175,9 +177,9 @@ mod tests {
         assert_eq!(batch.classes.ids, [1, 1, 0, 0, 2, 3, 1, 2, 1, 0, 0, 0]);
         assert_eq!(batch.classes.lengths, [2, 4, 1]);
         // `z z` needs a blank in between, and `a` [SEP] has no place for `y z x y`.
-        assert_eq!((batch.fits, one.misfits()), (vec![true, false, true], 1));
+        assert_eq!((batch.fits, one.misfits().unwrap()), (vec![true, false, true], 1));
         let two = examples(Ctc::default());
-        assert_eq!(two.misfits(), 0);
+        assert_eq!(two.misfits().unwrap(), 0);
         assert_eq!(two.lengths(), [(6, 12), (2, 4), (4, 8)]);
     }
 
@@ -186,32 +188,24 @@ mod tests {
         let glancing = Some(Glancing { start: 0.8, end: 0.2 });
         let examples = examples(Ctc { glancing, ..Ctc::default() });
         let draw = |epoch, step| Draw::Train { epoch, step };
-        let together = examples.batch(&[0, 1, 2], draw(4, 1)).glance.expect("glancing");
-        let alone = examples.batch(&[1], draw(4, 1)).glance.expect("glancing");
+        let together = examples.batch(&[0, 1, 2], draw(4, 1)).unwrap().glance.expect("glancing");
+        let alone = examples.batch(&[1], draw(4, 1)).unwrap().glance.expect("glancing");
         assert_eq!(together.draws[1], alone.draws[0]);
         assert_eq!(together.draws.iter().map(Vec::len).collect::<Vec<_>>(), [12, 4, 8]);
-        let later = examples.batch(&[1], draw(5, 1)).glance.expect("glancing");
+        let later = examples.batch(&[1], draw(5, 1)).unwrap().glance.expect("glancing");
         assert_ne!(later.draws, alone.draws, "each epoch draws anew");
         let ratios = [1, 2, 3, 4].map(|step| {
-            let ratio = examples.batch(&[1], draw(4, step)).glance.expect("glancing").ratio;
+            let ratio =
+                examples.batch(&[1], draw(4, step)).unwrap().glance.expect("glancing").ratio;
             (ratio * 1000.0).round() / 1000.0
         });
         assert_eq!(ratios, [0.8, 0.5, 0.2, 0.2]);
-        assert_eq!(examples.batch(&[1], Draw::Evaluation).glance, None);
+        assert_eq!(examples.batch(&[1], Draw::Evaluation).unwrap().glance, None);
     }
 
     #[test]
     fn classes_are_the_different_tokens_in_order() {
         assert_eq!(classes_of(&[7, 3, 7, 9]), (vec![3, 7, 9], vec![2, 1, 2, 3]));
         assert_eq!(classes_of(&[]), (vec![], vec![]));
-    }
-
-    #[test]
-    fn equal_neighbours_need_a_blank_between_them() {
-        for (target, needed) in
-            [(&[][..], 0), (&[5], 1), (&[5, 6, 5], 3), (&[5, 5, 5], 5), (&[1, 1, 2], 4)]
-        {
-            assert_eq!(positions_needed(target), needed, "{target:?}");
-        }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tandem_config::schema::model::{Masked, Mlm, joined};
 
 use super::batches::Lengths;
+use super::cache::CacheError;
 use super::corpus::Corpus;
 use super::corrupt::{self, Corrupted, Replacements};
 use super::soft_labels::SoftLabels;
@@ -133,14 +134,17 @@ pub struct PairExamples {
 
 impl PairExamples {
     /// The micro-batch of these samples.
-    pub fn batch(&self, samples: &[u32], draw: Draw) -> PairBatch {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<PairBatch, CacheError> {
         let mut sources = Vec::with_capacity(samples.len());
         let mut inputs = Vec::with_capacity(samples.len());
         let mut targets = Vec::with_capacity(samples.len());
         let mut positions = Vec::with_capacity(samples.len());
         for &sample in samples {
             let (source, target) =
-                (self.corpus.source(sample as usize), self.corpus.target(sample as usize));
+                (self.corpus.source(sample as usize)?, self.corpus.target(sample as usize)?);
             sources.push(self.source_row(source, sample, draw));
             let seen = self.target_row(target, sample, draw);
             inputs.push(seen.ids);
@@ -149,7 +153,7 @@ impl PairExamples {
         }
         let target = Padded::new(&targets, self.target.special.pad);
         let (loss_positions, labels) = predicted(&positions, &targets, target.columns);
-        PairBatch {
+        Ok(PairBatch {
             source: Padded::new(&sources, self.source.special.pad),
             decoder_input: Padded::new(&inputs, self.target.special.pad),
             target,
@@ -157,7 +161,7 @@ impl PairExamples {
             labels,
             soft: self.soft_rows(samples, draw),
             samples: samples.to_vec(),
-        }
+        })
     }
 
     fn soft_rows(&self, samples: &[u32], draw: Draw) -> Option<SoftRows> {
@@ -222,13 +226,16 @@ pub struct MlmExamples {
 
 impl MlmExamples {
     /// The micro-batch of these samples.
-    pub fn batch(&self, samples: &[u32], draw: Draw) -> MlmBatch {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<MlmBatch, CacheError> {
         let mut inputs = Vec::with_capacity(samples.len());
         let mut passages = Vec::with_capacity(samples.len());
         let mut positions = Vec::with_capacity(samples.len());
         let mut second = Vec::with_capacity(samples.len());
         for &sample in samples {
-            let (passage, part) = self.passage(sample as usize);
+            let (passage, part) = self.passage(sample as usize)?;
             second.push(part.start as i64);
             let mut rng = match draw {
                 Draw::Train { epoch, .. } => {
@@ -249,20 +256,20 @@ impl MlmExamples {
         let input = Padded::new(&inputs, self.replacements.special.pad);
         let (loss_positions, labels) = predicted(&positions, &passages, input.columns);
         let second = self.objective.conditional.then_some(second);
-        MlmBatch { input, second, loss_positions, labels, samples: samples.to_vec() }
+        Ok(MlmBatch { input, second, loss_positions, labels, samples: samples.to_vec() })
     }
 
     /// A sample's row, and the range of its tokens that may be predicted: all except `[CLS]` and `[SEP]` of a
     /// passage, or the target of a pair.
-    fn passage(&self, sample: usize) -> (Cow<'_, [u32]>, Range<usize>) {
-        let source = self.corpus.source(sample);
+    fn passage(&self, sample: usize) -> Result<(Cow<'_, [u32]>, Range<usize>), CacheError> {
+        let source = self.corpus.source(sample)?;
         if !self.objective.conditional {
-            return (source.into(), 1..source.len().saturating_sub(1).max(1));
+            return Ok((source.into(), 1..source.len().saturating_sub(1).max(1)));
         }
         let cls = self.replacements.special.cls;
-        let (row, start) = join(source, self.corpus.target(sample), cls);
+        let (row, start) = join(source, self.corpus.target(sample)?, cls);
         let end = row.len();
-        (row.into(), start..end)
+        Ok((row.into(), start..end))
     }
 
     /// The lengths of all samples' rows, for batching.
@@ -364,7 +371,8 @@ pub(super) mod tests {
 
     #[test]
     fn rows_are_padded_on_the_right_with_their_own_sides_pad() {
-        let batch = pairs(Masked::default()).batch(&[0, 1, 2], Draw::Train { epoch: 0, step: 1 });
+        let batch =
+            pairs(Masked::default()).batch(&[0, 1, 2], Draw::Train { epoch: 0, step: 1 }).unwrap();
         #[rustfmt::skip]
         assert_eq!(batch.source.ids, [
             5, 6, 7, 8, 9, 3,
@@ -386,7 +394,7 @@ pub(super) mod tests {
     fn loss_positions_are_where_the_decoder_sees_masks() {
         let examples = pairs(Masked::default());
         for epoch in 0..100 {
-            let batch = examples.batch(&[2, 0, 1], Draw::Train { epoch, step: 1 });
+            let batch = examples.batch(&[2, 0, 1], Draw::Train { epoch, step: 1 }).unwrap();
             let masked: Vec<i64> = (0..batch.decoder_input.ids.len() as i64)
                 .filter(|&place| batch.decoder_input.ids[place as usize] == 2)
                 .collect();
@@ -410,12 +418,12 @@ pub(super) mod tests {
         };
         for epoch in 0..50 {
             let draw = Draw::Train { epoch, step: 1 };
-            let together = examples.batch(&[0, 1, 2], draw);
-            assert_eq!(row(&together, 1), row(&examples.batch(&[1], draw), 0));
-            assert_eq!(together, examples.batch(&[0, 1, 2], draw));
+            let together = examples.batch(&[0, 1, 2], draw).unwrap();
+            assert_eq!(row(&together, 1), row(&examples.batch(&[1], draw).unwrap(), 0));
+            assert_eq!(together, examples.batch(&[0, 1, 2], draw).unwrap());
         }
         let epochs: std::collections::HashSet<_> = (0..50)
-            .map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch, step: 1 }), 0))
+            .map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch, step: 1 }).unwrap(), 0))
             .collect();
         assert!(epochs.len() > 10, "each epoch draws anew");
     }
@@ -423,7 +431,7 @@ pub(super) mod tests {
     #[test]
     fn each_token_is_predicted_from_those_before_it() {
         let examples = predicting(Prediction::Autoregressive);
-        let batch = examples.batch(&[0, 1], Draw::Train { epoch: 0, step: 1 });
+        let batch = examples.batch(&[0, 1], Draw::Train { epoch: 0, step: 1 }).unwrap();
         #[rustfmt::skip]
         assert_eq!(batch.decoder_input.ids, [
             3, 0, 4, 4, 4, // [CLS] x
@@ -432,16 +440,16 @@ pub(super) mod tests {
         assert_eq!(batch.decoder_input.lengths, batch.target.lengths);
         assert_eq!(batch.loss_positions, [0, 1, 5, 6, 7, 8, 9]); // nothing of the padding
         assert_eq!(batch.labels, [0, 5, 6, 7, 0, 6, 5]);
-        assert_eq!(batch, examples.batch(&[0, 1], Draw::Evaluation));
+        assert_eq!(batch, examples.batch(&[0, 1], Draw::Evaluation).unwrap());
     }
 
     #[test]
     fn evaluation_never_noises_the_source() {
         let examples = pairs(Masked { source_noise: 0.9, ..Masked::default() });
-        let batch = examples.batch(&[0], Draw::Evaluation);
+        let batch = examples.batch(&[0], Draw::Evaluation).unwrap();
         assert_eq!(batch.source.ids, [5, 6, 7, 8, 9, 3]);
         assert_ne!(
-            examples.batch(&[0], Draw::Train { epoch: 0, step: 1 }).source.ids,
+            examples.batch(&[0], Draw::Train { epoch: 0, step: 1 }).unwrap().source.ids,
             batch.source.ids
         );
     }
@@ -460,7 +468,7 @@ pub(super) mod tests {
             seed: 1,
         };
         for epoch in 0..100 {
-            let batch = examples.batch(&[1, 0], Draw::Train { epoch, step: 1 });
+            let batch = examples.batch(&[1, 0], Draw::Train { epoch, step: 1 }).unwrap();
             assert_eq!((batch.input.rows, batch.input.columns), (2, 7));
             assert_eq!(batch.loss_positions[0], 1); // [CLS] b [SEP]
             assert_eq!(batch.labels[0], 6);

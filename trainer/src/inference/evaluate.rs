@@ -16,6 +16,7 @@ use tandem_cluster::run::records::{EvaluationSums, Latency, Translation, Transla
 use tch::no_grad;
 
 use crate::data::batches::evaluation_batches;
+use crate::data::cache::CacheError;
 use crate::data::corpus::Corpus;
 use crate::data::example::Draw;
 use crate::data::split::Split;
@@ -36,7 +37,7 @@ pub fn record(
     index: usize,
     translation: &inference::Translation,
 ) -> anyhow::Result<Translation> {
-    let (source, reference) = corpus.texts(index);
+    let (source, reference) = corpus.texts(index)?;
     Ok(Translation {
         index,
         source: source.to_owned(),
@@ -45,7 +46,7 @@ pub fn record(
         reference_tokens: target.respell(reference)?,
         hypothesis_tokens: target.words(&translation.ids),
         length: translation.ids.len(),
-        reference_length: corpus.target(index).len(),
+        reference_length: corpus.length(index).1 as usize,
         passes: translation.passes,
         rows: translation.rows,
     })
@@ -124,7 +125,7 @@ impl Evaluator {
             .with_context(|| format!("cannot make {}", folder.path().display()))?;
         let part = folder.part(worker.rank);
         let mut poll = || worker.goes_on(Phase::Evaluate, step);
-        let Some(mut sums) = self.losses(worker, objective, &mut poll) else {
+        let Some(mut sums) = self.losses(worker, objective, &mut poll)? else {
             return Ok(Ending::Stopped);
         };
         let ending = self
@@ -146,24 +147,27 @@ impl Evaluator {
     }
 
     /// This rank's share of the loss on the whole split; none if `poll` says to give up.
+    ///
+    /// # Errors
+    /// A damaged cache.
     fn losses(
         &self,
         worker: &Worker,
         objective: &Objective,
         poll: &mut dyn FnMut() -> bool,
-    ) -> Option<EvaluationSums> {
+    ) -> Result<Option<EvaluationSums>, CacheError> {
         let max_tokens = worker.config.training.max_tokens;
         let batches = evaluation_batches(&self.examples.lengths(), max_tokens);
         let mut sums = Sums::default();
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
             if !poll() {
-                return None;
+                return Ok(None);
             }
-            let batch = self.examples.batch(samples, Draw::Evaluation);
+            let batch = self.examples.batch(samples, Draw::Evaluation)?;
             sums += no_grad(|| objective.loss(&batch, worker.device, &Pass::eval()).sums());
         }
         let Sums { loss, nll, predicted, length_nll, sentences, denominator, .. } = sums;
-        Some(EvaluationSums {
+        Ok(Some(EvaluationSums {
             loss,
             denominator,
             nll,
@@ -171,7 +175,7 @@ impl Evaluator {
             length_nll: (length_nll > 0.0).then_some(length_nll),
             sentences,
             translation: None,
-        })
+        }))
     }
 
     /// Writes this rank's share of the translations; none for an objective that has none.
@@ -196,10 +200,10 @@ impl Evaluator {
         let mut sums = TranslationSums::default();
         for samples in batches.iter().skip(worker.rank).step_by(worker.world_size) {
             let started = Instant::now();
-            let sources: Vec<&[u32]> =
-                samples.iter().map(|&sample| self.corpus.source(sample as usize)).collect();
-            let references: Vec<usize> =
-                samples.iter().map(|&sample| self.corpus.target(sample as usize).len()).collect();
+            let source = |&sample: &u32| self.corpus.source(sample as usize);
+            let sources: Vec<&[u32]> = samples.iter().map(source).collect::<Result<_, _>>()?;
+            let reference = |&sample: &u32| self.corpus.length(sample as usize).1 as usize;
+            let references: Vec<usize> = samples.iter().map(reference).collect();
             let Some(found) = translator.translate(&sources, &references, poll) else {
                 return Ok(Translated::Stopped);
             };
@@ -216,7 +220,7 @@ impl Evaluator {
         }
         file.flush()?;
         if worker.is_first() && self.latency_sentences > 0 {
-            let Some(times) = self.time_sentences(&translator, poll) else {
+            let Some(times) = self.time_sentences(&translator, poll)? else {
                 return Ok(Translated::Stopped);
             };
             let device = if worker.device.is_cuda() { "gpu" } else { "cpu" };
@@ -233,16 +237,19 @@ impl Evaluator {
         &self,
         translator: &Translator,
         poll: &mut dyn FnMut() -> bool,
-    ) -> Option<Vec<f64>> {
+    ) -> Result<Option<Vec<f64>>, CacheError> {
         let count = self.corpus.len().min(self.latency_sentences);
         let mut times = Vec::with_capacity(count);
         for sample in 0..count {
+            let source = self.corpus.source(sample)?;
+            let reference = self.corpus.length(sample).1 as usize;
             let started = Instant::now();
-            let reference = self.corpus.target(sample).len();
-            translator.translate(&[self.corpus.source(sample)], &[reference], poll)?;
+            if translator.translate(&[source], &[reference], poll).is_none() {
+                return Ok(None);
+            }
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }
-        Some(times)
+        Ok(Some(times))
     }
 }
 

@@ -68,10 +68,10 @@ impl<'a> Translating<'a> {
                 let sources: Vec<&[u32]> = samples
                     .iter()
                     .map(|sample| match skipped.contains(sample) {
-                        true => &[][..],
+                        true => Ok(&[][..]),
                         false => corpus.source(*sample as usize),
                     })
-                    .collect();
+                    .collect::<Result<_, _>>()?;
                 let mut poll = || worker.goes_on(Phase::Translate, trained.step);
                 let Some(found) = translator.translate(&sources, &[], &mut poll) else {
                     return Ok(Ending::Stopped);
@@ -124,9 +124,9 @@ impl<'a> Translating<'a> {
         let mut encoder = trained.languages.source.encoder();
         let mut skipped = BTreeSet::new();
         for sample in 0..corpus.len() {
-            let (text, _) = corpus.texts(sample);
-            let is_cut =
-                corpus.source(sample).len() == longest && encoder.encode(text)?.len() >= longest;
+            let (text, _) = corpus.texts(sample)?;
+            let (length, _) = corpus.length(sample);
+            let is_cut = length as usize == longest && encoder.encode(text)?.len() >= longest;
             if is_cut || text.contains(char::REPLACEMENT_CHARACTER) {
                 skipped.insert(sample as u32);
             }

@@ -14,6 +14,7 @@ use tandem_config::schema::model::Model;
 use tch::{Device, Kind, Tensor};
 
 use crate::data::batches::Lengths;
+use crate::data::cache::CacheError;
 use crate::data::ctc::{CtcBatch, CtcExamples};
 use crate::data::example::{Draw, MlmBatch, MlmExamples, Padded, PairBatch, PairExamples};
 use crate::device::transfer::{Reading, to_device};
@@ -142,12 +143,15 @@ impl Examples {
     }
 
     /// The micro-batch of these samples.
-    pub fn batch(&self, samples: &[u32], draw: Draw) -> MicroBatch {
-        match self {
-            Self::Pair(examples) => MicroBatch::Pair(examples.batch(samples, draw)),
-            Self::Ctc(examples) => MicroBatch::Ctc(examples.batch(samples, draw)),
-            Self::Passage(examples) => MicroBatch::Passage(examples.batch(samples, draw)),
-        }
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<MicroBatch, CacheError> {
+        Ok(match self {
+            Self::Pair(examples) => MicroBatch::Pair(examples.batch(samples, draw)?),
+            Self::Ctc(examples) => MicroBatch::Ctc(examples.batch(samples, draw)?),
+            Self::Passage(examples) => MicroBatch::Passage(examples.batch(samples, draw)?),
+        })
     }
 }
 

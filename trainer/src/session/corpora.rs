@@ -121,21 +121,22 @@ impl Languages {
     ) -> anyhow::Result<BTreeMap<String, String>> {
         let mut hashes: BTreeMap<_, _> =
             [(Split::Train.name().into(), hex::encode(train.key()))].into();
-        // Synthetic data lies in the run; the text that it was made from does not.
         let (data, sides) = (&worker.config.data, self.sides(worker));
+        let cache = data.cache(worker.run.path());
+        // Synthetic data lies in the run; the text that it was made from does not.
         if data.distillation.is_some() {
             let texts = std::slice::from_ref(&data.train);
-            let key = Corpus::key_of(data, texts, Split::Train, sides)?;
+            let key = Corpus::key_of(data, texts, Split::Train, sides, &cache)?;
             hashes.insert("distillation".into(), hex::encode(key));
         }
         if let Some(back_translation) = &data.back_translation {
             let texts = [Text::Lines { path: back_translation.text.clone() }];
-            let key = Corpus::key_of(data, &texts, Split::Train, sides)?;
+            let key = Corpus::key_of(data, &texts, Split::Train, sides, &cache)?;
             hashes.insert("back_translation".into(), hex::encode(key));
         }
         for split in [Split::Valid, Split::Test] {
             if let Some(texts) = Self::texts(worker, split) {
-                let key = Corpus::key_of(&worker.config.data, &texts, split, self.sides(worker))?;
+                let key = Corpus::key_of(data, &texts, split, sides, &cache)?;
                 hashes.insert(split.name().into(), hex::encode(key));
             }
         }
@@ -145,8 +146,8 @@ impl Languages {
     /// Makes the objective's micro-batches out of the corpus of a split.
     ///
     /// # Errors
-    /// Pairs without a target side, which validation refuses; or, with CTC, too many training pairs whose
-    /// targets do not fit into their positions.
+    /// Pairs without a target side, which validation refuses; or, with CTC, a damaged cache or too many training
+    /// pairs whose targets do not fit into their positions.
     pub fn examples(
         &self,
         worker: &Worker,
@@ -197,7 +198,7 @@ impl Languages {
             steps: worker.config.training.steps,
             seed: worker.config.seed,
         };
-        let (misfits, pairs) = (examples.misfits(), examples.corpus.len());
+        let (misfits, pairs) = (examples.misfits()?, examples.corpus.len());
         let max_bad = worker.config.data.max_bad;
         let is_too_much = misfits as f64 > max_bad * pairs as f64 || misfits == pairs;
         if split == Split::Train && is_too_much {

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::data::batches::{Batches, Epoch, Lengths};
+use crate::data::cache::CacheError;
 use crate::data::example::Draw;
 use crate::objective::{Examples, MicroBatch};
 use crate::session::blame;
@@ -33,25 +34,28 @@ impl MicroBatches {
 
     /// The one of the current epoch that takes most memory, whoever's it is; none for a rank without any.
     /// `lengths` are those of all samples.
-    pub fn largest(&mut self, lengths: &[Lengths]) -> Option<MicroBatch> {
+    ///
+    /// # Errors
+    /// A damaged cache.
+    pub fn largest(&mut self, lengths: &[Lengths]) -> Result<Option<MicroBatch>, CacheError> {
         if self.own.is_empty() {
-            return None;
+            return Ok(None);
         }
         let (number, _) = self.batches.locate(self.position);
         let epoch = self.batches.epoch(number);
         let samples = epoch.largest(lengths);
         let step = self.position / self.shards + 1;
         blame::works_on(samples);
-        let batch = self.examples.batch(samples, Draw::Train { epoch: number, step });
+        let batch = self.examples.batch(samples, Draw::Train { epoch: number, step })?;
         self.epoch = Some((number, epoch));
-        Some(batch)
+        Ok(Some(batch))
     }
 }
 
 impl Iterator for MicroBatches {
-    type Item = MicroBatch;
+    type Item = Result<MicroBatch, CacheError>;
 
-    fn next(&mut self) -> Option<MicroBatch> {
+    fn next(&mut self) -> Option<Self::Item> {
         if self.own.is_empty() {
             return None;
         }

@@ -21,7 +21,7 @@ use tandem_config::schema::soft_labels::SoftLabels as Config;
 use tch::Device;
 
 use crate::data::batches::evaluation_batches;
-use crate::data::cache::Key;
+use crate::data::cache::{CacheError, Key};
 use crate::data::corpus::Corpus;
 use crate::data::example::{MlmBatch, Padded, join};
 use crate::data::soft_labels::{Chunk, SoftLabels, Store};
@@ -61,7 +61,7 @@ pub fn soft_labels(
         let teacher = Teacher::load(worker, &folder, config, languages, corpus)?;
         for chunk in missing {
             let (ids, logits) =
-                teacher.label(&store, chunk, worker.device, &|| worker.phase(Phase::Start, 0));
+                teacher.label(&store, chunk, worker.device, &|| worker.phase(Phase::Start, 0))?;
             store.write(chunk, &ids, &logits)?;
             worker.report(Report::Labelled { chunk, chunks: store.chunks() });
         }
@@ -187,48 +187,50 @@ impl<'a> Teacher<'a> {
 
     /// The labels of a chunk, [`Store::top`] for each target token, and their logits; `begin` hears
     /// of each batch.
+    ///
+    /// # Errors
+    /// A damaged cache.
     pub fn label(
         &self,
         store: &Store,
         chunk: usize,
         device: Device,
         begin: &dyn Fn(),
-    ) -> (Vec<u32>, Vec<f32>) {
+    ) -> Result<(Vec<u32>, Vec<f32>), CacheError> {
         let top = store.top();
         let count = store.tokens(chunk) * top;
         let (mut ids, mut logits) = (vec![0; count], vec![0.0; count]);
         let mut rows = Vec::new();
         for sample in store.samples(chunk) {
-            let (source, target) = (self.corpus.source(sample), self.corpus.target(sample));
-            if joined(source.len(), target.len()) <= self.positions {
-                let passes = self.passes.min(target.len());
+            let (source, target) = self.corpus.length(sample);
+            if joined(source as usize, target as usize) <= self.positions {
+                let passes = self.passes.min(target as usize);
                 rows.extend((0..passes).map(|first| Row { sample, first, step: passes }));
                 continue;
             }
             // Too long for the teacher: the data's own words, with all of the probability.
             let start = store.offset(sample) * top;
-            for (place, &label) in target.iter().enumerate() {
+            for (place, &label) in self.corpus.target(sample)?.iter().enumerate() {
                 let range = start + place * top..start + (place + 1) * top;
                 ids[range.clone()].fill(label);
                 logits[range.start + 1..range.end].fill(f32::NEG_INFINITY);
             }
         }
         let length = |row: &Row| {
-            let sides =
-                (self.corpus.source(row.sample).len(), self.corpus.target(row.sample).len());
-            (joined(sides.0, sides.1) as u32, 0)
+            let (source, target) = self.corpus.length(row.sample);
+            (joined(source as usize, target as usize) as u32, 0)
         };
         let lengths: Vec<_> = rows.iter().map(length).collect();
         for batch in evaluation_batches(&lengths, LABELLING_TOKENS) {
             begin();
             let batch: Vec<&Row> = batch.iter().map(|&row| &rows[row as usize]).collect();
             let (found, scores) =
-                self.model.most_probable(&self.batch(&batch), top, self.words, device);
+                self.model.most_probable(&self.batch(&batch)?, top, self.words, device);
             let found = Vec::<i64>::try_from(found.view([-1])).expect("[N * top]");
             let scores = Vec::<f32>::try_from(scores.view([-1])).expect("[N * top]");
             let mut found = found.chunks(top).zip(scores.chunks(top));
             for row in batch {
-                for place in row.places(self.corpus.target(row.sample).len()) {
+                for place in row.places(self.corpus.length(row.sample).1 as usize) {
                     let (words, scores) = found.next().expect("each place has its words");
                     let start = (store.offset(row.sample) + place) * top;
                     for (slot, &word) in ids[start..start + top].iter_mut().zip(words) {
@@ -238,14 +240,14 @@ impl<'a> Teacher<'a> {
                 }
             }
         }
-        (ids, logits)
+        Ok((ids, logits))
     }
 
-    fn batch(&self, rows: &[&Row]) -> MlmBatch {
+    fn batch(&self, rows: &[&Row]) -> Result<MlmBatch, CacheError> {
         let (mut inputs, mut second, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for row in rows {
-            let target = self.corpus.target(row.sample);
-            let (mut ids, start) = join(self.corpus.source(row.sample), target, self.special.cls);
+            let target = self.corpus.target(row.sample)?;
+            let (mut ids, start) = join(self.corpus.source(row.sample)?, target, self.special.cls);
             let masked: Vec<usize> = row.places(target.len()).map(|place| start + place).collect();
             masked.iter().for_each(|&place| ids[place] = self.special.mask);
             inputs.push(ids);
@@ -257,13 +259,13 @@ impl<'a> Teacher<'a> {
         let flat = |(row, places): (usize, &Vec<usize>)| {
             places.iter().map(|place| (row * columns + place) as i64).collect::<Vec<_>>()
         };
-        MlmBatch {
+        Ok(MlmBatch {
             loss_positions: places.iter().enumerate().flat_map(flat).collect(),
             input,
             second: Some(second),
             labels: vec![],
             samples: rows.iter().map(|row| row.sample as u32).collect(),
-        }
+        })
     }
 }
 

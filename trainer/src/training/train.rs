@@ -16,6 +16,7 @@ use tandem_config::schema::transformer::RateSchedule;
 use tch::{Kind, Tensor};
 
 use crate::data::batches::Batches;
+use crate::data::cache::CacheError;
 use crate::data::prefetch::{Prefetch, PrefetchError};
 use crate::data::split::Split;
 use crate::device::memory;
@@ -60,7 +61,7 @@ pub struct Trainer<'a> {
     /// The share of the learning rate that a BERT beside the encoder is tuned with.
     beside_rate: Option<RateSchedule>,
     updates: RefCell<Updates>,
-    batches: Prefetch<MicroBatch>,
+    batches: Prefetch<Result<MicroBatch, CacheError>>,
     evaluator: Option<Evaluator>,
     store: Store,
     saving: Option<JoinHandle<anyhow::Result<()>>>,
@@ -132,12 +133,12 @@ impl<'a> Trainer<'a> {
         }
         let (max_tokens, line) = (config.training.max_tokens, |sample| corpus.line(sample));
         let lengths = examples.lengths();
-        let batches = Batches::new(lengths.clone(), max_tokens, config.seed, line)?;
+        let batches = Batches::new(&lengths, max_tokens, config.seed, line)?;
         let shards = config.training.micro_batches;
         let own = shards_of(worker.rank, worker.world_size, shards);
         let own = own.start as u64..own.end as u64;
         let mut stream = MicroBatches::new(batches, examples, shards as u64, state.position, own);
-        if let Some(largest) = stream.largest(&lengths) {
+        if let Some(largest) = stream.largest(&lengths)? {
             rehearse(worker, &objective, &parameters, &largest);
         }
         let evaluator = Evaluator::for_training(worker, languages)?;
@@ -232,7 +233,7 @@ impl<'a> Trainer<'a> {
                     self.updates.get_mut().reducer.give_up(&sums);
                     break;
                 }
-                found => found?.context("the stream of batches has ended")?,
+                found => found?.context("the stream of batches has ended")??,
             };
             self.times.batch_ready(waiting.elapsed());
             blame::works_on(batch.samples());
@@ -259,7 +260,10 @@ impl<'a> Trainer<'a> {
     }
 
     /// The next batch. Where that takes a while the coordinator knows what is waited for.
-    fn wait_for_batch(&mut self, step: u64) -> Result<Option<MicroBatch>, PrefetchError> {
+    fn wait_for_batch(
+        &mut self,
+        step: u64,
+    ) -> Result<Option<Result<MicroBatch, CacheError>>, PrefetchError> {
         if self.has_given_up {
             return Err(PrefetchError::GivenUp);
         }

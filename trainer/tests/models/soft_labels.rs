@@ -95,7 +95,8 @@ fn corpus(golden: &Golden, folder: &TempDir) -> (Tokenizer, Arc<Corpus>) {
     let cache = folder.path().join("cache");
     let corpus = Corpus::open(&data, texts, Split::Train, sides, &cache, 1).expect("a corpus");
     for (sample, (source, target)) in sources.iter().zip(&targets).enumerate() {
-        assert_eq!((corpus.source(sample), corpus.target(sample)), (&**source, &**target));
+        let found = (corpus.source(sample).expect("ids"), corpus.target(sample).expect("ids"));
+        assert_eq!(found, (&**source, &**target));
     }
     (tokenizer, Arc::new(corpus))
 }
@@ -149,7 +150,7 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     let store = Store::new(folder.path(), [7; 32], Arc::clone(&corpus), TOP);
     assert_eq!(store.chunks(), 1);
     assert!(store.open(0).is_none());
-    let (words, logits) = teacher.label(&store, 0, Device::Cpu, &|| ());
+    let (words, logits) = teacher.label(&store, 0, Device::Cpu, &|| ()).expect("labels");
     store.write(0, &words, &logits).expect("a chunk");
     let other = Store::new(folder.path(), [8; 32], Arc::clone(&corpus), TOP);
     assert!(other.open(0).is_none(), "labels of another key");
@@ -170,7 +171,7 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
         target: Replacements::of(&tokenizer),
         seed: 1,
     };
-    let batch = examples.batch(&[0, 1, 2, 3], Draw::Train { epoch: 0, step: 1 });
+    let batch = examples.batch(&[0, 1, 2, 3], Draw::Train { epoch: 0, step: 1 }).expect("a batch");
     let loss = student.loss(&batch, Device::Cpu, &Pass::eval());
     close("loss", &Tensor::from(loss.sums().loss as f32), golden.get("student.loss"));
     let soft_nll = Tensor::from(loss.sums().soft_nll as f32);
@@ -179,7 +180,7 @@ fn what_is_learnt_from_soft_labels_is_what_pytorch_learns() {
     golden.check_gradients(&parameters, "student.gradient.");
 
     // Held-out text is scored by the data alone.
-    let held_out = examples.batch(&[0, 1, 2, 3], Draw::Evaluation);
+    let held_out = examples.batch(&[0, 1, 2, 3], Draw::Evaluation).expect("a batch");
     assert!(held_out.soft.is_none());
     assert_eq!(student.loss(&held_out, Device::Cpu, &Pass::eval()).sums().soft_nll, 0.0);
     // Damage is noticed.
@@ -205,7 +206,7 @@ fn targets_alone_are_predicted_of_joined_pairs() {
     assert_eq!(examples.lengths(), [(13, 0), (11, 0), (9, 0), (8, 0)]);
     let mut ends = 0;
     for epoch in 0..50 {
-        let batch = examples.batch(&[2, 0], Draw::Train { epoch, step: 1 });
+        let batch = examples.batch(&[2, 0], Draw::Train { epoch, step: 1 }).expect("a batch");
         assert_eq!(batch.input.lengths, [9, 13]);
         assert_eq!(batch.second.as_deref(), Some(&[7, 8][..]));
         let (row, columns) = (&batch.input.ids, batch.input.columns);
@@ -214,13 +215,15 @@ fn targets_alone_are_predicted_of_joined_pairs() {
                 0 => (2, place as usize % columns - 7),
                 _ => (0, place as usize % columns - 8),
             };
-            assert_eq!(label, i64::from(corpus.target(sample)[column]));
-            ends += usize::from(column + 1 == corpus.target(sample).len());
+            let target = corpus.target(sample).expect("ids");
+            assert_eq!(label, i64::from(target[column]));
+            ends += usize::from(column + 1 == target.len());
         }
         let masks: Vec<i64> = (0..row.len()).filter(|&i| row[i] == 4).map(|i| i as i64).collect();
         assert_eq!(batch.loss_positions, masks);
         assert_eq!(row[0], i64::from(CLS));
-        assert_eq!(batch, examples.batch(&[2, 0], Draw::Train { epoch, step: 1 }));
+        let again = examples.batch(&[2, 0], Draw::Train { epoch, step: 1 });
+        assert_eq!(batch, again.expect("a batch"));
     }
     assert!(ends > 20, "the final [SEP] is predicted as well: {ends}");
 }
