@@ -123,7 +123,7 @@ fn any_number_of_ranks_trains_the_same_bits() {
 #[test]
 fn any_number_of_ranks_corrects_the_same() {
     let correction = ("length_classes: 40", "length_classes: 40, correction: {}");
-    train_the_same_bits(&[3, 8], &[correction]);
+    train_the_same_bits(&[8], &[correction]);
 }
 
 /// Trains with these numbers of ranks, the last being 8, and with others after that.
