@@ -117,10 +117,22 @@ const REPRODUCIBLE: [(&str, &str); 3] = [
 
 #[test]
 fn any_number_of_ranks_trains_the_same_bits() {
+    train_the_same_bits(&[2, 3, 4, 8], &[]);
+}
+
+#[test]
+fn any_number_of_ranks_corrects_the_same() {
+    let correction = ("length_classes: 40", "length_classes: 40, correction: {}");
+    train_the_same_bits(&[8], &[correction]);
+}
+
+/// Trains with these numbers of ranks, the last being 8, and with others after that.
+fn train_the_same_bits(numbers: &[usize], changes: &[(&str, &str)]) {
     let tiny = Tiny::new();
+    let changes = [&REPRODUCIBLE, changes].concat();
     let train = |ranks: usize, resume: Option<(&Path, u64)>| {
         let name = format!("{ranks}-from-{}", resume.map_or(0, |(_, step)| step));
-        let folder = prepare(&tiny, &name, ranks, 0.1, &REPRODUCIBLE);
+        let folder = prepare(&tiny, &name, ranks, 0.1, &changes);
         let mut command = mpirun(ranks);
         command.arg("train").arg("--run").arg(&folder);
         if let Some((run, step)) = resume {
@@ -131,7 +143,7 @@ fn any_number_of_ranks_trains_the_same_bits() {
         folder
     };
     let one = train(1, None);
-    for ranks in [2, 3, 4, 8] {
+    for &ranks in numbers {
         let run = train(ranks, None);
         assert!(draft(&one, 50) == draft(&run, 50), "{ranks} ranks trained other weights");
     }

@@ -14,6 +14,7 @@ const BERT_ENCODER: &str = "{ bert: { pretrained: ./bert-de/export, adapters: { 
 const BERT_DECODER: &str =
     "{ bert: { pretrained: ./bert-en/export, cross_attention: { heads: 2 } } }";
 const MASKED: &str = "{ masked: { length_classes: 40 } }";
+const CORRECTED: &str = "{ masked: { length_classes: 40, correction: { share: 0.5 } } }";
 const CTC: &str = "{ ctc: { upsampling: 2, glancing: { start: 0.5, end: 0.5 } } }";
 const AUTOREGRESSIVE: &str = "{ autoregressive: {} }";
 
@@ -107,6 +108,7 @@ fn berts_and_transformers_together() {
     let german = transformer("{ bert: ./bert-de/export }");
     let english = transformer("{ bert: ./bert-en/export }");
     from_yaml_to_bleu(&tiny, "enc-masked", BERT_ENCODER, &english, MASKED);
+    from_yaml_to_bleu(&tiny, "corrected", BERT_ENCODER, BERT_DECODER, CORRECTED);
     from_yaml_to_bleu(&tiny, "enc-autoregressive", BERT_ENCODER, &english, AUTOREGRESSIVE);
     from_yaml_to_bleu(&tiny, "causal-bert", BERT_ENCODER, BERT_DECODER, AUTOREGRESSIVE);
     // The BERT has 32 positions, and sentences have up to 24 tokens.

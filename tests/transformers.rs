@@ -22,6 +22,8 @@ const FEWER_PASSES: [&str; 3] = [
     "decoding.mask_predict.prune_after=2",
     "decoding.mask_predict.length_candidates=6",
 ];
+const CORRECTED: [&str; 2] =
+    ["decoding.mask_predict.correct=true", "decoding.mask_predict.threshold=0.5"];
 const CTC_SEARCH: [&str; 2] = ["decoding.ctc.width=6", "decoding.ctc.token_bonus=0.3"];
 const GNMT: [&str; 3] = [
     "decoding.beam_search.score=gnmt",
@@ -154,6 +156,7 @@ fn python_translates_as_tandem_does() {
     // Other ways to decode go along with the model, and a model that was exported before is one, too.
     folders.push(export(tiny, "ab-net", "released", &RELEASED));
     folders.push(export(tiny, "ab-net", "fewer-passes", &FEWER_PASSES));
+    folders.push(export(tiny, "ab-net", "corrected", &CORRECTED));
     folders.push(export(tiny, "ctc", "ctc-search", &CTC_SEARCH));
     folders.push(export(tiny, "transformer", "gnmt", &GNMT));
     folders.push(export(tiny, "ab-net/export", "again", &[]));

@@ -203,6 +203,7 @@ def check_released(Model, goldens):
         stop="released",
         threshold=None,
         prune_after=None,
+        correct=False,
         score="length_penalty",
         length_penalty=1.1,
         max_tokens=4000,

@@ -28,6 +28,8 @@ pub enum Purpose {
     Dropout,
     /// The target tokens that are shown to a decoder in training.
     Glancing,
+    /// The target tokens that predictions take the place of, to be corrected.
+    Correction,
 }
 
 impl Purpose {
@@ -42,6 +44,7 @@ impl Purpose {
             Self::EvaluationCorruption => "evaluation corruption",
             Self::Dropout => "dropout",
             Self::Glancing => "glancing",
+            Self::Correction => "correction",
         }
     }
 }

@@ -34,6 +34,9 @@ pub fn of(model: &Model) -> Vec<(String, String)> {
         parts.push(("decoder".to_owned(), text));
     }
     let objective = match &model.objective {
+        Objective::Masked(masked) if masked.correction.is_some() => {
+            "conditional masked language modelling with length prediction and correction"
+        }
         Objective::Masked(_) => "conditional masked language modelling with length prediction",
         Objective::Autoregressive(_) => "autoregressive, with a causal decoder",
         Objective::Ctc(ctc) if ctc.glancing.is_some() => {

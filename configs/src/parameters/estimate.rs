@@ -134,12 +134,12 @@ fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
     }
     if let Some(decoder) = &composition.decoder {
         let network = decoder.network();
-        total += network.activations(tokens, length);
         let (count, heads, feed_forward) = decoder.cross_attention();
         // Query, key, value, attended, sum, norm: 6 T·D; probabilities H·T·T; the feed-forward.
         let each = tokens * (6 * network.shape().width as u64 + 2 * feed_forward as u64)
             + 2 * tokens * length * heads as u64;
-        total += count as u64 * each;
+        let pass = network.activations(tokens, length) + count as u64 * each;
+        total += pass * decoder_passes(&run.model.objective);
     }
     // Logits and their log-softmax at the predicted positions, in f32: half of the positions on
     // average with `masked`, and never more than all; so many at once as the trainer takes.
@@ -149,6 +149,14 @@ fn activations(run: &RunConfig, composition: &Composition, number: u64) -> u64 {
         Objective::Mlm(mlm) => (tokens as f64 * mlm.predicted).ceil() as u64,
     };
     total * number + 2 * F32 * predicted.min(logit_rows(vocabulary)) * vocabulary
+}
+
+/// Passes over the decoder with gradients.
+fn decoder_passes(objective: &Objective) -> u64 {
+    match objective {
+        Objective::Masked(masked) if masked.correction.is_some() => 2,
+        _ => 1,
+    }
 }
 
 #[cfg(test)]

@@ -73,6 +73,9 @@ pub struct MaskPredict {
     /// they are finished.
     #[schemars(range(min = 1, max = 1000))]
     pub prune_after: Option<usize>,
+    /// Whether a pass also predicts anew the tokens that are not masked, for a model that was trained with
+    /// `model.objective.masked.correction`.
+    pub correct: bool,
     /// By what candidates are compared.
     pub score: Score,
     /// The exponent of `score: length_penalty`; above 0 longer candidates gain.
@@ -102,6 +105,7 @@ impl Default for MaskPredict {
             stop: Stop::Unchanged,
             threshold: None,
             prune_after: None,
+            correct: false,
             score: Score::LengthPenalty,
             length_penalty: 1.1,
             max_tokens: 4000,

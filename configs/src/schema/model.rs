@@ -370,6 +370,8 @@ pub struct Masked {
     /// Share of the source that is noised as one span; 0 in the paper, 0.1 in the released code.
     #[schemars(range(min = 0.0, max = 0.9))]
     pub source_noise: f64,
+    /// Trains the model to correct its own predictions, too; none: it only fills in masks.
+    pub correction: Option<Correction>,
 }
 
 impl Default for Masked {
@@ -380,7 +382,33 @@ impl Default for Masked {
             length_classes: 1024,
             corruption: Corruption::default(),
             source_noise: 0.0,
+            correction: None,
         }
+    }
+}
+
+/// Correction (CMLMC, Huang et al. 2022): the model learns to predict tokens that it sees, since some of them are
+/// wrong when it decodes.
+///
+/// A first pass over masks alone predicts tokens. Those predictions, right or wrong, replace a share of the
+/// tokens that are not chosen, and one more pass predicts what they should be. The loss of a step has
+/// `weight / share · Σ smoothed nll over replaced positions` more before it is divided. Only with
+/// `decoding.mask_predict.correct` are tokens corrected in decoding.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Correction {
+    /// Share of the tokens that are not chosen.
+    #[schemars(range(min = 0.01, max = 1.0))]
+    pub share: f64,
+    /// Weight of the correction. With 1 it counts about as much as the chosen tokens do, as in the released
+    /// code, which averages each of both.
+    #[schemars(range(min = 0.0))]
+    pub weight: f64,
+}
+
+impl Default for Correction {
+    fn default() -> Self {
+        Self { share: 0.3, weight: 1.0 }
     }
 }
 

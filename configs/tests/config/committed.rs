@@ -283,6 +283,22 @@ fn the_papers_runs_train_the_papers_counts() {
 }
 
 #[test]
+fn what_corrects_passes_over_its_decoder_twice() {
+    let path = configs().join("paper/iwslt14-de-en-mask-predict.yaml");
+    let activations = |set: &str| {
+        let (run, problems) = read(&path, &[format!("model.objective.masked.{set}")])
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(problems.only_missing_inputs(), "{problems}");
+        let composition = &composition(&run);
+        let inputs = Inputs { composition, parameters: &[], labels: None, ranks: 1 };
+        estimate::estimate(&run, inputs).activations
+    };
+    let (plain, corrected) = (activations("correction=null"), activations("correction={}"));
+    // The decoder, which has attention over the source besides, needs more than the encoder.
+    assert!(corrected > plain * 3 / 2 && corrected < plain * 2, "{plain} and {corrected}");
+}
+
+#[test]
 fn the_rows_of_figure_2_train_its_adapters() {
     let paper = configs().join("paper");
     let text = fs::read_to_string(paper.join("tables/figure-2.yaml")).unwrap();

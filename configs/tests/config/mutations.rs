@@ -288,7 +288,7 @@ const TYPES: &[Case] = &[
     (
         &[("      label_smoothing: 0.1\n      corruption: {mask: 0.8, random: 0.1}\n", "")],
         &[
-            "31:5: model.objective.masked: found nothing, must be a map of length_loss | label_smoothing | length_classes | corruption | source_noise, did you mean `{}`?",
+            "31:5: model.objective.masked: found nothing, must be a map of length_loss | label_smoothing | length_classes | corruption | source_noise | correction, did you mean `{}`?",
         ],
     ),
 ];
@@ -337,6 +337,13 @@ const RANGES: &[Case] = &[
         &[
             "48:16: decoding.mask_predict.threshold: found 1.0, must be a number from 0.01 to 0.999",
             "49:18: decoding.mask_predict.prune_after: found 0, must be a whole number from 1 to 1000",
+        ],
+    ),
+    (
+        &[("      label_smoothing: 0.1", "      correction: {share: 0, weigh: 1}")],
+        &[
+            "32:27: model.objective.masked.correction.share: found 0, must be a number from 0.01 to 1",
+            "32:30: model.objective.masked.correction.weigh: unknown key, allowed: share | weight, did you mean `weight`?",
         ],
     ),
     (

@@ -805,10 +805,11 @@ def refine(
         masked = weakest(log_probs[active], torch.minimum(scheduled(steps), num_uncertain))
         input_ids = old.masked_fill(masked, special["mask"])
         hidden = model.decoder(input_ids, key_mask(real, context.encoded.hidden.dtype), context)
-        best, words = most_probable(model, hidden[masked])  # [N]
-        new = old.masked_scatter(masked, words)
+        predicted = real if settings.correct else masked
+        best, words = most_probable(model, hidden[predicted])  # [N]
+        new = old.masked_scatter(predicted, words)
         tokens[active] = new
-        log_probs[active] = log_probs[active].masked_scatter(masked, best)
+        log_probs[active] = log_probs[active].masked_scatter(predicted, best)
         num_uncertain = (~(log_probs[active] >= threshold)).sum(-1)
         goes_on = (num_uncertain > 0) & (steps + 1 < num_steps)
         if settings.stop == "unchanged":

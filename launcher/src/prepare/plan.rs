@@ -134,7 +134,7 @@ fn precision_note(config: &RunConfig, device: Device) -> Option<String> {
     is_chosen.then(|| format!("precision tf32: {meaning}"))
 }
 
-/// A note that translations are found in fewer passes, which changes them.
+/// A note that translations are found in fewer or other passes, which changes them.
 fn decoding_note(config: &RunConfig) -> Option<String> {
     let Decoding::MaskPredict(decoding) = &config.decoding else { return None };
     let threshold = decoding.threshold.map(|threshold| {
@@ -144,7 +144,8 @@ fn decoding_note(config: &RunConfig) -> Option<String> {
         let plural = if passes == 1 { "" } else { "es" };
         format!("after {passes} pass{plural} only the best of the lengths is refined")
     });
-    let rules: Vec<String> = threshold.into_iter().chain(prune_after).collect();
+    let correct = decoding.correct.then(|| "tokens that are seen are predicted anew".to_owned());
+    let rules: Vec<String> = threshold.into_iter().chain(prune_after).chain(correct).collect();
     (!rules.is_empty()).then(|| {
         let most = decoding.most_passes();
         format!("decoding: at most {most} passes; {}", rules.join("; "))
@@ -276,6 +277,8 @@ mod tests {
         let both = "decoding: at most 10 passes; tokens of a probability of 0.5 or more are not predicted \
                     again; after 1 pass only the best of the lengths is refined";
         assert_eq!(note(&["threshold=0.5", "prune_after=1"]).as_deref(), Some(both));
+        let correct = "decoding: at most 10 passes; tokens that are seen are predicted anew";
+        assert_eq!(note(&["correct=true"]).as_deref(), Some(correct));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 gradients of all weights, a folder each: `ab_net_enc`, a BERT with adapters that reads, of another
 width than the Transformer that writes; `ab_net`, two BERTs with adapters, the second of which may be
 causal; and `bert_decoder`, a Transformer that reads before a BERT with adapters.
-Each is trained token by token, with masks, and with CTC without and with glancing.
+Each is trained token by token, with masks without and with correction, and with CTC without and with
+glancing.
 
 The BERTs' layers are transformers', all the rest is PyTorch's.
 
@@ -20,7 +21,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel
 
 WIDTH, WIDE, HEADS, INNER, LAYERS, BOTTLENECK, BEHIND = 8, 12, 2, 12, 2, 5, 10
 SOURCE_WORDS, TARGET_WORDS, LENGTHS, POSITIONS = 23, 19, 11, 32
-SMOOTHING, LENGTH_LOSS = 0.1, 0.3
+SMOOTHING, LENGTH_LOSS, CORRECTION = 0.1, 0.3, 0.7
 
 torch.manual_seed(20201014)
 torch.set_default_dtype(torch.float64)  # the goldens' own rounding is then no error
@@ -330,6 +331,30 @@ def write(name, encoder, decoder):
     put("glancing.draws", draws)
     put("glancing.input", shown)
     put_ctc("glancing", shown)
+
+    # Correction: half of the other tokens are replaced by what is most probable where all are 4, and what
+    # they should be is predicted.
+    generator = torch.Generator().manual_seed(2022)
+    replaced = target_real & ~chosen & (torch.rand(target.shape, generator=generator) < 0.5)
+    hidden = encoder(torch.cat([table[0].expand(3, 1, -1), encoder.embed(source)], 1), extended_hidden)
+    length_logits = hidden[:, 0] @ table.T
+    length_logits[:, 0] = -math.inf
+    length_loss = -length_logits.log_softmax(-1)[range(3), target_real.sum(1)].sum()
+
+    def predict_masked(ids):
+        return decoder(ids, ~target_real, hidden[:, 1:], ~source_real, causal=False)
+
+    with torch.no_grad():
+        best = predict_masked(4 * target_real)[replaced].topk(2)
+    assert (best.values[:, 0] - best.values[:, 1] > 1e-3).all(), "a near-tie"
+    corrected = masked.masked_scatter(replaced, best.indices[:, 0])
+    assert (corrected != masked).sum() > 1
+    loss = smoothed(predict_masked(masked)[chosen], target[chosen]) + LENGTH_LOSS * length_loss
+    loss = loss + CORRECTION / 0.5 * smoothed(predict_masked(corrected)[replaced], target[replaced])
+    loss.backward()
+    put("correction.replaced", replaced.to(torch.int64))
+    put("correction.loss", loss)
+    put_gradients("correction")
 
     folder = Path(__file__).with_name(name)
     folder.mkdir(exist_ok=True)

@@ -64,6 +64,14 @@ pub fn target(
     corrupt(ids, positions, corruption, replacements, rng)
 }
 
+/// Chooses about `share` of those of a target's `length` tokens that are not `predicted`, ascending.
+pub fn observed(length: usize, predicted: &[usize], share: f64, rng: &mut Rng) -> Vec<usize> {
+    let is_seen = |place: &usize| predicted.binary_search(place).is_err();
+    let seen: Vec<usize> = (0..length).filter(is_seen).collect();
+    let chosen = rounded(share * seen.len() as f64, rng);
+    rng.sample(seen.len(), chosen).into_iter().map(|place| seen[place]).collect()
+}
+
 /// A target shifted to the right behind `first`, of which all tokens are predicted.
 pub fn shifted(ids: &[u32], first: u32) -> Corrupted {
     let before = std::iter::once(first).chain(ids.iter().copied()).take(ids.len());
@@ -97,8 +105,7 @@ pub fn source_span(
 
 /// Chooses about `predicted` of the tokens in a `part` of a passage, at least one, and corrupts them.
 ///
-/// The number of chosen tokens is rounded up or down at random, so that it is right on average for
-/// short passages.
+/// Their number is right on average for short passages, too.
 pub fn passage(
     ids: &[u32],
     part: Range<usize>,
@@ -108,9 +115,14 @@ pub fn passage(
     rng: &mut Rng,
 ) -> Corrupted {
     let words = part.len();
-    let chosen = (predicted * words as f64 + rng.uniform()).floor().max(1.0) as usize;
+    let chosen = rounded(predicted * words as f64, rng).max(1);
     let positions = rng.sample(words, chosen).into_iter().map(|word| part.start + word).collect();
     corrupt(ids, positions, corruption, replacements, rng)
+}
+
+/// Rounded up or down at random, so that it is `expected` on average.
+fn rounded(expected: f64, rng: &mut Rng) -> usize {
+    (expected + rng.uniform()).floor() as usize
 }
 
 fn corrupt(
@@ -224,6 +236,22 @@ mod tests {
             assert_eq!(source_span(&[9], 0.1, &REPLACEMENTS, &mut rng(seed)).len(), 1);
             assert_eq!(source_span(&[9, 3], 0.9, &REPLACEMENTS, &mut rng(seed)).len(), 2);
         }
+    }
+
+    #[test]
+    fn a_share_of_what_is_seen_is_chosen() {
+        let (mut chosen, mut counts) = (0, [0u32; 7]);
+        for seed in 0..4000 {
+            let found = observed(7, &[0, 2, 5], 0.3, &mut rng(seed));
+            assert!(found.is_sorted() && found.iter().all(|place| [1, 3, 4, 6].contains(place)));
+            chosen += found.len();
+            found.iter().for_each(|&place| counts[place] += 1);
+        }
+        // 0.3 x 4 = 1.2 on average, each place as often.
+        assert!((f64::from(chosen as u32) / 4000.0 - 1.2).abs() < 0.04, "{chosen}");
+        assert!([1, 3, 4, 6].iter().all(|&place| counts[place].abs_diff(1200) < 120), "{counts:?}");
+        assert_eq!(observed(3, &[0, 1, 2], 1.0, &mut rng(0)), [0; 0]);
+        assert_eq!(observed(4, &[1], 1.0, &mut rng(0)), [0, 2, 3]);
     }
 
     #[test]

@@ -64,6 +64,8 @@ pub struct PairBatch {
     pub labels: Vec<i64>,
     /// A teacher's soft labels at these positions, if there are any.
     pub soft: Option<SoftRows>,
+    /// What the decoder is to correct, in training with correction; none if there is nothing.
+    pub replaced: Option<Replaced>,
     /// The samples of the rows.
     pub samples: Vec<u32>,
 }
@@ -75,6 +77,17 @@ pub struct SoftRows {
     pub ids: Vec<i64>,
     /// Their logits. `[N, K]`
     pub logits: Vec<f32>,
+}
+
+/// Other positions than the predicted ones, where the model's own predictions take the target's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// In the flattened `[B * T]` rows, ascending.
+    pub positions: Vec<i64>,
+    /// The target's ids there.
+    pub labels: Vec<i64>,
+    /// What the decoder sees everywhere when it makes those predictions.
+    pub mask: i64,
 }
 
 /// A micro-batch of passages, or of pairs with one row for each pair.
@@ -142,17 +155,20 @@ impl PairExamples {
         let mut inputs = Vec::with_capacity(samples.len());
         let mut targets = Vec::with_capacity(samples.len());
         let mut positions = Vec::with_capacity(samples.len());
+        let mut replaced = Vec::new();
         for &sample in samples {
             let (source, target) =
                 (self.corpus.source(sample as usize)?, self.corpus.target(sample as usize)?);
             sources.push(self.source_row(source, sample, draw));
             let seen = self.target_row(target, sample, draw);
+            replaced.extend(self.replaced_row(target, &seen.positions, sample, draw));
             inputs.push(seen.ids);
             targets.push(target);
             positions.push(seen.positions);
         }
         let target = Padded::new(&targets, self.target.special.pad);
         let (loss_positions, labels) = predicted(&positions, &targets, target.columns);
+        let replaced = predicted(&replaced, &targets, target.columns);
         Ok(PairBatch {
             source: Padded::new(&sources, self.source.special.pad),
             decoder_input: Padded::new(&inputs, self.target.special.pad),
@@ -160,6 +176,7 @@ impl PairExamples {
             loss_positions,
             labels,
             soft: self.soft_rows(samples, draw),
+            replaced: self.replaced(replaced),
             samples: samples.to_vec(),
         })
     }
@@ -203,6 +220,28 @@ impl PairExamples {
             Draw::Evaluation => stream(self.seed, Purpose::EvaluationCorruption, &[sample.into()]),
         };
         corrupt::target(target, &objective.corruption, &self.target, &mut rng)
+    }
+
+    /// The positions of a target, other than the `predicted` ones, whose tokens are replaced by predictions.
+    fn replaced_row(
+        &self,
+        target: &[u32],
+        predicted: &[usize],
+        sample: u32,
+        draw: Draw,
+    ) -> Option<Vec<usize>> {
+        let (Prediction::Masked(objective), Draw::Train { epoch, .. }) = (&self.prediction, draw)
+        else {
+            return None;
+        };
+        let share = objective.correction.as_ref()?.share;
+        let mut rng = stream(self.seed, Purpose::Correction, &[epoch, sample.into()]);
+        Some(corrupt::observed(target.len(), predicted, share, &mut rng))
+    }
+
+    fn replaced(&self, (positions, labels): (Vec<i64>, Vec<i64>)) -> Option<Replaced> {
+        let mask = self.target.special.mask.into();
+        (!positions.is_empty()).then_some(Replaced { positions, labels, mask })
     }
 }
 
@@ -305,7 +344,7 @@ pub(super) mod tests {
     use std::path::Path;
 
     use tandem_config::schema::data::{BadLines, Data, Text, TooLong};
-    use tandem_config::schema::model::Corruption;
+    use tandem_config::schema::model::{Correction, Corruption};
 
     use super::*;
     use crate::data::split::{Side, Sides, Split};
@@ -426,6 +465,42 @@ pub(super) mod tests {
             .map(|epoch| row(&examples.batch(&[0], Draw::Train { epoch, step: 1 }).unwrap(), 0))
             .collect();
         assert!(epochs.len() > 10, "each epoch draws anew");
+    }
+
+    #[test]
+    fn what_is_replaced_is_seen_and_depends_on_the_sample_alone() {
+        let correction = Some(Correction { share: 0.6, ..Correction::default() });
+        let examples = pairs(Masked { correction, ..Masked::default() });
+        let plain = pairs(Masked::default());
+        let (mut seen, mut found) = (0, 0);
+        for epoch in 0..200 {
+            let draw = Draw::Train { epoch, step: 1 };
+            let mut batch = examples.batch(&[2, 0, 1], draw).unwrap();
+            let alone = examples.batch(&[1], draw).unwrap().replaced;
+            seen += batch.target.tokens() - batch.labels.len() as i64;
+            if let Some(Replaced { positions, labels, mask }) = batch.replaced.take() {
+                found += positions.len() as i64;
+                assert!(positions.is_sorted());
+                for (&place, &label) in positions.iter().zip(&labels) {
+                    assert!(!batch.loss_positions.contains(&place));
+                    assert_eq!(batch.target.ids[place as usize], label);
+                    assert_eq!(batch.decoder_input.ids[place as usize], label);
+                }
+                assert_eq!(mask, 2);
+                let last_row = 2 * batch.target.columns as i64;
+                let of_last = positions.iter().filter(|&&place| place >= last_row);
+                let of_last: Vec<i64> = of_last.map(|place| place - last_row).collect();
+                assert_eq!(of_last, alone.map_or(Vec::new(), |alone| alone.positions));
+            }
+            assert_eq!(
+                batch,
+                plain.batch(&[2, 0, 1], draw).unwrap(),
+                "the rest is as without correction"
+            );
+        }
+        let share = found as f64 / seen as f64;
+        assert!((share - 0.6).abs() < 0.05, "{share}");
+        assert_eq!(examples.batch(&[0, 1, 2], Draw::Evaluation).unwrap().replaced, None);
     }
 
     #[test]

@@ -49,7 +49,7 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// The most probable token and its log-probability at each masked position.
+    /// The most probable token and its log-probability at each predicted position.
     fn predict(&mut self, rows: &[Row]) -> Vec<(i64, f32)> {
         let Self { model, ids, memory, selected } = self;
         let sentences: Vec<i64> = rows.iter().map(|row| row.sentence as i64).collect();
@@ -69,8 +69,8 @@ impl Decoder<'_> {
             real[start..start + row.tokens.len()].fill(true);
             for &position in row.masked {
                 input[start + position] = ids.mask;
-                positions.push((start + position) as i64);
             }
+            positions.extend(row.predicted.iter().map(|position| (start + position) as i64));
         }
         let shape = [rows.len() as i64, width as i64];
         let input = Tensor::from_slice(&input).view(shape).to_device(device);

@@ -17,11 +17,13 @@ pub(super) struct Row<'a> {
     pub sentence: usize,
     /// Its tokens so far.
     pub tokens: &'a [i64],
-    /// The positions that are to be predicted, ascending; what `tokens` has there is not to be seen.
+    /// The positions whose `tokens` are not to be seen, ascending.
     pub masked: &'a [usize],
+    /// The positions that are to be predicted, ascending: the masked ones, or all with correction.
+    pub predicted: &'a [usize],
 }
 
-/// One pass over rows: a token and its log-probability for each masked position, row by row.
+/// One pass over rows: a token and its log-probability for each predicted position, row by row.
 pub(super) type Predict<'a> = dyn FnMut(&[Row]) -> Vec<(i64, f32)> + 'a;
 
 /// The best translation of each sentence, whose candidates have these lengths. `poll` is called before
@@ -98,7 +100,7 @@ impl Hypothesis {
         (self.tokens.len() * (iterations - step) / iterations).max(1)
     }
 
-    /// The positions that the next pass predicts, the least certain ones; all of them at first.
+    /// The positions that the next pass does not see, the least certain ones; all of them at first.
     fn masked(&self, config: &MaskPredict) -> Vec<usize> {
         let mut positions: Vec<usize> = (0..self.tokens.len()).collect();
         positions.sort_by(|&a, &b| self.log_probs[a].total_cmp(&self.log_probs[b]));
@@ -108,15 +110,20 @@ impl Hypothesis {
         positions
     }
 
-    /// Takes a pass's predictions of the masked positions.
+    /// The positions that a pass predicts where it does not see `masked`.
+    fn predicted(&self, masked: &[usize], config: &MaskPredict) -> Vec<usize> {
+        if config.correct { (0..self.tokens.len()).collect() } else { masked.to_vec() }
+    }
+
+    /// Takes a pass's predictions.
     fn advance(
         &mut self,
-        masked: &[usize],
+        positions: &[usize],
         predictions: impl Iterator<Item = (i64, f32)>,
         config: &MaskPredict,
     ) {
         let mut is_changed = false;
-        for (&position, (token, log_prob)) in masked.iter().zip(predictions) {
+        for (&position, (token, log_prob)) in positions.iter().zip(predictions) {
             is_changed |= self.tokens[position] != token;
             self.tokens[position] = token;
             self.log_probs[position] = log_prob;
@@ -154,19 +161,25 @@ fn run(
             if !poll() {
                 return false;
             }
-            let masked: Vec<Vec<usize>> =
-                active.iter().map(|&row| hypotheses[row].masked(config)).collect();
+            let positions: Vec<(Vec<usize>, Vec<usize>)> = active
+                .iter()
+                .map(|&row| {
+                    let masked = hypotheses[row].masked(config);
+                    let predicted = hypotheses[row].predicted(&masked, config);
+                    (masked, predicted)
+                })
+                .collect();
             let rows: Vec<Row> = active
                 .iter()
-                .zip(&masked)
-                .map(|(&row, masked)| {
+                .zip(&positions)
+                .map(|(&row, (masked, predicted))| {
                     let Hypothesis { sentence, tokens, .. } = &hypotheses[row];
-                    Row { sentence: *sentence, tokens, masked }
+                    Row { sentence: *sentence, tokens, masked, predicted }
                 })
                 .collect();
             let mut predictions = predict(&rows).into_iter();
-            for (&row, masked) in active.iter().zip(&masked) {
-                hypotheses[row].advance(masked, &mut predictions, config);
+            for (&row, (_, predicted)) in active.iter().zip(&positions) {
+                hypotheses[row].advance(predicted, &mut predictions, config);
             }
             active.retain(|&row| goes_on(&hypotheses[row]));
         }
@@ -222,12 +235,13 @@ mod tests {
     /// A model that is written down: a token and its probability for a position of what is seen.
     type Script<'a> = &'a dyn Fn(usize, &[Seen], usize) -> (i64, f64);
 
-    /// A word and a probability that depend on the sentence and on the words around, and nothing else.
+    /// A word and a probability that depend on the sentence, on what is seen there and on the words around,
+    /// and nothing else.
     fn by_neighbours(seed: u64) -> impl Fn(usize, &[Seen], usize) -> (i64, f64) {
         move |sentence, seen, position| {
             let left = position.checked_sub(1).map(|left| seen[left]);
             let mut hasher = DefaultHasher::new();
-            (seed, sentence, position, left, seen.get(position + 1)).hash(&mut hasher);
+            (seed, sentence, left, &seen[position..seen.len().min(position + 2)]).hash(&mut hasher);
             let hash = hasher.finish();
             ((hash % 5) as i64, ((hash >> 8) % 997 + 1) as f64 / 999.0)
         }
@@ -248,7 +262,7 @@ mod tests {
                 let seen: Vec<Seen> = (0..row.tokens.len())
                     .map(|place| (!row.masked.contains(&place)).then_some(row.tokens[place]))
                     .collect();
-                for &position in row.masked {
+                for &position in row.predicted {
                     let (token, probability) = script(row.sentence, &seen, position);
                     found.push((token, probability.ln() as f32));
                 }
@@ -332,7 +346,8 @@ mod tests {
                     .map(|place| (!again.contains(&place)).then_some(words[place].0))
                     .collect();
                 let before = words.clone();
-                for &place in &again {
+                let predicted = if config.correct { (0..words.len()).collect() } else { again };
+                for &place in &predicted {
                     let (token, probability) = script(sentence, &seen, place);
                     words[place] = (token, probability.ln() as f32);
                 }
@@ -358,19 +373,20 @@ mod tests {
 
     #[test]
     fn what_is_found_is_what_the_rules_say_in_any_batches() {
-        let (mut shorter, mut pruned, mut seen) = (0, 0, 0);
+        let (mut shorter, mut pruned, mut corrected, mut seen) = (0, 0, 0, 0);
         for seed in 0..20 {
             let script = by_neighbours(seed);
             for stop in [Stop::Unchanged, Stop::Released] {
                 for threshold in [None, Some(0.1), Some(0.5), Some(0.9), Some(0.999)] {
                     for prune_after in [None, Some(1), Some(2), Some(6)] {
                         let score = [Score::LengthPenalty, Score::Average][seed as usize % 2];
-                        let iterations = 6;
+                        let (iterations, correct) = (6, seed % 4 > 1);
                         let config = MaskPredict {
                             iterations,
                             stop,
                             threshold,
                             prune_after,
+                            correct,
                             score,
                             ..MaskPredict::default()
                         };
@@ -388,9 +404,13 @@ mod tests {
                             assert_eq!(found, expected, "{seed}, {config:?}");
                         }
                         let plain = MaskPredict { threshold: None, ..config.clone() };
+                        let other = MaskPredict { correct: !correct, ..config.clone() };
                         let unpruned = MaskPredict { prune_after: None, ..config };
                         let (plain, _) = search(&plain, &LENGTHS, &script);
                         let (unpruned, _) = search(&unpruned, &LENGTHS, &script);
+                        let (other, _) = search(&other, &LENGTHS, &script);
+                        let differ = expected.iter().zip(other).filter(|(a, b)| a.ids != b.ids);
+                        corrected += differ.count();
                         for ((found, plain), unpruned) in expected.iter().zip(plain).zip(unpruned) {
                             seen += 1;
                             shorter += usize::from(found.passes < plain.passes);
@@ -403,6 +423,7 @@ mod tests {
             }
         }
         assert!(shorter > seen / 10 && pruned > seen / 10, "{shorter} and {pruned} of {seen}");
+        assert!(corrected > seen / 10, "{corrected} of {seen}");
     }
 
     fn config_passes(stop: Stop, iterations: usize) -> usize {
@@ -419,6 +440,23 @@ mod tests {
                 assert_eq!(search(&config, &LENGTHS, &script), search(&plain, &LENGTHS, &script));
             }
         }
+    }
+
+    #[test]
+    fn what_is_seen_is_corrected_if_that_is_asked_for() {
+        // From the second pass on, 7 is what should stand everywhere, and the last position is never sure.
+        let script = |_: usize, seen: &[Seen], position: usize| {
+            let first = seen.iter().all(Option::is_none);
+            (if first { 1 } else { 7 }, if position + 1 == seen.len() { 0.1 } else { 0.9 })
+        };
+        let found = |correct, iterations| {
+            let config = MaskPredict { correct, iterations, ..MaskPredict::default() };
+            let (found, counts) = search(&config, &[&[4]], &script);
+            (found[0].ids.clone(), counts.concat())
+        };
+        assert_eq!(found(false, 2), (vec![7, 1, 1, 7], vec![4, 2]));
+        assert_eq!(found(true, 2), (vec![7, 7, 7, 7], vec![4, 2]));
+        assert_eq!(found(true, 9), (vec![7, 7, 7, 7], vec![4, 3, 3]), "the third changes nothing");
     }
 
     #[test]
@@ -479,7 +517,7 @@ mod tests {
     fn poll_ends_the_work() {
         let mut passes = 0;
         let predict =
-            |rows: &[Row]| rows.iter().flat_map(|row| row.masked).map(|_| (1, -1.0)).collect();
+            |rows: &[Row]| rows.iter().flat_map(|row| row.predicted).map(|_| (1, -1.0)).collect();
         let found = refine(&MaskPredict::default(), &[vec![4]], &mut { predict }, &mut || {
             passes += 1;
             passes < 2

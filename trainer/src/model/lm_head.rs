@@ -75,6 +75,14 @@ impl LmHead {
         })
     }
 
+    /// The most probable word of each of transformed states `[N, D]`, where they are: `[N]`, i64.
+    pub fn best(&self, transformed: &Tensor) -> Tensor {
+        let of_chunk =
+            |(start, count)| self.project(&transformed.narrow(0, start, count)).argmax(-1, false);
+        let words: Vec<Tensor> = self.chunks(transformed.size()[0]).map(of_chunk).collect();
+        Tensor::cat(&words, 0)
+    }
+
     /// The most probable word and its log-probability for each of transformed states `[N, D]`.
     pub fn most_probable(&self, transformed: &Tensor) -> Vec<(i64, f32)> {
         let of_chunk = |(start, count)| {

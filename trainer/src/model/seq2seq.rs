@@ -62,8 +62,21 @@ impl Seq2Seq {
     pub fn forward(&self, batch: &Batch, pass: &Pass) -> (Encoded, Tensor) {
         let encoded = self.encoder.forward(&batch.source, &batch.source_real, pass);
         let (ids, real) = (&batch.decoder_input, &batch.target_real);
-        let at = Positions::new(&batch.positions, ids);
-        let predicted = self.decoder.forward(ids, real, &encoded, &at, pass); // [N, D]
-        (encoded, self.head.transform(&predicted))
+        let predicted = self.decode(ids, real, &batch.positions, &encoded, pass);
+        (encoded, predicted)
+    }
+
+    /// The decoder's states of `ids` `[B, T]`, of which those are real, at `positions` `[N]` of the
+    /// flattened rows, ready for [`LmHead::project`]: `[N, D]`.
+    pub fn decode(
+        &self,
+        ids: &Tensor,
+        real: &Tensor,
+        positions: &Tensor,
+        encoded: &Encoded,
+        pass: &Pass,
+    ) -> Tensor {
+        let at = Positions::new(positions, ids);
+        self.head.transform(&self.decoder.forward(ids, real, encoded, &at, pass))
     }
 }

@@ -20,7 +20,7 @@ use crate::data::ctc::{CtcBatch, Glance};
 use crate::data::example::Padded;
 use crate::device::transfer::to_device;
 use crate::model::ctc::{CtcHead, Predictions};
-use crate::model::{Encoded, Parameters, Pass, Positions, Seq2Seq};
+use crate::model::{Encoded, Parameters, Pass, Seq2Seq};
 
 /// A translation model whose decoder predicts words and blanks.
 #[derive(Debug)]
@@ -95,9 +95,7 @@ impl Ctc {
 
     /// States at all real positions, ready for the heads: `[N, D]`.
     fn transformed(&self, rows: &Rows, encoded: &Encoded, pass: &Pass) -> Tensor {
-        let at = Positions::new(&rows.positions, &rows.input);
-        let states = self.model.decoder.forward(&rows.input, &rows.real, encoded, &at, pass);
-        self.model.head.transform(&states)
+        self.model.decode(&rows.input, &rows.real, &rows.positions, encoded, pass)
     }
 
     fn groups(&self, batch: &CtcBatch) -> Vec<Group> {

@@ -2,19 +2,22 @@
 //! encoder has one.
 //!
 //! Which tokens are predicted, and what the decoder sees instead, is the batch's affair: chosen
-//! ones from the rest (conditional masked language modelling, Ghazvininejad et al. 2019), or all
+//! ones from the rest (conditional masked language modelling, Ghazvininejad et al. 2019), perhaps with
+//! some of the rest replaced by what the model predicts, to be corrected (Huang et al. 2022); or all
 //! from those before them (autoregressive, with teacher forcing).
 
 use tandem_config::composition::Composition;
 use tandem_config::schema::model::{Model, Objective};
 use tandem_config::schema::soft_labels::SoftLabels as SoftLabelsConfig;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor, no_grad};
 
 use super::{Loss, Losses, Sums, rows};
-use crate::data::example::PairBatch;
+use crate::data::example::{PairBatch, Replaced};
 use crate::device::transfer::to_device;
-use crate::model::{Batch, Parameters, Pass, Seq2Seq};
-use crate::objective::loss::{SoftLabels, cross_entropy, distilled_cross_entropy, length_nll};
+use crate::model::{Batch, Encoded, Parameters, Pass, Seq2Seq};
+use crate::objective::loss::{
+    CrossEntropy, SoftLabels, cross_entropy, distilled_cross_entropy, length_nll,
+};
 
 /// A translation model and its loss.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Translation {
     label_smoothing: f64,
     distillation: f64,
     soft_labels: Option<SoftLabelsConfig>,
+    /// What the loss of a corrected token is multiplied by.
+    correction: f64,
 }
 
 impl Translation {
@@ -36,9 +41,13 @@ impl Translation {
         parameters: &Parameters,
         kind: Kind,
     ) -> Option<Self> {
-        let (length_loss, label_smoothing) = match &model.objective {
-            Objective::Masked(config) => (config.length_loss, config.label_smoothing),
-            Objective::Autoregressive(config) => (0.0, config.label_smoothing),
+        let (length_loss, label_smoothing, correction) = match &model.objective {
+            Objective::Masked(config) => {
+                let correction = config.correction.as_ref();
+                let correction = correction.map_or(0.0, |config| config.weight / config.share);
+                (config.length_loss, config.label_smoothing, correction)
+            }
+            Objective::Autoregressive(config) => (0.0, config.label_smoothing, 0.0),
             Objective::Ctc(_) | Objective::Mlm(_) => return None,
         };
         let beside = composition.beside.as_ref();
@@ -46,15 +55,23 @@ impl Translation {
         let soft_labels = model.soft_labels().cloned();
         let model = Seq2Seq::new(composition, cls, parameters, kind)?;
         let plain = Self::over(model, length_loss, label_smoothing);
-        Some(Self { distillation, soft_labels, ..plain })
+        Some(Self { distillation, soft_labels, correction, ..plain })
     }
 
     /// The loss of a model that exists already.
     pub fn over(model: Seq2Seq, length_loss: f64, label_smoothing: f64) -> Self {
-        Self { model, length_loss, label_smoothing, distillation: 0.0, soft_labels: None }
+        Self {
+            model,
+            length_loss,
+            label_smoothing,
+            distillation: 0.0,
+            soft_labels: None,
+            correction: 0.0,
+        }
     }
 
-    /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`; with asymptotic
+    /// `Σ smoothed nll of the predicted tokens + length_loss · Σ nll of the lengths`; with correction
+    /// (CMLMC), `weight / share · Σ smoothed nll of the replaced tokens` more; with asymptotic
     /// distillation (CT-NMT), a share of it is the encoder's distance to the BERT's output; with a
     /// batch's soft labels (BERT-Distilled), a share of the words' loss is the cross-entropy of those.
     ///
@@ -82,6 +99,11 @@ impl Translation {
         let mut surrogate = words.surrogate;
         let mut losses = Losses::new(exact(&words.loss), words.nll);
         losses.soft_nll = Some(words.soft_nll);
+        if let Some(replaced) = &batch.replaced {
+            let words = self.corrected(replaced, &tensors, &encoded, pass);
+            losses.loss += exact(&words.loss) * self.correction;
+            surrogate += words.surrogate * self.correction;
+        }
         if let Some(log_probs) = &encoded.length_log_probs {
             let nll = length_nll(log_probs, &tensors.lengths);
             losses.loss += exact(&nll) * self.length_loss;
@@ -97,6 +119,28 @@ impl Translation {
             surrogate = surrogate * share + distance * weight;
         }
         Loss { surrogate, losses, counts }
+    }
+
+    /// The loss of predicting what tokens should be that the model itself predicted from masks alone.
+    fn corrected(
+        &self,
+        replaced: &Replaced,
+        batch: &Batch,
+        encoded: &Encoded,
+        pass: &Pass,
+    ) -> CrossEntropy {
+        let (model, real) = (&self.model, &batch.target_real);
+        let on_device = |values: &[i64]| to_device(values, real.device());
+        let (positions, labels) = (on_device(&replaced.positions), on_device(&replaced.labels));
+        let predicted = no_grad(|| {
+            let masks = batch.decoder_input.masked_fill(real, replaced.mask);
+            let pass = pass.without_dropout();
+            model.head.best(&model.decode(&masks, real, &positions, encoded, &pass))
+        });
+        let input = batch.decoder_input.view([-1]).index_copy(0, &positions, &predicted);
+        let input = input.view_as(&batch.decoder_input);
+        let states = model.decode(&input, real, &positions, encoded, pass);
+        cross_entropy(&model.head, &states, &labels, self.label_smoothing)
     }
 
     /// The soft labels that a batch has.

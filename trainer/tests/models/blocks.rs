@@ -8,7 +8,7 @@ use tandem_config::parameters;
 use tandem_config::pretrained::bert::{Bert, BertConfig};
 use tandem_config::schema::model::Train;
 use tandem_trainer::data::ctc::{CtcBatch, Glance};
-use tandem_trainer::data::example::{MlmBatch, Padded, PairBatch, SoftRows};
+use tandem_trainer::data::example::{MlmBatch, Padded, PairBatch, Replaced, SoftRows};
 use tandem_trainer::model::{Block, Parameters, Pass};
 use tandem_trainer::objective::ctc::Ctc;
 use tandem_trainer::objective::mlm::Mlm;
@@ -40,6 +40,7 @@ fn pairs() -> PairBatch {
         labels: vec![7, 3, 9],
         target,
         soft: None,
+        replaced: None,
         samples: vec![0, 1],
     }
 }
@@ -81,9 +82,20 @@ pub(crate) fn models() -> Vec<Model> {
         let (ids, logits) = (vec![7, 8, 3, 4, 9, 5], vec![2.0, 1.0, 0.5, 0.0, 3.0, -1.0]);
         batch.soft = Some(SoftRows { ids, logits });
     }
+    models.push(corrected());
     models.push(with_blanks());
     models.push(berts_own());
     models
+}
+
+/// AB-Net with correction, which makes three passes over its decoder.
+fn corrected() -> Model {
+    let objective = json!({ "masked": { "length_classes": 11, "correction": {} } });
+    let mut model = translation("CMLMC", bert_encoder(), bert(&[0, 1]), objective);
+    if let MicroBatch::Pair(batch) = &mut model.batch {
+        batch.replaced = Some(Replaced { positions: vec![1, 4], labels: vec![8, 3], mask: 4 });
+    }
+    model
 }
 
 /// AB-Net with CTC, which makes two passes over its decoder.

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use crate::golden::{
-    Golden, TARGET_WORDS, autoregressive, check_autoregressive, check_ctc, check_masked, masked,
+    Golden, TARGET_WORDS, autoregressive, check_autoregressive, check_correction, check_ctc,
+    check_masked, correcting, masked,
 };
 use crate::support::{
     SOURCE_WORDS, behind_a_wide_bert, bert, parts, parts_behind_a_wide_bert, tiny, transformer,
@@ -29,6 +30,7 @@ fn a_transformer_behind_a_wider_bert_with_adapters_is_pytorchs() {
     check_masked(&golden, &behind_a_wide_bert(target(), masked(), 0));
     check_autoregressive(&golden, &behind_a_wide_bert(target(), autoregressive(), 0));
     check_ctc(&golden, parts_behind_a_wide_bert(target(), ctc(), 0));
+    check_correction(&golden, parts_behind_a_wide_bert(target(), correcting(), 0));
 }
 
 /// AB-Net FB: adapters and both BERTs are trained together.
@@ -37,6 +39,7 @@ fn two_berts_with_adapters_trained_as_a_whole_are_pytorchs() {
     let golden = Golden::open("compositions/ab_net");
     check_masked(&golden, &behind_a_wide_bert(released(), masked(), TARGET_WORDS));
     check_ctc(&golden, parts_behind_a_wide_bert(released(), ctc(), TARGET_WORDS));
+    check_correction(&golden, parts_behind_a_wide_bert(released(), correcting(), TARGET_WORDS));
 }
 
 /// The paper's negative result: a BERT that was trained to see both sides writes from left to right.
@@ -55,4 +58,5 @@ fn a_bert_with_adapters_behind_a_transformer_is_pytorchs() {
     check_masked(&golden, &model(masked()));
     check_autoregressive(&golden, &model(autoregressive()));
     check_ctc(&golden, parts(source(), bert(&[0, 1]), ctc(), TARGET_WORDS, 1));
+    check_correction(&golden, parts(source(), bert(&[0, 1]), correcting(), TARGET_WORDS, 1));
 }

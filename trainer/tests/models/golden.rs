@@ -11,7 +11,7 @@ use tandem_config::RunConfig;
 use tandem_config::composition::Composition;
 use tandem_config::schema::model::{Ctc as CtcConfig, Objective};
 use tandem_trainer::data::ctc::{CtcBatch, Glance};
-use tandem_trainer::data::example::{Padded, PairBatch};
+use tandem_trainer::data::example::{Padded, PairBatch, Replaced};
 use tandem_trainer::model::parameters::Weights;
 use tandem_trainer::model::{Batch, Parameters, Pass, Positions, Seq2Seq};
 use tandem_trainer::objective::Translation;
@@ -90,6 +90,7 @@ impl Golden {
             loss_positions: flat(&batch.positions),
             labels: flat(&batch.labels),
             soft: None,
+            replaced: None,
             samples: (0..rows as u32).collect(),
         }
     }
@@ -194,6 +195,35 @@ pub(crate) fn check_masked(golden: &Golden, tiny: &Tiny) {
     close("loss", &(&words.loss + &length), golden.get("masked.loss"));
     (words.surrogate + length).backward();
     golden.check_gradients(&tiny.parameters, "masked.gradient.");
+}
+
+/// A masked model that corrects its own predictions.
+pub(crate) fn correcting() -> Value {
+    let correction = json!({ "share": 0.5, "weight": 0.7 });
+    json!({ "masked": {
+        "length_classes": 11, "length_loss": LENGTH_LOSS, "correction": correction,
+    } })
+}
+
+/// Compares a masked model that corrects its own predictions with the golden's.
+pub(crate) fn check_correction(
+    golden: &Golden,
+    (run, composition, parameters): (RunConfig, Composition, Parameters),
+) {
+    golden.load(&parameters, "weight.");
+    let translation = Translation::new(&run.model, &composition, CLS, &parameters, Kind::Float);
+    let translation = translation.expect("a translation");
+    let input = golden.get("masked.input");
+    let mut pairs = golden.pairs(input, &golden.get("masked.chosen").ne(0));
+    let replaced = golden.pairs(input, &golden.get("correction.replaced").ne(0));
+    let PairBatch { loss_positions: positions, labels, .. } = replaced;
+    assert_eq!(positions.len(), 2);
+    pairs.replaced = Some(Replaced { positions, labels, mask: 4 });
+    let loss = translation.loss(&pairs, Device::Cpu, &Pass::eval());
+    let found = Tensor::from(loss.sums().loss as f32);
+    close("loss", &found, golden.get("correction.loss"));
+    loss.surrogate.backward();
+    golden.check_gradients(&parameters, "correction.gradient.");
 }
 
 /// Compares a model that predicts blanks with the golden's, without and with glancing.

@@ -69,7 +69,8 @@ fn of_length(
         }
         let log_probs = log_probs(tiny, encoded, &input);
         let before = tokens.clone();
-        for &place in &places {
+        let predicted = if config.correct { (0..length).collect() } else { places };
+        for &place in &predicted {
             let (highest, word) = log_probs.get(place as i64).max_dim(0, false);
             tokens[place] = word.int64_value(&[]);
             certain[place] = highest.double_value(&[]);
@@ -128,14 +129,15 @@ fn search(tiny: &Tiny, config: &MaskPredict, sources: &Sources) -> Vec<Translati
 fn translations_are_the_definitions_alone_and_in_batches() {
     let (mut early, mut late, mut certain) = (0, 0, 0);
     for (number, tiny) in models().iter().enumerate() {
-        for (stop, score, threshold, prune_after) in [
-            (Stop::Unchanged, Score::LengthPenalty, None, None),
-            (Stop::Unchanged, Score::Average, None, None),
-            (Stop::Released, Score::LengthPenalty, None, None),
-            (Stop::Released, Score::Average, None, None),
-            (Stop::Unchanged, Score::LengthPenalty, Some(0.3), None),
-            (Stop::Unchanged, Score::LengthPenalty, None, Some(1)),
-            (Stop::Released, Score::Average, Some(0.3), Some(1)),
+        for (stop, score, threshold, prune_after, correct) in [
+            (Stop::Unchanged, Score::LengthPenalty, None, None, false),
+            (Stop::Unchanged, Score::Average, None, None, false),
+            (Stop::Released, Score::LengthPenalty, None, None, false),
+            (Stop::Released, Score::Average, None, None, false),
+            (Stop::Unchanged, Score::LengthPenalty, Some(0.3), None, false),
+            (Stop::Unchanged, Score::LengthPenalty, None, Some(1), false),
+            (Stop::Released, Score::Average, Some(0.3), Some(1), false),
+            (Stop::Unchanged, Score::Average, None, None, true),
         ] {
             // The most tokens of a batch: all hypotheses together, or in several batches.
             for (iterations, length_candidates, max_tokens) in
@@ -148,6 +150,7 @@ fn translations_are_the_definitions_alone_and_in_batches() {
                     score,
                     threshold,
                     prune_after,
+                    correct,
                     max_tokens,
                     ..MaskPredict::default()
                 };

@@ -230,6 +230,7 @@ fn pair_batch(rows: &Rows, parity: &ParityModel) -> PairBatch {
         loss_positions,
         labels,
         soft: None,
+        replaced: None,
         samples: (0..rows.targets.len() as u32).collect(),
     }
 }

@@ -238,6 +238,7 @@ fn batch() -> PairBatch {
         loss_positions,
         labels,
         soft: None,
+        replaced: None,
         samples: (0..LENGTHS.len() as u32).collect(),
     }
 }
