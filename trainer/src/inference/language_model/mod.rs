@@ -105,7 +105,8 @@ fn make(worker: &Worker, corpus: &Corpus, order: usize, vocabulary: u32) -> anyh
     let (file, targets) = (path.display(), corpus.len());
     process::say(format_args!("estimating {file} from the targets of {targets} training pairs"));
     let targets = (0..corpus.len()).map(|sample| corpus.target(sample));
-    let levels = kneser_ney::estimate(targets, order, vocabulary)?;
+    let targets: Vec<&[u32]> = targets.collect::<Result<_, _>>()?;
+    let levels = kneser_ney::estimate(targets.into_iter(), order, vocabulary)?;
     Ngrams::write(&path, &corpus.key(), &levels)?;
     of_decoder(&path, vocabulary)?.with_context(unwritable)
 }
