@@ -2,7 +2,8 @@
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
 //! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
-//! [`split`] in a [`cache`] with a report on what was wrong; the hashes of texts are [`remembered`]. [`batches`] orders them, [`corrupt`] chooses what is
+//! [`split`] in a [`cache`] with a report on what was wrong; the hashes of texts are
+//! remembered in `remembered.rs`. [`batches`] orders them, [`corrupt`] chooses what is
 //! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
 //! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again.
 
