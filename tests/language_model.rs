@@ -59,7 +59,9 @@ fn it_is_estimated_once_and_goes_along_with_the_model() {
     let python = tiny.path("python");
     let mut export = program("tandem");
     export.arg("export").arg(&run).args(["--format", "transformers", "--output"]).arg(&python);
-    SEARCH.iter().for_each(|text| drop(export.args(["--set", text])));
+    for text in SEARCH {
+        export.args(["--set", text]);
+    }
     expect_code(&mut export, 0);
     assert!(fs::read(python.join("language_model.ngrams")).expect("a copy") == bytes);
 
