@@ -17,6 +17,7 @@ mod first_steps;
 mod gaps;
 mod gpu;
 mod hub;
+mod language_model;
 mod paper;
 mod parity;
 mod pipeline;

@@ -23,6 +23,11 @@ const FEWER_PASSES: [&str; 3] = [
     "decoding.mask_predict.length_candidates=6",
 ];
 const CTC_SEARCH: [&str; 2] = ["decoding.ctc.width=6", "decoding.ctc.token_bonus=0.3"];
+const CTC_LANGUAGE_MODEL: [&str; 3] = [
+    "decoding.ctc.width=6",
+    "decoding.ctc.token_bonus=1",
+    "decoding.ctc.language_model={order: 4, weight: 0.8}",
+];
 const GNMT: [&str; 3] = [
     "decoding.beam_search.score=gnmt",
     "decoding.beam_search.length_penalty=0.6",
@@ -155,6 +160,7 @@ fn python_translates_as_tandem_does() {
     folders.push(export(tiny, "ab-net", "released", &RELEASED));
     folders.push(export(tiny, "ab-net", "fewer-passes", &FEWER_PASSES));
     folders.push(export(tiny, "ctc", "ctc-search", &CTC_SEARCH));
+    folders.push(export(tiny, "ctc", "ctc-language-model", &CTC_LANGUAGE_MODEL));
     folders.push(export(tiny, "transformer", "gnmt", &GNMT));
     folders.push(export(tiny, "ab-net/export", "again", &[]));
     check(&folders);

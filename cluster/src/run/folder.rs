@@ -226,6 +226,16 @@ impl RunFolder {
         Ok(files)
     }
 
+    fn language_models(&self) -> PathBuf {
+        self.path.join("language_models")
+    }
+
+    /// The n-gram model of this order of the run's training targets; see
+    /// [`NgramsFile`](crate::run::ngrams::NgramsFile).
+    pub fn language_model(&self, order: usize) -> PathBuf {
+        self.language_models().join(format!("order-{order}.ngrams"))
+    }
+
     /// All logs.
     pub fn logs(&self) -> PathBuf {
         self.path.join("logs")
@@ -298,6 +308,7 @@ impl RunFolder {
             self.stop_request(),
             self.job_script(),
             self.vocabulary(),
+            self.language_models(),
             self.store().folder().to_owned(),
             self.tensorboard(),
             self.evaluations(),

@@ -6,6 +6,7 @@
 //! - [`store`]: checkpoints, either complete and verified or not there.
 //! - [`task`]: what a group of workers translates; [`chunks`]: files of finished work;
 //!   [`synthetic`]: training data that a teacher made.
+//! - [`ngrams`]: the file of a language model.
 //! - [`gpu_report`], [`libraries`]: what the worker program reports about a machine.
 //! - [`atomic`]: files replaced in one step, and scratch folders that go with their owner;
 //!   [`io_error`]: what the file system refused.
@@ -19,6 +20,7 @@ pub mod folder;
 pub mod gpu_report;
 pub mod io_error;
 pub mod libraries;
+pub mod ngrams;
 pub mod records;
 pub mod store;
 pub mod synthetic;

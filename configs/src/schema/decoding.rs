@@ -38,6 +38,14 @@ impl Decoding {
         }
     }
 
+    /// The language model that it needs.
+    pub fn language_model(&self) -> Option<&LanguageModel> {
+        match self {
+            Self::Ctc(config) => config.language_model.as_ref(),
+            Self::MaskPredict(_) | Self::BeamSearch(_) => None,
+        }
+    }
+
     /// Whether the lengths of references decide translations, which only an evaluation has.
     pub fn needs_references(&self) -> bool {
         matches!(self, Self::MaskPredict(config) if config.lengths != Lengths::Predicted)
@@ -207,6 +215,8 @@ pub struct CtcSearch {
     /// translations are too short.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub token_bonus: f64,
+    /// A language model of the target side that a search adds to the translation model. None: no such model.
+    pub language_model: Option<LanguageModel>,
     /// Padded decoder positions per batch.
     #[schemars(range(min = 2))]
     pub max_tokens: usize,
@@ -214,6 +224,30 @@ pub struct CtcSearch {
 
 impl Default for CtcSearch {
     fn default() -> Self {
-        Self { width: 1, candidates: 16, token_bonus: 0.0, max_tokens: 4000 }
+        Self { width: 1, candidates: 16, token_bonus: 0.0, language_model: None, max_tokens: 4000 }
+    }
+}
+
+/// An n-gram model of the decoder's tokens, by interpolated modified Kneser-Ney smoothing (Chen and Goodman
+/// 1998). It is estimated from the targets of the training data and kept in the run's folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LanguageModel {
+    /// Tokens of the longest n-grams: a token is predicted from one less before it.
+    #[schemars(range(min = 1, max = 6))]
+    pub order: usize,
+    /// What its log-probability of a translation, with the end, is multiplied by in the search's score.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub weight: f64,
+}
+
+impl LanguageModel {
+    /// The highest order.
+    pub const MAX_ORDER: usize = 6;
+}
+
+impl Default for LanguageModel {
+    fn default() -> Self {
+        Self { order: 3, weight: 0.3 }
     }
 }

@@ -92,6 +92,15 @@ const CONFLICTS: &[Case] = &[
     ),
     (
         &[
+            ("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 1}"),
+            ("beam_search: {width: 4}", "ctc: {language_model: {}}"),
+        ],
+        &[
+            "35:3: decoding.ctc.width: found 1, which searches for nothing, but there is a language_model, must be at least 2, or set decoding.ctc.language_model to null",
+        ],
+    ),
+    (
+        &[
             ("autoregressive: {label_smoothing: 0.1}", "ctc: {upsampling: 2}"),
             ("beam_search: {width: 4}", "ctc: {}"),
             ("  max_length: 12", "  max_length: 8"),
@@ -249,6 +258,14 @@ const SCHEMA: &[Case] = &[
     (
         &[("width: 4", "width: 0")],
         &["35:24: decoding.beam_search.width: found 0, must be a whole number from 1 to 64"],
+    ),
+    (
+        &[("beam_search: {width: 4}", "ctc: {language_model: {order: 7, weight: -1, beta: 1}}")],
+        &[
+            "35:33: decoding.ctc.language_model.order: found 7, must be a whole number from 1 to 6",
+            "35:44: decoding.ctc.language_model.weight: found -1, must be a number from 0 to 10",
+            "35:48: decoding.ctc.language_model.beta: unknown key, allowed: order | weight",
+        ],
     ),
     (
         &[("width: 4", "beam: 4")],

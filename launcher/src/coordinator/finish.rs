@@ -19,6 +19,7 @@ use super::group::Listener;
 use super::restarts::Restarts;
 use super::training::{extra, summary};
 use super::{Coordinator, Halt};
+use crate::export::copy_language_model;
 use crate::journal::ledger::Activity;
 use crate::prepare::worker::Work;
 use crate::report::pick_samples;
@@ -140,6 +141,10 @@ pub(crate) fn export(
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
     }
     // An exported folder is used like a run's.
+    if let Some(model) = config.decoding.language_model() {
+        let to = RunFolder::new(folder.to_owned()).language_model(model.order);
+        copy_language_model(run, &config.decoding, &to)?;
+    }
     atomic::write(&RunFolder::new(folder.to_owned()).config(), &config.to_yaml()?)?;
     Ok(atomic::write(&folder.join("README.md"), &readme(config, model))?)
 }

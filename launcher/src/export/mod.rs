@@ -16,9 +16,11 @@ use std::path::Path;
 use anyhow::Context;
 use tandem_cluster::run::atomic;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::ngrams::NgramsFile;
 use tandem_cluster::run::store::{Checkpoint, hash_weights};
 use tandem_config::RunConfig;
 use tandem_config::composition::Composition;
+use tandem_config::schema::decoding::Decoding;
 
 use crate::coordinator::evaluation::Evaluation;
 use crate::terminal::exit::Refused;
@@ -67,6 +69,8 @@ impl Export<'_> {
             let config = format!("{:#}\n", tokenizer.config(longest));
             write(&folder.join("tokenizer_config.json"), &config)?;
         }
+        let language_model = folder.join("language_model.ngrams");
+        copy_language_model(self.run, &self.config.decoding, &language_model)?;
         weights::write(&folder.join("model.safetensors"), &composition, self.model)?;
         for (name, text) in PYTHON {
             write(&folder.join(name), text)?;
@@ -75,6 +79,31 @@ impl Export<'_> {
         write(&folder.join("README.md"), &card::card(self))?;
         write(&folder.join("config.json"), &format!("{shape:#}\n"))
     }
+}
+
+/// Copies the language model that a decoding needs, if any, out of a run.
+///
+/// # Errors
+/// There is none, it is damaged, or the file system refuses.
+pub(crate) fn copy_language_model(
+    run: &RunFolder,
+    decoding: &Decoding,
+    to: &Path,
+) -> anyhow::Result<()> {
+    let Some(config) = decoding.language_model() else { return Ok(()) };
+    let from = run.language_model(config.order);
+    if NgramsFile::open(&from)?.is_none() {
+        return Err(Refused(format!(
+            "{} is not there, which decoding.ctc.language_model needs: `tandem evaluate` with this decoding \
+             estimates it where the training data are",
+            from.display()
+        ))
+        .into());
+    }
+    let folder = to.parent().map_or(Ok(()), fs::create_dir_all);
+    folder
+        .and_then(|()| atomic::copy(&from, to))
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

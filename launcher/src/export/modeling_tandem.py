@@ -16,7 +16,9 @@ Shapes: B sentences, S source tokens, T target tokens, R rows that are written a
 rows together, D width, E width of a memory, H heads, V words of the vocabulary.
 """
 
+import hashlib
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Optional
@@ -699,6 +701,7 @@ class TandemModel(PreTrainedModel):
             search, rows_of_each = mask_predict, settings.length_candidates
         elif way == "ctc":
             search, rows_of_each = ctc, self.config.upsampling
+            settings.ngrams = self.ngrams() if settings.language_model else None
         else:
             search, rows_of_each = beam_search, settings.width
         # A sentence without words is its end alone.
@@ -716,9 +719,16 @@ class TandemModel(PreTrainedModel):
 
     def text(self, side: str) -> "Text":
         """The tokenizer of `source` or `target`, from the folder that the model came from."""
-        folder, revision = self.config.name_or_path, getattr(self.config, "_commit_hash", None)
-        path = cached_file(folder, "tokenizer.json", subfolder=side, revision=revision)
+        path = self.file("tokenizer.json", subfolder=side)
         return Text(Tokenizer.from_file(path), getattr(self.config, f"{side}_tokens"))
+
+    def ngrams(self) -> "Ngrams":
+        """The language model of CTC's search, from the folder that the model came from."""
+        return Ngrams(self.file("language_model.ngrams"))
+
+    def file(self, name: str, **options: Any) -> str:
+        folder, revision = self.config.name_or_path, getattr(self.config, "_commit_hash", None)
+        return cached_file(folder, name, revision=revision, **options)
 
 
 def cuts(lengths: list[int], max_tokens: int) -> list[slice]:
@@ -868,7 +878,7 @@ def ctc(
         frames = [frame for part in hidden.split(WORDS_AT_ONCE) for frame in frames_of(model, part, settings)]
         found, start = [], 0
         for length in lengths.tolist():
-            found.append(prefix_beam_search(frames[start : start + length], settings))
+            found.append(prefix_beam_search(frames[start : start + length], settings, special["sep"]))
             start += length
     return [[word for word in words if word != special["sep"]] + [special["sep"]] for words in found]
 
@@ -895,9 +905,25 @@ def log_add(a: float, b: float) -> float:
     return high if low == -math.inf else high + math.log1p(math.exp(low - high))
 
 
-def prefix_beam_search(frames: list[Frame], settings: SimpleNamespace) -> list[int]:
+def prefix_beam_search(frames: list[Frame], settings: SimpleNamespace, end: int) -> list[int]:
     """The best of the `width` beginnings that are followed from position to position, where all predictions
-    that stand for the same beginning are added up, and each of its tokens has a bonus."""
+    that stand for the same beginning are added up, and each of its tokens has a bonus and, where there is a
+    language model, its log-probability; in the end that of `end`, too."""
+    ngrams = settings.ngrams
+    weight = ngrams and settings.language_model["weight"]
+    # What is added for a beginning, and what the language model predicts the word behind it from.
+    extras: dict[tuple[int, ...], tuple[float, Ngram]] = {(): (0.0, ngrams.begin() if ngrams else ())}
+
+    def extra(prefix: tuple[int, ...]) -> float:
+        if prefix not in extras:
+            score, context = extras[prefix[:-1]]
+            score += settings.token_bonus
+            if ngrams:
+                log_prob, context = ngrams.next(context, prefix[-1])
+                score += weight * log_prob
+            extras[prefix] = (score, context)
+        return extras[prefix][0]
+
     # Log-probabilities of the predictions that end with a blank, and of those that end with the last word.
     beam: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for blank, words in frames:
@@ -914,10 +940,77 @@ def prefix_beam_search(frames: list[Frame], settings: SimpleNamespace) -> list[i
                 if before > -math.inf:
                     longer = grown.setdefault((*prefix, word), [-math.inf, -math.inf])
                     longer[1] = log_add(longer[1], before + log_prob)
-        score = lambda item: log_add(*item[1]) + settings.token_bonus * len(item[0])  # noqa: E731
+        score = lambda item: log_add(*item[1]) + extra(item[0])  # noqa: E731
         best = sorted(grown.items(), key=score, reverse=True)
         beam = {prefix: (masses[0], masses[1]) for prefix, masses in best[: settings.width]}
-    return list(next(iter(beam)))
+    if not ngrams:
+        return list(next(iter(beam)))
+    whole = lambda item: log_add(*item[1]) + extra(item[0]) + weight * ngrams.next(extras[item[0]][1], end)[0]  # noqa: E731
+    return list(max(beam.items(), key=whole)[0])
+
+
+Ngram = tuple[int, ...]  # the n-gram of the last word, of the last two, and so on, by their places
+
+
+class Ngrams:
+    """An n-gram language model: interpolated modified Kneser-Ney (Chen and Goodman 1998), estimated by Tandem.
+
+    The n-grams are a trie: those of one length are sorted by the n-gram of their first words, and then by their
+    last word. A word behind a context has the probability of the longest n-gram of both that is there, times the
+    backoff of each longer context that is there.
+
+    The file, little-endian: magic (8 bytes), SHA-256 of the rest (32), key of the training data (32), order,
+    size of the vocabulary, number of n-grams of each level; then for each level the last words (but of the
+    first, which has all words and the beginning of a sentence), log-probabilities and, but for the last level,
+    logarithms of backoffs (all natural), and where the n-grams of the next level begin, and end.
+    """
+
+    def __init__(self, path: str):
+        with open(path, "rb") as file:
+            data = file.read()
+        if data[:8] != b"TANDEMN1" or hashlib.sha256(data[40:]).digest() != data[8:40]:
+            raise ValueError(f"the language model {path} is damaged: its content does not fit its hash")
+        integers, floats = memoryview(data).cast("I"), memoryview(data).cast("f")
+        start = (8 + 32 + 32) // 4
+        order, self.vocabulary = integers[start], integers[start + 1]
+        counts = integers[start + 2 : start + 2 + order]
+        start += 2 + order
+        self.words, self.log_probs, self.log_backoffs, self.first = [], [], [], []
+        for level, count in enumerate(counts):
+            is_inner = level + 1 < order
+            for sections, source, size in [
+                (self.words, integers, count if level > 0 else 0),
+                (self.log_probs, floats, count),
+                (self.log_backoffs, floats, count if is_inner else 0),
+                (self.first, integers, count + 1 if is_inner else 0),
+            ]:
+                sections.append(source[start : start + size])
+                start += size
+
+    def begin(self) -> Ngram:
+        """What the first word of a sentence is predicted from."""
+        return self.next((), self.vocabulary)[1]
+
+    def next(self, context: Ngram, word: int) -> tuple[float, Ngram]:
+        """The log-probability of a word behind its context, and the context of the word after it."""
+        backoff, log_prob, longer = 0.0, None, []
+        for length in range(len(context), -1, -1):
+            place = self.longer(length, context[length - 1], word) if length > 0 else word
+            if place is None:
+                backoff += self.log_backoffs[length - 1][context[length - 1]]
+                continue
+            if log_prob is None:
+                log_prob = backoff + self.log_probs[length][place]
+            if length + 1 < len(self.log_probs):
+                longer.append(place)
+        return log_prob, tuple(reversed(longer))
+
+    def longer(self, length: int, ngram: int, word: int) -> Optional[int]:
+        """The n-gram that is one of so many words and this word behind it."""
+        first, words = self.first[length - 1], self.words[length]
+        start, end = first[ngram], first[ngram + 1]
+        place = bisect_left(words, word, start, end)
+        return place if place < end and words[place] == word else None
 
 
 # Beam search: token by token, fairseq's

@@ -15,6 +15,7 @@ use tandem_cluster::process;
 use tandem_cluster::run::control::{self, ControlError, Invitation, Report, Session};
 use tandem_cluster::run::exit::Exit;
 use tandem_cluster::run::folder::RunFolder;
+use tandem_cluster::run::ngrams::NgramsError;
 use tandem_config::{Problems, RunConfig, load, load_trained};
 use tch::Device;
 
@@ -23,6 +24,7 @@ use crate::data::read::ReadError;
 use crate::data::split::DataError;
 use crate::data::wordpiece::WordpieceError;
 use crate::device::{native, nccl};
+use crate::inference::language_model::{LanguageModelError, TooManyTokens};
 use crate::model::parameters::ParameterError;
 use crate::parallel::mpi::Mpi;
 use crate::parallel::nccl::Nccl;
@@ -249,6 +251,9 @@ fn exit_of(error: &anyhow::Error) -> Exit {
         || read.is_some_and(ReadError::is_final)
         || error.is::<BatchError>()
         || error.is::<Misfit>()
+        || matches!(error.downcast_ref(), Some(NgramsError::Damaged { .. }))
+        || error.is::<LanguageModelError>()
+        || error.is::<TooManyTokens>()
         || matches!(error.downcast_ref(), Some(ParameterError::Untied { .. }))
     {
         Exit::Usage

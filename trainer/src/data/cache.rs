@@ -332,7 +332,7 @@ fn range(ends: &[u64], index: usize) -> Range<usize> {
 
 /// Waits until no other process writes the same file. After the deadline, or if the file system has no locks,
 /// the file is written twice, with the same content.
-fn wait_for_turn(lock: &File) {
+pub(crate) fn wait_for_turn(lock: &File) {
     let start = Instant::now();
     while let Err(TryLockError::WouldBlock) = lock.try_lock() {
         if start.elapsed() > LOCK_DEADLINE {

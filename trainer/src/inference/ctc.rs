@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use tandem_config::schema::decoding::CtcSearch;
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::language_model::{Context, Ngrams};
 use super::{Sources, TargetIds, Translation};
 use crate::model::ctc::{CtcHead, Predictions};
 use crate::model::{Pass, Positions, Seq2Seq};
@@ -22,6 +23,7 @@ use crate::objective::alignment::collapse;
 pub(super) fn translate(
     model: &Seq2Seq,
     config: &CtcSearch,
+    language_model: Option<&Ngrams>,
     ids: TargetIds,
     sources: &Sources,
     poll: &mut dyn FnMut() -> bool,
@@ -44,7 +46,10 @@ pub(super) fn translate(
         let lengths = Vec::<i64>::try_from(lengths).expect("lengths are [B]");
         let found = match config.width {
             1 => most_probable(model, ctc, &transformed, &lengths),
-            _ => search(model, ctc, config, &transformed, &lengths, poll)?,
+            _ => {
+                let scoring = Scoring::new(config, language_model, ids.end);
+                search(model, ctc, config, &scoring, &transformed, &lengths, poll)?
+            }
         };
         let translation = |(words, score): (Vec<i64>, f64)| {
             let words = words.into_iter().filter(|&word| word != ids.end);
@@ -82,6 +87,7 @@ fn search(
     model: &Seq2Seq,
     ctc: &CtcHead,
     config: &CtcSearch,
+    scoring: &Scoring,
     transformed: &Tensor,
     lengths: &[i64],
     poll: &mut dyn FnMut() -> bool,
@@ -93,9 +99,8 @@ fn search(
             Frame::of(&ctc.predict(&model.head, &states), config.candidates)
         })
         .collect();
-    let search = |frames: &[Frame]| {
-        poll().then(|| prefix_beam_search(frames, config.width, config.token_bonus))
-    };
+    let search =
+        |frames: &[Frame]| poll().then(|| prefix_beam_search(frames, config.width, scoring));
     cut(&frames, lengths).map(search).collect()
 }
 
@@ -139,8 +144,72 @@ impl Frame {
     }
 }
 
+/// What a search adds to the log-probability that the predictions stand for a translation.
+struct Scoring<'a> {
+    /// For each token.
+    bonus: f64,
+    language_model: Option<Weighted<'a>>,
+}
+
+/// A language model, and what its log-probabilities are multiplied by.
+struct Weighted<'a> {
+    ngrams: &'a Ngrams,
+    weight: f64,
+    /// The word that ends a sentence.
+    end: u32,
+}
+
+impl<'a> Scoring<'a> {
+    /// As `config` says, with the language model that it asks for, of which `end` ends a sentence.
+    ///
+    /// # Panics
+    /// If there is no such model.
+    fn new(config: &CtcSearch, ngrams: Option<&'a Ngrams>, end: i64) -> Self {
+        let language_model = config.language_model.as_ref().map(|config| Weighted {
+            ngrams: ngrams.expect("whoever asks for a language model has opened it"),
+            weight: config.weight,
+            end: end as u32,
+        });
+        Self { bonus: config.token_bonus, language_model }
+    }
+
+    /// Of the empty beginning.
+    fn begin(&self) -> Extra {
+        let context = self.language_model.as_ref().map(|model| model.ngrams.begin());
+        Extra { score: 0.0, context: context.unwrap_or_default() }
+    }
+
+    /// Of a beginning with one more word.
+    fn with(&self, before: &Extra, word: i64) -> Extra {
+        let (score, context) = match &self.language_model {
+            None => (0.0, before.context),
+            Some(model) => {
+                let (log_prob, context) = model.ngrams.next(&before.context, word as u32);
+                (model.weight * log_prob, context)
+            }
+        };
+        Extra { score: before.score + self.bonus + score, context }
+    }
+
+    /// What the end of a sentence adds.
+    fn end(&self, extra: &Extra) -> f64 {
+        let score =
+            |model: &Weighted| model.weight * model.ngrams.next(&extra.context, model.end).0;
+        self.language_model.as_ref().map_or(0.0, score)
+    }
+}
+
+/// What a search adds for a beginning.
+#[derive(Debug, Clone, Copy)]
+struct Extra {
+    score: f64,
+    /// The language model's, for the word behind it.
+    context: Context,
+}
+
 /// The beginnings of translations as a tree: each is one word behind another.
-struct Prefixes {
+struct Prefixes<'a> {
+    scoring: &'a Scoring<'a>,
     nodes: Vec<Prefix>,
     children: HashMap<(usize, i64), usize>,
 }
@@ -150,22 +219,22 @@ struct Prefix {
     before: usize,
     /// The last word; -1 of the empty one.
     word: i64,
-    length: usize,
+    extra: Extra,
 }
 
 /// The beginning without words.
 const EMPTY: usize = 0;
 
-impl Prefixes {
-    fn new() -> Self {
-        let empty = Prefix { before: EMPTY, word: -1, length: 0 };
-        Self { nodes: vec![empty], children: HashMap::new() }
+impl<'a> Prefixes<'a> {
+    fn new(scoring: &'a Scoring<'a>) -> Self {
+        let empty = Prefix { before: EMPTY, word: -1, extra: scoring.begin() };
+        Self { scoring, nodes: vec![empty], children: HashMap::new() }
     }
 
     fn with(&mut self, prefix: usize, word: i64) -> usize {
         *self.children.entry((prefix, word)).or_insert_with(|| {
-            let length = self.nodes[prefix].length + 1;
-            self.nodes.push(Prefix { before: prefix, word, length });
+            let extra = self.scoring.with(&self.nodes[prefix].extra, word);
+            self.nodes.push(Prefix { before: prefix, word, extra });
             self.nodes.len() - 1
         })
     }
@@ -204,9 +273,9 @@ fn log_add(a: f64, b: f64) -> f64 {
 }
 
 /// The best of the `width` beginnings that are followed from position to position, and its score: its
-/// log-probability, and the bonus for each of its tokens.
-fn prefix_beam_search(frames: &[Frame], width: usize, bonus: f64) -> (Vec<i64>, f64) {
-    let mut prefixes = Prefixes::new();
+/// log-probability, and what `scoring` adds. While they are followed, they are compared without their ends.
+fn prefix_beam_search(frames: &[Frame], width: usize, scoring: &Scoring) -> (Vec<i64>, f64) {
+    let mut prefixes = Prefixes::new(scoring);
     let mut beam = vec![(EMPTY, Mass { blank: 0.0, word: f64::NEG_INFINITY })];
     for Frame { blank, words } in frames {
         let mut next: HashMap<usize, Mass> = HashMap::new();
@@ -228,19 +297,26 @@ fn prefix_beam_search(frames: &[Frame], width: usize, bonus: f64) -> (Vec<i64>, 
             }
         }
         beam = next.into_iter().collect();
-        let score = |&(prefix, mass): &(usize, Mass)| {
-            mass.total() + bonus * prefixes.nodes[prefix].length as f64
-        };
+        let score =
+            |&(prefix, mass): &(usize, Mass)| mass.total() + prefixes.nodes[prefix].extra.score;
         // Ties are decided by the order in which beginnings were found, and so by nothing random.
         beam.sort_by(|a, b| score(b).total_cmp(&score(a)).then(a.0.cmp(&b.0)));
         beam.truncate(width);
     }
-    let (best, mass) = beam[0];
-    (prefixes.words(best), mass.total() + bonus * prefixes.nodes[best].length as f64)
+    let whole = |&(prefix, mass): &(usize, Mass)| {
+        let extra = &prefixes.nodes[prefix].extra;
+        (prefix, mass.total() + extra.score + scoring.end(extra))
+    };
+    // Of equals the first one.
+    let ahead =
+        |best: (usize, f64), other: (usize, f64)| if other.1 > best.1 { other } else { best };
+    let (best, score) = beam.iter().map(whole).reduce(ahead).expect("a beam is never empty");
+    (prefixes.words(best), score)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::language_model::kneser_ney;
     use super::*;
     use crate::random::{Purpose, Rng, stream};
 
@@ -278,26 +354,55 @@ mod tests {
         sums
     }
 
+    /// A model of sentences of the words 1 to 3, whose ends are 0.
+    fn ngrams() -> Ngrams {
+        let sentences: [&[u32]; 5] = [&[1, 2, 0], &[1, 2, 3, 0], &[3, 1, 2, 0], &[2, 0], &[0]];
+        let folder = tempfile::tempdir().unwrap();
+        let levels = kneser_ney::estimate(sentences.into_iter(), 3, 4).unwrap();
+        Ngrams::write(&folder.path().join("ngrams"), &[0; 32], &levels).unwrap();
+        Ngrams::open(&folder.path().join("ngrams")).unwrap().unwrap()
+    }
+
+    /// With a bonus, and perhaps a language model and its weight.
+    fn scoring<'a>(bonus: f64, model: Option<(&'a Ngrams, f64)>) -> Scoring<'a> {
+        let model = model.map(|(ngrams, weight)| Weighted { ngrams, weight, end: 0 });
+        Scoring { bonus, language_model: model }
+    }
+
     #[test]
     fn a_wide_beam_finds_the_best_translation() {
         let mut rng = stream(7, Purpose::Order, &[]);
-        let (mut differs_from_greedy, mut differs_with_bonus) = (0, 0);
+        let ngrams = ngrams();
+        let log_prob = |words: &[i64]| {
+            let mut context = ngrams.begin();
+            let with_end = words.iter().map(|&word| word as u32).chain([0]);
+            let log_probs = with_end.map(|word| {
+                let (log_prob, next) = ngrams.next(&context, word);
+                context = next;
+                log_prob
+            });
+            log_probs.sum::<f64>()
+        };
+        let (mut differs_from_greedy, mut differs_with_bonus, mut differs_with_model) = (0, 0, 0);
         for _ in 0..50 {
             let frames = frames(&mut rng, 5, 3);
             let all = all(&frames);
-            let best = |bonus: f64| {
+            let best = |bonus: f64, weight: f64| {
                 let score = |(words, probability): (&Vec<i64>, &f64)| {
-                    (words.clone(), probability.ln() + bonus * words.len() as f64)
+                    let extra = bonus * words.len() as f64 + weight * log_prob(words);
+                    (words.clone(), probability.ln() + extra)
                 };
                 all.iter().map(score).max_by(|(_, a), (_, b)| a.total_cmp(b)).expect("some")
             };
-            for bonus in [0.0, 0.7] {
-                let (found, score) = prefix_beam_search(&frames, 1000, bonus);
-                let (expected, of_expected) = best(bonus);
-                assert_eq!(found, expected, "bonus {bonus}");
-                assert!((score - of_expected).abs() < 1e-9, "bonus {bonus}");
+            for (bonus, weight) in [(0.0, 0.0), (0.7, 0.0), (0.0, 0.5), (0.7, 1.5)] {
+                let model = (weight > 0.0).then_some((&ngrams, weight));
+                let (found, score) = prefix_beam_search(&frames, 1000, &scoring(bonus, model));
+                let (expected, of_expected) = best(bonus, weight);
+                assert_eq!(found, expected, "bonus {bonus}, weight {weight}");
+                assert!((score - of_expected).abs() < 1e-9, "bonus {bonus}, weight {weight}");
             }
-            differs_with_bonus += usize::from(best(0.0).0 != best(0.7).0);
+            differs_with_bonus += usize::from(best(0.0, 0.0).0 != best(0.7, 0.0).0);
+            differs_with_model += usize::from(best(0.7, 0.0).0 != best(0.7, 1.5).0);
             let greedy: Vec<Option<i64>> = frames
                 .iter()
                 .map(|frame| {
@@ -306,10 +411,11 @@ mod tests {
                     (best.1 > frame.blank).then_some(best.0)
                 })
                 .collect();
-            differs_from_greedy += usize::from(collapse(&greedy) != best(0.0).0);
+            differs_from_greedy += usize::from(collapse(&greedy) != best(0.0, 0.0).0);
         }
         assert!(differs_from_greedy > 0, "else the search is good for nothing here");
         assert!(differs_with_bonus > 0, "else the bonus is");
+        assert!(differs_with_model > 0, "else the language model is");
     }
 
     #[test]
@@ -319,7 +425,7 @@ mod tests {
             let frames = frames(&mut rng, 5, 3);
             let all = all(&frames);
             for width in [1, 2, 4] {
-                let (found, score) = prefix_beam_search(&frames, width, 0.0);
+                let (found, score) = prefix_beam_search(&frames, width, &scoring(0.0, None));
                 assert!(score.exp() <= all[&found] + 1e-9, "{width}");
             }
         }
@@ -327,6 +433,10 @@ mod tests {
 
     #[test]
     fn no_positions_are_the_empty_translation() {
-        assert_eq!(prefix_beam_search(&[], 4, 1.0), (vec![], 0.0));
+        assert_eq!(prefix_beam_search(&[], 4, &scoring(1.0, None)), (vec![], 0.0));
+        let ngrams = ngrams();
+        let (words, score) = prefix_beam_search(&[], 4, &scoring(1.0, Some((&ngrams, 0.5))));
+        // Of the model, the end is left.
+        assert_eq!((words, score), (vec![], 0.5 * ngrams.next(&ngrams.begin(), 0).0));
     }
 }

@@ -20,6 +20,7 @@ use crate::data::corpus::Corpus;
 use crate::data::example::Draw;
 use crate::data::split::Split;
 use crate::data::tokenizer::Tokenizer;
+use crate::inference::language_model::{self, Ngrams};
 use crate::inference::{self, Translator};
 use crate::model::Pass;
 use crate::objective::{Examples, Objective, Sums};
@@ -56,6 +57,7 @@ pub struct Evaluator {
     languages: Languages,
     corpus: Arc<Corpus>,
     examples: Examples,
+    language_model: Option<Ngrams>,
     split: Split,
     /// At most so many sentences are translated.
     sentences: usize,
@@ -98,7 +100,16 @@ impl Evaluator {
     ) -> anyhow::Result<Option<Self>> {
         let Some(corpus) = languages.corpus(worker, split)? else { return Ok(None) };
         let examples = languages.examples(worker, Arc::clone(&corpus), split)?;
-        Ok(Some(Self { languages, corpus, examples, split, sentences, latency_sentences }))
+        let language_model = language_model::open(worker, &languages, &worker.config.decoding)?;
+        Ok(Some(Self {
+            languages,
+            corpus,
+            examples,
+            language_model,
+            split,
+            sentences,
+            latency_sentences,
+        }))
     }
 
     /// Scores the split into the run folder and reports to the coordinator.
@@ -187,9 +198,10 @@ impl Evaluator {
             file.flush()?;
             return Ok(Translated::Done(None));
         };
-        let config = &worker.config.decoding;
+        let (source, config) = (&self.languages.source, &worker.config.decoding);
+        let language_model = self.language_model.as_ref();
         let translator =
-            Translator::new(model, &self.languages.source, target, config, worker.device);
+            Translator::new(model, source, target, config, language_model, worker.device);
         let mut lengths = self.corpus.lengths();
         lengths.truncate(self.sentences);
         let batches = translator.batches(&lengths);

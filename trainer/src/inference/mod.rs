@@ -3,6 +3,7 @@
 pub mod beam_search;
 mod ctc;
 pub mod evaluate;
+pub mod language_model;
 pub mod mask_predict;
 mod refine;
 pub mod serve;
@@ -15,6 +16,7 @@ use tch::{Device, Tensor};
 use crate::data::batches::{Lengths, evaluation_batches};
 use crate::data::example::Padded;
 use crate::data::tokenizer::{SpecialIds, Tokenizer};
+use crate::inference::language_model::Ngrams;
 use crate::model::Seq2Seq;
 use crate::objective::rows;
 use crate::session::trained::Trained;
@@ -75,6 +77,8 @@ pub struct Sources {
 pub struct Translator<'a> {
     model: &'a Seq2Seq,
     config: &'a Decoding,
+    /// The one that `config` asks for.
+    language_model: Option<&'a Ngrams>,
     ids: TargetIds,
     source_pad: u32,
     positions: usize,
@@ -82,16 +86,26 @@ pub struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    /// A translator out of the ids of `source` into those of `target`.
+    /// A translator out of the ids of `source` into those of `target`, with the language model that the
+    /// decoding asks for ([`language_model::open`]).
     pub fn new(
         model: &'a Seq2Seq,
         source: &Tokenizer,
         target: &Tokenizer,
         config: &'a Decoding,
+        language_model: Option<&'a Ngrams>,
         device: Device,
     ) -> Self {
         let (ids, source_pad) = (target.special().into(), source.special().pad);
-        Self { model, config, ids, source_pad, positions: model.decoder.positions(), device }
+        Self {
+            model,
+            config,
+            language_model,
+            ids,
+            source_pad,
+            positions: model.decoder.positions(),
+            device,
+        }
     }
 
     /// What translates new text with a trained model, and the tokenizer of its translations.
@@ -101,6 +115,7 @@ impl<'a> Translator<'a> {
     pub fn of(
         trained: &'a Trained,
         config: &'a Decoding,
+        language_model: Option<&'a Ngrams>,
         device: Device,
     ) -> anyhow::Result<(Self, &'a Tokenizer)> {
         let Trained { languages, objective, .. } = trained;
@@ -113,7 +128,7 @@ impl<'a> Translator<'a> {
                  text has no references"
             );
         }
-        Ok((Self::new(model, &languages.source, target, config, device), target))
+        Ok((Self::new(model, &languages.source, target, config, language_model, device), target))
     }
 
     /// Sentences of these lengths in batches: length candidates or the beam's width count.
@@ -171,7 +186,10 @@ impl<'a> Translator<'a> {
             Decoding::BeamSearch(config) => {
                 beam_search::translate(model, config, ids, positions, &batch, poll)?
             }
-            Decoding::Ctc(config) => ctc::translate(model, config, ids, &batch, poll)?,
+            Decoding::Ctc(config) => {
+                let language_model = self.language_model;
+                ctc::translate(model, config, language_model, ids, &batch, poll)?
+            }
         };
         for (i, translation) in full.into_iter().zip(found) {
             translations[i] = translation;

@@ -10,7 +10,7 @@ use tandem_cluster::run::control::{Answer, HEARTBEAT, Phase, Report, Sentence, T
 
 use crate::data::batches::Lengths;
 use crate::data::split::Side;
-use crate::inference::Translator;
+use crate::inference::{Translator, language_model};
 use crate::session::trained::Trained;
 use crate::session::worker::{Ending, Worker};
 
@@ -34,7 +34,10 @@ pub fn run(worker: &Worker, trained: &Trained) -> anyhow::Result<Ending> {
     let Some(session) = worker.session() else {
         bail!("sentences come from a coordinator, and there is none: use `tandem serve`");
     };
-    let (translator, target) = Translator::of(trained, &worker.config.decoding, worker.device)?;
+    let decoding = &worker.config.decoding;
+    let language_model = language_model::open(worker, &trained.languages, decoding)?;
+    let (translator, target) =
+        Translator::of(trained, decoding, language_model.as_ref(), worker.device)?;
     let longest = trained.languages.max_lengths(worker).0;
     let source = Side { tokenizer: &trained.languages.source, max_length: longest };
     worker.report(Report::Serving { batch_tokens: translator.batch_tokens(), longest });

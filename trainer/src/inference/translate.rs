@@ -22,6 +22,7 @@ use crate::data::read::{Lines, Records};
 use crate::data::split::{Sides, Split};
 use crate::inference::Translator;
 use crate::inference::evaluate::record;
+use crate::inference::language_model::{self, Ngrams};
 use crate::session::corpora::wait_for;
 use crate::session::trained::Trained;
 use crate::session::worker::{Ending, Worker};
@@ -32,6 +33,7 @@ pub struct Translating<'a> {
     worker: Worker,
     trained: Trained,
     corpus: Corpus,
+    language_model: Option<Ngrams>,
     chunks: Chunks,
 }
 
@@ -46,8 +48,9 @@ impl<'a> Translating<'a> {
         let worker = worker.with_run(&task.model, config);
         let trained = Trained::open(&worker, Some(&task.checkpoint))?;
         let corpus = corpus(&worker, &trained, task, folder)?;
+        let language_model = language_model::open(&worker, &trained.languages, &task.decoding)?;
         let chunks = task.chunks(folder);
-        Ok(Self { task, worker, trained, corpus, chunks })
+        Ok(Self { task, worker, trained, corpus, language_model, chunks })
     }
 
     /// Translates this rank's share of the chunks that are not there yet.
@@ -55,8 +58,9 @@ impl<'a> Translating<'a> {
     /// # Errors
     /// Translations that cannot be written.
     pub fn run(&self) -> anyhow::Result<Ending> {
-        let Self { task, worker, trained, corpus, chunks } = self;
-        let (translator, target) = Translator::of(trained, &task.decoding, worker.device)?;
+        let Self { task, worker, trained, corpus, language_model, chunks } = self;
+        let (translator, target) =
+            Translator::of(trained, &task.decoding, language_model.as_ref(), worker.device)?;
         let skipped = self.skipped()?;
         let batches = translator.batches(&corpus.lengths());
         let parts = parts(&batches, task.chunk);

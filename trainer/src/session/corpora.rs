@@ -95,11 +95,7 @@ impl Languages {
     /// # Errors
     /// Unreadable files, or lines that the config refuses.
     pub fn corpus(&self, worker: &Worker, split: Split) -> anyhow::Result<Option<Arc<Corpus>>> {
-        let data = &worker.config.data;
-        let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
-        worker.phase(Phase::Start, 0);
-        let (sides, cache) = (self.sides(worker), worker.config.data.cache(worker.run.path()));
-        let corpus = Corpus::open(data, &texts, split, sides, &cache, worker.threads())?;
+        let Some(corpus) = self.opened(worker, split)? else { return Ok(None) };
         let fact = (format!("data.{} (SHA-256)", split.name()), hex::encode(corpus.key()));
         worker.report(Report::Identity { facts: [fact].into() });
         if worker.is_first() {
@@ -107,6 +103,22 @@ impl Languages {
             worker.report(Report::Data { report: corpus.report().clone() });
         }
         Ok(Some(Arc::new(corpus)))
+    }
+
+    /// The samples of the training split, which others are used beside.
+    ///
+    /// # Errors
+    /// As [`Languages::corpus`].
+    pub fn training_corpus(&self, worker: &Worker) -> anyhow::Result<Corpus> {
+        self.opened(worker, Split::Train)?.context("data.train is missing")
+    }
+
+    fn opened(&self, worker: &Worker, split: Split) -> anyhow::Result<Option<Corpus>> {
+        let data = &worker.config.data;
+        let Some(texts) = Self::texts(worker, split) else { return Ok(None) };
+        worker.phase(Phase::Start, 0);
+        let (sides, cache) = (self.sides(worker), data.cache(worker.run.path()));
+        Ok(Some(Corpus::open(data, &texts, split, sides, &cache, worker.threads())?))
     }
 
     /// The SHA-256 of every split's samples, by its name, and of what teachers were given. `train` is the

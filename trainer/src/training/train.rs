@@ -21,6 +21,7 @@ use crate::data::split::Split;
 use crate::device::memory;
 use crate::device::transfer::Reading;
 use crate::inference::evaluate::Evaluator;
+use crate::inference::language_model;
 use crate::model::{Block, Parameters, Pass};
 use crate::objective::{Examples, MicroBatch, Objective, Sums};
 use crate::optim::{Adam, is_beside, learning_rate, share};
@@ -124,6 +125,7 @@ impl<'a> Trainer<'a> {
             check_data(worker, &state, &data, folder)?;
         }
         state.data = data;
+        language_model::prepare(worker, &languages, &corpus, &config.decoding)?;
         let mut examples = languages.examples(worker, Arc::clone(&corpus), Split::Train)?;
         if let (Some(teacher), Examples::Pair(pairs)) = (config.model.soft_labels(), &mut examples)
         {

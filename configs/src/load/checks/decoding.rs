@@ -44,6 +44,11 @@ fn ctc(config: &CtcSearch, report: &mut Report) {
         );
         report.conflict("decoding.ctc.width", message);
     }
+    if config.language_model.is_some() && config.width == 1 {
+        let message = "found 1, which searches for nothing, but there is a language_model, must be at least 2, \
+                       or set decoding.ctc.language_model to null";
+        report.conflict("decoding.ctc.width", message.into());
+    }
 }
 
 fn mask_predict(config: &MaskPredict, report: &mut Report) {
