@@ -30,10 +30,11 @@ fn a_slow_rank_is_named_before_anything_is_loaded() {
     ended.assert_said("note: preflight: ");
     ended.assert_said(slow);
     // The events of two ranks may come in either order, but each has measured by then.
-    let loaded = run.events("plan")[0]["time"].as_f64();
-    for rank in preflight["ranks"].as_array().expect("ranks") {
-        assert!(rank["probe"]["time"].as_f64() < loaded, "{preflight:#}");
-    }
+    let time = |of: &Value| of["time"].as_f64().expect("a time");
+    let ranks = preflight["ranks"].as_array().expect("ranks");
+    assert_eq!(ranks.len(), 2);
+    let loaded = time(&run.events("plan")[0]);
+    assert!(ranks.iter().all(|rank| time(&rank["probe"]) < loaded), "{preflight:#}");
     let report = std::fs::read_to_string(run.folder().join("report.md")).expect("a report");
     assert!(report.contains("(rank 1): matrix product "), "{report}");
 }

@@ -138,12 +138,14 @@ impl Comparison<'_> {
             Content::Map(entries) if entries.len() > 1 => {
                 let (chosen, other) = (&entries[0], &entries[1]);
                 let message = match (chosen.place, other.place) {
-                    (Place::File { .. }, Place::Override(_)) => format!(
-                        "`{}` is chosen; to choose `{other}` instead, set all of it: \
+                    (Place::File { .. }, Place::Override(_)) if names.contains(&&*other.key) => {
+                        format!(
+                            "`{}` is chosen; to choose `{other}` instead, set all of it: \
                          {path}='{{{other}: {{...}}}}'",
-                        chosen.key,
-                        other = other.key
-                    ),
+                            chosen.key,
+                            other = other.key
+                        )
+                    }
                     _ => {
                         let keys: Vec<String> =
                             entries.iter().map(|entry| format!("`{}`", entry.key)).collect();

@@ -237,7 +237,7 @@ impl Default for CtcSearch {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageModel {
-    /// Tokens of the longest n-grams: a token is predicted from one less before it.
+    /// Tokens of the longest n-grams. With 3, a token is predicted from the two before it.
     #[schemars(range(min = 1, max = 6))]
     pub order: usize,
     /// What its log-probability of a translation, with the end, is multiplied by in the search's score.

@@ -1048,6 +1048,12 @@ const OVERRIDES: &[OverrideCase] = &[
             "--set training.schedule.linear.peak=1e-3: training.schedule: `inverse_sqrt` is chosen; to choose `linear` instead, set all of it: training.schedule='{linear: {...}}'",
         ],
     ),
+    (
+        &["training.schedule.lineer.peak=1e-3"],
+        &[
+            "--set training.schedule.lineer.peak=1e-3: training.schedule: found 2 choices (`inverse_sqrt`, `lineer`), must be one of {constant: ...} | {inverse_sqrt: ...} | {linear: ...}",
+        ],
+    ),
     (&["seed.x=1"], &["--set seed.x=1: seed.x: `seed` is not a map, so it has no key `x`"]),
     (
         &["data.train={lines: {path: mono.de}}"],

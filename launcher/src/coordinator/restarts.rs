@@ -33,9 +33,11 @@ impl Restarts {
         Self { budget, used: 0, last: None }
     }
 
-    /// A checkpoint was published: the budget is full again.
+    /// A checkpoint was published: the budget is full again, and what went wrong at a start does not do so at
+    /// every start.
     pub(crate) fn progress(&mut self) {
         self.used = 0;
+        self.last.take_if(|(_, step)| *step == 0);
     }
 
     /// What to do about a failure.
@@ -120,6 +122,16 @@ mod tests {
         );
         assert_eq!(gave_up(&restarts.after(&error)), None, "another step lay between");
         restarts.progress();
+        assert_eq!(gave_up(&restarts.after(&error)), Some(Exit::DoNotRetry));
+    }
+
+    #[test]
+    fn an_error_at_a_start_is_forgotten_once_there_is_progress() {
+        let mut restarts = Restarts::new(9);
+        let error = failure(FailureKind::Error, 0, Some(Exit::Failed));
+        assert_eq!(gave_up(&restarts.after(&error)), None);
+        restarts.progress();
+        assert_eq!(gave_up(&restarts.after(&error)), None);
         assert_eq!(gave_up(&restarts.after(&error)), Some(Exit::DoNotRetry));
     }
 

@@ -723,8 +723,10 @@ class TandemModel(PreTrainedModel):
         return Text(Tokenizer.from_file(path), getattr(self.config, f"{side}_tokens"))
 
     def ngrams(self) -> "Ngrams":
-        """The language model of CTC's search, from the folder that the model came from."""
-        return Ngrams(self.file("language_model.ngrams"))
+        """The language model of CTC's search, from the folder that the model came from; read once."""
+        if not hasattr(self, "read_ngrams"):
+            self.read_ngrams = Ngrams(self.file("language_model.ngrams"))
+        return self.read_ngrams
 
     def file(self, name: str, **options: Any) -> str:
         folder, revision = self.config.name_or_path, getattr(self.config, "_commit_hash", None)

@@ -151,11 +151,18 @@ impl DistillationJob {
             (Decoding::BeamSearch(search), Some(width)) => {
                 Ok(Decoding::BeamSearch(BeamSearch { width, ..search }))
             }
-            (Decoding::Ctc(search), Some(1)) if search.token_bonus > 0.0 => Err(Refused(format!(
-                "{key}.beam: found 1, which searches for nothing, but the teacher {name} has \
-                     decoding.ctc.token_bonus {}; must be at least 2, or left out",
-                search.token_bonus
-            ))),
+            (Decoding::Ctc(search), Some(1))
+                if search.token_bonus > 0.0 || search.language_model.is_some() =>
+            {
+                let what = match search.language_model {
+                    Some(_) => "language_model".into(),
+                    None => format!("token_bonus {}", search.token_bonus),
+                };
+                Err(Refused(format!(
+                    "{key}.beam: found 1, which searches for nothing, but the teacher {name} has \
+                     decoding.ctc.{what}; must be at least 2, or left out"
+                )))
+            }
             (Decoding::Ctc(search), Some(width)) => {
                 Ok(Decoding::Ctc(CtcSearch { width, ..search }))
             }

@@ -138,7 +138,7 @@ fn precision_note(config: &RunConfig, device: Device) -> Option<String> {
 fn decoding_note(config: &RunConfig) -> Option<String> {
     let Decoding::MaskPredict(decoding) = &config.decoding else { return None };
     let threshold = decoding.threshold.map(|threshold| {
-        format!("tokens of a probability of {threshold} or more are not predicted again")
+        format!("tokens of a probability of {threshold} or more are not masked again")
     });
     let prune_after = decoding.prune_after.map(|passes| {
         let plural = if passes == 1 { "" } else { "es" };

@@ -23,6 +23,10 @@ pub enum BatchError {
     },
 }
 
+/// What layers keep of each token takes as much memory as what attention keeps of so many that it sees:
+/// `Shape::activations` with heads 64 wide, and a feed-forward block four times as wide as its input.
+const OF_A_TOKEN: usize = 608;
+
 /// A sample's source and target length in tokens. The target length of a passage is 0.
 pub type Lengths = (u32, u32);
 
@@ -132,12 +136,11 @@ impl Epoch {
         &self.samples[self.cuts[batch]..self.cuts[batch + 1]]
     }
 
-    /// The samples of the batch that takes most memory: in attention, each of its padded tokens sees as many
-    /// as its longest side has. `lengths` are those of all samples.
+    /// The samples of the batch that takes most memory. `lengths` are those of all samples.
     pub fn largest(&self, lengths: &[Lengths]) -> &[u32] {
         let size = |samples: &&[u32]| {
             let longest = samples.last().map_or(0, |&last| longer(lengths[last as usize]));
-            samples.len() * longest * longest
+            samples.len() * longest * (OF_A_TOKEN + longest)
         };
         let batches = self.cuts.windows(2).map(|ends| &self.samples[ends[0]..ends[1]]);
         batches.max_by_key(size).unwrap_or_default()
@@ -260,18 +263,15 @@ mod tests {
 
     #[test]
     fn the_largest_batch_is_full_of_long_samples() {
+        // 8 of 3 tokens, 3 of 8, and 1 of 20: longer, but not full.
         let lengths: Vec<Lengths> =
             [(3, 3); 10].into_iter().chain([(5, 8); 7]).chain([(20, 2)]).collect();
         let batches = Batches::new(&lengths, 24, 1, |_| 0).unwrap();
-        // 8 of 3 tokens, 3 of 8, and 1 of 20, which takes most.
-        assert_eq!(batches.epoch(0).largest(&lengths), [17]);
-        let lengths = &lengths[..17];
-        let batches = Batches::new(lengths, 24, 1, |_| 0).unwrap();
         for epoch in 0..3 {
             let epoch = batches.epoch(epoch);
-            let largest = epoch.largest(lengths);
+            let largest = epoch.largest(&lengths);
             assert_eq!(largest.len(), 3);
-            assert!(largest.iter().all(|&sample| sample >= 10));
+            assert!(largest.iter().all(|&sample| (10..17).contains(&sample)));
         }
     }
 

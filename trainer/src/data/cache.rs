@@ -35,7 +35,7 @@ const SOURCES: usize = 5;
 const TARGETS: usize = 6;
 const TEXTS: usize = 7;
 const REPORT: usize = 8;
-/// The bytes that have a checksum together. The first read of a sample reads so many.
+/// The bytes that have a checksum together. The first read of a sample verifies whole ones.
 const BLOCK: usize = 1 << 14;
 /// How long to wait for another process that writes the same file.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1800);

@@ -46,7 +46,7 @@ impl From<SpecialIds> for TargetIds {
 pub struct Translation {
     /// Target ids, with `[SEP]`.
     pub ids: Vec<u32>,
-    /// What it was chosen by: its log-probability, with the search's length penalty.
+    /// What it was chosen by: its log-probability, with what the search adds or divides by.
     pub score: f64,
     /// The most passes over one of Mask-Predict's hypotheses, or those of a beam.
     pub passes: usize,

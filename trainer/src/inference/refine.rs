@@ -134,8 +134,8 @@ impl Hypothesis {
         let steps = self.step + 1..config.most_passes();
         self.is_finished = is_stable || uncertain == 0 || steps.is_empty();
         if !self.is_finished {
-            // A step that would mask more than the uncertain tokens is left out, to save its pass. Only the
-            // first of several such steps could change anything.
+            // A step that would mask more than the uncertain tokens is left out, to save its pass. Without
+            // `correct`, only the first of several such steps could change anything.
             let fits = |&step: &usize| self.scheduled(step, config.iterations) <= uncertain;
             let last = steps.end - 1;
             self.step = { steps }.find(fits).unwrap_or(last);

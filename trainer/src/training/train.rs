@@ -459,6 +459,7 @@ impl<'a> Trainer<'a> {
 /// Computes the gradient of the largest micro-batch and keeps nothing of it: memory that does not suffice
 /// ends the run before its first step, and not hours later.
 fn rehearse(worker: &Worker, objective: &Objective, parameters: &Parameters, largest: &MicroBatch) {
+    worker.phase(Phase::Start, 0);
     blame::works_on(largest.samples());
     let pass = Pass::train(stream(worker.config.seed, Purpose::Dropout, &[0, 0]));
     let loss = objective.loss(largest, worker.device, &pass);

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tandem_cluster::process;
+use tandem_cluster::run::control::Phase;
 use tandem_config::schema::decoding::Decoding;
 
 use crate::data::cache::wait_for_turn;
 use crate::data::corpus::Corpus;
+use crate::data::split::DataError;
 use crate::session::corpora::Languages;
 use crate::session::worker::Worker;
 
@@ -65,8 +67,13 @@ pub fn open(
         return Ok(Some(found));
     }
     let corpus = languages.training_corpus(worker).map_err(|error| {
-        let (path, reason) = (path.clone(), format!("{error:#}"));
-        LanguageModelError::NoTexts { path, reason }
+        match error.downcast_ref::<DataError>() {
+            Some(DataError::Read(reason)) => {
+                let (path, reason) = (path.clone(), reason.to_string());
+                LanguageModelError::NoTexts { path, reason }.into()
+            }
+            _ => error,
+        }
     })?;
     make(worker, &corpus, order, vocabulary).map(Some)
 }
@@ -103,6 +110,7 @@ fn make(worker: &Worker, corpus: &Corpus, order: usize, vocabulary: u32) -> anyh
         return Ok(found);
     }
     let (file, targets) = (path.display(), corpus.len());
+    worker.phase(Phase::Start, 0);
     process::say(format_args!("estimating {file} from the targets of {targets} training pairs"));
     let targets = (0..corpus.len()).map(|sample| corpus.target(sample));
     let targets: Vec<&[u32]> = targets.collect::<Result<_, _>>()?;
