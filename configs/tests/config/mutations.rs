@@ -1051,7 +1051,7 @@ const OVERRIDES: &[OverrideCase] = &[
     (
         &["training.schedule.lineer.peak=1e-3"],
         &[
-            "--set training.schedule.lineer.peak=1e-3: training.schedule: found 2 choices (`inverse_sqrt`, `lineer`), must be one of {constant: ...} | {inverse_sqrt: ...} | {linear: ...}",
+            "--set training.schedule.lineer.peak=1e-3: training.schedule: found 2 choices (`inverse_sqrt`, `lineer`), must be one of {inverse_sqrt: ...} | {linear: ...} | {constant: ...}",
         ],
     ),
     (&["seed.x=1"], &["--set seed.x=1: seed.x: `seed` is not a map, so it has no key `x`"]),

@@ -274,7 +274,7 @@ mod tests {
             decoding_note(&tandem_config::load(&demo, &overrides).unwrap())
         };
         assert_eq!(note(&[]), None);
-        let both = "decoding: at most 10 passes; tokens of a probability of 0.5 or more are not predicted \
+        let both = "decoding: at most 10 passes; tokens of a probability of 0.5 or more are not masked \
                     again; after 1 pass only the best of the lengths is refined";
         assert_eq!(note(&["threshold=0.5", "prune_after=1"]).as_deref(), Some(both));
         let correct = "decoding: at most 10 passes; tokens that are seen are predicted anew";
