@@ -86,4 +86,5 @@ fn it_is_estimated_once_and_goes_along_with_the_model() {
         fs::write(&file, bytes).expect("a language model");
         tandem(verb, run, &[], code).assert_said("order-3.ngrams is damaged");
     }
+    assert!(!run.join("export/adapters.safetensors").exists(), "half of a model is handed on");
 }

@@ -131,6 +131,11 @@ pub(crate) fn export(
     folder: &Path,
 ) -> anyhow::Result<()> {
     refuse_runs(folder, &run.export())?;
+    // First what may be missing: a folder with weights is taken for a model.
+    if let Some(model) = config.decoding.language_model() {
+        let to = RunFolder::new(folder.to_owned()).language_model(model.order);
+        copy_language_model(run, &config.decoding, &to)?;
+    }
     model.export(folder)?;
     let files = run.vocabulary_files();
     for file in files.with_context(|| format!("cannot read {}", run.vocabulary().display()))? {
@@ -139,11 +144,6 @@ pub(crate) fn export(
             .map_or(Ok(()), fs::create_dir_all)
             .and_then(|()| atomic::copy(&from, &to))
             .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))?;
-    }
-    // An exported folder is used like a run's.
-    if let Some(model) = config.decoding.language_model() {
-        let to = RunFolder::new(folder.to_owned()).language_model(model.order);
-        copy_language_model(run, &config.decoding, &to)?;
     }
     atomic::write(&RunFolder::new(folder.to_owned()).config(), &config.to_yaml()?)?;
     Ok(atomic::write(&folder.join("README.md"), &readme(config, model))?)
