@@ -12,16 +12,17 @@
 //! index) and of texts, lines (u64 each), repeats, ids of sources and of targets (u32), texts, report; the CRC-32
 //! of each block of all that; the SHA-256 of what stands before the sections and of the checksums.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use memmap2::{Advice, Mmap};
 use sha2::{Digest, Sha256};
 use tandem_cluster::run::atomic;
+
+use super::turn;
 
 const MAGIC: &[u8; 8] = b"TANDEM02";
 const SECTIONS: usize = 9;
@@ -37,9 +38,6 @@ const TEXTS: usize = 7;
 const REPORT: usize = 8;
 /// The bytes that have a checksum together. The first read of a sample verifies whole ones.
 const BLOCK: usize = 1 << 14;
-/// How long to wait for another process that writes the same file.
-const LOCK_DEADLINE: Duration = Duration::from_secs(1800);
-const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Why the cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -272,7 +270,7 @@ impl Cache {
         std::fs::create_dir_all(folder).map_err(failed)?;
         let lock_path = folder.join(format!("{name}.lock"));
         let lock = File::create(&lock_path).map_err(failed)?;
-        wait_for_turn(&lock);
+        turn::wait(&lock);
         // Another process may have written it in the meantime.
         if let Some(cache) = Self::open(&path, key) {
             return Ok(cache);
@@ -451,18 +449,6 @@ fn mark(path: &Path) -> PathBuf {
 fn range(ends: &[u64], index: usize) -> Range<usize> {
     let start = if index == 0 { 0 } else { ends[index - 1] };
     start as usize..ends[index] as usize
-}
-
-/// Waits until no other process writes the same file. After the deadline, or if the file system has no locks,
-/// the file is written twice, with the same content.
-pub(crate) fn wait_for_turn(lock: &File) {
-    let start = Instant::now();
-    while let Err(TryLockError::WouldBlock) = lock.try_lock() {
-        if start.elapsed() > LOCK_DEADLINE {
-            return;
-        }
-        std::thread::sleep(LOCK_POLL);
-    }
 }
 
 #[cfg(test)]

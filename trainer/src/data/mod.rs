@@ -2,10 +2,10 @@
 //!
 //! [`read`] takes records out of files, [`tokenizer`] makes ids of them ([`wordpiece`] learns its
 //! vocabulary where there is none), [`build`] makes samples of those, and [`corpus`] keeps those of a
-//! [`split`] in a [`cache`] with a report on what was wrong; the hashes of texts are
-//! remembered in `remembered.rs`. [`batches`] orders them, [`corrupt`] chooses what is
-//! predicted, [`example`] lays them out in rows, perhaps with a teacher's [`soft_labels`], and
-//! [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again.
+//! [`split`] in a [`cache`] with a report on what was wrong. The hashes of texts are remembered in
+//! `remembered.rs`, and what several ranks need, one of them makes (`turn.rs`). [`batches`] orders samples,
+//! [`corrupt`] chooses what is predicted, [`example`] lays them out in rows, perhaps with a teacher's
+//! [`soft_labels`], and [`prefetch`] does that ahead of time. [`detokenize`] makes readable text of words again.
 
 pub mod batches;
 pub mod build;
@@ -23,4 +23,5 @@ mod remembered;
 pub mod soft_labels;
 pub mod split;
 pub mod tokenizer;
+pub(crate) mod turn;
 pub mod wordpiece;

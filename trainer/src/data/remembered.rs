@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use tandem_cluster::run::store::hash_file;
 
-use super::cache::wait_for_turn;
+use super::turn;
 
 /// How old a file's last change must be: the coarsest clocks of file systems tick every two seconds, and a server's
 /// may be some seconds off.
@@ -51,7 +51,7 @@ fn remembered(
     let open = || OpenOptions::new().create(true).truncate(false).write(true).open(&record);
     let file = std::fs::create_dir_all(folder).and_then(|()| open()).ok();
     if let Some(file) = &file {
-        wait_for_turn(file);
+        turn::wait(file);
     }
     if let Some(sha256) = known() {
         return Ok(sha256);

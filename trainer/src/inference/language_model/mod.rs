@@ -12,9 +12,9 @@ use tandem_cluster::process;
 use tandem_cluster::run::control::Phase;
 use tandem_config::schema::decoding::Decoding;
 
-use crate::data::cache::wait_for_turn;
 use crate::data::corpus::Corpus;
 use crate::data::split::DataError;
+use crate::data::turn;
 use crate::session::corpora::Languages;
 use crate::session::worker::Worker;
 
@@ -105,7 +105,7 @@ fn make(worker: &Worker, corpus: &Corpus, order: usize, vocabulary: u32) -> anyh
     let unwritable = || format!("cannot write the language model {}", path.display());
     path.parent().map_or(Ok(()), fs::create_dir_all).with_context(unwritable)?;
     let lock = File::create(path.with_extension("lock")).with_context(unwritable)?;
-    wait_for_turn(&lock);
+    turn::wait(&lock);
     if let Some(found) = of_corpus()? {
         return Ok(found);
     }
